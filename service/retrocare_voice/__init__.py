@@ -1,0 +1,18 @@
+"""RetroCare Voice: recordings become voice embeddings in PostgreSQL, and SQL functions judge them.
+
+The order in which to read:
+
+    errors      every error that a caller may see
+    settings    what the environment decides
+    audio       bytes -> the patient's channel
+    speech      which samples are speech; what cannot be judged
+    encoder     windows of speech -> one vector, by `ecapa` or `ge2e`
+    pipeline    the order of those steps, from a claimed check to its end
+    fetch       one way to get a recording's bytes
+    database    one Python function per SQL function called
+    app         the routes; `payloads` what goes in and out of them, `auth` who may call
+    cli         the command line; `demo` what it shows
+    embedded    a PostgreSQL in a folder; `migrations` brings it up to date
+"""
+
+__version__ = "0.1.0"

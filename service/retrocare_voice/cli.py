@@ -1,0 +1,311 @@
+"""The command line ``retrocare``. Exit status: 0 done, 1 an input failed (the others were done), 2 wrong usage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import typer
+from rich.progress import track
+
+from retrocare_voice.database import Database, Row, connected
+from retrocare_voice.errors import NotAssessable, NotFound, RetrocareError
+from retrocare_voice.printing import complain, messages, print_json, print_rows, say
+from retrocare_voice.settings import Settings, read_settings
+
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+patient_app = typer.Typer(no_args_is_help=True, help="The people who are phoned.")
+app.add_typer(patient_app, name="patient")
+
+Files = Annotated[list[Path], typer.Argument(help="Recordings: wav, mp3, ogg, flac; m4a and webm with PyAV.")]
+PatientName = Annotated[str, typer.Argument(metavar="PATIENT", help="Id or name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; its keys are the database's column names.")]
+ChannelName = Annotated[
+    str | None, typer.Option("--channel", help="Where the patient is: customer, left, right or mono.")
+]
+When = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], help="A time, UTC unless it says."),
+]
+
+CHANNELS = ("customer", "left", "right", "mono")
+CHECKED = ("state", "reason", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
+LOGGED = ("timestamp", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes")
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """End the command with exit status 1 and a clear message where ours is the error."""
+    try:
+        yield
+    except RetrocareError as error:
+        complain(error)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def opened() -> Iterator[Database]:
+    with reported(), connected(read_settings(), say) as database:
+        yield database
+
+
+@app.command()
+def demo(
+    encoder: Annotated[str, typer.Option(help="ge2e, ecapa or auto.")] = "ge2e",
+    speech: Annotated[Path | None, typer.Option(help="Your own recordings instead: a folder a person.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Enrol a patient, judge later calls, and show what the database then holds."""
+    from retrocare_voice import demo as story
+
+    with reported():
+        # The demo's own voices are no business of a database that is in use: it always has the embedded one.
+        settings = read_settings().model_copy(update={"encoder": encoder, "database_url": None})
+        story.run(settings, speech, as_json)
+
+
+@app.command()
+def start(
+    host: Annotated[str | None, typer.Option(help="Where to listen; loopback by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000 by default; 0: any free one.")] = None,
+) -> None:
+    """Run the HTTP service until Ctrl-C."""
+    with reported():
+        settings = read_settings()
+        given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+        settings = settings.model_copy(update=given)
+        from retrocare_voice import serving
+
+        serving.serve(settings)
+
+
+@app.command()
+def embed(files: Files, channel: ChannelName = None, as_json: Json = False) -> None:
+    """Turn recordings into voice embeddings; nothing is stored."""
+    from retrocare_voice.fetch import Recording
+    from retrocare_voice.pipeline import voiceprint
+    from retrocare_voice.service import opened_service
+
+    wanted: Any = checked_channel(channel)
+    settings = read_settings_or_exit()
+    with reported(), opened_service(settings, say) as service:
+        limits = service.database.limits(service.encoder)
+
+        def one(file: Path) -> Row:
+            found = voiceprint(Recording(content=file).read(settings), wanted, limits, service.inference)
+            row: Row = {"file": str(file), "encoder": service.encoder, "embedding": None, "speech_seconds": None}
+            row |= {"snr_db": None, "agreement": None, "channel": wanted, "reason": None}
+            if isinstance(found, NotAssessable):
+                measured = {name: found.measures[name] for name in row.keys() & found.measures.keys()}
+                return row | measured | {"reason": found.reason}
+            measured = {name: getattr(found, name) for name in row.keys() & vars(found).keys()}
+            return row | measured | {"embedding": found.embedding.tolist()}
+
+        rows, failed = each(files, "Embedding", one)
+    columns = ("file", "encoder", "speech_seconds", "snr_db", "agreement", "channel", "reason")
+    print_json(rows) if as_json else print_rows(rows, columns)
+    finish(failed or any(row["embedding"] is None for row in rows))
+
+
+@patient_app.command("add")
+def add_patient(
+    name: str,
+    timezone: Annotated[str, typer.Option(help="Where the patient lives, such as Europe/Berlin.")] = "UTC",
+    consent: Annotated[bool, typer.Option(help="The patient has agreed to voiceprints.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a patient. Without consent, nothing of the patient's voice is stored."""
+    with opened() as database:
+        show([database.add_patient(name, timezone, consent)], as_json, ("id", "name", "timezone", "voice_consent_at"))
+
+
+@patient_app.command("list")
+def list_patients(as_json: Json = False) -> None:
+    """List the patients, their baselines, last scores and open alerts."""
+    with opened() as database:
+        show(database.patient_list(), as_json)
+
+
+@patient_app.command("flag")
+def flag_patient(patient: PatientName, flag: str, since: When = None, as_json: Json = False) -> None:
+    """Note that a patient is unwell: calls of that time enrol nothing, and their samples leave the baseline."""
+    with opened() as database:
+        show([database.flag_patient(find(database, patient), flag, moment(since))], as_json)
+
+
+@patient_app.command("unflag")
+def unflag_patient(
+    patient: PatientName,
+    flag: Annotated[str | None, typer.Argument(help="Only this flag; all by default.")] = None,
+    since: When = None,
+    as_json: Json = False,
+) -> None:
+    """Note that a patient is well again."""
+    with opened() as database:
+        show(database.unflag_patient(find(database, patient), flag, moment(since)), as_json)
+
+
+@patient_app.command("consent")
+def consent(
+    patient: PatientName,
+    withdraw: Annotated[bool, typer.Option(help="The patient no longer agrees.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Record that a patient agrees to voiceprints, or no longer does."""
+    with opened() as database:
+        row = database.set_consent(find(database, patient), not withdraw)
+        show([row], as_json, ("id", "name", "voice_consent_at"))
+
+
+@app.command()
+def enroll(
+    patient: PatientName, files: Files, channel: ChannelName = None, at: When = None, as_json: Json = False
+) -> None:
+    """Enrol a patient from healthy recordings, together one enrolment; three make a complete baseline."""
+    judge(patient, files, channel, at, as_json, source="onboarding", enrolment_id=uuid4())
+
+
+@app.command()
+def check(
+    patient: PatientName, files: Files, channel: ChannelName = None, at: When = None, as_json: Json = False
+) -> None:
+    """Judge recordings of a patient's calls."""
+    judge(patient, files, channel, at, as_json, source="upload")
+
+
+@app.command()
+def logs(patient: PatientName, days: Annotated[int, typer.Option(min=1)] = 36_500, as_json: Json = False) -> None:
+    """Show a patient's scores, newest first."""
+    with opened() as database:
+        since = datetime.now(UTC) - timedelta(days=days)
+        show(database.anomaly_logs([find(database, patient)], since), as_json, LOGGED)
+
+
+@app.command()
+def migrate(
+    url: Annotated[
+        str | None, typer.Option(help="The owner's login; DATABASE_URL, or the embedded one, by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the database up to date; applied migrations are passed over."""
+    from retrocare_voice import migrations
+
+    applied: list[str] = []
+
+    def hear(step: str) -> None:
+        say(step)
+        applied.append(step)
+
+    with reported():
+        settings = read_settings()
+        owner = url or (settings.database_url.get_secret_value() if settings.database_url else None)
+        if owner:
+            applied = migrations.migrate(owner, say)
+        else:
+            with connected(settings, hear):
+                applied = [step for step in applied if step[0].isdigit()]
+        print_json(applied) if as_json else print(f"{len(applied)} migrations applied; the database is up to date.")
+
+
+@app.command("url")
+def database_url(
+    owner: Annotated[bool, typer.Option(help="The owner's login, not the service's (embedded only).")] = False,
+    keep: Annotated[bool, typer.Option(help="Keep the embedded database running until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the URL of the database."""
+    import signal
+
+    settings = read_settings_or_exit()
+    with opened() as database:
+        given = settings.database_url.get_secret_value() if settings.database_url else None
+        found = given or str(database.owner_url if owner else database.service_url)
+        print_json({"url": found}) if as_json else print(found, flush=True)
+        if keep:
+            say("The database runs until Ctrl-C.")
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        elif given is None:
+            say("The embedded database stops with its last user: `retrocare url --keep` or `retrocare start` keeps it.")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at everything that a check needs, and say what is missing."""
+    from retrocare_voice import examination
+
+    with reported():
+        rows = examination.examine(read_settings())
+    show(rows, as_json)
+    finish(any(row["state"] == "missing" for row in rows))
+
+
+def judge(
+    patient: str, files: list[Path], channel: str | None, at: datetime | None, as_json: bool, **call: Any
+) -> None:
+    from retrocare_voice.fetch import Recording
+    from retrocare_voice.service import opened_service
+
+    wanted: Any = checked_channel(channel)
+    with reported(), opened_service(read_settings(), say) as service:
+        patient_id = find(service.database, patient)
+
+        def one(file: Path) -> Row:
+            recording = Recording(channel=wanted, content=file)
+            return {"file": str(file)} | service.judge(recording, patient_id, occurred_at=moment(at), **call)
+
+        rows, failed = each(files, "Judging", one)
+    print_json(rows) if as_json else print_rows(rows, ("file", *CHECKED))
+    finish(failed)
+
+
+def each(files: Sequence[Path], label: str, work: Callable[[Path], Row]) -> tuple[list[Row], bool]:
+    """Do the work of each file; one that fails is complained of, and the others are done all the same."""
+    rows, failed = [], False
+    for file in track(files, label, console=messages, transient=True, disable=not messages.is_terminal):
+        try:
+            rows.append(work(file))
+        except RetrocareError as error:
+            complain(error, str(file))
+            rows.extend([{"file": str(file)} | error.result] if error.result else [])
+            failed = True
+    return rows, failed
+
+
+def find(database: Database, patient: str) -> UUID:
+    """Return the id of the patient whom an id or a name stands for."""
+    found = [row for row in database.patient_list() if patient in (str(row["id"]), row["name"])]
+    if len(found) == 1:
+        return UUID(str(found[0]["id"]))
+    what = "Several patients are" if found else "No patient is"
+    raise NotFound(f"{what} called {patient!r}", "`retrocare patient list` shows their ids.", "unknown_patient")
+
+
+def moment(given: datetime | None) -> datetime:
+    at = given or datetime.now(UTC)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def checked_channel(channel: str | None) -> str | None:
+    if channel is not None and channel not in CHANNELS:
+        raise typer.BadParameter(f"--channel is one of {', '.join(CHANNELS)}")
+    return channel
+
+
+def read_settings_or_exit() -> Settings:
+    with reported():
+        return read_settings()
+
+
+def show(rows: list[Row], as_json: bool, columns: Sequence[str] | None = None) -> None:
+    print_json(rows) if as_json else print_rows(rows, columns)
+
+
+def finish(failed: bool) -> None:
+    if failed:
+        sys.exit(1)

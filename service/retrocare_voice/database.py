@@ -1,0 +1,265 @@
+"""The database: one Python function per SQL function called, and nothing else. What can be decided in SQL is decided there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+from pgvector import Vector
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from retrocare_voice.audio import Channel
+from retrocare_voice.embedded import embedded
+from retrocare_voice.errors import (
+    BadRequest,
+    Conflict,
+    NotAssessable,
+    NotFound,
+    RetrocareError,
+    Unavailable,
+    Unprocessable,
+)
+from retrocare_voice.migrations import migrate
+from retrocare_voice.settings import Settings
+from retrocare_voice.speech import Limits
+
+Row = dict[str, Any]
+
+CONNECT_SECONDS = 10.0
+LONGEST_LIST = 10_000  # rows of one answer
+
+# The errors that our SQL functions raise, by SQLSTATE; the first migration lists them.
+ERRORS: dict[str, tuple[type[RetrocareError], str]] = {
+    "RV001": (Conflict, "lease_lost"),
+    "RV002": (NotFound, "unknown_patient"),
+    "RV003": (NotFound, "unknown_call"),
+    "RV004": (Unprocessable, "unknown_encoder"),
+    "RV005": (Unprocessable, "not_comparable"),
+    "RV006": (Conflict, "call_of_another_patient"),
+}
+NOT_MIGRATED = ("3F000", "42883", "42P01", "42501", "28000")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A check in our hands (row of voice.claim), or, without lease_token, what became of it."""
+
+    check_id: int
+    lease_token: UUID | None
+    state: str
+    call_log_id: UUID
+    recording_ref: str | None
+    channel: Channel | None
+    limits: Limits
+
+
+class Database:
+    """Call the functions of the schema voice as retrocare_service."""
+
+    def __init__(
+        self, pool: ConnectionPool[psycopg.Connection[DictRow]], service_url: str, owner_url: str | None = None
+    ) -> None:
+        self._pool, self.service_url = pool, service_url
+        self.owner_url = owner_url  # known of the embedded database only
+
+    def _rows(self, function: str, *arguments: object) -> list[Row]:
+        with self._connection() as connection:
+            return _call(connection, function, *arguments)
+
+    def _row(self, function: str, *arguments: object) -> Row:
+        return self._rows(function, *arguments)[0]
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[DictRow]]:
+        with _translated(), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
+            yield connection
+
+    # encoders and policies
+
+    def register_encoder(self, encoder: str, dimension: int, window_seconds: float) -> bool:
+        return bool(self._row("register_encoder", encoder, dimension, window_seconds)["register_encoder"])
+
+    def active_encoder(self) -> str | None:
+        encoder: str | None = self._row("active_encoder")["active_encoder"]
+        return encoder
+
+    def limits(self, encoder: str) -> Limits:
+        return _limits(self._row("policy", encoder))
+
+    def compare(
+        self,
+        baseline: list[float],
+        current: list[float],
+        snr_db: float | None,
+        local_hour: float | None,
+        encoder: str | None,
+    ) -> Row:
+        return self._row("compare", Vector(baseline), Vector(current), snr_db, local_hour, encoder)
+
+    # people
+
+    def add_patient(self, name: str, timezone: str, has_consent: bool) -> Row:
+        return self._row("add_patient", name, timezone, has_consent)
+
+    def patient_list(self) -> list[Row]:
+        return self._rows("patient_list")
+
+    def set_consent(self, patient_id: UUID, is_given: bool) -> Row:
+        return self._row("set_consent", patient_id, is_given)
+
+    def flag_patient(self, patient_id: UUID, flag: str, started_at: datetime) -> Row:
+        return self._row("flag_patient", patient_id, flag, started_at)
+
+    def unflag_patient(self, patient_id: UUID, flag: str | None, resolved_at: datetime) -> list[Row]:
+        return self._rows("unflag_patient", patient_id, flag, resolved_at)
+
+    def row_counts(self, patient_id: UUID) -> list[Row]:
+        return self._rows("row_counts", patient_id)
+
+    def anomaly_logs(self, patient_ids: list[UUID], since: datetime | None) -> list[Row]:
+        return self._rows("anomaly_logs", patient_ids, since, LONGEST_LIST)
+
+    # checks
+
+    def open_recording(
+        self,
+        *,
+        encoder: str,
+        worker: str,
+        lease_seconds: float,
+        patient_id: UUID,
+        call_log_id: UUID | None = None,
+        source: str = "upload",
+        recording_ref: str | None = None,
+        channel: Channel | None = None,
+        occurred_at: datetime | None = None,
+        enrolment_id: UUID | None = None,
+    ) -> Claim:
+        """Lease the check of a call; a recording without one gets its call first, in the same transaction."""
+        with self._connection() as connection, connection.transaction():
+            [call] = _call(
+                connection, "record_call",
+                patient_id, call_log_id, source, recording_ref, channel, occurred_at, enrolment_id,
+            )  # fmt: skip
+            [claim] = _call(connection, "open_check", call["record_call"], encoder, worker, lease_seconds)
+        return _claim(claim)
+
+    def stored_result(self, check_id: int) -> Row:
+        return self._row("stored_result", check_id)
+
+    def complete_check(
+        self,
+        claim: Claim,
+        embedding: npt.NDArray[np.float32],
+        audio_sha256: bytes,
+        speech_seconds: float,
+        snr_db: float | None,
+        quality: Row,
+    ) -> Row:
+        return self._row(
+            "complete_check", claim.check_id, claim.lease_token, Vector(embedding), audio_sha256, speech_seconds, snr_db,
+            Jsonb(quality),
+        )  # fmt: skip
+
+    def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
+        return self._row("abstain_check", claim.check_id, claim.lease_token, found.reason, Jsonb(dict(found.measures)))
+
+    def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
+        return self._row("fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
+
+
+@contextmanager
+def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
+    """Open the database that the settings name; the embedded one is started, brought up to date, and stopped if unused.
+
+    Raises: Unavailable, ConfigurationError.
+    """
+    if settings.database_url:
+        url = settings.database_url.get_secret_value()
+        with _pooled(url, settings) as pool:
+            yield Database(pool, url)
+        return
+    with embedded(settings.data_dir) as server:
+        migrate(server.owner_url(), on_step)
+        with _pooled(server.service_url(), settings) as pool:
+            yield Database(pool, server.service_url(), server.owner_url())
+
+
+@contextmanager
+def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Connection[DictRow]]]:
+    # No prepared statements: a pooler in transaction mode lends another session to each transaction.
+    arguments = {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "row_factory": dict_row,
+        "application_name": "retrocare",
+    }
+    pool = ConnectionPool[psycopg.Connection[DictRow]](
+        url, kwargs=arguments, min_size=0, max_size=settings.database_connections, open=False, timeout=CONNECT_SECONDS
+    )
+    with _translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
+        pass  # say at once, and clearly, what is wrong
+    with pool:
+        yield pool
+
+
+def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: object) -> list[Row]:
+    placeholders = ", ".join("%s::extensions.vector" if isinstance(a, Vector) else "%s" for a in arguments)
+    values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments]
+    return connection.execute(f"select * from voice.{function}({placeholders})".encode(), values).fetchall()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what PostgreSQL says into errors of ours; messages of unknown errors, which may quote values, stay inside."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("The database cannot be reached", "Try again later.", "database_unavailable") from error
+    except psycopg.Error as error:
+        known = ERRORS.get(error.sqlstate or "")
+        if known:
+            kind, code = known
+            raise kind(error.diag.message_primary or code, error.diag.message_hint or "", code) from error
+        if isinstance(error, psycopg.IntegrityError):
+            name = error.diag.constraint_name or "integrity"
+            raise Unprocessable(f"Refused: {name.replace('_', ' ')}", code=name) from error
+        if error.sqlstate in NOT_MIGRATED:
+            hint = "Run `retrocare migrate` with the owner's login, and log in as retrocare_service."
+            raise Unavailable("The database lacks what this service calls", hint, "not_migrated") from error
+        if isinstance(error, psycopg.DataError):
+            raise BadRequest("A value is not of the kind that the database takes", code="bad_value") from error
+        if isinstance(error, psycopg.OperationalError):
+            hint = "Is PostgreSQL running, and DATABASE_URL right?"
+            raise Unavailable("The database cannot be reached", hint, "database_unavailable") from error
+        raise RetrocareError(f"The database refused the call ({error.sqlstate})", code="database_error") from error
+
+
+def _claim(row: Row) -> Claim:
+    return Claim(
+        check_id=row["check_id"],
+        lease_token=row["lease_token"],
+        state=row["state"],
+        call_log_id=row["call_log_id"],
+        recording_ref=row["recording_ref"],
+        channel=row["recording_channel"],
+        limits=_limits(row),
+    )
+
+
+def _limits(row: Row) -> Limits:
+    return Limits(
+        minimum_speech_seconds=row["minimum_speech_seconds"],
+        minimum_snr_db=row["minimum_snr_db"],
+        maximum_clipped_share=row["maximum_clipped_share"],
+        maximum_call_seconds=row["maximum_call_seconds"],
+    )

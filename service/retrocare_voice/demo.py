@@ -1,0 +1,120 @@
+"""The demo: a patient is enrolled, later calls are judged, and the database shows what it holds.
+
+Nothing is staged: each recording goes the way of a real one, and each score is computed by a SQL function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from itertools import chain
+from pathlib import Path
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+from retrocare_voice.database import Row
+from retrocare_voice.errors import BadRequest
+from retrocare_voice.fetch import Recording
+from retrocare_voice.printing import print_json, print_rows, results, say
+from retrocare_voice.service import Service, opened_service
+from retrocare_voice.settings import Settings
+
+RECORDINGS = Path(__file__).with_suffix("")
+TIMEZONE = ZoneInfo("Europe/Lisbon")
+NOON = time(12, tzinfo=TIMEZONE)
+ENROLLED_FROM = 3
+JUDGED_AS_USUAL, JUDGED_AS_OTHERS = 4, 3
+SHOWN = ("call", "outcome", "judged", "snr", "similarity", "score")
+
+STORY = {
+    "01-enrol-monday": "enrolment",
+    "02-enrol-tuesday": "enrolment",
+    "03-enrol-wednesday": "enrolment",
+    "04-usual-thursday": "same voice",
+    "05-usual-friday": "same voice",
+    "06-usual-saturday": "same voice",
+    "07-usual-sunday": "same voice",
+    "08-slow-day": "same voice, slower",
+    "09-noisy-line": "same voice, noisy line",
+    "10-another-voice": "another voice",
+    "11-whisper": "a whisper",
+    "12-silence": "silence",
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One recording, and what the audience is told that it is."""
+
+    file: Path
+    caption: str
+    is_enrolment: bool = False
+
+
+def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
+    """Play the story on the embedded database and print it.
+
+    Raises: ConfigurationError, Unavailable, BadRequest where the folder of recordings does not fit.
+    """
+    scenes = list(recorded(speech) if speech else synthesised())
+    with opened_service(settings, say) as service:
+        name = f"Ana of {datetime.now():%Y-%m-%d %H:%M:%S}"
+        patient = service.database.add_patient(name, TIMEZONE.key, has_consent=True)
+        rows = list(play(service, patient["id"], scenes, as_json))
+        held = service.database.row_counts(patient["id"])
+    if as_json:
+        print_json({"patient": patient, "calls": rows, "rows": held, "encoder": service.encoder, "why": service.why})
+        return
+    print_rows(rows, SHOWN)
+    results.print(f"\nWhat the database now holds of {name}:\n")
+    print_rows(held)
+    results.print("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
+    if not speech:
+        results.print("The voices are synthetic: they show how it works, not how well it hears illness.")
+    command = f'retrocare check "{name}" your-recording.wav'
+    results.print(f"\nNow with a recording of your own:\n\n    .venv/bin/{command}\n", highlight=False, soft_wrap=True)
+
+
+def play(service: Service, patient_id: UUID, scenes: list[Scene], quiet: bool) -> Iterator[Row]:
+    """Judge each recording as the call of one day, at noon."""
+    enrolment_id = uuid4()
+    first_day = datetime.now(TIMEZONE).date() - timedelta(days=len(scenes))
+    for day, scene in enumerate(scenes):
+        if not quiet:
+            say(f"{day + 1:2}/{len(scenes)} {scene.file.stem}")
+        call = {"source": "onboarding", "enrolment_id": enrolment_id} if scene.is_enrolment else {"source": "upload"}
+        at = datetime.combine(first_day + timedelta(days=day), NOON)
+        result = service.judge(Recording(content=scene.file), patient_id, occurred_at=at, **call)
+        judged = [result["severity"], result["alert_type"], result["reason"]]
+        yield {
+            "call": f"{day + 1:2} {scene.caption}",
+            "file": scene.file.name,
+            "outcome": result["state"],
+            "judged": ", ".join(str(part) for part in judged if part),
+            "snr": result["snr"],
+            "similarity": result["raw_similarity"],
+            "score": result["anomaly_score"],
+        }
+
+
+def synthesised() -> Iterator[Scene]:
+    """Give the recordings that come with the package."""
+    for stem, caption in STORY.items():
+        yield Scene(RECORDINGS / f"{stem}.flac", caption, is_enrolment="enrol" in stem)
+
+
+def recorded(speech: Path) -> Iterator[Scene]:
+    """Give real recordings: the first folder is the patient, the others answer the patient's telephone."""
+    people = [sorted(path for path in folder.iterdir() if path.is_file()) for folder in sorted(speech.glob("*/"))]
+    people = [files for files in people if files]
+    if len(people) < 2 or len(people[0]) <= ENROLLED_FROM:
+        raise BadRequest(
+            f"{speech} holds too little to compare",
+            hint=f"Give a folder with a folder for each of two or more people, the first with over {ENROLLED_FROM} recordings.",
+        )
+    patient, *others = people
+    for number, file in enumerate(patient[: ENROLLED_FROM + JUDGED_AS_USUAL]):
+        yield Scene(file, "enrolment" if number < ENROLLED_FROM else "same person", number < ENROLLED_FROM)
+    for file in list(chain.from_iterable(files[:1] for files in others))[:JUDGED_AS_OTHERS]:
+        yield Scene(file, f"another, {file.parent.name}")

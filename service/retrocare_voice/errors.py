@@ -1,0 +1,84 @@
+"""Every error that a caller may see, each with a stable code.
+
+    RetrocareError                     code, HTTP status, is_permanent
+    |- BadRequest                      400  the request cannot be understood
+    |- Unauthorized                    401  no key, or not the right one
+    |- NotFound                        404  no such patient or call
+    |- Conflict                        409  the lease went to another worker, the call is another patient's
+    |- TooLarge                        413  more bytes than are accepted
+    |- Unprocessable                   422  vectors that cannot be compared
+    |- FetchFailed                     502  the recording could not be fetched
+    |- Unavailable                     503  the database or the encoder is not there
+    `- ConfigurationError              raised at start-up only
+
+``NotAssessable`` is no failure but an answer: this recording cannot be judged, for a reason that the caregivers may see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class RetrocareError(Exception):
+    """Carry what was wrong (the message), what to do (the hint) and a code that programs may rely on."""
+
+    code = "internal_error"
+    status = 500
+    is_permanent = False
+
+    def __init__(self, message: str, hint: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.result: dict[str, Any] | None = None  # how the check stands that this failure was recorded with
+        if code:
+            self.code = code
+
+
+class BadRequest(RetrocareError):
+    code, status, is_permanent = "bad_request", 400, True
+
+
+class Unauthorized(RetrocareError):
+    code, status, is_permanent = "unauthorized", 401, True
+
+
+class NotFound(RetrocareError):
+    code, status, is_permanent = "not_found", 404, True
+
+
+class Conflict(RetrocareError):
+    code, status, is_permanent = "conflict", 409, True
+
+
+class TooLarge(RetrocareError):
+    code, status, is_permanent = "too_large", 413, True
+
+
+class Unprocessable(RetrocareError):
+    code, status, is_permanent = "unprocessable", 422, True
+
+
+class FetchFailed(RetrocareError):
+    code, status = "recording_unreachable", 502
+
+    def __init__(self, message: str, hint: str = "", code: str = "", is_permanent: bool = False) -> None:
+        super().__init__(message, hint, code)
+        self.is_permanent = is_permanent
+
+
+class Unavailable(RetrocareError):
+    code, status = "unavailable", 503
+
+
+class ConfigurationError(RetrocareError):
+    code, is_permanent = "configuration_error", True
+
+
+class NotAssessable(Exception):
+    """Say why a recording cannot be judged; ``reason`` is a value of the SQL enum ``public.check_reason``."""
+
+    def __init__(self, reason: str, **measures: float | int | str | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.measures: Mapping[str, float | int | str | None] = measures

@@ -1,0 +1,73 @@
+"""What the environment decides. Every setting stands in ``.env.example`` with its default."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from retrocare_voice.errors import ConfigurationError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Settings(BaseSettings):
+    """Read the environment, and ``.env`` of the current folder below it."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_prefix="RETROCARE_", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
+    """Where PostgreSQL is; without it, the embedded one in data_dir."""
+    supabase_url: str | None = Field(None, validation_alias="SUPABASE_URL")
+    supabase_secret_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+    )
+    supabase_storage_bucket: str = Field("voice-recordings", validation_alias="SUPABASE_STORAGE_BUCKET")
+    """The bucket of `storage:path` references that name none."""
+    port: int = Field(8000, validation_alias="PORT", ge=0, le=65535)
+    cors_origins: str = Field("", validation_alias="CORS_ORIGINS")
+    """Origins that browsers may call from, separated by commas."""
+
+    host: str = "127.0.0.1"
+    api_key: SecretStr | None = None
+    """What callers must show; without it the service binds to loopback only."""
+    data_dir: Path = Path("/var/lib/retrocare") if os.geteuid() == 0 else Path(".retrocare")
+    encoder: Literal["auto", "ecapa", "ge2e"] = "auto"
+    model_dir: Path | None = None
+    """Where fetched weights are kept; models/ in data_dir where it is not given."""
+    ecapa_dir: Path | None = None
+    """A folder with SpeechBrain's spkrec-ecapa-voxceleb."""
+    fetch_seconds: float = Field(60.0, gt=0)
+    """The longest that one recording may take to arrive."""
+    maximum_recording_bytes: int = Field(100_000_000, gt=0)
+    lease_seconds: float = Field(300.0, gt=0)
+    """How long a check may be worked on before another worker takes it."""
+    database_connections: int = Field(8, ge=1)
+
+    @cached_property
+    def allowed_origins(self) -> list[str]:
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
+    def models(self) -> Path:
+        return self.model_dir or self.data_dir / "models"
+
+
+def read_settings() -> Settings:
+    """Read and check the settings.
+
+    Raises: ConfigurationError naming the first setting that is wrong.
+    """
+    try:
+        return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the aliased fields from the environment
+    except ValidationError as invalid:
+        first = invalid.errors()[0]
+        name = str(first["loc"][0])
+        name = name if name.isupper() else f"RETROCARE_{name.upper()}"
+        raise ConfigurationError(f"{name}: {first['msg']}", hint=".env.example says what each setting takes.") from None

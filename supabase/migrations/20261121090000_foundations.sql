@@ -1,0 +1,63 @@
+-- RetroCare Voice: a voice-embedding store and anomaly scorer inside PostgreSQL.
+--
+-- The journey of one call:
+--
+--     1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
+--     2 the call is a row       call_logs                  one row per provider call id, however often it is reported
+--     3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator
+--     4 a check is queued       trigger request_check      voice.checks, in the same transaction
+--     5 audio becomes a vector  service/.../pipeline.py    fetch, decode, patient's channel, speech, encode
+--     6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
+--     7 an alert is raised      public.caregiver_alerts    at most one open alert per patient
+--     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
+--
+-- `call_log_id` is the thread: the same word in SQL, Python, TypeScript and every log line.
+--
+-- Two schemas. `public` holds what the Data API may show: people, calls, logs, alerts, views. `voice` is private:
+-- voiceprints are biometric data, and no API role has USAGE on it. What the service may do there is a list of functions.
+--
+-- These chapters run as hosted Supabase runs them: by `postgres`, who is not a superuser.
+
+-- pgvector must live in `extensions`: every function below names its operators there.
+do $$
+declare
+    vector_schema text := (
+        select namespace.nspname
+        from pg_catalog.pg_extension as extension
+        join pg_catalog.pg_namespace as namespace on namespace.oid = extension.extnamespace
+        where extension.extname = 'vector'
+    );
+begin
+    if vector_schema <> 'extensions' then
+        raise exception using
+            errcode = 'RV100',
+            message = format('The extension vector is installed in schema %I, not in extensions', vector_schema),
+            hint = 'Move it first: alter extension vector set schema extensions;';
+    end if;
+end
+$$;
+
+create schema if not exists extensions;
+create extension if not exists vector with schema extensions;
+
+create schema voice;
+comment on schema voice is
+    'Private: voiceprints, baselines, the work list and the functions that judge. Never exposed over the Data API.';
+revoke all on schema voice from public;
+
+-- The Python service's login. Migrations hold no password: `alter role retrocare_service password ...` sets one.
+do $$
+begin
+    if not exists (select from pg_catalog.pg_roles where rolname = 'retrocare_service') then
+        create role retrocare_service login noinherit;
+    end if;
+end
+$$;
+grant usage on schema voice to retrocare_service;
+grant usage on schema extensions to retrocare_service;
+
+-- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
+--
+--     RV001 the lease is lost        RV004 no such encoder           RV100 this project cannot be adopted as it is
+--     RV002 no such patient          RV005 not a comparable vector
+--     RV003 no such call or check    RV006 the call is another patient's

@@ -1,0 +1,164 @@
+-- What the service and its command line do with care records. Definer functions, all of them: `retrocare_service` may
+-- touch no table.
+
+create function voice.lock_patient(patient_id uuid)
+returns public.patients
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    locked public.patients;
+begin
+    select patients.* into locked
+    from public.patients
+    where patients.id = lock_patient.patient_id
+    for no key update;
+    if not found then
+        raise exception using
+            errcode = 'RV002',
+            message = format('No patient %s', lock_patient.patient_id),
+            hint = 'Patients are rows of public.patients; `retrocare patient list` shows them.';
+    end if;
+    return locked;
+end
+$$;
+comment on function voice.lock_patient is
+    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
+revoke execute on function voice.lock_patient from public;
+
+create function voice.add_patient(name text, timezone text, has_consent boolean)
+returns public.patients
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+    insert into public.patients (name, timezone, voice_consent_at)
+    values (add_patient.name, add_patient.timezone, case when add_patient.has_consent then now() end)
+    returning *
+$$;
+comment on function voice.add_patient is 'A new patient. Called by `retrocare patient add`.';
+revoke execute on function voice.add_patient from public;
+grant execute on function voice.add_patient to retrocare_service;
+
+create function voice.set_consent(patient_id uuid, is_given boolean)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    patient public.patients := voice.lock_patient(set_consent.patient_id);
+begin
+    update public.patients
+    set voice_consent_at = case when set_consent.is_given then coalesce(patient.voice_consent_at, now()) end
+    where patients.id = patient.id
+    returning * into patient;
+    return patient;
+end
+$$;
+comment on function voice.set_consent is
+    'Records or withdraws consent to voiceprints; calls after a withdrawal are skipped. Raises RV002. Called by `retrocare patient consent`.';
+revoke execute on function voice.set_consent from public;
+grant execute on function voice.set_consent to retrocare_service;
+
+create function voice.flag_patient(patient_id uuid, flag text, started_at timestamptz)
+returns public.health_flags
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    flagged public.health_flags;
+begin
+    perform voice.lock_patient(flag_patient.patient_id);
+    insert into public.health_flags (patient_id, flag, started_at)
+    values (flag_patient.patient_id, flag_patient.flag, flag_patient.started_at)
+    returning * into flagged;
+    return flagged;
+end
+$$;
+comment on function voice.flag_patient is
+    'Notes that a patient is unwell since started_at; samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
+revoke execute on function voice.flag_patient from public;
+grant execute on function voice.flag_patient to retrocare_service;
+
+create function voice.unflag_patient(patient_id uuid, flag text, resolved_at timestamptz)
+returns setof public.health_flags
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    perform voice.lock_patient(unflag_patient.patient_id);
+    return query
+        update public.health_flags
+        set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
+        where health_flags.patient_id = unflag_patient.patient_id
+            and health_flags.resolved_at is null
+            and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
+        returning health_flags.*;
+end
+$$;
+comment on function voice.unflag_patient is
+    'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
+revoke execute on function voice.unflag_patient from public;
+grant execute on function voice.unflag_patient to retrocare_service;
+
+create function voice.record_call(
+    patient_id uuid,
+    call_log_id uuid,
+    source public.call_source,
+    recording_ref text,
+    recording_channel public.recording_channel,
+    occurred_at timestamptz,
+    enrolment_id uuid
+)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    call public.call_logs;
+begin
+    perform voice.lock_patient(record_call.patient_id);
+    if record_call.call_log_id is null then
+        insert into public.call_logs (patient_id, source, recording_ref, recording_channel, "timestamp", enrolment_id)
+        values (
+            record_call.patient_id, record_call.source, record_call.recording_ref, record_call.recording_channel,
+            coalesce(record_call.occurred_at, now()), record_call.enrolment_id
+        )
+        returning * into call;
+        return call.id;
+    end if;
+
+    update public.call_logs
+    set recording_ref = coalesce(call_logs.recording_ref, record_call.recording_ref),
+        recording_channel = coalesce(call_logs.recording_channel, record_call.recording_channel)
+    where call_logs.id = record_call.call_log_id and call_logs.patient_id = record_call.patient_id
+    returning * into call;
+    if found then
+        return call.id;
+    end if;
+    if exists (select from public.call_logs where call_logs.id = record_call.call_log_id) then
+        raise exception using
+            errcode = 'RV006',
+            message = format('Call %s is another patient''s', record_call.call_log_id),
+            hint = 'patientId and callLogId must belong together.';
+    end if;
+    raise exception using
+        errcode = 'RV003',
+        message = format('No call %s', record_call.call_log_id),
+        hint = 'Without callLogId a call is made for the recording.';
+end
+$$;
+comment on function voice.record_call is
+    'The id of the call that a recording belongs to: the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006. Called by the service before open_check, in one transaction.';
+revoke execute on function voice.record_call from public;
+grant execute on function voice.record_call to retrocare_service;

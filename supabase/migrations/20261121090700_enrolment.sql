@@ -1,0 +1,133 @@
+-- Enrolment: which recordings become samples of a baseline, and which leave it.
+
+create function voice.enrolment_samples(enrolment_id uuid, encoder text)
+returns bigint[]
+language sql
+stable
+set search_path = ''
+as $$
+    select coalesce(array_agg(embeddings.id order by embeddings.id), '{}')
+    from public.call_logs
+    join voice.embeddings on embeddings.call_log_id = call_logs.id
+    where call_logs.enrolment_id = enrolment_samples.enrolment_id
+        and embeddings.encoder = enrolment_samples.encoder
+        and not voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+$$;
+comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
+revoke execute on function voice.enrolment_samples from public;
+
+create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    present voice.baselines := voice.current_baseline(call.patient_id, policy.encoder);
+    samples bigint[] := array[enrol.embedding_id];
+begin
+    if call.enrolment_id is not null then
+        samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
+        -- A complete baseline stays in use until the new one is complete too.
+        if present.sample_count >= policy.baseline_minimum_samples
+            and present.enrolment_id is distinct from call.enrolment_id
+            and cardinality(samples) < policy.baseline_minimum_samples
+        then
+            return false;
+        end if;
+    end if;
+    perform voice.build_baseline(call.patient_id, policy.encoder, samples, call.enrolment_id);
+    return true;
+end
+$$;
+comment on function voice.enrol is
+    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds voice.lock_patient.';
+revoke execute on function voice.enrol from public;
+
+create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    if baseline.sample_count >= policy.baseline_target_samples then
+        return false;
+    end if;
+    perform voice.build_baseline(baseline.patient_id, baseline.encoder,
+        voice.sample_ids(baseline.id) || add_sample.embedding_id, baseline.enrolment_id);
+    return true;
+end
+$$;
+comment on function voice.add_sample is
+    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds voice.lock_patient.';
+revoke execute on function voice.add_sample from public;
+
+create function voice.withdraw_samples(patient_id uuid)
+returns integer
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    affected record;
+    withdrawn integer := 0;
+begin
+    perform voice.lock_patient(withdraw_samples.patient_id);
+    for affected in
+        select
+            baselines.encoder,
+            baselines.enrolment_id,
+            baselines.sample_count,
+            coalesce(array_agg(embeddings.id order by embeddings.id)
+                filter (where not voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")), '{}') as kept_ids
+        from voice.baselines
+        join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
+        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where baselines.patient_id = withdraw_samples.patient_id and baselines.superseded_at is null
+        group by baselines.id
+    loop
+        if cardinality(affected.kept_ids) < affected.sample_count then
+            withdrawn := withdrawn + affected.sample_count - cardinality(affected.kept_ids);
+            perform voice.build_baseline(
+                withdraw_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
+        end if;
+    end loop;
+    return withdrawn;
+end
+$$;
+comment on function voice.withdraw_samples is
+    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left. With none left, the next healthy call enrols.';
+revoke execute on function voice.withdraw_samples from public;
+
+create function voice.on_health_flag()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    perform voice.withdraw_samples(new.patient_id);
+    return null;
+end
+$$;
+comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read voice.';
+revoke execute on function voice.on_health_flag from public;
+
+create function voice.refuse_change()
+returns trigger
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    raise exception using
+        errcode = '55000',
+        message = format('Rows of %I.%I never change', tg_table_schema, tg_table_name),
+        hint = 'A new version is a new row.';
+end
+$$;
+comment on function voice.refuse_change is 'Trigger: refuses an update of what must stay as it was written.';
+revoke execute on function voice.refuse_change from public;

@@ -1,0 +1,151 @@
+-- Judgements: one row per call that was scored, with everything that explains and recomputes its score.
+
+create table public.voice_anomaly_logs (
+    id uuid constraint voice_anomaly_logs_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null
+        constraint a_log_is_of_a_patient references public.patients (id) on delete cascade,
+    call_log_id uuid
+        constraint a_log_is_of_a_call references public.call_logs (id) on delete set null,
+    "timestamp" timestamptz not null,
+    anomaly_score double precision not null
+        constraint an_anomaly_score_is_a_share check (anomaly_score between 0 and 1),
+    raw_similarity double precision not null
+        constraint a_raw_similarity_is_a_cosine check (raw_similarity between -1.000001 and 1.000001),
+    normalized_score double precision not null
+        constraint the_normalized_score_is_the_anomaly_score check (normalized_score = anomaly_score),
+    adjusted_from double precision not null
+        constraint an_unadjusted_score_is_a_share check (adjusted_from between 0 and 1),
+    snr double precision,
+    severity public.anomaly_severity not null,
+    alert_type public.alert_type
+        constraint an_alert_type_follows_from_the_severity check (
+            alert_type is not distinct from case severity
+                when 'medium' then 'warning'::public.alert_type
+                when 'high' then 'emergency'
+                when 'critical' then 'emergency'
+            end),
+    noise_adjusted boolean not null,
+    alert_sent boolean not null default false,
+    notes text,
+    encoder text not null
+        constraint a_log_names_its_encoder references voice.encoders (id),
+    embedding_id bigint
+        constraint a_log_keeps_its_embedding references voice.embeddings (id) on delete set null,
+    baseline_id bigint
+        constraint a_log_keeps_its_baseline references voice.baselines (id) on delete set null,
+    baseline_version integer not null,
+    is_provisional boolean not null,
+    added_to_baseline boolean not null,
+    local_hour double precision,
+    policy jsonb not null,
+    created_at timestamptz not null default now(),
+    constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder)
+);
+create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient_id, "timestamp" desc);
+create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp" desc);
+create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
+create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
+create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
+alter table public.voice_anomaly_logs enable row level security;
+comment on table public.voice_anomaly_logs is
+    'One row per scored call, written by voice.complete_check alone; callers edit notes. A call that was not judged has none.';
+comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
+comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
+comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
+comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
+comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
+comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
+comment on column public.voice_anomaly_logs.noise_adjusted is
+    'The adjustments moved the score across a threshold: listen before trusting it.';
+comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
+comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
+comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
+comment on column public.voice_anomaly_logs.policy is 'The policy row as it was at that moment.';
+grant select, delete on public.voice_anomaly_logs to service_role;
+grant update (notes) on public.voice_anomaly_logs to service_role;
+grant select, update (notes) on public.voice_anomaly_logs to authenticated;
+
+create function voice.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+    insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
+    values (patient.id, voice.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
+    on conflict (patient_id, date) do update
+    set anomaly_score = excluded.anomaly_score,
+        severity = excluded.severity
+    where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
+$$;
+comment on function voice.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by voice.score_call.';
+revoke execute on function voice.note_checkin from public;
+
+create function voice.score_call(
+    patient public.patients,
+    call public.call_logs,
+    print voice.embeddings,
+    baseline voice.baselines,
+    policy voice.policies
+)
+returns public.voice_anomaly_logs
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    local_hour double precision := voice.local_hour(call."timestamp", patient.timezone);
+    judged voice.judgement := voice.judge(baseline.embedding, print.embedding, print.snr_db, local_hour, policy);
+    is_sample boolean := judged.severity = 'low'
+        and voice.is_healthy_at(patient, call."timestamp")
+        and voice.add_sample(baseline, print.id, policy);
+    logged public.voice_anomaly_logs;
+begin
+    insert into public.voice_anomaly_logs (
+        patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
+        severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional,
+        added_to_baseline, local_hour, policy
+    )
+    values (
+        patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
+        print.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, print.encoder, print.id, baseline.id,
+        baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour,
+        to_jsonb(policy)
+    )
+    returning * into logged;
+
+    update public.call_logs
+    set anomaly_score = judged.score
+    where call_logs.id = call.id;
+
+    if judged.score > policy.checkin_above then
+        perform voice.note_checkin(patient, call."timestamp", judged.score, judged.severity);
+    end if;
+    if judged.alert_type is not null then
+        perform voice.raise_alert(logged);
+    end if;
+    return logged;
+end
+$$;
+comment on function voice.score_call is
+    'Judges one stored voiceprint: log, call, check-in, alert, and baseline where it is a sample. The caller holds voice.lock_patient. Called by voice.complete_check.';
+revoke execute on function voice.score_call from public;
+
+create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
+returns setof public.voice_anomaly_logs
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select *
+    from public.voice_anomaly_logs
+    where voice_anomaly_logs.patient_id = any (anomaly_logs.patient_ids)
+        and (anomaly_logs.since is null or voice_anomaly_logs."timestamp" >= anomaly_logs.since)
+    order by voice_anomaly_logs."timestamp" desc, voice_anomaly_logs.created_at desc
+    limit anomaly_logs.maximum_rows
+$$;
+comment on function voice.anomaly_logs is
+    'The logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
+revoke execute on function voice.anomaly_logs from public;
+grant execute on function voice.anomaly_logs to retrocare_service;

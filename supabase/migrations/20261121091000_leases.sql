@@ -1,0 +1,210 @@
+-- Leases: how a check gets into one worker's hands. No transaction is open while audio is processed.
+
+create type voice.claim as (
+    check_id bigint,
+    lease_token uuid,
+    leased_until timestamptz,
+    state public.check_state,
+    call_log_id uuid,
+    patient_id uuid,
+    recording_ref text,
+    recording_channel public.recording_channel,
+    speech_intervals jsonb,
+    minimum_speech_seconds double precision,
+    minimum_snr_db double precision,
+    maximum_clipped_share double precision,
+    maximum_call_seconds double precision
+);
+comment on type voice.claim is
+    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours.';
+
+create function voice.claim_of(check_id bigint, is_yours boolean)
+returns voice.claim
+language sql
+stable
+set search_path = ''
+as $$
+    select
+        checks.id,
+        case when claim_of.is_yours then checks.lease_token end,
+        checks.leased_until,
+        checks.state,
+        checks.call_log_id,
+        checks.patient_id,
+        call_logs.recording_ref,
+        call_logs.recording_channel,
+        call_logs.speech_intervals,
+        policies.minimum_speech_seconds,
+        policies.minimum_snr_db,
+        policies.maximum_clipped_share,
+        policies.maximum_call_seconds
+    from voice.checks
+    join public.call_logs on call_logs.id = checks.call_log_id
+    join voice.policies on policies.encoder = checks.encoder
+    where checks.id = claim_of.check_id
+$$;
+comment on function voice.claim_of is 'The check as it is handed out.';
+revoke execute on function voice.claim_of from public;
+
+create function voice.lease(check_id bigint, worker text, lease_seconds double precision)
+returns voice.claim
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    update voice.checks
+    set state = 'leased',
+        attempts = checks.attempts + 1,
+        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
+        worker = lease.worker,
+        lease_token = gen_random_uuid(),
+        leased_until = clock_timestamp() + make_interval(secs => lease.lease_seconds)
+    where checks.id = lease.check_id;
+    return voice.claim_of(lease.check_id, true);
+end
+$$;
+comment on function voice.lease is 'Hands a locked check to a worker and counts the attempt.';
+revoke execute on function voice.lease from public;
+
+create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
+returns voice.claim
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    call public.call_logs;
+    latest voice.checks;
+begin
+    select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
+    if call.patient_id is null then
+        raise exception using
+            errcode = 'RV003',
+            message = format('No call %s', open_check.call_log_id),
+            hint = 'Calls are rows of public.call_logs, each with a patient.';
+    end if;
+    perform voice.lock_patient(call.patient_id);
+    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
+
+    select checks.* into latest
+    from voice.checks
+    where checks.call_log_id = call.id and checks.encoder = open_check.encoder
+    order by checks.id desc
+    limit 1
+    for update;
+    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent' then
+        latest := voice.request_check(call, open_check.encoder);
+    end if;
+    if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then
+        return voice.lease(latest.id, open_check.worker, open_check.lease_seconds);
+    end if;
+    return voice.claim_of(latest.id, false);
+end
+$$;
+comment on function voice.open_check is
+    'The synchronous path: the call''s check, leased to this worker at once. Without lease_token it has ended (read voice.stored_result) or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+revoke execute on function voice.open_check from public;
+grant execute on function voice.open_check to retrocare_service;
+
+create function voice.bury_lost_checks(encoder text)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+    update voice.checks
+    set state = 'dead',
+        reason = case when lost.recording_ref is null then 'upload_lost' else 'attempts_exhausted' end::public.check_reason,
+        finished_at = clock_timestamp()
+    from (
+        select expired.id, call_logs.recording_ref
+        from voice.checks as expired
+        join public.call_logs on call_logs.id = expired.call_log_id
+        where expired.encoder = bury_lost_checks.encoder
+            and expired.state = 'leased'
+            and expired.leased_until < clock_timestamp()
+            and (call_logs.recording_ref is null
+                or expired.attempts >= (select settings.maximum_attempts from voice.settings))
+        for update of expired skip locked
+    ) as lost
+    where checks.id = lost.id
+$$;
+comment on function voice.bury_lost_checks is
+    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
+revoke execute on function voice.bury_lost_checks from public;
+
+create function voice.claim_checks(encoder text, worker text, count integer, lease_seconds double precision)
+returns setof voice.claim
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    suspect_id bigint;
+begin
+    perform voice.bury_lost_checks(claim_checks.encoder);
+
+    -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+    select suspect.id into suspect_id
+    from voice.checks as suspect
+    where suspect.encoder = claim_checks.encoder
+        and ((suspect.state = 'leased' and suspect.leased_until < clock_timestamp())
+            or (suspect.state = 'queued' and suspect.run_at <= clock_timestamp() and suspect.lost_leases > 0))
+    order by suspect.run_at, suspect.id
+    for update skip locked
+    limit 1;
+    if found then
+        return next voice.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
+        return;
+    end if;
+
+    -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+    return query
+        select claimed.*
+        from (
+            select waiting.id
+            from voice.checks as waiting
+            where waiting.encoder = claim_checks.encoder
+                and waiting.state = 'queued'
+                and waiting.run_at <= clock_timestamp()
+                and waiting.lost_leases = 0
+                and not exists (
+                    select
+                    from voice.checks as sooner
+                    where sooner.patient_id = waiting.patient_id
+                        and sooner.encoder = waiting.encoder
+                        and (sooner.state = 'leased'
+                            or (sooner.state = 'queued' and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
+                )
+            order by waiting.run_at, waiting.id
+            for update skip locked
+            limit claim_checks.count
+        ) as ready
+        cross join lateral voice.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
+end
+$$;
+comment on function voice.claim_checks is
+    'Hands out up to count checks that are due. Called by the worker, again and again.';
+revoke execute on function voice.claim_checks from public;
+grant execute on function voice.claim_checks to retrocare_service;
+
+create function voice.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+    update voice.checks
+    set leased_until = clock_timestamp() + make_interval(secs => renew_lease.lease_seconds)
+    where checks.id = renew_lease.check_id
+        and checks.lease_token = renew_lease.lease_token
+        and checks.state = 'leased'
+    returning true
+$$;
+comment on function voice.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
+revoke execute on function voice.renew_lease from public;
+grant execute on function voice.renew_lease to retrocare_service;

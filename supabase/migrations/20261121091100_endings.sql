@@ -1,0 +1,243 @@
+-- Endings: a check is completed, abstained from, or fails. Each is one transaction, all or nothing, and fenced by the
+-- lease token: a holder who lost the lease changes nothing, a holder who asks twice gets the same answer.
+--
+-- Locks are taken in one order everywhere: patient, check, call.
+
+create type voice.check_result as (
+    call_log_id uuid,
+    state public.check_state,
+    reason public.check_reason,
+    log_id uuid,
+    anomaly_score double precision,
+    raw_similarity double precision,
+    normalized_score double precision,
+    snr double precision,
+    severity public.anomaly_severity,
+    alert_type public.alert_type,
+    added_to_baseline boolean
+);
+comment on type voice.check_result is 'How a check stands; the scores are null where there is none.';
+
+create function voice.stored_result(check_id bigint)
+returns voice.check_result
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select
+        checks.call_log_id,
+        checks.state,
+        checks.reason,
+        checks.log_id,
+        voice_anomaly_logs.anomaly_score,
+        voice_anomaly_logs.raw_similarity,
+        voice_anomaly_logs.normalized_score,
+        checks.snr_db,
+        voice_anomaly_logs.severity,
+        voice_anomaly_logs.alert_type,
+        checks.added_to_baseline
+    from voice.checks
+    left join public.voice_anomaly_logs on voice_anomaly_logs.id = checks.log_id
+    where checks.id = stored_result.check_id
+$$;
+comment on function voice.stored_result is 'How a check stands or ended. Called by the service where open_check gave no lease.';
+revoke execute on function voice.stored_result from public;
+grant execute on function voice.stored_result to retrocare_service;
+
+create function voice.held_check(check_id bigint, lease_token uuid)
+returns voice.checks
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    held voice.checks;
+begin
+    select checks.* into held from voice.checks where checks.id = held_check.check_id;
+    if not found then
+        raise exception using errcode = 'RV003', message = format('No check %s', held_check.check_id);
+    end if;
+    perform voice.lock_patient(held.patient_id);
+    select checks.* into held from voice.checks where checks.id = held_check.check_id for update;
+    if held.lease_token is distinct from held_check.lease_token or held.state = 'queued' then
+        raise exception using
+            errcode = 'RV001',
+            message = format('The lease of check %s is lost', held_check.check_id),
+            hint = 'It expired and went to another worker; drop the work.';
+    end if;
+    return held;
+end
+$$;
+comment on function voice.held_check is
+    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
+revoke execute on function voice.held_check from public;
+
+create function voice.finish_check(
+    check_id bigint,
+    state public.check_state,
+    reason public.check_reason,
+    log_id uuid,
+    added_to_baseline boolean,
+    snr_db double precision,
+    quality jsonb
+)
+returns voice.check_result
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    update voice.checks
+    set state = finish_check.state,
+        reason = finish_check.reason,
+        log_id = finish_check.log_id,
+        added_to_baseline = finish_check.added_to_baseline,
+        snr_db = finish_check.snr_db,
+        quality = coalesce(finish_check.quality, '{}'),
+        finished_at = clock_timestamp()
+    where checks.id = finish_check.check_id;
+    return voice.stored_result(finish_check.check_id);
+end
+$$;
+comment on function voice.finish_check is 'Writes a check''s end. The caller holds voice.held_check.';
+revoke execute on function voice.finish_check from public;
+
+create function voice.complete_check(
+    check_id bigint,
+    lease_token uuid,
+    embedding extensions.vector,
+    audio_sha256 bytea,
+    speech_seconds double precision,
+    snr_db double precision,
+    quality jsonb
+)
+returns voice.check_result
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    held voice.checks := voice.held_check(complete_check.check_id, complete_check.lease_token);
+    policy voice.policies := voice.policy(held.encoder);
+    patient public.patients;
+    call public.call_logs;
+    baseline voice.baselines;
+    print voice.embeddings;
+    logged public.voice_anomaly_logs;
+    is_healthy boolean;
+    is_sample boolean;
+begin
+    if held.state <> 'leased' then
+        return voice.stored_result(held.id);
+    end if;
+    select patients.* into patient from public.patients where patients.id = held.patient_id;
+    select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
+    baseline := voice.current_baseline(patient.id, held.encoder);
+    is_healthy := voice.is_healthy_at(patient, call."timestamp");
+
+    if patient.voice_consent_at is null then
+        return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
+    end if;
+    if exists (
+        select from voice.embeddings
+        where embeddings.patient_id = patient.id
+            and embeddings.encoder = held.encoder
+            and embeddings.audio_sha256 = complete_check.audio_sha256
+    ) then
+        return voice.finish_check(held.id, 'skipped', 'duplicate_recording', null, false,
+            complete_check.snr_db, complete_check.quality);
+    end if;
+    if not is_healthy and (call.source = 'onboarding' or baseline.id is null) then
+        return voice.finish_check(held.id, 'held',
+            case when call.source = 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
+            null, false, complete_check.snr_db, complete_check.quality);
+    end if;
+
+    insert into voice.embeddings
+        (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
+    values (
+        patient.id, call.id, held.encoder, complete_check.embedding, complete_check.audio_sha256,
+        complete_check.speech_seconds, complete_check.snr_db, complete_check.quality
+    )
+    returning * into print;
+
+    if call.source = 'onboarding' or baseline.id is null then
+        is_sample := voice.enrol(call, print.id, policy);
+        return voice.finish_check(held.id, 'enrolled', null, null, is_sample, print.snr_db, print.quality);
+    end if;
+    logged := voice.score_call(patient, call, print, baseline, policy);
+    return voice.finish_check(held.id, 'scored', null, logged.id, logged.added_to_baseline, print.snr_db, print.quality);
+end
+$$;
+comment on function voice.complete_check is
+    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
+revoke execute on function voice.complete_check from public;
+grant execute on function voice.complete_check to retrocare_service;
+
+create function voice.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
+returns voice.check_result
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    held voice.checks := voice.held_check(abstain_check.check_id, abstain_check.lease_token);
+begin
+    if held.state <> 'leased' then
+        return voice.stored_result(held.id);
+    end if;
+    return voice.finish_check(held.id, 'not_assessable', abstain_check.reason, null, false,
+        (abstain_check.quality ->> 'snr_db')::double precision, abstain_check.quality);
+end
+$$;
+comment on function voice.abstain_check is
+    'Ends a check whose recording cannot be judged, with the reason: never a score. Raises RV001, RV003. Called by the service.';
+revoke execute on function voice.abstain_check from public;
+grant execute on function voice.abstain_check to retrocare_service;
+
+create function voice.fail_check(check_id bigint, lease_token uuid, code text, message text, is_permanent boolean)
+returns voice.check_result
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    held voice.checks := voice.held_check(fail_check.check_id, fail_check.lease_token);
+    setting voice.settings := (select settings from voice.settings);
+    has_recording boolean := (select recording_ref is not null from public.call_logs where id = held.call_log_id);
+begin
+    if held.state <> 'leased' then
+        return voice.stored_result(held.id);
+    end if;
+    insert into voice.check_errors (check_id, attempt, code, message)
+    values (held.id, held.attempts, fail_check.code, left(fail_check.message, 1000));
+
+    if fail_check.is_permanent or not has_recording or held.attempts >= setting.maximum_attempts then
+        return voice.finish_check(
+            held.id, 'dead',
+            case
+                when not has_recording then 'upload_lost'
+                when not fail_check.is_permanent then 'attempts_exhausted'
+                when starts_with(fail_check.code, 'recording_') then 'recording_unavailable'
+                else 'processing_failed'
+            end::public.check_reason,
+            null, false, null, null);
+    end if;
+    update voice.checks
+    set state = 'queued',
+        lease_token = null,
+        leased_until = null,
+        run_at = clock_timestamp() + make_interval(secs => (0.8 + 0.4 * random())
+            * least(setting.retry_cap_seconds, setting.retry_base_seconds * 2 ^ least(held.attempts - 1, 30)))
+    where checks.id = held.id;
+    return voice.stored_result(held.id);
+end
+$$;
+comment on function voice.fail_check is
+    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Raises RV001, RV003. Called by the service.';
+revoke execute on function voice.fail_check from public;
+grant execute on function voice.fail_check to retrocare_service;

@@ -1,0 +1,53 @@
+-- Access: what the signed-in caregiver may read. Row level security is on beside each CREATE; whatever no policy allows is
+-- refused. `anon` reads nothing. `service_role` passes row level security and has the grants that stand beside each CREATE.
+
+create policy caregivers_see_themselves on public.patient_caregivers
+    for select to authenticated
+    using (user_id = (select auth.uid()));
+
+create policy caregivers_read_their_patients on public.patients
+    for select to authenticated
+    using (id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_read_their_patients_calls on public.call_logs
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_read_their_patients_flags on public.health_flags
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_read_their_patients_checkins on public.daily_checkins
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_read_their_patients_logs on public.voice_anomaly_logs
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_write_notes_on_their_patients_logs on public.voice_anomaly_logs
+    for update to authenticated
+    using (
+        patient_id in (
+            select patient_id from public.patient_caregivers
+            where user_id = (select auth.uid()) and role <> 'viewer'
+        )
+    );
+
+create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_read_their_patients_baselines on voice.baselines
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
+create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
+    for select to authenticated
+    using (true);
+
+grant select on public.patient_caregivers, public.patients, public.health_flags, public.daily_checkins to authenticated;
+grant select (
+    id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel, check_state, check_reason,
+    anomaly_score, created_at
+) on public.call_logs to authenticated;

@@ -1,0 +1,44 @@
+-- Wiring: every trigger, in firing order. A reader's question is "what happens next?".
+
+-- 1 A call's recording is here: its check is queued, in the same transaction.
+create trigger recording_arrived_with_the_call
+    after insert on public.call_logs
+    for each row
+    when (new.recording_ref is not null)
+    execute function voice.on_recording();
+
+create trigger recording_arrived
+    after update of recording_ref on public.call_logs
+    for each row
+    when (old.recording_ref is null and new.recording_ref is not null)
+    execute function voice.on_recording();
+
+-- 2 A check is made or ends: its call shows it.
+create trigger check_requested
+    after insert on voice.checks
+    for each row
+    execute function voice.on_check_state();
+
+create trigger check_moved
+    after update of state on voice.checks
+    for each row
+    when (new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
+    execute function voice.on_check_state();
+
+-- 3 A health flag is noted or moved: the samples that it covers leave the baselines.
+create trigger health_flag_noted
+    after insert or update of patient_id, started_at, resolved_at on public.health_flags
+    for each row
+    execute function voice.on_health_flag();
+
+-- 4 A baseline is a version: it may be superseded, never changed; its samples never change at all.
+create trigger baselines_never_change
+    before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
+    on voice.baselines
+    for each row
+    execute function voice.refuse_change();
+
+create trigger baseline_samples_never_change
+    before update on voice.baseline_samples
+    for each row
+    execute function voice.refuse_change();
