@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
-from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
+
 from retrocare_voice.audio import Channel
 
 MAXIMUM_SECONDS = 600.0
@@ -38,7 +39,7 @@ def in_container(samples: npt.NDArray[np.floating], rate: int, format: str, code
 
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream: Any = container.add_stream(codec, rate=rate)
         frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[np.newaxis], format="s16", layout="mono")
         frame.sample_rate = rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
@@ -47,7 +48,12 @@ def in_container(samples: npt.NDArray[np.floating], rate: int, format: str, code
 
 
 def wav_header(
-    rate: int = 16_000, channels: int = 1, bits: int = 16, tag: int = 1, data_size: int = 32_000, align: int | None = None
+    rate: int = 16_000,
+    channels: int = 1,
+    bits: int = 16,
+    tag: int = 1,
+    data_size: int = 32_000,
+    align: int | None = None,
 ) -> bytes:
     """Return the 44 bytes in front of a WAV file's samples, as they are told and not as they should be."""
     align = channels * bits // 8 if align is None else align
@@ -63,8 +69,7 @@ def claiming(flac: bytes, samples: int) -> bytes:
     return flac[:21] + bytes([flac[21] & 0xF0 | samples >> 32]) + (samples & 0xFFFFFFFF).to_bytes(4, "big") + flac[26:]
 
 
-@cache
-def files() -> list[HostileFile]:
+def _files() -> list[HostileFile]:
     random = np.random.default_rng(0)
     second = 0.1 * np.sin(np.arange(16_000) / 10)
     noise = 0.1 * random.normal(size=16_000)
@@ -109,7 +114,9 @@ def files() -> list[HostileFile]:
         HostileFile("wav: not a number", written(not_numbers, subtype="FLOAT"), refused),
         HostileFile("wav: infinite", written(infinite, subtype="FLOAT"), refused),
         HostileFile("wav: 1e30", written(huge, subtype="DOUBLE"), refused),
-        HostileFile("wav: twenty minutes", wav_header(8_000, bits=8, data_size=9_600_000) + bytes(9_600_000), "too_long"),
+        HostileFile(
+            "wav: twenty minutes", wav_header(8_000, bits=8, data_size=9_600_000) + bytes(9_600_000), "too_long"
+        ),
         HostileFile("flac: the marker only", b"fLaC", refused),
         HostileFile("flac: truncated", flac[: len(flac) // 2], refused),
         HostileFile("flac: torn in the middle", flac[:9_000] + random.bytes(4_000) + flac[13_000:], refused),
@@ -135,3 +142,6 @@ def files() -> list[HostileFile]:
         HostileFile("mono, left asked for", wav, "ambiguous_channel", "left"),
         HostileFile("mono, right asked for", wav, "ambiguous_channel", "right"),
     ]
+
+
+FILES = _files()

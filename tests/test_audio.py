@@ -1,4 +1,4 @@
-"""audio.decode(): every format, the channel rules, resampling, clipping. What cannot be decoded: test_hostile_files.py."""
+"""audio.decode(): formats, channels, resampling, clipping. What cannot be decoded is in test_hostile_files.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from hostile import claiming, in_container, wav_header, written
 from retrocare_voice.audio import Audio, Channel, decode
 from retrocare_voice.errors import NotAssessable
@@ -79,7 +80,15 @@ def test_decode_refuses_m4a_that_is_too_long() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "working_rate"),
-    [(6_000, 8_000), (8_000, 8_000), (11_025, 8_000), (15_999, 8_000), (16_000, 16_000), (44_101, 16_000), (96_001, 16_000)],
+    [
+        (6_000, 8_000),
+        (8_000, 8_000),
+        (11_025, 8_000),
+        (15_999, 8_000),
+        (16_000, 16_000),
+        (44_101, 16_000),
+        (96_001, 16_000),
+    ],
 )
 def test_decode_works_at_8_khz_below_16_khz_and_at_16_khz_above(rate: int, working_rate: int) -> None:
     data = written(tone(rate), rate)

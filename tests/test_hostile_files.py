@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-import hostile
 import pytest
+
+import hostile
 from retrocare_voice.audio import decode
 from retrocare_voice.errors import NotAssessable
 
@@ -19,7 +20,7 @@ import av, hostile
 from retrocare_voice.audio import decode
 from retrocare_voice.errors import NotAssessable
 def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-files = hostile.files()
+files = hostile.FILES
 before = peak_mb()
 for file in files:
     try:
@@ -30,7 +31,7 @@ print(peak_mb() - before)
 """
 
 
-@pytest.mark.parametrize("file", hostile.files(), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", hostile.FILES, ids=lambda file: file.name)
 def test_decode_refuses(file: hostile.HostileFile) -> None:
     start = time.monotonic()
     with pytest.raises(NotAssessable) as refused:
@@ -46,4 +47,4 @@ def test_decode_needs_less_than_100_mb_for_any_hostile_file() -> None:
 
 
 def test_hostile_files_are_forty_or_more_with_names_of_their_own() -> None:
-    assert len({file.name for file in hostile.files()}) == len(hostile.files()) >= 40
+    assert len({file.name for file in hostile.FILES}) == len(hostile.FILES) >= 40

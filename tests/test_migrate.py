@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Database
+from databases import Database
 from retrocare_voice.errors import ConfigurationError, Unavailable
 from retrocare_voice.migrations import MigrationFailed, migrate
 

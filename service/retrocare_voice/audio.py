@@ -174,7 +174,7 @@ def _open(data: bytes) -> Iterator[_Source]:
         raise NotAssessable("undecodable", detail="no audio format that is known here, or a broken one") from error
 
 
-class _Forward(soundfile.SoundFile):
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carries no types
     """Read from front to back only: soundfile seeks after every block, which a file of unknown length does not bear."""
 
     def seekable(self) -> bool:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -80,7 +81,8 @@ def fetch(model_dir: Path, seconds: float) -> Path:
         raise ConfigurationError(f"its weights did not come within {seconds:g} s", hint=HINT) from None
     except subprocess.CalledProcessError:
         raise ConfigurationError("the model hub could not be reached", hint=HINT) from None
-    partial.rename(folder)
+    with suppress(OSError):  # another process that fetched at the same time was first
+        partial.rename(folder)
     return folder
 
 
@@ -95,7 +97,7 @@ def _cached() -> Path | None:
 
 
 def _load(folder: Path) -> Any:
-    _make_torchaudio_importable()
+    make_torchaudio_importable()
     from speechbrain.inference.classifiers import EncoderClassifier
     from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 
@@ -113,7 +115,7 @@ def _load(folder: Path) -> Any:
         raise ConfigurationError(f"{folder} cannot be read as ECAPA: {error}", hint=HINT) from error
 
 
-def _make_torchaudio_importable() -> None:
+def make_torchaudio_importable() -> None:
     """Let SpeechBrain import torchaudio where the real one cannot be: PyPI's is linked against CUDA.
 
     ECAPA never calls it, so that an empty module serves.

@@ -102,15 +102,14 @@ def load_encoder(
     *Raises*: ConfigurationError where the encoder is not known, or is named (by ``name``, ``active`` or a folder of
     weights) and not at hand.
     """
+    wanted: str | None = None
     if name != "auto":
         wanted, why = name, "it was asked for by name"
     elif active:
         wanted, why = active.partition("-")[0], f"the database already uses {active}"
     elif ecapa_dir:
         wanted, why = "ecapa", f"its weights are named: {ecapa_dir}"
-    else:
-        wanted, why = "", ""
-    if wanted:
+    if wanted is not None:
         encoder = _load(wanted, model_dir, ecapa_dir, NAMED_FETCH_SECONDS)
     else:
         try:

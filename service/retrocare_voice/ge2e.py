@@ -29,7 +29,7 @@ class Ge2e:
     window_seconds = 1.6
 
     def __init__(self, weights: Path | None = None) -> None:
-        content = (weights or _packaged_weights()).read_bytes()
+        content = (weights or packaged_weights()).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         self.id = "ge2e-v1" if digest == WEIGHTS_SHA256 else f"ge2e-{digest[:8]}"
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["model_state"]
@@ -54,7 +54,7 @@ class Ge2e:
         return (self._bands @ spectrum.abs().square()).transpose(1, 2)
 
 
-def _packaged_weights() -> Path:
+def packaged_weights() -> Path:
     spec = find_spec("resemblyzer")
     if spec is None or spec.origin is None:
         raise ConfigurationError("the weights of GE2E are missing", hint="pip install --no-deps Resemblyzer==0.1.4")

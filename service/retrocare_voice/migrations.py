@@ -87,6 +87,4 @@ def _failure(name: str, text: str, error: psycopg.Error) -> MigrationFailed:
     found = error.diag
     line = f", line {text.count(chr(10), 0, int(found.statement_position)) + 1}" if found.statement_position else ""
     hint = "\n".join(part for part in (found.message_hint, found.context) if part)
-    return MigrationFailed(
-        f"{name}{line}: {found.message_primary or error}", hint or "Nothing of this file was applied."
-    )
+    return MigrationFailed(f"{name}{line}: {found.message_primary or error}", hint or "Nothing of it was applied.")

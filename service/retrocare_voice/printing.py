@@ -43,20 +43,20 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
     for column in columns or list(rows[0]):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns or list(rows[0])))
+        table.add_row(*(cell(row.get(column), column) for column in columns or list(rows[0])))
     results.print(table)
     return None
 
 
-def cell(value: object) -> str:
-    """Write one value for people: scores with three digits, nothing for null."""
+def cell(value: object, column: str) -> str:
+    """Write one value for people: scores with three digits, decibels and seconds with one, nothing for null."""
     match value:
         case None:
             return ""
         case bool():
             return "yes" if value else ""
         case float():
-            return f"{value:.3f}"
+            return f"{value:.1f}" if column.startswith("snr") or column.endswith("seconds") else f"{value:.3f}"
         case datetime():
             return f"{value:%Y-%m-%d %H:%M}"
         case list():

@@ -76,11 +76,12 @@ def find_programs(version: int, pgdata: Path) -> Programs:
         copy, unfinished = (pgdata.parent / f"programs-{version}-{release}{suffix}" for suffix in ("", ".unfinished"))
         if not copy.exists():
             shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.copytree(home, unfinished)
+            for part in (home, home.parent.with_suffix(".libs")):  # the programs look for the latter by a relative path
+                shutil.copytree(part, unfinished / part.relative_to(home.parents[1]))
             for path in [unfinished, *unfinished.rglob("*")]:
                 path.chmod(0o755)
             unfinished.rename(copy)
-        home = copy
+        home = copy / home.relative_to(home.parents[1])
     return Programs(home / "bin", account)
 
 

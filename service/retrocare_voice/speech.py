@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -101,7 +102,9 @@ def _silero() -> Callable[[Samples, int], Stretches]:
     import silero_vad
 
     torch.set_num_threads(threads)  # importing silero_vad sets it to one, for every network in the process
-    network: Any = silero_vad.load_silero_vad(onnx=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch 2.13 deprecates TorchScript, silero's format
+        network: Any = silero_vad.load_silero_vad(onnx=False)
 
     def find(levelled: Samples, sample_rate: int) -> Stretches:
         found = silero_vad.get_speech_timestamps(torch.from_numpy(levelled), network, sampling_rate=sample_rate)
@@ -114,9 +117,9 @@ def _snr_db(audio: Audio, stretches: Stretches) -> float | None:
     """Estimate speech level over noise level, the noise being the quietest tenth of the 30 ms frames.
 
     Unknown (None) with less than 0.3 s of pauses, or above 60 dB. How it errs, measured with real noises mixed into
-    LibriSpeech at 0 / 5 / 10 / 15 / 20 dB: in steady noise it reads 2 / 6 / 10.5 / 15 / 19; in noise that swells, 7 / 10 /
-    14 / 18 / 22; noise that comes and goes it hardly sees, 12 to 22 / 14 to 21 / 17 to 22 / 20 to 23 / 23. Beyond 20 dB it
-    reads the recording's own floor. ``pytest -s -k known_noise`` prints the table.
+    LibriSpeech at 0 / 5 / 10 / 15 / 20 dB: in steady noise it reads 2 / 6 / 10.5 / 15 / 19; in noise that swells, 7 /
+    10 / 14 / 18 / 22; noise that comes and goes it hardly sees, 12 to 22 / 14 to 21 / 17 to 22 / 20 to 23 / 23. Beyond
+    20 dB it reads the recording's own floor. ``pytest -s -k known_noise`` prints the table.
     """
     size = int(FRAME_SECONDS * audio.sample_rate)
     frames = audio.samples[: len(audio.samples) // size * size].reshape(-1, size)

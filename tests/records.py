@@ -1,0 +1,135 @@
+"""The rows that a test starts from, made as the service makes them: by calling the functions of the schema voice."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+if TYPE_CHECKING:
+    from databases import Database
+
+ENCODER, DIMENSION = "test-v1", 3
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+USUAL = (1.0, 0.0, 0.0)
+
+Row = dict[str, Any]
+_recordings = count(1)
+
+
+def text(vector: Sequence[float]) -> str:
+    """Write a vector as pgvector reads it."""
+    return "[" + ",".join(repr(float(component)) for component in vector) + "]"
+
+
+def at_cosine(similarity: float) -> tuple[float, float, float]:
+    """Give the unit vector that has this cosine similarity to USUAL."""
+    return (similarity, math.sqrt(max(0.0, 1 - similarity**2)), 0.0)
+
+
+@dataclass
+class Records:
+    """One database and what tests do with it."""
+
+    database: Database
+
+    @property
+    def service(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return self.database.service
+
+    def rows(self, query: str, *values: object) -> list[Row]:
+        """Read as the owner."""
+        with self.database.owner.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query.encode(), values).fetchall()
+
+    def row(self, query: str, *values: object) -> Row:
+        [found] = self.rows(query, *values)
+        return found
+
+    def one(self, query: str, *values: object) -> Any:
+        """Read a single value as the owner."""
+        [value] = self.row(query, *values).values()
+        return value
+
+    def do(self, statement: str, *values: object) -> None:
+        self.database.owner.execute(statement.encode(), values)
+
+    def call(self, function: str, *values: object, connection: psycopg.Connection[Any] | None = None) -> Row:
+        """Call a function of the schema voice as the service may."""
+        places = ", ".join(["%s"] * len(values))
+        with (connection or self.service).cursor(row_factory=dict_row) as cursor:
+            [found] = cursor.execute(f"select * from voice.{function}({places})".encode(), values).fetchall()
+        return found
+
+    def register(self, encoder: str = ENCODER, dimension: int = DIMENSION) -> bool:
+        return bool(self.call("register_encoder", encoder, dimension, 1.6)["register_encoder"])
+
+    def set_policy(self, **values: float) -> None:
+        for name, value in values.items():
+            self.do(f"update voice.policies set {name} = %s", value)
+
+    def patient(self, timezone: str = "UTC", consent: bool = True) -> UUID:
+        patient_id: UUID = self.call("add_patient", "Ana", timezone, consent)["id"]
+        return patient_id
+
+    def call_log(
+        self,
+        patient_id: UUID,
+        at: datetime = NOON,
+        source: str = "upload",
+        recording_ref: str | None = None,
+        enrolment_id: UUID | None = None,
+    ) -> UUID:
+        made = self.call("record_call", patient_id, None, source, recording_ref, None, at, enrolment_id)
+        call_log_id: UUID = made["record_call"]
+        return call_log_id
+
+    def open(self, call_log_id: UUID, worker: str = "test", lease_seconds: float = 60) -> Row:
+        return self.call("open_check", call_log_id, ENCODER, worker, lease_seconds)
+
+    def complete(
+        self,
+        claim: Row,
+        voice: Sequence[float] = USUAL,
+        snr_db: float | None = 30.0,
+        recording: str = "",
+        connection: psycopg.Connection[Any] | None = None,
+    ) -> Row:
+        """Complete a claimed check; each recording is another one unless it is named."""
+        sha256 = hashlib.sha256((recording or f"recording {next(_recordings)}").encode()).digest()
+        values = (claim["check_id"], claim["lease_token"], text(voice), sha256, 10.0, snr_db, "{}")
+        return self.call("complete_check", *values, connection=connection)
+
+    def judge(
+        self,
+        patient_id: UUID,
+        voice: Sequence[float] = USUAL,
+        at: datetime = NOON,
+        snr_db: float | None = 30.0,
+        source: str = "upload",
+        enrolment_id: UUID | None = None,
+        recording: str = "",
+    ) -> Row:
+        """Bring one recording of a new call to its end."""
+        claim = self.open(self.call_log(patient_id, at, source, enrolment_id=enrolment_id))
+        return self.complete(claim, voice, snr_db, recording)
+
+    def enrol(self, patient_id: UUID, *voices: Sequence[float], enrolment_id: UUID | None = None) -> list[Row]:
+        """Enrol a patient from onboarding recordings of the days before NOON."""
+        enrolment_id = enrolment_id or uuid4()
+        return [
+            self.judge(patient_id, voice, NOON - timedelta(days=30 - day), source="onboarding", enrolment_id=enrolment_id)
+            for day, voice in enumerate(voices)
+        ]
+
+    def baseline(self, patient_id: UUID) -> Row | None:
+        found = self.rows("select * from voice.baselines where patient_id = %s and superseded_at is null", patient_id)
+        return found[0] if found else None
