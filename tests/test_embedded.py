@@ -35,6 +35,7 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
 
+OWNER = "select datdba::regrole::text from pg_database where datname = current_database()"
 Command = subprocess.Popen[str]
 
 
@@ -246,9 +247,7 @@ def test_the_owner_is_no_superuser_and_owns_its_database(empty_database: Databas
         "select rolsuper, rolcreaterole, rolcreatedb, rolbypassrls from pg_roles where rolname = current_user"
     ).fetchone()
     assert owner == (False, True, True, True)
-    assert empty_database.owner.execute(
-        "select datdba::regrole::text from pg_database where datname = current_database()"
-    ).fetchone() == ("postgres",)
+    assert empty_database.owner.execute(OWNER).fetchone() == ("postgres",)
 
 
 def test_the_owner_may_do_what_hosted_supabase_lets_it(empty_database: Database, postgres_version: int) -> None:
@@ -284,7 +283,15 @@ def test_the_api_roles_see_who_asks_and_are_granted_nothing_new(
 
 def test_bootstrap_repairs_what_is_missing_and_bears_repeating(empty_database: Database, postgres_version: int) -> None:
     empty_database.admin.execute("drop table storage.objects")
-    empty_database.admin.execute("comment on schema storage is null")
+    empty_database.admin.execute(f"alter database {empty_database.name} owner to current_user".encode())
     for _ in range(2):
+        empty_database.admin.execute("comment on schema storage is null")
         bootstrap(empty_database.admin_url)
     assert empty_database.owner.execute("select count(*) from storage.objects").fetchone() == (0,)
+    assert empty_database.owner.execute(OWNER).fetchone() == ("postgres",)
+
+
+def test_bootstrap_is_not_repeated_on_what_it_made(empty_database: Database) -> None:
+    empty_database.admin.execute("drop table storage.objects")
+    bootstrap(empty_database.admin_url)
+    assert empty_database.owner.execute("select to_regclass('storage.objects')").fetchone() == (None,)

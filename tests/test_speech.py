@@ -168,10 +168,9 @@ def test_find_speech_hears_at_least_20_s_in_every_session_of_digits(speech_dir: 
 def test_find_speech_reads_known_noise_as_its_docstring_says(speech_dir: Path) -> None:
     """Print, per noise and true SNR, the median that is read."""
     calls = [
-        decode(sorted(folder.glob("*.flac"))[utterance].read_bytes(), None, 600)
+        decode(min(folder.glob("*.flac"), key=lambda file: file.stat().st_size).read_bytes(), None, 600)
         for folder in sorted((speech_dir / "librispeech").iterdir())
         if folder.is_dir()
-        for utterance in (0, 4)
     ]
     voices = [find_speech(call, ANYTHING).samples for call in calls]
     read: dict[tuple[str, int], float] = {}
@@ -188,5 +187,5 @@ def test_find_speech_reads_known_noise_as_its_docstring_says(speech_dir: Path) -
         print(file.stem, *(f"{true_db} dB reads {read[file.stem, true_db]:.1f}" for true_db in (0, 5, 10, 15, 20)))
     for steady in ("noise3", "noise5"):
         assert [read[steady, true_db] for true_db in (0, 5, 10, 15, 20)] == pytest.approx([2, 6, 10.5, 15, 19], abs=1)
-    assert [read["noise1", true_db] for true_db in (0, 5, 10, 15, 20)] == pytest.approx([7, 10, 14, 18, 22], abs=1)
-    assert all(snr_db > true_db - 1.5 for (_, true_db), snr_db in read.items())
+    assert all(snr_db > true_db - 1.5 for (_, true_db), snr_db in read.items())  # it errs upwards, if at all
+    assert read["noise4", 0] > 15  # footsteps between the words: not seen

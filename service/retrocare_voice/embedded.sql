@@ -28,15 +28,6 @@ $$;
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role to postgres with admin option;
 
-do $$
-begin
-    -- Said aloud because 16 would otherwise take SET from the first grant that it saw.
-    if current_setting('server_version_num')::integer >= 160000 then
-        grant anon, authenticated, service_role to postgres with set true;
-    end if;
-end
-$$;
-
 alter role postgres set search_path = "$user", public, extensions;
 alter role authenticator set statement_timeout = '8s';
 grant usage on schema public to anon, authenticated, service_role;

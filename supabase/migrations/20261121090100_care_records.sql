@@ -54,6 +54,18 @@ begin
                 hint = 'Keep one row for each patient and date, then migrate again.';
         end loop;
     end if;
+
+    if exists (
+        select from pg_catalog.pg_attribute
+        where attrelid = to_regclass('public.call_logs') and attname = 'timestamp' and not attisdropped
+    ) then
+        for misfit in execute 'select id from public.call_logs where "timestamp" is null limit 1' loop
+            raise exception using
+                errcode = 'RV100',
+                message = 'public.call_logs.timestamp is null in some rows',
+                hint = 'Give those calls their time, or delete them, then migrate again.';
+        end loop;
+    end if;
 end
 $$;
 
@@ -203,6 +215,8 @@ alter table public.health_flags
     add column if not exists resolved_at timestamptz
         constraint a_health_flag_ends_after_it_starts check (resolved_at >= started_at),
     add column if not exists created_at timestamptz not null default now();
+-- Flags from before have just got a start, this transaction's moment: they started when they were noted.
+update public.health_flags set started_at = created_at where started_at = now() and created_at < now();
 create index if not exists health_flags_by_patient on public.health_flags (patient_id, started_at);
 comment on table public.health_flags is
     'When a patient was unwell: from started_at to resolved_at, open while that is null. Calls of that time enrol nothing.';

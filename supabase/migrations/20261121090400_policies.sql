@@ -46,10 +46,14 @@ comment on column voice.policies.medium_above is 'Score above which severity is 
 comment on column voice.policies.high_above is 'Score above which severity is high (an emergency).';
 comment on column voice.policies.critical_above is 'Score above which severity is critical.';
 comment on column voice.policies.checkin_above is 'Score above which the day''s check-in shows the call.';
+comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
 comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
+comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
+comment on column voice.policies.evening_start_hour is 'On the patient''s clock: where the evening window begins.';
 comment on column voice.policies.window_hours is 'Length of the morning and of the evening window.';
 comment on column voice.policies.edge_reduction is 'Share taken off at a window''s edge; middle_reduction in its middle.';
 comment on column voice.policies.minimum_speech_seconds is 'Less net speech than this is not assessable.';
+comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
 comment on column voice.policies.minimum_snr_db is 'A known SNR below this is not assessable.';
 comment on column voice.policies.maximum_clipped_share is 'More clipped samples than this share are not assessable.';
 
@@ -67,6 +71,8 @@ create table voice.settings (
 insert into voice.settings default values;
 alter table voice.settings enable row level security;
 comment on table voice.settings is 'How the work list behaves: one row.';
+comment on column voice.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
+comment on column voice.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
 comment on column voice.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 
 create function voice.policy(encoder text)

@@ -7,9 +7,8 @@
 --                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
 --     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical
 --
--- The numbers are the defaults of voice.policies. greatest() ignores NULL, so unknown input returns early.
--- SQL NULL means unknown, never zero. NaN raises: `NaN > 0.5` is true,
--- and greatest(0, least(1, 'NaN')) is 1, a false critical.
+-- The numbers are the defaults of voice.policies. NULL means unknown, never zero: greatest() ignores it, so it is returned
+-- early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
 create type public.alert_type as enum ('warning', 'emergency');
 comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';

@@ -77,7 +77,7 @@ comment on column voice.checks.quality is 'What was measured, judged or not.';
 create table voice.check_errors (
     id bigint generated always as identity constraint check_errors_pkey primary key,
     check_id bigint not null
-        constraint an_error_is_of_a_check references voice.checks (id) on delete cascade,
+        constraint a_failed_check_has_its_errors references voice.checks (id) on delete cascade,
     attempt integer not null,
     code text not null,
     message text not null,
