@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.rows import dict_row
 
-if TYPE_CHECKING:
-    from databases import Database
+from databases import Database
 
 ENCODER, DIMENSION = "test-v1", 3
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -126,7 +125,9 @@ class Records:
         """Enrol a patient from onboarding recordings of the days before NOON."""
         enrolment_id = enrolment_id or uuid4()
         return [
-            self.judge(patient_id, voice, NOON - timedelta(days=30 - day), source="onboarding", enrolment_id=enrolment_id)
+            self.judge(
+                patient_id, voice, NOON - timedelta(days=30 - day), source="onboarding", enrolment_id=enrolment_id
+            )
             for day, voice in enumerate(voices)
         ]
 

@@ -186,6 +186,12 @@ def test_a_deep_data_folder_gets_a_short_private_socket(data_folder: Path) -> No
     assert not server.socket_dir.exists()
 
 
+def test_a_data_folder_may_have_any_name(data_folder: Path) -> None:
+    with embedded(data_folder / "Ada's, and 100% more") as server:
+        assert server.socket_dir.parent.name == "Ada's, and 100% more"
+        psycopg.connect(server.owner_url()).close()
+
+
 def test_nobody_else_may_enter_the_folder_of_the_socket(data_folder: Path) -> None:
     with embedded(data_folder) as server:
         assert server.socket_dir.stat().st_mode & 0o077 == 0

@@ -188,4 +188,4 @@ def test_find_speech_reads_known_noise_as_its_docstring_says(speech_dir: Path) -
     for steady in ("noise3", "noise5"):
         assert [read[steady, true_db] for true_db in (0, 5, 10, 15, 20)] == pytest.approx([2, 6, 10.5, 15, 19], abs=1)
     assert all(snr_db > true_db - 1.5 for (_, true_db), snr_db in read.items())  # it errs upwards, if at all
-    assert read["noise4", 0] > 15  # footsteps between the words: not seen
+    assert read["noise4", 0] > 15  # it comes and goes: not seen

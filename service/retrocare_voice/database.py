@@ -1,4 +1,4 @@
-"""The database: one Python function per SQL function called, and nothing else. What can be decided in SQL is decided there."""
+"""One Python function per SQL function called, and nothing else: what SQL can decide is decided there."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ class Database:
         quality: Row,
     ) -> Row:
         return self._row(
-            "complete_check", claim.check_id, claim.lease_token, Vector(embedding), audio_sha256, speech_seconds, snr_db,
-            Jsonb(quality),
+            "complete_check", claim.check_id, claim.lease_token,
+            Vector(embedding), audio_sha256, speech_seconds, snr_db, Jsonb(quality),
         )  # fmt: skip
 
     def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
@@ -220,7 +220,7 @@ def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: ob
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what PostgreSQL says into errors of ours; messages of unknown errors, which may quote values, stay inside."""
+    """Turn what PostgreSQL says into errors of ours; unknown messages, which may quote values, stay inside."""
     try:
         yield
     except PoolTimeout as error:

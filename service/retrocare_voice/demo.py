@@ -111,7 +111,7 @@ def recorded(speech: Path) -> Iterator[Scene]:
     if len(people) < 2 or len(people[0]) <= ENROLLED_FROM:
         raise BadRequest(
             f"{speech} holds too little to compare",
-            hint=f"Give a folder with a folder for each of two or more people, the first with over {ENROLLED_FROM} recordings.",
+            hint=f"Give a folder a person: two people or more, over {ENROLLED_FROM} recordings of the first.",
         )
     patient, *others = people
     for number, file in enumerate(patient[: ENROLLED_FROM + JUDGED_AS_USUAL]):

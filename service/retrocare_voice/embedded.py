@@ -38,7 +38,6 @@ LONGEST_LOG = 10_000_000  # bytes; a longer one is begun anew at the next start
 # As hosted Supabase; and no statement, row or vector is written to the log.
 SERVER_SETTINGS = {
     "listen_addresses": "",
-    "port": "5432",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "wal_level": "logical",
@@ -140,7 +139,7 @@ class _Cluster:
                 stale.unlink(missing_ok=True)  # the number in it may by now be any other process, or a zombie
         if self.log.exists() and self.log.stat().st_size > LONGEST_LOG:
             self.log.unlink()
-        settings = {**self.settings, "unix_socket_directories": str(self._socket_dir())}
+        settings = {**self.settings, "unix_socket_directories": f'"{self._socket_dir()}"'}
         options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
         files = ["-D", str(self.pgdata), "-l", str(self.log)]
         deadline = time.monotonic() + START_SECONDS

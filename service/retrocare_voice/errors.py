@@ -11,7 +11,7 @@
     |- Unavailable                     503  the database or the encoder is not there
     `- ConfigurationError              raised at start-up only
 
-``NotAssessable`` is no failure but an answer: this recording cannot be judged, for a reason that the caregivers may see.
+``NotAssessable`` is no failure but an answer: this recording cannot be judged, and the caregivers may see why.
 """
 
 from __future__ import annotations

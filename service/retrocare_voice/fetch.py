@@ -23,7 +23,7 @@ SILENCE_SECONDS = 10.0  # the longest wait for a connection, or for the next byt
 
 @dataclass(frozen=True)
 class Recording:
-    """Where a recording is (an address, a file, or the bytes that were sent), and the patient's channel where it is known."""
+    """Where a recording is (an address, a file, or the bytes that were sent), and where the patient is in it."""
 
     reference: str | None = None
     channel: Channel | None = None

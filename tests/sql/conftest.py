@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
-from records import Records
 
-if TYPE_CHECKING:
-    from databases import Database
+from databases import Database
+from records import Records
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+
 from records import Records, at_cosine
 
 READABLE = [

@@ -1,18 +1,16 @@
-"""A RetroCare project that exists already: its rows stay, what it lacks is added, what cannot work is refused at once."""
+"""A RetroCare project that exists: its rows stay, what it lacks is added, what cannot work is refused at once."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
+
+from databases import Database
 from records import NOON, Records, at_cosine
 from retrocare_voice.migrations import MigrationFailed, migrate
-
-if TYPE_CHECKING:
-    from tests.conftest import Database
 
 EARLIER = (Path(__file__).parent / "earlier_schema.sql").read_text()
 ANA, RUI = (UUID(int=n) for n in (1, 2))
@@ -83,7 +81,7 @@ def test_calls_from_before_queue_nothing(adopted: Records) -> None:
 def test_row_level_security_is_switched_on_only_for_tables_made_here(earlier: Database) -> None:
     heard: list[str] = []
     migrate(earlier.owner_url, heard.append)
-    secured = dict(
+    secured: dict[str, bool] = dict(
         earlier.owner.execute(
             """select relname, relrowsecurity from pg_class
                where relnamespace = 'public'::regnamespace and relkind = 'r'"""
@@ -107,7 +105,7 @@ def test_adopting_twice_changes_nothing(earlier: Database) -> None:
         ("alter table public.patients alter column flags type text using array_to_string(flags, ',')", "flags is text"),
         ("drop table public.health_flags; create table public.health_flags (id bigint)", "health_flags.id is bigint"),
         ("alter table public.call_logs alter column timestamp type timestamp", "call_logs.timestamp is timestamp without"),
-        ("alter table public.call_logs alter column timestamp drop not null; update public.call_logs set timestamp = null",
+        ("alter table public.call_logs alter timestamp drop not null; update public.call_logs set timestamp = null",
          "call_logs.timestamp is null"),
         ("insert into public.daily_checkins (patient_id, date) select patient_id, date from public.daily_checkins",
          "several rows for one patient and day"),
@@ -120,7 +118,12 @@ def test_what_cannot_work_is_refused_with_a_hint_before_anything_changes(
     with pytest.raises(MigrationFailed, match=told) as raised:
         migrate(earlier.owner_url)
     assert "then migrate again" in raised.value.hint
-    tables = [row[0] for row in earlier.owner.execute("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'")]
+    tables = [
+        row[0]
+        for row in earlier.owner.execute(
+            "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
+        )
+    ]
     assert "voice_anomaly_logs" in tables
     assert "legacy_voice_anomaly_logs" not in tables
     assert "patient_caregivers" not in tables
@@ -136,7 +139,10 @@ def test_a_project_with_ids_alone_gets_every_column(empty_database: Database) ->
         records.do(f"alter table public.{table} alter column id set default gen_random_uuid()")
     records.register()
     patient_id = records.patient()
-    assert [records.judge(patient_id, voice)["state"] for voice in (at_cosine(1), at_cosine(0))] == ["enrolled", "scored"]
+    assert [records.judge(patient_id, voice)["state"] for voice in (at_cosine(1), at_cosine(0))] == [
+        "enrolled",
+        "scored",
+    ]
 
 
 def test_pgvector_in_another_schema_is_refused_with_the_command_that_moves_it(empty_database: Database) -> None:

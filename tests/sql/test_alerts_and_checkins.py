@@ -7,6 +7,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+
 from records import NOON, Records, at_cosine
 
 
@@ -56,7 +57,8 @@ def test_a_second_unresolved_alert_is_refused(records: Records, patient_id: UUID
     records.judge(patient_id, at_cosine(0.5))
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
         records.do(
-            "insert into public.caregiver_alerts (patient_id, level, anomaly_score) values (%s, 'warning', 0.3)", patient_id
+            "insert into public.caregiver_alerts (patient_id, level, anomaly_score) values (%s, 'warning', 0.3)",
+            patient_id,
         )
     assert raised.value.diag.constraint_name == "a_patient_has_one_unresolved_alert"
 

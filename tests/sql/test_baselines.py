@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from records import DIMENSION, NOON, USUAL, Records, at_cosine
 
 oracle = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -49,7 +50,9 @@ def test_healthy_low_calls_are_added_until_the_target(records: Records) -> None:
     patient_id = records.patient()
     added = [records.judge(patient_id, at_cosine(0.99))["added_to_baseline"] for _ in range(7)]
     assert added == [True] * 5 + [False] * 2
-    versions = records.rows("select version, sample_count, superseded_at is null as current from voice.baselines order by 1")
+    versions = records.rows(
+        "select version, sample_count, superseded_at is null as current from voice.baselines order by 1"
+    )
     assert [(row["version"], row["sample_count"], row["current"]) for row in versions] == [
         (n, n, n == 5) for n in range(1, 6)
     ]
@@ -203,7 +206,9 @@ def test_a_late_flag_written_by_the_dashboard_withdraws_too(records: Records) ->
     patient_id = records.patient()
     records.judge(patient_id)
     with records.database.as_role("service_role") as api:
-        api.execute("insert into health_flags (patient_id, flag, started_at) values (%s, 'flu', %s)", [patient_id, NOON])
+        api.execute(
+            "insert into health_flags (patient_id, flag, started_at) values (%s, 'flu', %s)", [patient_id, NOON]
+        )
     assert records.baseline(patient_id) is None
 
 

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+
 from records import ENCODER, NOON, Records, at_cosine
 
 URL = "https://example.org/call.flac"
@@ -16,7 +17,9 @@ def queue(records: Records, patient_id: UUID, day: int = 0) -> UUID:
     return records.call_log(patient_id, NOON + timedelta(days=day), "provider", URL)
 
 
-def claim(records: Records, count: int = 10, lease_seconds: float = 60, worker: str = "worker") -> list[dict[str, object]]:
+def claim(
+    records: Records, count: int = 10, lease_seconds: float = 60, worker: str = "worker"
+) -> list[dict[str, object]]:
     rows = records.service.execute(
         "select call_log_id, check_id, lease_token from voice.claim_checks(%s, %s, %s, %s)",
         [ENCODER, worker, count, lease_seconds],
@@ -24,7 +27,9 @@ def claim(records: Records, count: int = 10, lease_seconds: float = 60, worker: 
     return [dict(zip(("call_log_id", "check_id", "lease_token"), row, strict=True)) for row in rows]
 
 
-def fail(records: Records, held: dict[str, object], code: str = "recording_unreachable", permanent: bool = False) -> str:
+def fail(
+    records: Records, held: dict[str, object], code: str = "recording_unreachable", permanent: bool = False
+) -> str:
     result = records.call("fail_check", held["check_id"], held["lease_token"], code, "it broke", permanent)
     return str(result["state"])
 
@@ -278,7 +283,9 @@ def test_a_check_has_exactly_one_end(records: Records) -> None:
 def test_two_live_checks_of_one_call_are_refused(records: Records) -> None:
     queue(records, records.patient())
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
-        records.do("insert into voice.checks (call_log_id, patient_id, encoder) select call_log_id, patient_id, encoder from voice.checks")
+        records.do(
+            "insert into voice.checks (call_log_id, patient_id, encoder) select call_log_id, patient_id, encoder from voice.checks"
+        )
     assert raised.value.diag.constraint_name == "a_call_has_one_live_check_per_encoder"
 
 

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+
 from records import NOON, USUAL, Records, at_cosine, text
 
 WRITTEN = [
@@ -62,7 +63,11 @@ def test_the_call_shows_its_state_and_score(records: Records) -> None:
     records.judge(patient_id)
     result = records.judge(patient_id, at_cosine(0.5))
     call = records.row("select * from public.call_logs where id = %s", result["call_log_id"])
-    assert (call["check_state"], call["check_reason"], call["anomaly_score"]) == ("scored", None, result["anomaly_score"])
+    assert (call["check_state"], call["check_reason"], call["anomaly_score"]) == (
+        "scored",
+        None,
+        result["anomaly_score"],
+    )
 
 
 @pytest.mark.parametrize("table", [*WRITTEN, "public.call_logs", "voice.checks"])
@@ -79,7 +84,9 @@ def test_completion_is_all_or_nothing(records: Records, table: str) -> None:
         """create function voice.break_down() returns trigger language plpgsql as
            $$ begin raise exception 'broken on purpose'; end $$"""
     )
-    records.do(f"create trigger zz_broken before insert or update on {table} for each row execute function voice.break_down()")
+    records.do(
+        f"create trigger zz_broken before insert or update on {table} for each row execute function voice.break_down()"
+    )
     with pytest.raises(psycopg.errors.RaiseException, match="broken on purpose"):
         records.complete(claim, voice)
     assert snapshot(records) == before
@@ -109,13 +116,15 @@ def test_who_lost_the_lease_changes_nothing(records: Records) -> None:
     call_log_id = records.call_log(records.patient())
     lost = records.open(call_log_id, "slow", lease_seconds=-1)
     held = records.open(call_log_id, "quick")
-    for attempt in (
-        lambda: records.complete(lost),
-        lambda: records.call("abstain_check", lost["check_id"], lost["lease_token"], "no_speech", "{}"),
-        lambda: records.call("fail_check", lost["check_id"], lost["lease_token"], "oops", "late", False),
-    ):
+    lease = (lost["check_id"], lost["lease_token"])
+    attempts: dict[str, tuple[object, ...]] = {
+        "complete_check": (*lease, text(USUAL), b"x" * 32, 10.0, None, "{}"),
+        "abstain_check": (*lease, "no_speech", "{}"),
+        "fail_check": (*lease, "oops", "late", False),
+    }
+    for function, values in attempts.items():
         with pytest.raises(psycopg.Error) as raised:
-            attempt()
+            records.call(function, *values)
         assert raised.value.sqlstate == "RV001"
     assert records.complete(held)["state"] == "enrolled"
 

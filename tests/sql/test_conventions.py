@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from records import Records
 
 HERE = Path(__file__).parent

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from records import ENCODER, Records, text
 
 LOW, MEDIUM, HIGH, CRITICAL = "low", "medium", "high", "critical"
@@ -124,7 +125,9 @@ def test_noise_never_takes_a_score_below_zero(records: Records) -> None:
 def test_mornings_and_evenings_take_off_five_to_ten_percent(
     records: Records, hour: float | None, factor: float
 ) -> None:
-    assert records.one("select voice.time_adjusted(0.6, %s, voice.policy(%s))", hour, ENCODER) == pytest.approx(0.6 * factor)
+    assert records.one("select voice.time_adjusted(0.6, %s, voice.policy(%s))", hour, ENCODER) == pytest.approx(
+        0.6 * factor
+    )
 
 
 @pytest.mark.parametrize(
