@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import httpx
 import uvicorn
@@ -44,7 +45,7 @@ class RecordingHost:
         return self.address(name)
 
     def address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{name}"
+        return f"http://127.0.0.1:{self.port}/{quote(name)}"
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def recording_host() -> Iterator[RecordingHost]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = self.path.lstrip("/").partition("?")[0]
+            name = unquote(self.path.lstrip("/").partition("?")[0])
             if name in host.answers:
                 return host.answers[name](self)
             content = host.offered.get(name)

@@ -104,7 +104,7 @@ def test_adopting_twice_changes_nothing(earlier: Database) -> None:
     [
         ("alter table public.patients alter column flags type text using array_to_string(flags, ',')", "flags is text"),
         ("drop table public.health_flags; create table public.health_flags (id bigint)", "health_flags.id is bigint"),
-        ("alter table public.call_logs alter column timestamp type timestamp", "call_logs.timestamp is timestamp without"),
+        ("alter table public.call_logs alter timestamp type timestamp", "call_logs.timestamp is timestamp without"),
         ("alter table public.call_logs alter timestamp drop not null; update public.call_logs set timestamp = null",
          "call_logs.timestamp is null"),
         ("insert into public.daily_checkins (patient_id, date) select patient_id, date from public.daily_checkins",

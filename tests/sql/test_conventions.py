@@ -55,7 +55,8 @@ def test_a_measure_says_what_it_measures(records: Records, suffix: str) -> None:
     found = names(
         records,
         f"""select distinct attname as name from pg_attribute as a join pg_class as o on o.oid = a.attrelid
-            where o.relnamespace in {OURS} and o.relkind = 'r' and right(attname, {len(suffix)}) = '{suffix}' and attnum > 0
+            where o.relnamespace in {OURS} and o.relkind = 'r' and attnum > 0
+                and right(attname, {len(suffix)}) = '{suffix}'
             group by attname having bool_and(col_description(o.oid, attnum) is null)""",
     )
     assert found == []
