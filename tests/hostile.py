@@ -127,6 +127,7 @@ def _files() -> list[HostileFile]:
         HostileFile("ogg: first page only", ogg[:58], refused),
         HostileFile("ogg: no audio pages", ogg[:200], refused),
         HostileFile("opus: first page only", opus[:47], refused),
+        HostileFile("mp3: truncated", mp3[: len(mp3) // 2], refused),
         HostileFile("mp3: half a frame", mp3[:100], refused),
         HostileFile("mp3: a tag only", b"ID3\x04\0\0\0\0\x0f\x76" + bytes(2_038), refused),
         HostileFile("m4a: first box only", m4a[:32], refused),

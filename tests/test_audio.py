@@ -155,6 +155,11 @@ def test_decode_counts_clipping_where_it_is_before_resampling_hides_it(rate: int
     assert clipping[10:].min() > 0.5  # |sin| is above 0.45 for 70 % of the time
 
 
-@pytest.mark.parametrize("level", [0.02, 0.3, 0.99])
+def test_decode_takes_a_flat_wave_below_the_peak_for_no_clipping() -> None:
+    wave = np.concatenate([np.clip(tone(seconds=1), -0.1, 0.1), tone(seconds=1)])
+    assert decode(written(wave), None, 60).clipping.max() == 0
+
+
+@pytest.mark.parametrize("level", [0.0003, 0.02, 0.3, 0.99])
 def test_decode_takes_no_clean_tone_for_clipped(level: float) -> None:
     assert decode(written(tone(level=level)), None, 60).clipping.max() == 0

@@ -1,4 +1,4 @@
-"""What the internet sends: hostile recordings and generated requests. Each gets a clear answer, and nothing is left behind."""
+"""What the internet sends: hostile recordings and generated requests. Each gets a clear answer and leaves nothing."""
 
 from __future__ import annotations
 
@@ -57,12 +57,18 @@ def test_every_hostile_recording_is_not_assessable_for_its_reason_and_leaves_its
     warm = psutil.Process().memory_info().rss
     with PeakMemory() as memory:
         for file in hostile.FILES:
-            body = {"patientId": str(patient_id), "audioUrl": app.host.offer(file.name, file.data), "channel": file.channel}
+            body = {
+                "patientId": str(patient_id),
+                "audioUrl": app.host.offer(file.name, file.data),
+                "channel": file.channel,
+            }
             begun = time.monotonic()
             answer = app.client.post("/api/anomaly-check", json=body)
             assert time.monotonic() - begun < QUICK_SECONDS, file.name
             found = answer.json()
-            assert (answer.status_code, found["outcome"], found["reason"]) == (200, "not_assessable", file.reason), file.name
+            assert (answer.status_code, found["outcome"], found["reason"]) == (200, "not_assessable", file.reason), (
+                file.name
+            )
             assert found["anomalyScore"] is None
     print(f"\n{len(hostile.FILES)} hostile files: at most {(memory.peak - warm) / 1e6:.0f} MB above the warm process")
     assert memory.peak - warm < EXTRA_BYTES

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import retrocare_voice
 from hostile import written
@@ -121,6 +122,8 @@ def test_find_speech_does_not_know_the_snr_of_a_call_whose_pauses_are_digital_si
     speech = find_speech(heard(call), LIMITS).samples[::2]
     gated = np.concatenate([np.zeros(16_000, np.float32), speech, np.zeros(16_000, np.float32)])
     assert find_speech(heard(gated), LIMITS).snr_db is None
+    comfort_noise = np.concatenate([line_noise(16_000, 1e-6), speech, line_noise(16_000, 1e-6)])
+    assert find_speech(heard(comfort_noise), LIMITS).snr_db is None
 
 
 @pytest.mark.parametrize(("gain", "is_clipped"), [(1, False), (20, True)])
@@ -154,9 +157,15 @@ def test_find_speech_gives_the_same_answer_to_threads_at_once() -> None:
 
 
 def test_find_speech_leaves_torch_its_threads() -> None:
-    threads = torch.get_num_threads()
-    find_speech(demo("01-enrol-monday"), LIMITS)
-    assert torch.get_num_threads() == threads
+    program = f"""
+import pathlib, torch
+torch.set_num_threads(3)
+from retrocare_voice.audio import decode
+from retrocare_voice.speech import Limits, find_speech
+find_speech(decode(pathlib.Path({str(DEMO / "01-enrol-monday.flac")!r}).read_bytes(), None, 600), Limits(3, 8, 1, 600))
+print(torch.get_num_threads())
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"3"
 
 
 def test_find_speech_hears_at_least_20_s_in_every_session_of_digits(speech_dir: Path) -> None:

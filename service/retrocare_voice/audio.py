@@ -160,8 +160,6 @@ def _check_length(source: _Source, frames: int, maximum_seconds: float) -> None:
 @contextmanager
 def _open(data: bytes) -> Iterator[_Source]:
     """Open a recording by what its first bytes are; its name and its content type have no say."""
-    if not data:
-        raise NotAssessable("undecodable", detail="empty")
     container = "mp4" if data[4:8] == b"ftyp" else "matroska" if data[:4] == b"\x1a\x45\xdf\xa3" else None
     if container:
         with _open_container(data, container) as source:

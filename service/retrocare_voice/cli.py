@@ -1,7 +1,8 @@
-"""The command line ``retrocare``. Exit status: 0 done, 1 an input failed (the others were done), 2 wrong usage."""
+"""The command line ``retrocare``."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from retrocare_voice.errors import NotAssessable, NotFound, RetrocareError
 from retrocare_voice.printing import complain, messages, print_json, print_rows, say
 from retrocare_voice.settings import Settings, read_settings
 
-app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+EPILOG = "Exit status: 0 done, 1 an input failed (the others were done), 2 wrong usage."
+
+app = typer.Typer(no_args_is_help=True, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False)
 patient_app = typer.Typer(no_args_is_help=True, help="The people who are phoned.")
 app.add_typer(patient_app, name="patient")
 
@@ -36,6 +39,13 @@ When = Annotated[
 CHANNELS = ("customer", "left", "right", "mono")
 CHECKED = ("state", "reason", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
 LOGGED = ("timestamp", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes")
+
+
+@app.callback()
+def end_cleanly() -> None:
+    """RetroCare Voice: voice embeddings in PostgreSQL, judged by SQL functions."""
+    # Unlike Ctrl-C, SIGTERM would end the process on the spot, and leave the embedded database running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @contextmanager
@@ -220,8 +230,6 @@ def database_url(
     as_json: Json = False,
 ) -> None:
     """Print the URL of the database."""
-    import signal
-
     settings = read_settings_or_exit()
     with opened() as database:
         given = settings.database_url.get_secret_value() if settings.database_url else None

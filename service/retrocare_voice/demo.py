@@ -106,7 +106,7 @@ def synthesised() -> Iterator[Scene]:
 
 def recorded(speech: Path) -> Iterator[Scene]:
     """Give real recordings: the first folder is the patient, the others answer the patient's telephone."""
-    people = [sorted(path for path in folder.iterdir() if path.is_file()) for folder in sorted(speech.glob("*/"))]
+    people = [longest(folder) for folder in sorted(speech.glob("*/"))]
     people = [files for files in people if files]
     if len(people) < 2 or len(people[0]) <= ENROLLED_FROM:
         raise BadRequest(
@@ -114,7 +114,13 @@ def recorded(speech: Path) -> Iterator[Scene]:
             hint=f"Give a folder a person: two people or more, over {ENROLLED_FROM} recordings of the first.",
         )
     patient, *others = people
-    for number, file in enumerate(patient[: ENROLLED_FROM + JUDGED_AS_USUAL]):
+    for number, file in enumerate(sorted(patient[: ENROLLED_FROM + JUDGED_AS_USUAL])):
         yield Scene(file, "enrolment" if number < ENROLLED_FROM else "same person", number < ENROLLED_FROM)
     for file in list(chain.from_iterable(files[:1] for files in others))[:JUDGED_AS_OTHERS]:
         yield Scene(file, f"another, {file.parent.name}")
+
+
+def longest(folder: Path) -> list[Path]:
+    """Give the files of a folder, the largest first: short ones hold too little speech."""
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(files, key=lambda path: (-path.stat().st_size, path))

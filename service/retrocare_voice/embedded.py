@@ -139,7 +139,7 @@ class _Cluster:
                 stale.unlink(missing_ok=True)  # the number in it may by now be any other process, or a zombie
         if self.log.exists() and self.log.stat().st_size > LONGEST_LOG:
             self.log.unlink()
-        settings = {**self.settings, "unix_socket_directories": f'"{self._socket_dir()}"'}
+        settings = {**self.settings, "unix_socket_directories": str(self._socket_dir())}
         options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
         files = ["-D", str(self.pgdata), "-l", str(self.log)]
         deadline = time.monotonic() + START_SECONDS
@@ -177,7 +177,8 @@ class _Cluster:
         unfinished.rename(self.pgdata)
 
     def _socket_dir(self) -> Path:
-        if len(os.fsencode(self.pgdata / ".s.PGSQL.5432.lock")) <= LONGEST_SOCKET_PATH:
+        is_short = len(os.fsencode(self.pgdata / ".s.PGSQL.5432.lock")) <= LONGEST_SOCKET_PATH
+        if is_short and "," not in str(self.pgdata):  # to clients, a comma separates two servers
             return self.pgdata
         folder = Path(tempfile.mkdtemp(prefix="retrocare-", dir="/tmp"))
         self.programs.lend(folder)

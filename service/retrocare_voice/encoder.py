@@ -68,8 +68,6 @@ def cut(samples: Samples, window_seconds: float) -> Windows:
     Speech that is shorter than a window is one window, as it is.
     """
     size = round(window_seconds * SAMPLE_RATE)
-    if len(samples) <= size:
-        return samples[np.newaxis]
     starts = np.linspace(0, len(samples) - size, -(-len(samples) // size)).round().astype(int)
     return np.stack([samples[start : start + size] for start in starts])
 

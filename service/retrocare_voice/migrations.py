@@ -74,7 +74,9 @@ def _refuse_unknown(connection: psycopg.Connection, files: dict[str, Path]) -> N
                 connection.execute(HISTORY)
             unknown = sorted(_recorded(connection) - set(files))
         except psycopg.errors.InsufficientPrivilege as error:
-            raise MigrationFailed(f"This login may not migrate: {error}", "Use the owner's, postgres.") from None
+            raise MigrationFailed(
+                f"This login may not migrate: {error}", "Use the owner's, postgres.", "not_the_owner"
+            ) from None
     if unknown:
         raise MigrationFailed(
             f"The database records migrations that are no file here: {', '.join(unknown)}.",

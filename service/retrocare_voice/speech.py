@@ -116,9 +116,9 @@ def _silero() -> Callable[[Samples, int], Stretches]:
 def _snr_db(audio: Audio, stretches: Stretches) -> float | None:
     """Estimate speech level over noise level, the noise being the quietest tenth of the 30 ms frames.
 
-    Unknown (None) with less than 0.3 s of pauses, or above 60 dB. It errs upwards, because it sees noise at its quietest.
-    Measured with five real noises mixed into LibriSpeech, a true 0 / 5 / 10 / 15 / 20 dB reads 2 / 6 / 10.5 / 15 / 19 in the
-    two steadiest, about 8 / 11 / 15 / 18 / 21 in one that swells, and 12 / 14 / 17 / 21 / 24 and 22 or more in two that
+    Unknown (None) with less than 0.3 s of pauses, or above 60 dB. It errs upwards: it sees noise at its quietest. With
+    five real noises mixed into LibriSpeech, a true 0 / 5 / 10 / 15 / 20 dB reads 2 / 6 / 10.5 / 15 / 19 in the two
+    steadiest, about 8 / 11 / 15 / 18 / 21 in one that swells, and 12 / 14 / 17 / 21 / 24 and 22 or more in two that
     come and go. Beyond 20 dB it reads the recording's own floor. ``pytest -s -k known_noise`` prints the table.
     """
     size = int(FRAME_SECONDS * audio.sample_rate)

@@ -88,7 +88,8 @@ def test_definer_functions_stay_in_the_private_schema(records: Records) -> None:
 def test_every_table_has_row_level_security(records: Records) -> None:
     found = names(
         records,
-        f"select oid::regclass::text as name from pg_class where relnamespace in {OURS} and relkind = 'r' and not relrowsecurity",
+        f"""select oid::regclass::text as name from pg_class
+            where relnamespace in {OURS} and relkind = 'r' and not relrowsecurity""",
     )
     assert found == []
 
@@ -147,7 +148,8 @@ def test_grants_are_as_listed(records: Records) -> None:
                     p.pronamespace::regnamespace || '.' || p.proname, p.proowner, acl.grantee
                 from pg_proc as p, aclexplode(p.proacl) as acl where p.pronamespace in {OURS}
                 union all
-                select acl.grantee::regrole::text, lower(acl.privilege_type) || ' schema', n.nspname, n.nspowner, acl.grantee
+                select acl.grantee::regrole::text, lower(acl.privilege_type) || ' schema', n.nspname, n.nspowner,
+                    acl.grantee
                 from pg_namespace as n, aclexplode(n.nspacl) as acl where n.nspname = 'voice'
             ) as granted where who <> owner order by 1, 2, 3""",
     )

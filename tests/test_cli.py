@@ -1,0 +1,264 @@
+"""The command line, as a user types it: real processes, real files, a real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from databases import Server, short_folder
+from records import Records
+from retrocare_voice.demo import RECORDINGS
+from retrocare_voice.settings import Settings
+
+RETROCARE = str(Path(sys.executable).with_name("retrocare"))
+REPOSITORY = Path(__file__).resolve().parents[1]
+START_SECONDS = 120
+COMMANDS = ["demo", "start", "embed", "patient", "enroll", "check", "logs", "migrate", "url", "doctor"]
+PATIENT_COMMANDS = ["add", "list", "flag", "unflag", "consent"]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def bare_environment(**values: str) -> dict[str, str]:
+    """Give an environment in which nothing of this project is set but what is given."""
+    ours = ("RETROCARE_", "SUPABASE_", "DATABASE_URL", "PORT", "CORS_ORIGINS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "RETROCARE_ENCODER": "ge2e", "COLUMNS": "160", **values}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with short_folder() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def records(server: Server) -> Iterator[Records]:
+    with server.clone(server.migrated_template) as database:
+        yield Records(database)
+
+
+@pytest.fixture(scope="module")
+def retrocare(records: Records, folder: Path) -> Run:
+    """Run a command on a database of its own."""
+    environment = bare_environment(DATABASE_URL=records.database.service_url)
+
+    def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [RETROCARE, *words]
+        given = {"cwd": folder, "env": environment | more, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(command, check=False, **given)  # type: ignore[call-overload, no-any-return]
+
+    return run
+
+
+def recording(name: str) -> str:
+    return str(RECORDINGS / f"{name}.flac")
+
+
+@pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["patient", name] for name in PATIENT_COMMANDS])
+def test_every_command_explains_itself(retrocare: Run, command: list[str]) -> None:
+    done = retrocare(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage:" in done.stdout
+    if command not in (["start"], ["patient"]):
+        assert "--json" in done.stdout
+
+
+def test_a_patient_is_added_enrolled_judged_and_looked_up(retrocare: Run) -> None:
+    added = json.loads(retrocare("patient", "add", "Ana", "--timezone", "Europe/Lisbon", "--consent", "--json").stdout)
+    assert (added[0]["name"], added[0]["timezone"]) == ("Ana", "Europe/Lisbon")
+    enrolled = retrocare(
+        "enroll", "Ana", *map(recording, ["01-enrol-monday", "02-enrol-tuesday", "03-enrol-wednesday"])
+    )
+    assert enrolled.returncode == 0, enrolled.stderr
+    assert enrolled.stdout.count("enrolled") == 3
+    judged = retrocare("check", added[0]["id"], recording("10-another-voice"), "--at", "2026-11-20T12:00:00", "--json")
+    [row] = json.loads(judged.stdout)
+    assert (row["state"], row["severity"], row["alert_type"]) == ("scored", "high", "emergency")
+    logs = json.loads(retrocare("logs", "Ana", "--json").stdout)
+    assert [log["id"] for log in logs] == [row["log_id"]]
+    assert logs[0]["local_hour"] == 12.0
+    assert "emergency" in retrocare("patient", "list").stdout
+
+
+def test_embed_prints_what_is_promised_and_goes_on_after_a_file_that_fails(retrocare: Run, folder: Path) -> None:
+    text = folder / "notes.txt"
+    text.write_text("no recording")
+    done = retrocare("embed", "missing.wav", str(text), recording("12-silence"), recording("01-enrol-monday"), "--json")
+    assert done.returncode == 1
+    rows = json.loads(done.stdout)
+    keys = ["file", "encoder", "embedding", "speech_seconds", "snr_db", "agreement", "channel", "reason"]
+    assert [list(row) for row in rows] == [keys] * 3
+    assert [row["reason"] for row in rows] == ["undecodable", "no_speech", None]
+    assert [row["embedding"] and len(row["embedding"]) for row in rows] == [None, None, 256]
+    assert "missing.wav cannot be read: No such file or directory" in done.stderr
+
+
+def test_check_goes_on_after_a_file_that_fails_and_exits_with_1(retrocare: Run) -> None:
+    retrocare("patient", "add", "Rui", "--consent")
+    done = retrocare("check", "Rui", "missing.wav", recording("01-enrol-monday"), "--json")
+    assert done.returncode == 1
+    assert [row["state"] for row in json.loads(done.stdout)] == ["dead", "enrolled"]
+
+
+def test_a_patient_is_flagged_and_unflagged(retrocare: Run) -> None:
+    retrocare("patient", "add", "Eva", "--consent")
+    [flagged] = json.loads(retrocare("patient", "flag", "Eva", "fever", "--json").stdout)
+    assert (flagged["flag"], flagged["resolved_at"]) == ("fever", None)
+    [held] = json.loads(retrocare("check", "Eva", recording("01-enrol-monday"), "--json").stdout)
+    assert (held["state"], held["reason"]) == ("held", "sick_without_baseline")
+    [well] = json.loads(retrocare("patient", "unflag", "Eva", "--json").stdout)
+    assert well["resolved_at"] is not None
+
+
+def test_consent_is_given_and_withdrawn(retrocare: Run) -> None:
+    retrocare("patient", "add", "Ivo")
+    [skipped] = json.loads(retrocare("check", "Ivo", recording("01-enrol-monday"), "--json").stdout)
+    assert skipped["reason"] == "no_consent"
+    assert json.loads(retrocare("patient", "consent", "Ivo", "--json").stdout)[0]["voice_consent_at"]
+    withdrawn = json.loads(retrocare("patient", "consent", "Ivo", "--withdraw", "--json").stdout)
+    assert withdrawn[0]["voice_consent_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["logs", "Nobody"], 1, "unknown_patient"),
+        (["check", "Nobody"], 2, "Missing argument"),
+        (["embed", "x.wav", "--channel", "middle"], 2, "customer, left, right, mono"),
+        (["patient", "add", "Zoe", "--timezone", "Mars/Olympus"], 1, "a_patients_timezone_is_a_zone"),
+        (["sing"], 2, "No such command"),
+        (["migrate"], 1, "not_the_owner"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(retrocare: Run, words: list[str], status: int, told: str) -> None:
+    done = retrocare(*words)
+    assert (done.returncode, told in done.stderr) == (status, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_is_wrong_is_named(retrocare: Run) -> None:
+    for name, value in {"PORT": "many", "RETROCARE_ENCODER": "mfcc", "RETROCARE_LEASE_SECONDS": "-1"}.items():
+        done = retrocare("patient", "list", **{name: value})
+        assert done.returncode == 1
+        assert f"{name}:" in done.stderr
+
+
+def test_a_database_that_is_away_is_told(retrocare: Run) -> None:
+    done = retrocare("patient", "list", DATABASE_URL="postgresql://retrocare_service:hidden@127.0.0.1:1/postgres")
+    assert (done.returncode, "database_unavailable" in done.stderr) == (1, True)
+    assert "hidden" not in done.stderr
+
+
+def test_an_encoder_that_is_named_and_absent_is_an_error(retrocare: Run, folder: Path) -> None:
+    done = retrocare("embed", recording("01-enrol-monday"), RETROCARE_ENCODER="ecapa", RETROCARE_ECAPA_DIR=str(folder))
+    assert done.returncode == 1
+    assert "configuration_error" in done.stderr
+
+
+def test_the_service_refuses_to_be_reachable_without_a_key(retrocare: Run) -> None:
+    done = retrocare("start", "--host", "0.0.0.0")
+    assert (done.returncode, "RETROCARE_API_KEY" in done.stderr) == (1, True)
+
+
+def test_doctor_says_what_is_there_and_what_is_missing(retrocare: Run) -> None:
+    rows = {row["part"]: row for row in json.loads(retrocare("doctor", "--json").stdout)}
+    assert {rows[part]["state"] for part in ("Python", "decoder", "ge2e", "database")} == {"ok"}
+    assert rows["ecapa"]["state"] in ("ok", "absent")
+
+
+def test_migrate_with_the_owners_login_says_what_it_did(retrocare: Run, records: Records) -> None:
+    done = retrocare("migrate", "--url", records.database.owner_url)
+    assert (done.returncode, done.stdout) == (0, "0 migrations applied; the database is up to date.\n")
+
+
+def embedded(folder: Path, *words: str, **more: str) -> subprocess.Popen[str]:
+    environment = bare_environment(RETROCARE_DATA_DIR=str(folder / "data")) | more
+    return subprocess.Popen([RETROCARE, *words], cwd=folder, env=environment, stdout=-1, stderr=-1, text=True)
+
+
+def no_server_left(folder: Path) -> bool:
+    return not any(
+        str(folder) in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
+    )
+
+
+def test_without_a_database_url_commands_share_an_embedded_one_and_the_last_stops_it(data_folder: Path) -> None:
+    first = [embedded(data_folder, "patient", "add", name, "--json") for name in ("Ana", "Rui", "Eva")]
+    assert [process.communicate(timeout=START_SECONDS)[0] != "" for process in first] == [True] * 3
+    listed, _ = embedded(data_folder, "patient", "list", "--json").communicate(timeout=START_SECONDS)
+    assert sorted(row["name"] for row in json.loads(listed)) == ["Ana", "Eva", "Rui"]
+    again, _ = embedded(data_folder, "migrate").communicate(timeout=START_SECONDS)
+    assert again == "0 migrations applied; the database is up to date.\n"
+    address, _ = embedded(data_folder, "url", "--json").communicate(timeout=START_SECONDS)
+    assert json.loads(address)["url"].startswith("postgresql://retrocare_service@/")
+    assert no_server_left(data_folder)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_start_serves_until_it_is_told_to_stop(data_folder: Path, end: signal.Signals) -> None:
+    process = embedded(data_folder, "start", "--port", "0")
+    try:
+        assert process.stderr is not None
+        said: list[str] = []
+        while "Uvicorn running on" not in (said[-1] if said else ""):
+            said.append(process.stderr.readline())
+            assert said[-1], "".join(said)
+        assert any("the encoder is ge2e-v1, because it was asked for by name" in line for line in said)
+        address = said[-1].partition("http://")[2].split()[0]
+        assert httpx.get(f"http://{address}/readyz").json() == {"status": "ready", "encoder": "ge2e-v1"}
+        process.send_signal(end)
+        begun = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - begun < 30
+    finally:
+        process.kill()
+        process.wait()
+    assert no_server_left(data_folder)
+
+
+def test_the_demo_runs_twice_and_every_score_in_it_was_stored_by_sql(data_folder: Path) -> None:
+    for _ in range(2):
+        output, complaint = embedded(data_folder, "demo", "--json").communicate(timeout=START_SECONDS)
+        told: dict[str, Any] = json.loads(output)
+        outcomes = [(call["outcome"], call["judged"]) for call in told["calls"]]
+        assert outcomes == [
+            *[("enrolled", "")] * 3,
+            *[("scored", "low")] * 6,
+            ("scored", "high, emergency"),
+            *[("not_assessable", "no_speech")] * 2,
+        ], complaint
+        assert {row["relation"]: row["row_count"] for row in told["rows"]}["public.caregiver_alerts"] == 1
+    logs, _ = embedded(data_folder, "logs", told["patient"]["id"], "--json").communicate(timeout=START_SECONDS)
+    stored = sorted(log["anomaly_score"] for log in json.loads(logs))
+    assert stored == sorted(call["score"] for call in told["calls"] if call["score"] is not None)
+
+
+def test_the_demo_takes_real_recordings_a_folder_a_person(data_folder: Path, speech_dir: Path) -> None:
+    output, complaint = embedded(
+        data_folder, "demo", "--speech", str(speech_dir / "librispeech"), "--json"
+    ).communicate(timeout=START_SECONDS)
+    told = json.loads(output)
+    assert [call["call"].split(maxsplit=1)[1] for call in told["calls"]][:4] == ["enrolment"] * 3 + ["same person"], (
+        complaint
+    )
+    assert told["calls"][-1]["judged"].endswith(("warning", "emergency"))
+
+
+def test_every_setting_stands_in_the_example_with_its_default() -> None:
+    written = (REPOSITORY / ".env.example").read_text()
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        names = [alias] if isinstance(alias, str) else list(alias.choices) if alias else [f"RETROCARE_{name.upper()}"]  # type: ignore[union-attr]
+        assert f"{names[0]}=" in written, names
