@@ -43,8 +43,8 @@ def test_a_call_goes_all_the_way_as_far_as_one_machine_can(database: Database) -
             url = app.host.offer(name, RECORDINGS / f"{name}.flac")
             with database.as_role("service_role") as integrator:
                 call = integrator.execute(
-                    "insert into call_logs (patient_id, provider, provider_call_id, recording_ref) values (%s, 'p', %s, %s)"
-                    " returning id, check_state",
+                    """insert into call_logs (patient_id, provider, provider_call_id, recording_ref)
+                       values (%s, 'phone', %s, %s) returning id""",
                     [patient_id, name, url],
                 ).fetchone()
             assert call is not None

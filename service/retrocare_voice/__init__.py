@@ -9,10 +9,11 @@ The order in which to read:
     encoder     windows of speech -> one vector, by `ecapa` or `ge2e`
     pipeline    the order of those steps, from a claimed check to its end
     fetch       one way to get a recording's bytes
-    database    one Python function per SQL function called
-    app         the routes; `payloads` what goes in and out of them, `auth` who may call
-    cli         the command line; `demo` what it shows
-    embedded    a PostgreSQL in a folder; `migrations` brings it up to date
+    database    one Python function per SQL function called; `refusals` what PostgreSQL says no to
+    service     all of that, opened together
+    app         the routes; `payloads` and `recordings` what goes in and out, `auth` who may call, `problems` errors
+    cli         the command line, with `patients`, `console`, `demo`, `examination` and `serving`
+    embedded    a PostgreSQL in a folder, from the `programs` of a wheel; `migrations` brings it up to date
 """
 
 __version__ = "0.1.0"

@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import typer
 from rich.progress import track
 
-from retrocare_voice.database import Database, Row, connected
-from retrocare_voice.errors import NotAssessable, NotFound, RetrocareError
-from retrocare_voice.printing import complain, messages, print_json, print_rows, say
-from retrocare_voice.settings import Settings, read_settings
+from retrocare_voice import patients
+from retrocare_voice.console import (
+    Json,
+    PatientName,
+    When,
+    complain,
+    find,
+    messages,
+    moment,
+    opened,
+    print_json,
+    print_rows,
+    read_settings_or_exit,
+    reported,
+    say,
+    show,
+)
+from retrocare_voice.database import Row, connected
+from retrocare_voice.errors import NotAssessable, RetrocareError
+from retrocare_voice.settings import read_settings
 
 EPILOG = "Exit status: 0 done, 1 an input failed (the others were done), 2 wrong usage."
 
 app = typer.Typer(no_args_is_help=True, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False)
-patient_app = typer.Typer(no_args_is_help=True, help="The people who are phoned.")
-app.add_typer(patient_app, name="patient")
+app.add_typer(patients.app, name="patient")
 
 Files = Annotated[list[Path], typer.Argument(help="Recordings: wav, mp3, ogg, flac; m4a and webm with PyAV.")]
-PatientName = Annotated[str, typer.Argument(metavar="PATIENT", help="Id or name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; its keys are the database's column names.")]
 ChannelName = Annotated[
     str | None, typer.Option("--channel", help="Where the patient is: customer, left, right or mono.")
-]
-When = Annotated[
-    datetime | None,
-    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], help="A time, UTC unless it says."),
 ]
 
 CHANNELS = ("customer", "left", "right", "mono")
@@ -46,22 +54,6 @@ def end_cleanly() -> None:
     """RetroCare Voice: voice embeddings in PostgreSQL, judged by SQL functions."""
     # Unlike Ctrl-C, SIGTERM would end the process on the spot, and leave the embedded database running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-@contextmanager
-def reported() -> Iterator[None]:
-    """End the command with exit status 1 and a clear message where ours is the error."""
-    try:
-        yield
-    except RetrocareError as error:
-        complain(error)
-        raise typer.Exit(1) from None
-
-
-@contextmanager
-def opened() -> Iterator[Database]:
-    with reported(), connected(read_settings(), say) as database:
-        yield database
 
 
 @app.command()
@@ -120,56 +112,6 @@ def embed(files: Files, channel: ChannelName = None, as_json: Json = False) -> N
     columns = ("file", "encoder", "speech_seconds", "snr_db", "agreement", "channel", "reason")
     print_json(rows) if as_json else print_rows(rows, columns)
     finish(failed or any(row["embedding"] is None for row in rows))
-
-
-@patient_app.command("add")
-def add_patient(
-    name: str,
-    timezone: Annotated[str, typer.Option(help="Where the patient lives, such as Europe/Berlin.")] = "UTC",
-    consent: Annotated[bool, typer.Option(help="The patient has agreed to voiceprints.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Add a patient. Without consent, nothing of the patient's voice is stored."""
-    with opened() as database:
-        show([database.add_patient(name, timezone, consent)], as_json, ("id", "name", "timezone", "voice_consent_at"))
-
-
-@patient_app.command("list")
-def list_patients(as_json: Json = False) -> None:
-    """List the patients, their baselines, last scores and open alerts."""
-    with opened() as database:
-        show(database.patient_list(), as_json)
-
-
-@patient_app.command("flag")
-def flag_patient(patient: PatientName, flag: str, since: When = None, as_json: Json = False) -> None:
-    """Note that a patient is unwell: calls of that time enrol nothing, and their samples leave the baseline."""
-    with opened() as database:
-        show([database.flag_patient(find(database, patient), flag, moment(since))], as_json)
-
-
-@patient_app.command("unflag")
-def unflag_patient(
-    patient: PatientName,
-    flag: Annotated[str | None, typer.Argument(help="Only this flag; all by default.")] = None,
-    since: When = None,
-    as_json: Json = False,
-) -> None:
-    """Note that a patient is well again."""
-    with opened() as database:
-        show(database.unflag_patient(find(database, patient), flag, moment(since)), as_json)
-
-
-@patient_app.command("consent")
-def consent(
-    patient: PatientName,
-    withdraw: Annotated[bool, typer.Option(help="The patient no longer agrees.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Record that a patient agrees to voiceprints, or no longer does."""
-    with opened() as database:
-        row = database.set_consent(find(database, patient), not withdraw)
-        show([row], as_json, ("id", "name", "voice_consent_at"))
 
 
 @app.command()
@@ -285,33 +227,10 @@ def each(files: Sequence[Path], label: str, work: Callable[[Path], Row]) -> tupl
     return rows, failed
 
 
-def find(database: Database, patient: str) -> UUID:
-    """Return the id of the patient whom an id or a name stands for."""
-    found = [row for row in database.patient_list() if patient in (str(row["id"]), row["name"])]
-    if len(found) == 1:
-        return UUID(str(found[0]["id"]))
-    what = "Several patients are" if found else "No patient is"
-    raise NotFound(f"{what} called {patient!r}", "`retrocare patient list` shows their ids.", "unknown_patient")
-
-
-def moment(given: datetime | None) -> datetime:
-    at = given or datetime.now(UTC)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def checked_channel(channel: str | None) -> str | None:
     if channel is not None and channel not in CHANNELS:
         raise typer.BadParameter(f"--channel is one of {', '.join(CHANNELS)}")
     return channel
-
-
-def read_settings_or_exit() -> Settings:
-    with reported():
-        return read_settings()
-
-
-def show(rows: list[Row], as_json: bool, columns: Sequence[str] | None = None) -> None:
-    print_json(rows) if as_json else print_rows(rows, columns)
 
 
 def finish(failed: bool) -> None:

@@ -15,20 +15,13 @@ import psycopg
 from pgvector import Vector
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool
 
 from retrocare_voice.audio import Channel
 from retrocare_voice.embedded import embedded
-from retrocare_voice.errors import (
-    BadRequest,
-    Conflict,
-    NotAssessable,
-    NotFound,
-    RetrocareError,
-    Unavailable,
-    Unprocessable,
-)
+from retrocare_voice.errors import NotAssessable
 from retrocare_voice.migrations import migrate
+from retrocare_voice.refusals import translated
 from retrocare_voice.settings import Settings
 from retrocare_voice.speech import Limits
 
@@ -36,17 +29,6 @@ Row = dict[str, Any]
 
 CONNECT_SECONDS = 10.0
 LONGEST_LIST = 10_000  # rows of one answer
-
-# The errors that our SQL functions raise, by SQLSTATE; the first migration lists them.
-ERRORS: dict[str, tuple[type[RetrocareError], str]] = {
-    "RV001": (Conflict, "lease_lost"),
-    "RV002": (NotFound, "unknown_patient"),
-    "RV003": (NotFound, "unknown_call"),
-    "RV004": (Unprocessable, "unknown_encoder"),
-    "RV005": (Unprocessable, "not_comparable"),
-    "RV006": (Conflict, "call_of_another_patient"),
-}
-NOT_MIGRATED = ("3F000", "42883", "42P01", "42501", "28000")
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[DictRow]]:
-        with _translated(), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
+        with translated(), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
             yield connection
 
     # encoders and policies
@@ -206,7 +188,7 @@ def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Con
     pool = ConnectionPool[psycopg.Connection[DictRow]](
         url, kwargs=arguments, min_size=0, max_size=settings.database_connections, open=False, timeout=CONNECT_SECONDS
     )
-    with _translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
+    with translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
         pass  # say at once, and clearly, what is wrong
     with pool:
         yield pool
@@ -216,32 +198,6 @@ def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: ob
     placeholders = ", ".join("%s::extensions.vector" if isinstance(a, Vector) else "%s" for a in arguments)
     values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments]
     return connection.execute(f"select * from voice.{function}({placeholders})".encode(), values).fetchall()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what PostgreSQL says into errors of ours; unknown messages, which may quote values, stay inside."""
-    try:
-        yield
-    except PoolTimeout as error:
-        raise Unavailable("The database cannot be reached", "Try again later.", "database_unavailable") from error
-    except psycopg.Error as error:
-        known = ERRORS.get(error.sqlstate or "")
-        if known:
-            kind, code = known
-            raise kind(error.diag.message_primary or code, error.diag.message_hint or "", code) from error
-        if isinstance(error, psycopg.IntegrityError):
-            name = error.diag.constraint_name or "integrity"
-            raise Unprocessable(f"Refused: {name.replace('_', ' ')}", code=name) from error
-        if error.sqlstate in NOT_MIGRATED:
-            hint = "Run `retrocare migrate` with the owner's login, and log in as retrocare_service."
-            raise Unavailable("The database lacks what this service calls", hint, "not_migrated") from error
-        if isinstance(error, psycopg.DataError):
-            raise BadRequest("A value is not of the kind that the database takes", code="bad_value") from error
-        if isinstance(error, psycopg.OperationalError):
-            hint = "Is PostgreSQL running, and DATABASE_URL right?"
-            raise Unavailable("The database cannot be reached", hint, "database_unavailable") from error
-        raise RetrocareError(f"The database refused the call ({error.sqlstate})", code="database_error") from error
 
 
 def _claim(row: Row) -> Claim:

@@ -13,10 +13,10 @@ from pathlib import Path
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
+from retrocare_voice.console import print_json, print_rows, results, say
 from retrocare_voice.database import Row
 from retrocare_voice.errors import BadRequest
 from retrocare_voice.fetch import Recording
-from retrocare_voice.printing import print_json, print_rows, results, say
 from retrocare_voice.service import Service, opened_service
 from retrocare_voice.settings import Settings
 
@@ -36,7 +36,7 @@ STORY = {
     "06-usual-saturday": "same voice",
     "07-usual-sunday": "same voice",
     "08-slow-day": "same voice, slower",
-    "09-noisy-line": "same voice, noisy line",
+    "09-noisy-line": "same voice, noisy",
     "10-another-voice": "another voice",
     "11-whisper": "a whisper",
     "12-silence": "silence",

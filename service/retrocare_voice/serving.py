@@ -6,7 +6,7 @@ import uvicorn
 
 from retrocare_voice.app import create_app
 from retrocare_voice.auth import check_binding
-from retrocare_voice.printing import say
+from retrocare_voice.console import say
 from retrocare_voice.service import opened_service
 from retrocare_voice.settings import Settings
 
