@@ -21,7 +21,7 @@ from retrocare_voice.demo import RECORDINGS
 from running import running
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEP = re.compile(r"^(?:--)?\s+(\d .*)$", re.MULTILINE)
+STEP = re.compile(r"^(?:--)? *([1-8] [a-z].* {2,}.*)$", re.MULTILINE)
 
 
 def test_the_eight_lines_are_the_same_everywhere() -> None:

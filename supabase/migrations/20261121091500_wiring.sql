@@ -1,13 +1,13 @@
 -- Wiring: every trigger, in firing order. A reader's question is "what happens next?".
 
 -- 1 A call's recording is here: its check is queued, in the same transaction.
-create trigger recording_arrived_with_the_call
+create trigger request_check_with_the_call
     after insert on public.call_logs
     for each row
     when (new.recording_ref is not null)
     execute function voice.on_recording();
 
-create trigger recording_arrived
+create trigger request_check
     after update of recording_ref on public.call_logs
     for each row
     when (old.recording_ref is null and new.recording_ref is not null)
