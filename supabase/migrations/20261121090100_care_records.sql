@@ -205,7 +205,7 @@ comment on column public.call_logs.recording_source_url is 'The provider''s shor
 comment on column public.call_logs.speech_intervals is 'When the patient spoke, [[start, end], ...] in seconds from the start.';
 comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';
 comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different; null: not scored.';
-grant select, insert, update, delete on public.call_logs to service_role;
+grant insert, update, delete on public.call_logs to service_role;
 
 alter table public.health_flags
     add column if not exists patient_id uuid not null

@@ -124,7 +124,8 @@ begin
     -- Without any encoder yet, voice.register_encoder queues the call later.
     if active is not null and not exists (
         select from voice.checks
-        where checks.call_log_id = new.id and checks.encoder = active and checks.state in ('queued', 'leased')
+        where checks.call_log_id = new.id and checks.encoder = active
+            and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
     ) then
         perform voice.request_check(new, active);
     end if;

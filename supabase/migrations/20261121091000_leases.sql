@@ -10,13 +10,14 @@ create type voice.claim as (
     recording_ref text,
     recording_channel public.recording_channel,
     speech_intervals jsonb,
+    lost_leases integer,
     minimum_speech_seconds double precision,
     minimum_snr_db double precision,
     maximum_clipped_share double precision,
     maximum_call_seconds double precision
 );
 comment on type voice.claim is
-    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours.';
+    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
 
 create function voice.claim_of(check_id bigint, is_yours boolean)
 returns voice.claim
@@ -34,6 +35,7 @@ as $$
         call_logs.recording_ref,
         call_logs.recording_channel,
         call_logs.speech_intervals,
+        checks.lost_leases,
         policies.minimum_speech_seconds,
         policies.minimum_snr_db,
         policies.maximum_clipped_share,
@@ -208,3 +210,29 @@ $$;
 comment on function voice.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
 revoke execute on function voice.renew_lease from public;
 grant execute on function voice.renew_lease to retrocare_service;
+
+create function voice.release_check(check_id bigint, lease_token uuid)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+    update voice.checks
+    set state = 'queued',
+        attempts = checks.attempts - 1,
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    where checks.id = release_check.check_id
+        and checks.lease_token = release_check.lease_token
+        and checks.state = 'leased'
+        and exists (
+            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
+        )
+    returning true
+$$;
+comment on function voice.release_check is
+    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+revoke execute on function voice.release_check from public;
+grant execute on function voice.release_check to retrocare_service;

@@ -1,7 +1,5 @@
--- Endings: a check is completed, abstained from, or fails. Each is one transaction, all or nothing, and fenced by the
--- lease token: a holder who lost the lease changes nothing, a holder who asks twice gets the same answer.
---
--- Locks are taken in one order everywhere: patient, check, call.
+-- Endings: a check is completed, abstained from, or fails: one transaction, all or nothing, fenced by the lease token. Who
+-- lost the lease changes nothing, who asks twice gets the same answer. Locks are taken in one order: patient, check, call.
 
 create type voice.check_result as (
     call_log_id uuid,
@@ -97,10 +95,19 @@ begin
         quality = coalesce(finish_check.quality, '{}'),
         finished_at = clock_timestamp()
     where checks.id = finish_check.check_id;
+
+    if finish_check.state <> 'dead' then
+        update public.call_logs
+        set recording_source_url = null,
+            recording_ref = case when recording_ref not like '%?%' then recording_ref end
+        where id = (select call_log_id from voice.checks where checks.id = finish_check.check_id)
+            and (recording_source_url is not null or recording_ref like '%?%');
+    end if;
     return voice.stored_result(finish_check.check_id);
 end
 $$;
-comment on function voice.finish_check is 'Writes a check''s end. The caller holds voice.held_check.';
+comment on function voice.finish_check is
+    'Writes a check''s end. Signed addresses are keys: they are forgotten once used; a dead check keeps its own, to be tried again. The caller holds voice.held_check.';
 revoke execute on function voice.finish_check from public;
 
 create function voice.complete_check(

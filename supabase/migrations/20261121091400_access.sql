@@ -42,6 +42,10 @@ create policy caregivers_read_their_patients_baselines on voice.baselines
     for select to authenticated
     using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
 
+create policy caregivers_read_their_patients_checks on voice.checks
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
 create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
     for select to authenticated
     using (true);
@@ -51,3 +55,9 @@ grant select (
     id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel, check_state, check_reason,
     anomaly_score, created_at
 ) on public.call_logs to authenticated;
+
+-- The address of a recording is a key to it: whoever may write it need not read it.
+grant select (
+    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
+    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+) on public.call_logs to service_role;
