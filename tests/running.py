@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from databases import Database
 from records import Records
+from retrocare_voice.admission import Admission
 from retrocare_voice.app import create_app
 from retrocare_voice.service import Service, opened_service
 from retrocare_voice.settings import Settings
@@ -30,6 +31,7 @@ class Running:
     service: Service
     records: Records
     host: RecordingHost
+    admission: Admission
 
 
 @dataclass
@@ -39,6 +41,11 @@ class RecordingHost:
     port: int = 0
     offered: dict[str, bytes] = field(default_factory=dict)
     answers: dict[str, Callable[[http.server.BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+
+    @property
+    def named(self) -> str:
+        """What RETROCARE_FETCH_PRIVATE_HOSTS says to allow it."""
+        return f"127.0.0.1:{self.port}"
 
     def offer(self, name: str, content: bytes | Path) -> str:
         self.offered[name] = content if isinstance(content, bytes) else content.read_bytes()
@@ -93,13 +100,12 @@ def _defaults() -> dict[str, Any]:
 @contextmanager
 def running(database: Database, **values: Any) -> Iterator[Running]:
     """Run the service as `retrocare start` does."""
-    settings = settings_for(database, **values)
-    with opened_service(settings) as service, recording_host() as host:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(settings, service), host="127.0.0.1", port=0, log_level="warning", access_log=False
-            )
-        )
+    with (
+        recording_host() as host,
+        opened_service(settings_for(database, **{"fetch_private_hosts": host.named} | values)) as service,
+    ):
+        app = create_app(service.settings, service)
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -107,7 +113,7 @@ def running(database: Database, **values: Any) -> Iterator[Running]:
                 thread.join(0.01)
             port = server.servers[0].sockets[0].getsockname()[1]
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                yield Running(client, service, Records(database), host)
+                yield Running(client, service, Records(database), host, app.state.admission)
         finally:
             server.should_exit = True
             thread.join(30)

@@ -311,6 +311,8 @@ def test_what_the_documents_promise_is_in_openapi(app: Running) -> None:
     assert set(paths) == {
         "/health",
         "/readyz",
+        "/metrics",
+        "/wake",
         "/embed",
         "/compare",
         "/api/anomaly-check",

@@ -24,7 +24,20 @@ from retrocare_voice.settings import Settings
 RETROCARE = str(Path(sys.executable).with_name("retrocare"))
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_SECONDS = 120
-COMMANDS = ["demo", "start", "embed", "patient", "enroll", "check", "logs", "migrate", "url", "doctor"]
+COMMANDS = [
+    "demo",
+    "start",
+    "worker",
+    "embed",
+    "patient",
+    "enroll",
+    "check",
+    "checks",
+    "logs",
+    "migrate",
+    "url",
+    "doctor",
+]
 PATIENT_COMMANDS = ["add", "list", "flag", "unflag", "consent"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -71,7 +84,7 @@ def test_every_command_explains_itself(retrocare: Run, command: list[str]) -> No
     done = retrocare(*command, "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
-    if command not in (["start"], ["patient"]):
+    if command not in (["start"], ["worker"], ["patient"]):
         assert "--json" in done.stdout
 
 
@@ -222,6 +235,7 @@ def test_start_serves_until_it_is_told_to_stop(data_folder: Path, end: signal.Si
         begun = time.monotonic()
         process.communicate(timeout=60)
         assert time.monotonic() - begun < 30
+        assert process.returncode == 0
     finally:
         process.kill()
         process.wait()

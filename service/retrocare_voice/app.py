@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
-from retrocare_voice import __version__, payloads, problems
+from retrocare_voice import __version__, metrics, payloads, problems
+from retrocare_voice.admission import Admission, Ticket
 from retrocare_voice.auth import require_key
 from retrocare_voice.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
 from retrocare_voice.fetch import Recording, check_reference
-from retrocare_voice.pipeline import voiceprint
 from retrocare_voice.recordings import openapi, recordings_of
 from retrocare_voice.service import Service
 from retrocare_voice.settings import Settings
@@ -28,7 +28,13 @@ def service_of(request: Request) -> Service:
     return service
 
 
+def admission_of(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
+
+
 Shared = Annotated[Service, Depends(service_of)]
+Admitted = Annotated[Admission, Depends(admission_of)]
 
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
@@ -39,9 +45,11 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         description="Recordings become voice embeddings; SQL functions judge them.",
         responses=problems.RESPONSES,
     )
-    app.state.settings, app.state.service = settings, service
+    app.state.settings, app.state.service, app.state.admission = settings, service, Admission(settings)
     problems.add_problem_answers(app)
-    app.add_middleware(problems.BodyLimit, maximum_bytes=settings.maximum_recording_bytes)
+    app.add_middleware(
+        problems.BodyLimit, maximum_bytes=settings.maximum_recording_bytes, maximum_seconds=settings.request_seconds
+    )
     app.add_middleware(
         CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
     )
@@ -63,26 +71,37 @@ def _add_routes(app: FastAPI) -> None:
         service.check_ready()
         return payloads.Readiness(encoder=service.encoder)
 
+    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, **guarded)
+    def wake(service: Shared) -> payloads.Woken:
+        """Look for work now; without a call, the list is looked at every few seconds."""
+        if service.worker:
+            service.worker.wake()
+        return payloads.Woken(worker=service.worker is not None)
+
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, **guarded)
+    def measured(service: Shared) -> PlainTextResponse:
+        """Return what Prometheus asks for."""
+        return PlainTextResponse(metrics.exposition(service), media_type=metrics.CONTENT_TYPE)
+
     @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest), **guarded)
-    async def embed(request: Request, service: Shared) -> payloads.EmbedResponse:
+    async def embed(
+        request: Request, response: Response, service: Shared, admission: Admitted
+    ) -> payloads.EmbedResponse:
         """Turn one recording into a voice embedding; nothing is stored."""
-        [recording] = await recordings_of(request, payloads.EmbedRequest, most=1)
-
-        def work() -> payloads.EmbedResponse:
-            limits = service.database.limits(service.encoder)
-            found = voiceprint(recording.read(service.settings), recording.channel, limits, service.inference)
-            if isinstance(found, NotAssessable):
-                raise Unprocessable("The recording cannot be judged", hint=str(dict(found.measures)), code=found.reason)
-            return payloads.EmbedResponse(
-                embedding=found.embedding.tolist(),
-                snr=found.snr_db,
-                sample_rate=SPEECH_RATE,
-                encoder=found.encoder,
-                speech_seconds=found.speech_seconds,
-                quality=payloads.Quality(**found.quality),
-            )
-
-        return await run_in_threadpool(work)
+        async with admission.admit() as ticket:
+            [recording] = await recordings_of(request, payloads.EmbedRequest, most=1)
+            found, phases = await ticket.work(request, lambda: service.embed(recording, ticket))
+        response.headers["Server-Timing"] = phases.server_timing
+        if isinstance(found, NotAssessable):
+            raise Unprocessable("The recording cannot be judged", hint=str(dict(found.measures)), code=found.reason)
+        return payloads.EmbedResponse(
+            embedding=found.embedding.tolist(),
+            snr=found.snr_db,
+            sample_rate=SPEECH_RATE,
+            encoder=found.encoder,
+            speech_seconds=found.speech_seconds,
+            quality=payloads.Quality(**found.quality),
+        )
 
     @app.post("/compare", tags=["vectors"], **guarded)
     def compare(request: payloads.CompareRequest, service: Shared) -> payloads.CompareResponse:
@@ -98,21 +117,18 @@ def _add_routes(app: FastAPI) -> None:
         )
 
     @app.post("/api/anomaly-check", tags=["patients"], responses={202: {"model": payloads.CheckResponse}}, **guarded)
-    def anomaly_check(request: payloads.CheckRequest, response: Response, service: Shared) -> payloads.CheckResponse:
-        """Judge one recording of a patient; 202 where another worker holds it, or it will be tried again."""
-        recording = Recording(check_reference(request.audio_url), request.channel)
-        result = payloads.CheckResponse.of(
-            service.judge(
-                recording,
-                request.patient_id,
-                call_log_id=request.call_log_id,
-                source="api",
-                occurred_at=request.timestamp,
-            )
-        )
-        if result.outcome in ("queued", "leased"):
+    async def anomaly_check(
+        body: payloads.CheckRequest, request: Request, response: Response, service: Shared, admission: Admitted
+    ) -> payloads.CheckResponse:
+        """Judge one recording of a patient; 202 where another worker holds it."""
+        recording = Recording(check_reference(body.audio_url), body.channel)
+        call: dict[str, Any] = {"call_log_id": body.call_log_id, "source": "api", "occurred_at": body.timestamp}
+        async with admission.admit() as ticket:
+            row, phases = await ticket.work(request, lambda: service.judge(recording, body.patient_id, ticket, **call))
+        response.headers["Server-Timing"] = phases.server_timing
+        if row["state"] in ("queued", "leased"):
             response.status_code = HTTPStatus.ACCEPTED
-        return result
+        return payloads.CheckResponse.of(row)
 
     @app.post(
         "/api/patients/{patient_id}/baseline",
@@ -120,25 +136,29 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=openapi(payloads.EnrolRequest),
         **guarded,
     )
-    async def enrol(patient_id: uuid.UUID, request: Request, service: Shared) -> payloads.EnrolResponse:
+    async def enrol(
+        patient_id: uuid.UUID, request: Request, service: Shared, admission: Admitted
+    ) -> payloads.EnrolResponse:
         """Enrol a patient from one or more recordings, together one enrolment."""
-        recordings = await recordings_of(request, payloads.EnrolRequest, most=20)
         enrolment_id = uuid.uuid4()
+        call: dict[str, Any] = {"source": "onboarding", "enrolment_id": enrolment_id}
 
-        def work() -> payloads.EnrolResponse:
+        def judge_all(recordings: list[Recording], ticket: Ticket) -> list[payloads.CheckResponse]:
             results = []
             for recording in recordings:
                 try:
-                    results.append(service.judge(recording, patient_id, source="onboarding", enrolment_id=enrolment_id))
+                    row, _ = service.judge(recording, patient_id, ticket, **call)
                 except RetrocareError as failure:
                     if failure.result is None:
                         raise
-                    results.append(failure.result)  # the others are not lost with this one
-            return payloads.EnrolResponse(
-                enrolment_id=enrolment_id, results=[payloads.CheckResponse.of(result) for result in results]
-            )
+                    row = failure.result  # the others are not lost with this one
+                results.append(payloads.CheckResponse.of(row))
+            return results
 
-        return await run_in_threadpool(work)
+        async with admission.admit() as ticket:
+            recordings = await recordings_of(request, payloads.EnrolRequest, most=20)
+            results = await ticket.work(request, lambda: judge_all(recordings, ticket))
+        return payloads.EnrolResponse(enrolment_id=enrolment_id, results=results)
 
     @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], **guarded)
     def logs_of_one(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import typer
 from rich.progress import track
 
-from retrocare_voice import patients
+from retrocare_voice import operations, patients
 from retrocare_voice.console import (
     Json,
     PatientName,
@@ -25,12 +25,11 @@ from retrocare_voice.console import (
     opened,
     print_json,
     print_rows,
-    read_settings_or_exit,
     reported,
     say,
     show,
 )
-from retrocare_voice.database import Row, connected
+from retrocare_voice.database import Row
 from retrocare_voice.errors import NotAssessable, RetrocareError
 from retrocare_voice.settings import read_settings
 
@@ -38,6 +37,9 @@ EPILOG = "Exit status: 0 done, 1 an input failed (the others were done), 2 wrong
 
 app = typer.Typer(no_args_is_help=True, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(patients.app, name="patient")
+for command in (operations.start, operations.worker, operations.checks, operations.migrate, operations.doctor):
+    app.command()(command)
+app.command("url")(operations.database_url)
 
 Files = Annotated[list[Path], typer.Argument(help="Recordings: wav, mp3, ogg, flac; m4a and webm with PyAV.")]
 ChannelName = Annotated[
@@ -72,34 +74,17 @@ def demo(
 
 
 @app.command()
-def start(
-    host: Annotated[str | None, typer.Option(help="Where to listen; loopback by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="8000 by default; 0: any free one.")] = None,
-) -> None:
-    """Run the HTTP service until Ctrl-C."""
-    with reported():
-        settings = read_settings()
-        given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-        settings = settings.model_copy(update=given)
-        from retrocare_voice import serving
-
-        serving.serve(settings)
-
-
-@app.command()
 def embed(files: Files, channel: ChannelName = None, as_json: Json = False) -> None:
     """Turn recordings into voice embeddings; nothing is stored."""
     from retrocare_voice.fetch import Recording
-    from retrocare_voice.pipeline import voiceprint
+    from retrocare_voice.pipeline import Patience
     from retrocare_voice.service import opened_service
 
     wanted: Any = checked_channel(channel)
-    settings = read_settings_or_exit()
-    with reported(), opened_service(settings, say) as service:
-        limits = service.database.limits(service.encoder)
+    with reported(), opened_service(read_settings(), say) as service:
 
         def one(file: Path) -> Row:
-            found = voiceprint(Recording(content=file).read(settings), wanted, limits, service.inference)
+            found, _ = service.embed(Recording(channel=wanted, content=file), Patience())
             row: Row = {"file": str(file), "encoder": service.encoder, "embedding": None, "speech_seconds": None}
             row |= {"snr_db": None, "agreement": None, "channel": wanted, "reason": None}
             if isinstance(found, NotAssessable):
@@ -138,63 +123,6 @@ def logs(patient: PatientName, days: Annotated[int, typer.Option(min=1)] = 36_50
         show(database.anomaly_logs([find(database, patient)], since), as_json, LOGGED)
 
 
-@app.command()
-def migrate(
-    url: Annotated[
-        str | None, typer.Option(help="The owner's login; DATABASE_URL, or the embedded one, by default.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Bring the database up to date; applied migrations are passed over."""
-    from retrocare_voice import migrations
-
-    applied: list[str] = []
-
-    def hear(step: str) -> None:
-        say(step)
-        applied.append(step)
-
-    with reported():
-        settings = read_settings()
-        owner = url or (settings.database_url.get_secret_value() if settings.database_url else None)
-        if owner:
-            applied = migrations.migrate(owner, say)
-        else:
-            with connected(settings, hear):
-                applied = [step for step in applied if step[0].isdigit()]
-        print_json(applied) if as_json else print(f"{len(applied)} migrations applied; the database is up to date.")
-
-
-@app.command("url")
-def database_url(
-    owner: Annotated[bool, typer.Option(help="The owner's login, not the service's (embedded only).")] = False,
-    keep: Annotated[bool, typer.Option(help="Keep the embedded database running until Ctrl-C.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Print the URL of the database."""
-    settings = read_settings_or_exit()
-    with opened() as database:
-        given = settings.database_url.get_secret_value() if settings.database_url else None
-        found = given or str(database.owner_url if owner else database.service_url)
-        print_json({"url": found}) if as_json else print(found, flush=True)
-        if keep:
-            say("The database runs until Ctrl-C.")
-            signal.sigwait({signal.SIGINT, signal.SIGTERM})
-        elif given is None:
-            say("The embedded database stops with its last user: `retrocare url --keep` or `retrocare start` keeps it.")
-
-
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Look at everything that a check needs, and say what is missing."""
-    from retrocare_voice import examination
-
-    with reported():
-        rows = examination.examine(read_settings())
-    show(rows, as_json)
-    finish(any(row["state"] == "missing" for row in rows))
-
-
 def judge(
     patient: str, files: list[Path], channel: str | None, at: datetime | None, as_json: bool, **call: Any
 ) -> None:
@@ -207,7 +135,8 @@ def judge(
 
         def one(file: Path) -> Row:
             recording = Recording(channel=wanted, content=file)
-            return {"file": str(file)} | service.judge(recording, patient_id, occurred_at=moment(at), **call)
+            row, _ = service.judge(recording, patient_id, occurred_at=moment(at), **call)
+            return {"file": str(file)} | row
 
         rows, failed = each(files, "Judging", one)
     print_json(rows) if as_json else print_rows(rows, ("file", *CHECKED))

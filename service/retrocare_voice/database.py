@@ -37,6 +37,7 @@ class Claim:
 
     check_id: int
     lease_token: UUID | None
+    lost_leases: int  # above 0, this recording may kill whoever touches it
     state: str
     call_log_id: UUID
     recording_ref: str | None
@@ -135,6 +136,24 @@ class Database:
             [claim] = _call(connection, "open_check", call["record_call"], encoder, worker, lease_seconds)
         return _claim(claim)
 
+    def claim_checks(self, encoder: str, worker: str, count: int, lease_seconds: float) -> list[Claim]:
+        return [_claim(row) for row in self._rows("claim_checks", encoder, worker, count, lease_seconds)]
+
+    def renew_lease(self, claim: Claim, lease_seconds: float) -> bool:
+        return bool(self._row("renew_lease", claim.check_id, claim.lease_token, lease_seconds)["renew_lease"])
+
+    def release_check(self, claim: Claim) -> bool:
+        return bool(self._row("release_check", claim.check_id, claim.lease_token)["release_check"])
+
+    def check_list(self, states: list[str] | None, patient_id: UUID | None, maximum_rows: int) -> list[Row]:
+        return self._rows("check_list", states, patient_id, maximum_rows)
+
+    def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
+        return [row["requeue_checks"] for row in self._rows("requeue_checks", check_ids, reasons)]
+
+    def pipeline_health(self) -> list[Row]:
+        return self._rows("pipeline_health")
+
     def stored_result(self, check_id: int) -> Row:
         return self._row("stored_result", check_id)
 
@@ -186,7 +205,13 @@ def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Con
         "application_name": "retrocare",
     }
     pool = ConnectionPool[psycopg.Connection[DictRow]](
-        url, kwargs=arguments, min_size=0, max_size=settings.database_connections, open=False, timeout=CONNECT_SECONDS
+        url,
+        kwargs=arguments,
+        min_size=0,
+        max_size=settings.database_connections,
+        open=False,
+        timeout=CONNECT_SECONDS,
+        check=ConnectionPool.check_connection,
     )
     with translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
         pass  # say at once, and clearly, what is wrong
@@ -204,6 +229,7 @@ def _claim(row: Row) -> Claim:
     return Claim(
         check_id=row["check_id"],
         lease_token=row["lease_token"],
+        lost_leases=row["lost_leases"],
         state=row["state"],
         call_log_id=row["call_log_id"],
         recording_ref=row["recording_ref"],

@@ -85,7 +85,7 @@ def play(service: Service, patient_id: UUID, scenes: list[Scene], quiet: bool) -
             say(f"{day + 1:2}/{len(scenes)} {scene.file.stem}")
         call = {"source": "onboarding", "enrolment_id": enrolment_id} if scene.is_enrolment else {"source": "upload"}
         at = datetime.combine(first_day + timedelta(days=day), NOON)
-        result = service.judge(Recording(content=scene.file), patient_id, occurred_at=at, **call)
+        result, _ = service.judge(Recording(content=scene.file), patient_id, occurred_at=at, **call)
         judged = [result["severity"], result["alert_type"], result["reason"]]
         yield {
             "call": f"{day + 1:2} {scene.caption}",

@@ -7,8 +7,10 @@
     |- Conflict                        409  the lease went to another worker, the call is another patient's
     |- TooLarge                        413  more bytes than are accepted
     |- Unprocessable                   422  vectors that cannot be compared
-    |- FetchFailed                     502  the recording could not be fetched
-    |- Unavailable                     503  the database or the encoder is not there
+    |- FetchFailed                     502  the recording could not be fetched; 403 where it may not be
+    |- Unavailable                     503  the database or the encoder is not there, or the answer would come too late
+    |- TooBusy (admission)             429  more is in hand than is taken on
+    |- Abandoned (pipeline)            503  nobody waits for the answer any more
     `- ConfigurationError              raised at start-up only
 
 ``NotAssessable`` is no failure but an answer: this recording cannot be judged, and the caregivers may see why.
@@ -26,6 +28,7 @@ class RetrocareError(Exception):
     code = "internal_error"
     status = 500
     is_permanent = False
+    retry_after_seconds: int | None = None
 
     def __init__(self, message: str, hint: str = "", code: str = "") -> None:
         super().__init__(message)
@@ -62,13 +65,19 @@ class Unprocessable(RetrocareError):
 class FetchFailed(RetrocareError):
     code, status = "recording_unreachable", 502
 
-    def __init__(self, message: str, hint: str = "", code: str = "", is_permanent: bool = False) -> None:
+    def __init__(
+        self, message: str, hint: str = "", code: str = "", is_permanent: bool = False, refusal: str = ""
+    ) -> None:
         super().__init__(message, hint, code)
-        self.is_permanent = is_permanent
+        self.is_permanent = is_permanent or bool(refusal)
+        self.refusal = refusal
+        """Why we do not fetch it, in a word; empty where we tried."""
+        if refusal:
+            self.code, self.status = "recording_refused", 403
 
 
 class Unavailable(RetrocareError):
-    code, status = "unavailable", 503
+    code, status, retry_after_seconds = "unavailable", 503, 5
 
 
 class ConfigurationError(RetrocareError):

@@ -144,3 +144,7 @@ class Health(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready"] = "ready"
     encoder: str
+
+
+class Woken(BaseModel):
+    worker: bool = Field(description="Whether a worker runs in this process.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -13,11 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrocare_voice.errors import RetrocareError
+from retrocare_voice.events import log
 from retrocare_voice.payloads import Problem
 
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-
-log = logging.getLogger("retrocare")
+CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 413: "too_large"}
 
 _ANSWER: dict[str, Any] = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -26,10 +26,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def problem(status: int, code: str, detail: str, hint: str = "") -> JSONResponse:
+def problem(status: int, code: str, detail: str, hint: str = "", retry_after: int | None = None) -> JSONResponse:
     """Make the answer that says what was wrong and what to do."""
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, hint=hint or None)
-    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else None
+    headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
+    headers |= {"Retry-After": str(retry_after)} if retry_after else {}
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
@@ -39,8 +40,8 @@ def add_problem_answers(app: FastAPI) -> None:
     @app.exception_handler(RetrocareError)
     def ours(request: Request, error: RetrocareError) -> Response:
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("%s %s: %s (%s)", request.method, request.url.path, error, error.code)
-        return problem(error.status, error.code, str(error), error.hint)
+            log.error("failed", extra={"fields": {"path": request.url.path, "code": error.code}})
+        return problem(error.status, error.code, str(error), error.hint, error.retry_after_seconds)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -58,24 +59,30 @@ def add_problem_answers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("failed", exc_info=error, extra={"fields": {"path": request.url.path}})
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "The service failed; its log says why.")
 
 
 class BodyLimit:
-    """Refuse bodies that are larger than the largest recording, without reading them to their end."""
+    """Refuse bodies that are larger than the largest recording, or slower than the slowest answer."""
 
-    def __init__(self, app: ASGIApp, maximum_bytes: int) -> None:
-        self.app = app
-        self.maximum_bytes = maximum_bytes
+    def __init__(self, app: ASGIApp, maximum_bytes: int, maximum_seconds: float) -> None:
+        self.app, self.maximum_bytes, self.maximum_seconds = app, maximum_bytes, maximum_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
+        received, is_complete = 0, False
+        deadline = time.monotonic() + self.maximum_seconds
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_complete
+            if is_complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+            except TimeoutError:
+                raise HTTPException(408, "The body did not come in time") from None
             received += len(message.get("body", b""))
+            is_complete = not message.get("more_body", False)
             if received > self.maximum_bytes:
                 raise HTTPException(413, f"The body is larger than {self.maximum_bytes:,} bytes")
             return message

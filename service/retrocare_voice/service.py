@@ -1,7 +1,8 @@
-"""The settings, the database and the encoder, opened together: what the routes and the command line judge with."""
+"""The settings, the database and the encoder, opened together: what everybody judges with."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ from uuid import UUID
 
 from retrocare_voice.database import Database, Row, connected
 from retrocare_voice.encoder import load_encoder
-from retrocare_voice.errors import Unavailable
+from retrocare_voice.errors import NotAssessable, Unavailable
+from retrocare_voice.events import ATTEMPTS, Phases, event
 from retrocare_voice.fetch import Recording
-from retrocare_voice.pipeline import Inference, settle
+from retrocare_voice.inference import Inference
+from retrocare_voice.pipeline import Patience, Voiceprint, settle, voiceprint
 from retrocare_voice.settings import Settings
+from retrocare_voice.worker import Worker
 
 
 class Service:
@@ -21,14 +25,19 @@ class Service:
 
     def __init__(self, settings: Settings, database: Database, inference: Inference, why: str) -> None:
         self.settings, self.database, self.inference, self.why = settings, database, inference, why
-        self.worker = socket.gethostname()
+        self.name = f"{socket.gethostname()}:{os.getpid()}:http"
+        self.worker: Worker | None = None
 
     @property
     def encoder(self) -> str:
         return self.inference.encoder.id
 
     def check_ready(self) -> None:
-        """Raise Unavailable where the database is away, or another encoder is active."""
+        """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""
+        if not self.inference.is_alive:
+            raise Unavailable("The inference thread has ended", "The service restarts.", "inference_ended")
+        if self.worker and not self.worker.is_alive:
+            raise Unavailable("The worker has ended", "The service restarts.", "worker_ended")
         active = self.database.active_encoder()
         if active != self.encoder:
             raise Unavailable(
@@ -37,15 +46,33 @@ class Service:
                 code="encoder_not_active",
             )
 
-    def judge(self, recording: Recording, patient_id: UUID, **call: Any) -> Row:
-        """Bring one recording to its end and return the row of voice.check_result.
+    def embed(self, recording: Recording, patience: Patience) -> tuple[Voiceprint | NotAssessable, Phases]:
+        """Turn one recording into a voiceprint; nothing is stored. Raises: RetrocareError."""
+        phases = Phases()
+        limits = self.database.limits(self.encoder)
+        with phases("fetch"):
+            content = recording.read(self.settings)
+        patience.weigh(content)
+
+        def job() -> Voiceprint | NotAssessable:
+            patience.check()
+            return voiceprint(content, recording.channel, limits, self.inference.encoder)
+
+        with phases("voiceprint"):
+            return self.inference.run(job, patience.remaining()), phases
+
+    def judge(
+        self, recording: Recording, patient_id: UUID, patience: Patience | None = None, **call: Any
+    ) -> tuple[Row, Phases]:
+        """Bring one recording to its end and return the row of voice.check_result, and how long each phase took.
 
         Where another worker holds the check, or it has ended before, the row says so. Raises: RetrocareError.
         """
+        patience = patience or Patience()
         self.check_ready()
         claim = self.database.open_recording(
             encoder=self.encoder,
-            worker=self.worker,
+            worker=self.name,
             lease_seconds=self.settings.lease_seconds,
             patient_id=patient_id,
             recording_ref=recording.reference,
@@ -53,8 +80,10 @@ class Service:
             **call,
         )
         if claim.lease_token is None:
-            return self.database.stored_result(claim.check_id)
-        return settle(claim, lambda: recording.read(self.settings), self.inference, self.database)
+            return self.database.stored_result(claim.check_id), Phases(claim.call_log_id)
+        ATTEMPTS.labels("request").inc()
+        event("opened", claim.call_log_id)
+        return settle(claim, lambda: recording.read(self.settings), self.inference, self.database, patience)
 
 
 @contextmanager
@@ -70,4 +99,23 @@ def opened_service(settings: Settings, say: Callable[[str], None] = lambda line:
         say(choice.why)
         encoder = choice.encoder
         database.register_encoder(encoder.id, encoder.dimension, encoder.window_seconds)
-        yield Service(settings, database, Inference(encoder), choice.why)
+        inference = Inference(encoder)
+        try:
+            yield Service(settings, database, inference, choice.why)
+        finally:
+            inference.stop()
+
+
+@contextmanager
+def working(service: Service) -> Iterator[Worker]:
+    """Work on the list beside whatever else is done.
+
+    Raises: Unavailable where another encoder is active: its checks are not ours.
+    """
+    service.check_ready()
+    worker = service.worker = Worker(service.settings, service.database, service.inference)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()

@@ -1,23 +1,98 @@
-"""Run the HTTP service: one process, one model."""
+"""Run the HTTP service and the worker: one process, one model. Where a thread of theirs ends, the process ends too."""
 
 from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 
 import uvicorn
 
 from retrocare_voice.app import create_app
 from retrocare_voice.auth import check_binding
 from retrocare_voice.console import say
-from retrocare_voice.service import opened_service
+from retrocare_voice.errors import ConfigurationError, Unavailable
+from retrocare_voice.events import event, write_events
+from retrocare_voice.service import Service, opened_service, working
 from retrocare_voice.settings import Settings
 
+LOOK_SECONDS = 0.5
+GRACE_SECONDS = 8  # requests in hand are answered, or cut off
 
-def serve(settings: Settings) -> None:
+
+def serve(settings: Settings, *, with_worker: bool = True) -> None:
     """Serve until SIGINT or SIGTERM.
 
-    Raises: ConfigurationError, Unavailable before anything listens.
+    Raises: ConfigurationError, Unavailable before anything listens; Unavailable where a thread ended, so that a
+    supervisor starts the process anew.
     """
     check_binding(settings)
-    # Opened here and not in the application's lifespan: what is missing is then a clear message and no traceback.
+    write_events()
     with opened_service(settings, say) as service:
-        app = create_app(settings, service)
-        uvicorn.run(app, host=settings.host, port=settings.port, workers=1, log_level="info", access_log=False)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(settings, service),
+                host=settings.host,
+                port=settings.port,
+                workers=1,
+                access_log=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+
+        def end() -> None:
+            server.should_exit = True
+
+        # The server raises the signal that ended it once more, when it is done: here, it has done its work.
+        beside = working(service) if with_worker else nullcontext()
+        with watched(service, end), suppress(SystemExit, KeyboardInterrupt), beside:
+            server.run()
+        raise_if_ended(service)
+        if not server.started:
+            raise ConfigurationError(
+                f"The service cannot listen on {settings.host}:{settings.port}",
+                "Set PORT, or use --port 0 for a free one.",
+            )
+
+
+def work(settings: Settings) -> None:
+    """Work on the list until SIGINT or SIGTERM. Raises as ``serve`` does."""
+    write_events()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with opened_service(settings, say) as service, working(service), watched(service, stop.set):
+        stop.wait()
+        raise_if_ended(service)
+
+
+class watched:  # used like a function
+    """Call ``end`` when a thread of the service has ended."""
+
+    def __init__(self, service: Service, end: Callable[[], None]) -> None:
+        self.service, self.end, self.done = service, end, threading.Event()
+        self.thread = threading.Thread(target=self.watch, name="watch", daemon=True)
+
+    def watch(self) -> None:
+        while not self.done.wait(LOOK_SECONDS):
+            if has_ended(self.service):
+                event("thread_ended", inference=self.service.inference.is_alive)
+                return self.end()
+        return None
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+
+def has_ended(service: Service) -> bool:
+    return not service.inference.is_alive or (service.worker is not None and not service.worker.is_alive)
+
+
+def raise_if_ended(service: Service) -> None:
+    if not service.inference.is_alive:
+        raise Unavailable("The inference thread has ended", "Start the service again.", "inference_ended")

@@ -6,6 +6,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,7 +30,7 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
     )
     supabase_storage_bucket: str = Field("voice-recordings", validation_alias="SUPABASE_STORAGE_BUCKET")
-    """The bucket of `storage:path` references that name none."""
+    """The one bucket that `storage:bucket/path` references may name."""
     port: int = Field(8000, validation_alias="PORT", ge=0, le=65535)
     cors_origins: str = Field("", validation_alias="CORS_ORIGINS")
     """Origins that browsers may call from, separated by commas."""
@@ -45,18 +46,46 @@ class Settings(BaseSettings):
     """A folder with SpeechBrain's spkrec-ecapa-voxceleb."""
     fetch_seconds: float = Field(60.0, gt=0)
     """The longest that one recording may take to arrive."""
+    fetch_hosts: str = ""
+    """Hosts that recordings may come from, separated by commas; `*.example.org` for all below it, `*` for every one."""
+    fetch_private_hosts: str = ""
+    """`host` or `host:port`, separated by commas: allowed, and may be private, without TLS and at that port."""
+    fetch_allow_http: bool = False
     maximum_recording_bytes: int = Field(100_000_000, gt=0)
     lease_seconds: float = Field(300.0, gt=0)
     """How long a check may be worked on before another worker takes it."""
     database_connections: int = Field(8, ge=1)
+    worker_lanes: int = Field(4, ge=1, le=64)
+    """How many checks a worker holds: one is encoded while the others are fetched."""
+    poll_seconds: float = Field(5.0, gt=0)
+    """How often the work list is looked at where nobody rings."""
+    admitted_requests: int = Field(8, ge=1)
+    """How many recordings the synchronous routes take on at once; the next caller is told to come again."""
+    admitted_audio_seconds: float = Field(7200.0, gt=0)
+    """And how many seconds of audio, together."""
+    request_seconds: float = Field(120.0, gt=0)
+    """How long such a request may take."""
 
     @cached_property
     def allowed_origins(self) -> list[str]:
-        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+        return _listed(self.cors_origins)
+
+    @cached_property
+    def recording_hosts(self) -> list[str]:
+        """The hosts of fetch_hosts; where none is named, that of supabase_url."""
+        return _listed(self.fetch_hosts.lower()) or _listed(urlsplit(self.supabase_url or "").hostname or "")
+
+    @cached_property
+    def private_recording_hosts(self) -> list[str]:
+        return _listed(self.fetch_private_hosts.lower())
 
     @property
     def models(self) -> Path:
         return self.model_dir or self.data_dir / "models"
+
+
+def _listed(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def read_settings() -> Settings:

@@ -139,7 +139,12 @@ begin
     end if;
 
     update public.call_logs
-    set recording_ref = coalesce(call_logs.recording_ref, record_call.recording_ref),
+    set recording_ref = case
+            -- What has been judged needs no address any more.
+            when call_logs.check_state is null or call_logs.check_state in ('queued', 'leased', 'dead', 'skipped')
+            then coalesce(call_logs.recording_ref, record_call.recording_ref)
+            else call_logs.recording_ref
+        end,
         recording_channel = coalesce(call_logs.recording_channel, record_call.recording_channel)
     where call_logs.id = record_call.call_log_id and call_logs.patient_id = record_call.patient_id
     returning * into call;

@@ -18,6 +18,7 @@ READABLE = [
     "voice_anomaly_logs",
     "caregiver_alerts",
     "patient_voice_baseline",
+    "voice_check_status",
 ]
 SHOWN = {"patients": "id", "patient_caregivers": "patient_id"}
 PRIVATE = ["encoders", "embeddings", "baselines", "baseline_samples", "policies", "settings", "checks", "check_errors"]
@@ -79,6 +80,15 @@ def test_nobody_reads_the_private_tables(records: Records, people: dict[str, UUI
 def test_the_service_reads_no_public_table(records: Records, relation: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         records.service.execute(f"select * from public.{relation}")
+
+
+def test_the_totals_of_the_pipeline_are_for_operators_only(records: Records, people: dict[str, UUID]) -> None:
+    for role in ("anon", "authenticated"):
+        with (
+            records.database.as_role(role, str(people["caregiver"])) as api,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            api.execute("select * from voice_pipeline_health")
 
 
 def test_no_view_shows_a_vector(records: Records) -> None:

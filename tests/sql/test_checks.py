@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -305,3 +306,184 @@ def test_logs_are_newest_first_and_of_these_patients_only(records: Records) -> N
     rows = records.rows("select patient_id, timestamp from voice.anomaly_logs(array[%s], %s, 10)", patient_id, NOON)
     assert [row["timestamp"] for row in rows] == [NOON + timedelta(days=2), NOON + timedelta(days=1)]
     assert {row["patient_id"] for row in rows} == {patient_id}
+
+
+# Giving back, and the operator.
+
+
+def test_a_check_given_back_is_as_if_it_had_never_been_handed_out(records: Records) -> None:
+    queue(records, records.patient())
+    [held] = claim(records)
+    assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is True
+    assert records.row("select state, attempts, lost_leases, worker from voice.checks") == {
+        "state": "queued",
+        "attempts": 0,
+        "lost_leases": 0,
+        "worker": None,
+    }
+    with pytest.raises(psycopg.Error) as raised:
+        records.complete(held)
+    assert raised.value.sqlstate == "RV001"
+    assert len(claim(records)) == 1
+
+
+def test_an_upload_is_not_given_back_since_nobody_else_has_it(records: Records) -> None:
+    held = records.open(records.call_log(records.patient()))
+    assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is None
+    assert records.complete(held)["state"] == "enrolled"
+
+
+def requeued(records: Records, ids: list[int] | None = None, reasons: list[str] | None = None) -> list[int]:
+    rows = records.service.execute("select voice.requeue_checks(%s, %s::public.check_reason[])", [ids, reasons])
+    return [row[0] for row in rows]
+
+
+def test_the_operator_queues_a_dead_check_again_with_all_its_attempts(records: Records) -> None:
+    queue(records, records.patient())
+    [held] = claim(records)
+    fail(records, held, "recording_not_found", permanent=True)
+    assert requeued(records, reasons=["attempts_exhausted"]) == []
+    assert requeued(records, ids=[7_000]) == []
+    assert requeued(records) == [held["check_id"]]
+    assert records.one("select check_state from public.call_logs") == "queued"
+    assert records.one("select count(*) from voice.check_errors") == 1
+    [again] = claim(records)
+    assert records.complete(again)["state"] == "enrolled"
+    assert requeued(records) == []
+
+
+def test_a_lost_upload_stays_dead(records: Records) -> None:
+    fail(records, records.open(records.call_log(records.patient())))
+    assert requeued(records) == []
+
+
+def test_the_operator_sees_each_check_with_its_last_error(records: Records) -> None:
+    queue(records, records.patient())
+    [held] = claim(records)
+    fail(records, held, "recording_unreachable")
+    [row] = records.rows("select * from voice.check_list('{queued}', null, 10)")
+    assert (row["state"], row["attempts"], row["error_code"]) == ("queued", 1, "recording_unreachable")
+    assert records.rows("select * from voice.check_list('{dead}', null, 10)") == []
+    assert records.rows("select * from voice.check_list(null, %s, 10)", uuid4()) == []
+
+
+def test_pipeline_health_counts_what_waits_what_is_lost_and_how_the_rest_ended(records: Records) -> None:
+    for _ in range(2):
+        queue(records, records.patient())
+    records.open(queue(records, records.patient()), lease_seconds=-1)
+    records.judge(records.patient())
+    queue(records, records.patient(consent=False))
+    with records.database.as_role("service_role") as operator:
+        rows = {
+            (row[0], row[1]): row[2:]
+            for row in operator.execute(
+                "select state, reason, check_count, due_count, lost_lease_count from voice_pipeline_health"
+            )
+        }
+    assert rows == {
+        ("queued", None): (2, 2, 0),
+        ("leased", None): (1, 0, 1),
+        ("enrolled", None): (1, 0, 0),
+        ("skipped", "no_consent"): (1, 0, 0),
+    }
+
+
+def test_erasing_a_patient_takes_the_checks_along(records: Records) -> None:
+    patient_id = records.patient()
+    queue(records, patient_id)
+    [held] = claim(records)
+    fail(records, held)
+    records.do("delete from public.patients where id = %s", patient_id)
+    left = [records.one(f"select count(*) from voice.{table}") for table in ("checks", "check_errors")]
+    assert left == [0, 0]
+
+
+# Signed addresses.
+
+
+SIGNED = URL + "?token=secret"
+
+
+@pytest.mark.parametrize("end", ["complete", "abstain", "skip"])
+def test_a_signed_address_is_forgotten_once_it_was_used(records: Records, end: str) -> None:
+    patient_id = records.patient()
+    call_log_id = records.call_log(patient_id, NOON, "provider", SIGNED)
+    records.do("update public.call_logs set recording_source_url = %s", SIGNED)
+    [held] = claim(records)
+    if end == "complete":
+        records.complete(held)
+    elif end == "abstain":
+        records.call("abstain_check", held["check_id"], held["lease_token"], "no_speech", "{}")
+    else:
+        records.call("set_consent", patient_id, False)
+        records.complete(held)
+    row = records.row("select recording_ref, recording_source_url from public.call_logs where id = %s", call_log_id)
+    assert row == {"recording_ref": None, "recording_source_url": None}
+
+
+def test_a_dead_check_keeps_its_address_to_be_tried_again(records: Records) -> None:
+    records.call_log(records.patient(), NOON, "provider", SIGNED)
+    [held] = claim(records)
+    fail(records, held, "recording_not_found", permanent=True)
+    assert records.one("select recording_ref from public.call_logs") == SIGNED
+    assert len(requeued(records)) == 1
+
+
+def test_an_address_that_is_no_key_is_kept(records: Records) -> None:
+    for address in ("storage:voice-recordings/a/b.wav", URL):
+        call_log_id = records.call_log(records.patient(), NOON, "provider", address)
+        records.complete(records.open(call_log_id))
+        assert records.one("select recording_ref from public.call_logs where id = %s", call_log_id) == address
+
+
+def test_a_call_that_was_judged_is_not_queued_again_by_another_address(records: Records) -> None:
+    patient_id = records.patient()
+    call_log_id = records.call_log(patient_id, NOON, "provider", SIGNED)
+    records.complete(records.open(call_log_id))
+    records.do("update public.call_logs set recording_ref = %s", URL)
+    records.call("record_call", patient_id, call_log_id, "api", SIGNED, None, None, None)
+    assert records.one("select count(*) from voice.checks") == 1
+    assert records.one("select recording_ref from public.call_logs") == URL
+
+
+def test_the_address_of_a_recording_is_granted_to_nobody(records: Records) -> None:
+    queue(records, records.patient())
+    for role in ("anon", "authenticated", "service_role"):
+        for column in ("recording_ref", "recording_source_url"):
+            with records.database.as_role(role) as api, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                api.execute(f"select {column} from call_logs")
+
+
+# Many at once.
+
+
+def test_a_storm_of_claims_gives_each_check_to_one_worker(records: Records) -> None:
+    """Many clients at once: every check is handed out once, none is left over."""
+    clients, patients, calls = 8, 40, 5
+    people = [records.patient() for _ in range(patients)]
+    for person in people:
+        for day in range(calls):
+            queue(records, person, day)
+    taken: list[object] = []
+
+    def client(number: int) -> None:
+        with psycopg.connect(records.database.service_url, autocommit=True) as connection:
+            idle = 0
+            while idle < 20:
+                rows = connection.execute(
+                    "select check_id, lease_token from voice.claim_checks(%s, %s, 3, 60)", [ENCODER, f"client {number}"]
+                ).fetchall()
+                idle = 0 if rows else idle + 1
+                for check_id, lease_token in rows:
+                    taken.append(check_id)
+                    connection.execute("select voice.abstain_check(%s, %s, 'no_speech', '{}')", [check_id, lease_token])
+
+    threads = [threading.Thread(target=client, args=[number]) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(taken) == len(set(taken)) == patients * calls
+    assert records.one("select count(*) from voice.checks where state = 'not_assessable' and attempts = 1") == len(
+        taken
+    )

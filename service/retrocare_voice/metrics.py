@@ -1,0 +1,59 @@
+"""What ``GET /metrics`` answers: the counts of this process, and the state of the work list at that moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from retrocare_voice.database import Row
+from retrocare_voice.errors import RetrocareError
+from retrocare_voice.events import registry
+from retrocare_voice.service import Service
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def exposition(service: Service) -> bytes:
+    """Write all metrics; where the database is away, ``retrocare_database_up`` is 0 and the list is left out."""
+    moment = CollectorRegistry(auto_describe=False)
+    moment.register(_WorkList(service))
+    return generate_latest(registry) + generate_latest(moment)
+
+
+class _WorkList(Collector):
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []  # nothing is asked of the database before there is a reader
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        encoder = GaugeMetricFamily("retrocare_encoder_info", "The encoder in use.", labels=["encoder"])
+        encoder.add_metric([self.service.encoder], 1)
+        yield encoder
+        try:
+            rows: list[Row] | None = self.service.database.pipeline_health()
+        except RetrocareError:
+            rows = None
+        yield GaugeMetricFamily("retrocare_database_up", "Whether the database answers.", value=rows is not None)
+        if rows is None:
+            return
+        checks = GaugeMetricFamily(
+            "retrocare_checks", "Checks by where they stand.", labels=["encoder", "state", "reason"]
+        )
+        for row in rows:
+            checks.add_metric([row["encoder"], row["state"], row["reason"] or ""], row["check_count"])
+        yield checks
+        due = sum(row["due_count"] for row in rows)
+        yield GaugeMetricFamily("retrocare_queue_depth", "Checks that could be worked on now.", value=due)
+        waiting = [row["oldest_waiting_since"] for row in rows if row["oldest_waiting_since"]]
+        oldest = time.time() - min(waiting).timestamp() if waiting else 0.0
+        yield GaugeMetricFamily(
+            "retrocare_oldest_waiting_seconds", "Age of the oldest check without an end.", value=oldest
+        )
+        lost = sum(row["lost_lease_count"] for row in rows)
+        yield GaugeMetricFamily("retrocare_lost_leases", "Leases whose holder has vanished.", value=lost)

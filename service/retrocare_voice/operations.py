@@ -1,0 +1,120 @@
+"""The operator's commands: run the service, look after the list of checks and the database."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from retrocare_voice.console import (
+    Json,
+    find,
+    opened,
+    print_json,
+    read_settings_or_exit,
+    reported,
+    say,
+    show,
+)
+from retrocare_voice.database import connected
+from retrocare_voice.settings import read_settings
+
+LISTED = ("id", "state", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
+
+
+def start(
+    host: Annotated[str | None, typer.Option(help="Where to listen; loopback by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000 by default; 0: any free one.")] = None,
+    work: Annotated[bool, typer.Option(help="Work on the list of checks as well.")] = True,
+) -> None:
+    """Run the HTTP service, and a worker beside it, until Ctrl-C."""
+    with reported():
+        settings = read_settings()
+        given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+        settings = settings.model_copy(update=given)
+        from retrocare_voice import serving
+
+        serving.serve(settings, with_worker=work)
+
+
+def worker() -> None:
+    """Work on the list of checks until Ctrl-C, without the HTTP service. Any number of these share the list."""
+    with reported():
+        settings = read_settings()
+        from retrocare_voice import serving
+
+        serving.work(settings)
+
+
+def checks(
+    state: Annotated[list[str] | None, typer.Option(help="Only these: queued, leased, dead, or another end.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Only this patient's: id or name.")] = None,
+    requeue: Annotated[list[int] | None, typer.Option(help="Queue this dead check again.", metavar="ID")] = None,
+    requeue_dead: Annotated[bool, typer.Option(help="Queue every dead check again whose recording is kept.")] = False,
+    most: Annotated[int, typer.Option(min=1, help="How many to list.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the checks, newest first, with the last error of each; or queue dead ones again."""
+    with opened() as database:
+        if requeue or requeue_dead:
+            queued = database.requeue_checks(requeue, None)
+            print_json(queued) if as_json else print(f"{len(queued)} checks queued again.")
+            return
+        show(database.check_list(state, find(database, patient) if patient else None, most), as_json, LISTED)
+
+
+def migrate(
+    url: Annotated[
+        str | None, typer.Option(help="The owner's login; DATABASE_URL, or the embedded one, by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the database up to date; applied migrations are passed over."""
+    from retrocare_voice import migrations
+
+    applied: list[str] = []
+
+    def hear(step: str) -> None:
+        say(step)
+        applied.append(step)
+
+    with reported():
+        settings = read_settings()
+        owner = url or (settings.database_url.get_secret_value() if settings.database_url else None)
+        if owner:
+            applied = migrations.migrate(owner, say)
+        else:
+            with connected(settings, hear):
+                applied = [step for step in applied if step[0].isdigit()]
+        print_json(applied) if as_json else print(f"{len(applied)} migrations applied; the database is up to date.")
+
+
+def database_url(
+    owner: Annotated[bool, typer.Option(help="The owner's login, not the service's (embedded only).")] = False,
+    keep: Annotated[bool, typer.Option(help="Keep the embedded database running until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the URL of the database."""
+    settings = read_settings_or_exit()
+    with opened() as database:
+        given = settings.database_url.get_secret_value() if settings.database_url else None
+        found = given or str(database.owner_url if owner else database.service_url)
+        print_json({"url": found}) if as_json else print(found, flush=True)
+        if keep:
+            say("The database runs until Ctrl-C.")
+            signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        elif given is None:
+            say("The embedded database stops with its last user: `retrocare url --keep` or `retrocare start` keeps it.")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at everything that a check needs, and say what is missing."""
+    from retrocare_voice import examination
+
+    with reported():
+        rows = examination.examine(read_settings())
+    show(rows, as_json)
+    if any(row["state"] == "missing" for row in rows):
+        sys.exit(1)
