@@ -62,6 +62,12 @@ class Database:
         """A connection as the superuser."""
         return self.connect(self.admin_url)
 
+    def close(self) -> None:
+        """Close the connections; the next use opens new ones, for instance to a server that was started again."""
+        self.opened.close()
+        for name in ("owner", "service", "admin"):
+            self.__dict__.pop(name, None)
+
     @contextmanager
     def as_role(self, role: str, sub: str | None = None) -> Iterator[Connection]:
         """Ask as PostgREST does: log in as authenticator, take the role, state the claims of the caller's token."""
@@ -127,7 +133,11 @@ class Server:
         return name
 
     def _execute(self, statement: LiteralString, *values: sql.Composable) -> None:
-        self.admin.execute(sql.SQL(statement).format(*values))
+        try:
+            self.admin.execute(sql.SQL(statement).format(*values))
+        except psycopg.OperationalError:  # the server was killed, on purpose, and is back
+            self.admin = psycopg.connect(self.admin_url, autocommit=True)
+            self.admin.execute(sql.SQL(statement).format(*values))
 
 
 @contextmanager

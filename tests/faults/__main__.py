@@ -1,0 +1,65 @@
+"""Run what goes wrong on purpose, at length: ``scripts/faults``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from databases import Database, Server, short_folder
+from faults import crashes, fuzz, load, matrix, sharing
+from retrocare_voice.embedded import embedded
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SPEECH = Path(os.environ.get("RETROCARE_SPEECH_DIR") or REPOSITORY.parent / "shared" / "speech")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="all of it, over half an hour; a tenth by default")
+    parser.add_argument("--only", metavar="NAME", help="only the one whose name has this in it")
+    parser.add_argument("--json", action="store_true", help="print JSON at the end")
+    chosen = parser.parse_args()
+    size = 10 if chosen.full else 1
+    plan = matrix.Plan(calls=50 * size, worker_kills=20 * size, server_kills=2 * size)
+    faults: dict[str, Callable[[Database], object]] = {
+        "kill matrix": lambda _: matrix.kill_matrix(SPEECH, plan),
+        "a recording that kills": crashes.a_recording_that_kills,
+        "a worker that sleeps through its lease": crashes.a_worker_that_sleeps_through_its_lease,
+        "more workers finish sooner": sharing.more_workers_finish_sooner,
+        "a storm of claims": lambda database: sharing.a_storm_of_claims(database, 32, 2_000 * size),
+        "fuzzed recordings": lambda database: fuzz.fuzzed_recordings(database, 500 * size),
+        "fuzzed requests": lambda database: fuzz.fuzzed_requests(database, 200 * size),
+        "load": lambda database: load.steady_load(database, 60.0 * size),
+    }
+    told: dict[str, object] = {}
+    failed = False
+    with short_folder() as folder, embedded(folder, 18, {"max_connections": "80"}) as running:
+        server = Server(running.admin_url())
+        for name, fault in faults.items():
+            if chosen.only and chosen.only not in name:
+                continue
+            if name == "kill matrix" and not SPEECH.is_dir():
+                print(f"== {name}: left out, no recordings in {SPEECH} (set RETROCARE_SPEECH_DIR)")
+                continue
+            print(f"== {name}", flush=True)
+            begun = time.monotonic()
+            try:
+                with server.clone(server.migrated_template) as database:
+                    told[name] = fault(database)
+            except AssertionError as error:
+                told[name], failed = f"FAILED: {error}", True
+            print(f"   {told[name]}\n   {time.monotonic() - begun:.0f} s", flush=True)
+        server.close()
+    if chosen.json:
+        print(json.dumps(told, indent=2, default=str))
+    print("some of it does not hold" if failed else "all of it holds")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
