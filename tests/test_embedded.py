@@ -16,8 +16,10 @@ import pytest
 
 from databases import Database
 from retrocare_voice import programs
+from retrocare_voice.database import connected
 from retrocare_voice.embedded import bootstrap, embedded
 from retrocare_voice.errors import ConfigurationError
+from retrocare_voice.settings import Settings
 
 COMMAND = """
 import sys
@@ -301,3 +303,22 @@ def test_bootstrap_is_not_repeated_on_what_it_made(empty_database: Database) -> 
     empty_database.admin.execute("drop table storage.objects")
     bootstrap(empty_database.admin_url)
     assert empty_database.owner.execute("select to_regclass('storage.objects')").fetchone() == (None,)
+
+
+def test_data_of_another_version_are_kept_under_another_name(data_folder: Path) -> None:
+    """A chapter was edited in place: the commands start with an empty database, and nothing is lost."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    settings = Settings.model_construct(**{**defaults, "data_dir": data_folder})
+    with connected(settings) as database:
+        database.add_patient("Ana", "UTC", has_consent=True)
+    with embedded(data_folder) as server, psycopg.connect(server.owner_url(), autocommit=True) as owner:
+        owner.execute("update supabase_migrations.schema_migrations set statements = '{edited}' where name = 'wiring'")
+    heard: list[str] = []
+    with connected(settings, heard.append) as database:
+        assert database.patient_list() == []
+    [told] = [line for line in heard if "is kept in the database" in line]
+    kept = told.split()[-1].rstrip(".")
+    with embedded(data_folder) as server, psycopg.connect(server.owner_url(kept)) as owner:
+        assert owner.execute("select name from public.patients").fetchall() == [("Ana",)]
+    with connected(settings, heard.append):
+        assert len([line for line in heard if "is kept in the database" in line]) == 1

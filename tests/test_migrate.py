@@ -117,3 +117,18 @@ def test_an_unreachable_database_is_said_without_its_password(folder: Path) -> N
 def test_a_folder_without_migrations_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no migrations"):
         migrate("postgresql:///never-asked", folder=tmp_path)
+
+
+def test_a_chapter_that_changed_since_it_was_applied_is_refused(empty_database: Database, tmp_path: Path) -> None:
+    chapter = tmp_path / "1_first.sql"
+    chapter.write_text("create table public.one (id int);")
+    migrate(empty_database.owner_url, folder=tmp_path)
+    chapter.write_text("create table public.one (id bigint);")
+    with pytest.raises(MigrationFailed, match=r"1_first\.sql has changed") as raised:
+        migrate(empty_database.owner_url, folder=tmp_path)
+    assert raised.value.code == "chapter_changed"
+    # The Supabase CLI keeps statements and not the file: nothing can be compared.
+    empty_database.owner.execute(
+        "update supabase_migrations.schema_migrations set statements = '{create table, and another}'"
+    )
+    assert migrate(empty_database.owner_url, folder=tmp_path) == []

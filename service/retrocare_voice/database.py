@@ -18,9 +18,9 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from retrocare_voice.audio import Channel
-from retrocare_voice.embedded import embedded
+from retrocare_voice.embedded import embedded, set_aside
 from retrocare_voice.errors import NotAssessable
-from retrocare_voice.migrations import migrate
+from retrocare_voice.migrations import MigrationFailed, migrate
 from retrocare_voice.refusals import translated
 from retrocare_voice.settings import Settings
 from retrocare_voice.speech import Limits
@@ -190,7 +190,14 @@ def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: 
             yield Database(pool, url)
         return
     with embedded(settings.data_dir) as server:
-        migrate(server.owner_url(), on_step)
+        try:
+            migrate(server.owner_url(), on_step)
+        except MigrationFailed as failure:
+            if failure.code not in ("chapter_changed", "unknown_migration"):
+                raise
+            # Another version made this data. It is kept, and this version starts with an empty database.
+            on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
+            migrate(server.owner_url(), on_step)
         with _pooled(server.service_url(), settings) as pool:
             yield Database(pool, server.service_url(), server.owner_url())
 

@@ -68,6 +68,22 @@ class EmbeddedServer:
         return f"postgresql://{role}@/{quote(database)}?host={quote(str(self.socket_dir), safe='')}&port=5432"
 
 
+def set_aside(server: EmbeddedServer, database: str = "postgres") -> str:
+    """Keep a database under another name and put an empty one in its place; return the name it has now.
+
+    Raises: Unavailable while another command uses it.
+    """
+    kept = f"{database}_until_{time.strftime('%Y%m%d_%H%M%S')}"
+    with psycopg.connect(server.admin_url("template1"), autocommit=True) as connection:
+        try:
+            connection.execute(f'alter database "{database}" rename to "{kept}"'.encode())
+        except psycopg.errors.ObjectInUse:
+            raise Unavailable(f"Another command uses the database {database}", "End it, then try again.") from None
+        connection.execute(f'create database "{database}" template template0'.encode())
+    bootstrap(server.admin_url(database))
+    return kept
+
+
 @contextmanager
 def embedded(data_dir: Path, version: int = 18, options: Mapping[str, str] | None = None) -> Iterator[EmbeddedServer]:
     """Start the server in ``data_dir`` or join it, and stop it if nobody else uses it when the block ends.

@@ -141,9 +141,8 @@ def asked(
         ):
             yield response
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
-        why = (
-            "invalid certificate" if isinstance(error.__cause__, ssl.SSLCertVerificationError) else type(error).__name__
-        )
+        is_impostor = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in error.args)
+        why = "invalid certificate" if is_impostor else type(error).__name__
         raise FetchFailed(f"The recording's host did not answer ({why})") from None
 
 

@@ -51,7 +51,10 @@ def migrate(url: str, on_step: Callable[[str], None] = lambda step: None, folder
             try:
                 with connection.transaction():
                     connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
-                    if version not in _recorded(connection):
+                    recorded = _recorded(connection)
+                    if (recorded.get(version) or text) != text:
+                        raise _changed(path.name)
+                    if version not in recorded:
                         on_step(path.stem)
                         connection.execute(text.encode())
                         connection.execute(RECORD, [version, [text], path.stem.partition("_")[2]])
@@ -61,9 +64,10 @@ def migrate(url: str, on_step: Callable[[str], None] = lambda step: None, folder
     return applied
 
 
-def _recorded(connection: psycopg.Connection) -> set[str]:
-    rows = connection.execute("select version from supabase_migrations.schema_migrations")
-    return {version for (version,) in rows}
+def _recorded(connection: psycopg.Connection) -> dict[str, str | None]:
+    """Return the applied versions and their texts; None where the Supabase CLI applied it, which keeps statements."""
+    rows = connection.execute("select version, statements from supabase_migrations.schema_migrations")
+    return {version: statements[0] if statements and len(statements) == 1 else None for version, statements in rows}
 
 
 def _refuse_unknown(connection: psycopg.Connection, files: dict[str, Path]) -> None:
@@ -72,7 +76,7 @@ def _refuse_unknown(connection: psycopg.Connection, files: dict[str, Path]) -> N
         try:
             if connection.execute("select to_regclass('supabase_migrations.schema_migrations')").fetchone() == (None,):
                 connection.execute(HISTORY)
-            unknown = sorted(_recorded(connection) - set(files))
+            unknown = sorted(set(_recorded(connection)) - set(files))
         except psycopg.errors.InsufficientPrivilege as error:
             raise MigrationFailed(
                 f"This login may not migrate: {error}", "Use the owner's, postgres.", "not_the_owner"
@@ -82,7 +86,16 @@ def _refuse_unknown(connection: psycopg.Connection, files: dict[str, Path]) -> N
             f"The database records migrations that are no file here: {', '.join(unknown)}.",
             "Use the files of the release that applied them, or, if they are known to be void, forget them: "
             f"supabase migration repair --status reverted {' '.join(unknown)}",
+            "unknown_migration",
         )
+
+
+def _changed(name: str) -> MigrationFailed:
+    return MigrationFailed(
+        f"{name} has changed since it was applied to this database.",
+        "Until 1.0.0 chapters are edited in place: start with an empty database, or use the release that made it.",
+        "chapter_changed",
+    )
 
 
 def _failure(name: str, text: str, error: psycopg.Error) -> MigrationFailed:

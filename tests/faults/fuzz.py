@@ -127,7 +127,7 @@ def fuzzed_requests(database: Database, count: int, seed: int = 1) -> Told:
 
 def odd(body: dict[str, object], chance: random.Random) -> dict[str, object]:
     """Replace, add or leave out a value: the JSON stays JSON."""
-    values = [
+    values: list[object] = [
         None,
         "",
         "x" * 10_000,
