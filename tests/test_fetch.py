@@ -9,10 +9,12 @@ import pytest
 from pydantic import SecretStr
 
 import ssrf
+from databases import Database
 from listeners import AGAIN, HELLO, SHORT_SECONDS, SOON_SECONDS, Listener, listening, refused, settings
 from retrocare_voice.errors import BadRequest, FetchFailed, TooLarge
 from retrocare_voice.fetch import Recording, check_reference, fetch, read_file
 from retrocare_voice.settings import Settings
+from running import running
 from storage import BUCKET, KEY, Storage, storage
 
 
@@ -22,18 +24,34 @@ def host() -> Iterator[Listener]:
         yield found
 
 
+def test_the_routes_say_that_an_address_is_not_allowed_and_the_check_is_dead(database: Database) -> None:
+    with running(database) as app:
+        url = "https://10.0.0.1/a.wav?token=secret"
+        patient_id = app.records.patient()
+        by_url = app.client.post("/embed", json={"audio_url": url})
+        checked = app.client.post("/api/anomaly-check", json={"patientId": str(patient_id), "audioUrl": url})
+        for answer in (by_url, checked):
+            assert (answer.status_code, answer.json()["code"]) == (403, "recording_refused")
+            assert "secret" not in answer.text
+        assert app.records.row("select state, reason from voice.checks where patient_id = %s", patient_id) == {
+            "state": "dead",
+            "reason": "recording_unavailable",
+        }
+
+
 def test_a_host_that_is_named_as_private_is_asked_and_its_content_type_is_not_believed(host: Listener) -> None:
     host.answers["/a%0d%0ab?token=1&x=<>"] = HELLO.replace(b"\r\n\r\n", b"\r\nContent-Type: text/html\r\n\r\n")
     address = f"127.0.0.1:{host.port}"
     allowed = settings(fetch_private_hosts=f"other.example, {address}")
     assert fetch(f"HTTP://{address}/a%0d%0ab?token=1&x=<>#fragment", allowed) == b"hello"
     assert Recording(f"http://{address}/hello").read(allowed) == b"hello"
-    sent = f"GET /a%0d%0ab?token=1&x=<> HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\r\n"
-    assert host.requests[0] == sent.encode()
+    headers = f"Host: {address}\r\nUser-Agent: retrocare-voice\r\nAccept: */*\r\nAccept-Encoding: identity"
+    assert host.requests[0] == f"GET /a%0d%0ab?token=1&x=<> HTTP/1.1\r\n{headers}\r\n\r\n".encode()
 
 
 def test_a_reference_that_is_none_is_a_bad_request_and_one_that_is_not_allowed_is_none_yet() -> None:
-    for url in (*ssrf.OTHER_SCHEMES.split(), *ssrf.CREDENTIALS.split(), *ssrf.CHARACTERS, *ssrf.HOSTS.split()):
+    malformed = f"{ssrf.OTHER_SCHEMES} {ssrf.CREDENTIALS} {ssrf.HOSTS} {ssrf.NO_PORTS}".split()
+    for url in (*malformed, *ssrf.CHARACTERS):
         with pytest.raises(BadRequest) as bad:
             check_reference(url)
         assert (bad.value.code, bad.value.status) == ("bad_recording_reference", 400)

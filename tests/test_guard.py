@@ -16,12 +16,23 @@ from hypothesis import strategies as st
 
 import ssrf
 from listeners import (
-    AGAIN, AT_ONCE_SECONDS, HELLO, SHORT_SECONDS, SOON_SECONDS, Authority, Canary, Listener, Rerouted, listening, named,
-    refused, settings,
+    AGAIN,
+    AT_ONCE_SECONDS,
+    HELLO,
+    SHORT_SECONDS,
+    SOON_SECONDS,
+    Authority,
+    Canary,
+    Listener,
+    Rerouted,
+    listening,
+    named,
+    refused,
+    settings,
 )  # fmt: skip
 from retrocare_voice.addresses import is_public
 from retrocare_voice.errors import FetchFailed
-from retrocare_voice.guard import INTERNET, Network, get
+from retrocare_voice.guard import INTERNET, Limits, Network, get
 from ssrf import PUBLIC, PUBLIC_6, Case
 
 
@@ -253,6 +264,18 @@ def test_a_name_server_that_hangs_or_fails_is_a_failure_that_passes() -> None:
         failure = refused(work, SOON_SECONDS)
         assert (failure.code, failure.is_permanent) == ("recording_unreachable", False)
     end.set()
+
+
+def test_an_ipv6_address_keeps_its_brackets(host: Listener) -> None:
+    network = Network(says("::1"), Rerouted(host.port))
+    for named_as, asked in (("[::1]:8080", "[::1]:8080"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")):
+        assert get(f"http://{asked}/", settings(fetch_private_hosts=named_as), network) == b"hello"
+        assert f"\r\nHost: {asked}\r\n".encode() in host.requests[-1]
+
+
+def test_no_single_step_waits_longer_than_ten_seconds_or_the_time_that_is_left() -> None:
+    assert Limits(settings(fetch_seconds=60)).wait() == 10
+    assert 0 < Limits(settings(fetch_seconds=5)).wait() <= 5
 
 
 def test_neither_proxies_nor_logs_learn_of_a_fetch(

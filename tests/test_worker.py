@@ -30,6 +30,7 @@ from retrocare_voice.encoder import Encoder
 from retrocare_voice.errors import Unavailable
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Make, Voiceprint, backoff
+from retrocare_voice.serving import raise_if_ended, watched
 from retrocare_voice.speech import Limits
 from retrocare_voice.worker import Worker
 from running import RecordingHost, recording_host, running, settings_for
@@ -368,3 +369,31 @@ def test_a_log_line_has_the_call_and_milliseconds_and_nothing_that_identifies(
     assert all(isinstance(line["ms"], float) for line in steps[1:4])
     assert "secret" not in json.dumps(told) + rest
     assert "Ana" not in json.dumps(told) + rest
+
+
+def test_the_end_of_a_thread_ends_the_process(database: Database) -> None:
+    with running(database) as app:
+        ended = threading.Event()
+        with watched(app.service, ended.set):
+            assert not ended.wait(1.5)
+
+            def die() -> None:
+                raise SystemExit
+
+            with pytest.raises(Unavailable):
+                app.service.inference.run(die)
+            assert ended.wait(PATIENCE_SECONDS)
+        with pytest.raises(Unavailable):
+            raise_if_ended(app.service)
+
+
+def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records) -> None:
+    with worker(records) as made:
+        assert made.is_alive
+        records.do("drop function voice.claim_checks")
+        records.do(
+            """create function voice.claim_checks(text, text, integer, double precision) returns setof voice.claim
+               language plpgsql as $$ begin raise exception 'broken' using errcode = 'XX000'; end $$"""
+        )
+        records.do("grant execute on function voice.claim_checks to retrocare_service")
+        until(lambda: not made.is_alive)

@@ -32,6 +32,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MOST_REDIRECTS = 3
 SILENCE_SECONDS = 10.0  # the longest wait for a name, a connection, or the next bytes
+HEADERS = [(b"User-Agent", b"retrocare-voice"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
 FRAMING_BYTES = 1_000_000  # headers, chunk sizes and redirects may take this much beside the recording
 
 for _name in ("httpcore", "httpx"):
@@ -91,7 +92,7 @@ def get(url: str, settings: Settings, network: Network = INTERNET) -> bytes:
         addresses = resolve(wanted.host, limits, network)
         if not is_private and not all(is_public(address) for address in addresses):
             raise FetchFailed("The recording's host has an address that is not public", refusal="address")
-        headers = [(b"Host", wanted.authority.encode()), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
+        headers = [(b"Host", wanted.authority.encode()), *HEADERS]
         with asked(wanted, headers, addresses, limits, network) as response:
             location = b"".join(_header(response, b"location"))
             if response.status not in (301, 302, 303, 307, 308) or not location:

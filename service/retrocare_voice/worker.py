@@ -80,18 +80,24 @@ class Worker(Patience):
             raise Abandoned("The worker stops")
 
     def _lane(self) -> None:
-        while not self._stopping.is_set() and self.inference.is_alive:
-            with self._claiming:
-                claim = self._next()
-                if claim is None:
-                    continue
-                self._hold(claim)
-                if claim.lost_leases:
-                    with self._changed:
-                        self._changed.wait_for(lambda: len(self._held) == 1 or self._stopping.is_set())
-                    self._settle(claim)  # and nobody else claims meanwhile
-                    continue
-            self._settle(claim)
+        try:
+            while not self._stopping.is_set() and self.inference.is_alive:
+                self._work()
+        except Exception:  # noqa: BLE001  # the lane ends, and with it the process
+            log.exception("lane_ended")
+
+    def _work(self) -> None:
+        with self._claiming:
+            claim = self._next()
+            if claim is None:
+                return
+            self._hold(claim)
+            if claim.lost_leases:
+                with self._changed:
+                    self._changed.wait_for(lambda: len(self._held) == 1 or self._stopping.is_set())
+                self._settle(claim)  # and nobody else claims meanwhile
+                return
+        self._settle(claim)
 
     def _next(self) -> Claim | None:
         """Wait for a check: until the doorbell rings, or for the next look at the list."""

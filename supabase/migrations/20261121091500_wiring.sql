@@ -13,11 +13,16 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 2 A check is made or ends: its call shows it.
+-- 2 A check is made or ends: its call shows it, and the service is asked to look.
 create trigger check_requested
     after insert on voice.checks
     for each row
     execute function voice.on_check_state();
+
+create trigger doorbell
+    after insert on voice.checks
+    for each statement
+    execute function voice.ring_doorbell();
 
 create trigger check_moved
     after update of state on voice.checks
