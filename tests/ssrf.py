@@ -151,7 +151,8 @@ NOT_ALLOWED = [
 ]
 ADDRESSES = [
     *_cases("scheme", OTHER_SCHEMES), *_cases("credentials", CREDENTIALS), *_cases("characters", CHARACTERS),
-    *_cases("host", HOSTS), *_cases("host", LONG_HOSTS), *_cases("port", NO_PORTS), *_cases("port", OTHER_PORTS), *NAMES, *NOT_ALLOWED,
+    *_cases("host", HOSTS), *_cases("host", LONG_HOSTS), *_cases("port", NO_PORTS), *_cases("port", OTHER_PORTS),
+    *NAMES, *NOT_ALLOWED,
     *(Case(f"http://[{a}]/" if ":" in a else f"http://{a}/", "address", (a,)) for a in NOT_PUBLIC.split()),
     *(Case("https://rebound.example/", "address", (a,)) for a in NOT_PUBLIC.split()),
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -205,6 +206,15 @@ def test_a_tls_handshake_that_never_ends_is_given_up(canary: Canary) -> None:
     assert canary.was_reached()
 
 
+def test_a_body_that_dribbles_over_tls_is_given_up(authority: Authority, tmp_path: Path) -> None:
+    with listening(authority.serving("recordings.example", tmp_path)) as host:
+        host.answers["/"] = ssrf.HOSTILE["a dribbling body"][0]
+        network = Network(says(PUBLIC), Rerouted(host.port), authority.trusted())
+        short = settings(fetch_hosts="*", fetch_seconds=1.0)
+        assert refused(lambda: get("https://recordings.example/", short, network), 10).code == "recording_unreachable"
+        assert len(host.requests) == 1
+
+
 @pytest.mark.parametrize(("first", "then", "expected"), [(PUBLIC, "127.0.0.1", b"hello"), ("127.0.0.1", PUBLIC, None)])
 def test_a_name_is_resolved_once_and_its_first_answer_holds(
     first: str, then: str, expected: bytes | None, host: Listener
@@ -276,6 +286,9 @@ def test_an_ipv6_address_keeps_its_brackets(host: Listener) -> None:
 def test_no_single_step_waits_longer_than_ten_seconds_or_the_time_that_is_left() -> None:
     assert Limits(settings(fetch_seconds=60)).wait() == 10
     assert 0 < Limits(settings(fetch_seconds=5)).wait() <= 5
+    over = Limits(settings(fetch_seconds=0.001))
+    time.sleep(0.01)
+    assert refused(over.wait, AT_ONCE_SECONDS).code == "recording_unreachable"
 
 
 def test_neither_proxies_nor_logs_learn_of_a_fetch(

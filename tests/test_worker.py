@@ -67,10 +67,9 @@ def host() -> Iterator[RecordingHost]:
 
 
 @contextmanager
-def worker(records: Records, make: Make = read_number, **settings: object) -> Iterator[Worker]:
-    given = settings_for(
-        records.database, **{"poll_seconds": 0.1, "lease_seconds": 30.0, "worker_lanes": 2, **settings}
-    )
+def worker(records: Records, host: RecordingHost, make: Make = read_number, **settings: object) -> Iterator[Worker]:
+    usual = {"poll_seconds": 0.1, "lease_seconds": 30.0, "worker_lanes": 2, "fetch_private_hosts": host.named}
+    given = settings_for(records.database, **{**usual, **settings})
     with connected(given) as database:
         inference = Inference(Numbers())
         made = Worker(given, database, inference, make)
@@ -108,7 +107,7 @@ def test_every_queued_call_comes_to_its_end(records: Records, host: RecordingHos
     records.judge(patient_id)
     for content in (b"0.9", b"-0.5", b"0.5"):
         queue(records, host, content, patient_id)
-    with worker(records):
+    with worker(records, host):
         until(lambda: all_ended(records))
     assert states(records) == ["enrolled", "scored", "scored", "scored"]
     assert records.one("select level from public.caregiver_alerts") == "critical"
@@ -117,14 +116,14 @@ def test_every_queued_call_comes_to_its_end(records: Records, host: RecordingHos
 def test_the_doorbell_is_heard_at_once_and_without_it_the_list_is_looked_at(
     records: Records, host: RecordingHost
 ) -> None:
-    with worker(records, poll_seconds=30.0) as made:
+    with worker(records, host, poll_seconds=30.0) as made:
         time.sleep(0.5)
         queue(records, host)
         begun = time.monotonic()
         made.wake()
         until(lambda: all_ended(records))
         assert time.monotonic() - begun < 10
-    with worker(records, poll_seconds=0.2):
+    with worker(records, host, poll_seconds=0.2):
         time.sleep(0.5)
         queue(records, host)
         until(lambda: all_ended(records))
@@ -146,7 +145,7 @@ def test_recordings_are_fetched_while_another_is_encoded(records: Records, host:
         queue(records, host)
         host.answers[f"{number}"] = refuse
     host.answers.pop("0")
-    with worker(records, slow, worker_lanes=3):
+    with worker(records, host, slow, worker_lanes=3):
         until(lambda: len(asked) >= 3)
         assert states(records)[0] == "leased"
         release.set()
@@ -162,7 +161,7 @@ def test_no_more_is_held_than_there_are_lanes(records: Records, host: RecordingH
 
     for _ in range(6):
         queue(records, host)
-    with worker(records, slow, worker_lanes=2):
+    with worker(records, host, slow, worker_lanes=2):
         until(lambda: states(records).count("leased") == 2)
         time.sleep(0.5)
         assert states(records).count("leased") == 2
@@ -178,7 +177,7 @@ def test_leases_are_renewed_during_long_work(records: Records, host: RecordingHo
         return read_number(*arguments)  # type: ignore[arg-type]
 
     queue(records, host)
-    with worker(records, slow, lease_seconds=1.0):
+    with worker(records, host, slow, lease_seconds=1.0):
         until(lambda: states(records) == ["leased"])
         time.sleep(2.5)
         assert records.one("select leased_until > now() from voice.checks")
@@ -196,7 +195,7 @@ def test_a_worker_that_stops_finishes_or_gives_back_what_it_holds(records: Recor
 
     for _ in range(3):
         queue(records, host)
-    with worker(records, slow, worker_lanes=2) as made:
+    with worker(records, host, slow, worker_lanes=2) as made:
         until(lambda: states(records).count("leased") == 2)
         begun = time.monotonic()
         made.stop(1.0)
@@ -205,13 +204,13 @@ def test_a_worker_that_stops_finishes_or_gives_back_what_it_holds(records: Recor
             {"state": "queued", "attempts": 0, "worker": None}
         ]
         release.set()
-    with worker(records):
+    with worker(records, host):
         until(lambda: all_ended(records))
     assert records.one("select count(*) from voice.embeddings") == 3
 
 
 def test_a_database_that_goes_away_is_waited_for(records: Records, host: RecordingHost) -> None:
-    with worker(records):
+    with worker(records, host):
         queue(records, host)
         until(lambda: all_ended(records))
         for _ in range(3):
@@ -235,7 +234,7 @@ def test_an_end_is_offered_until_the_database_takes_it(records: Records, host: R
 
     queue(records, host)
     admin = psycopg.connect(make_conninfo(records.database.admin_url, dbname="template1"), autocommit=True)
-    with admin, worker(records, make):
+    with admin, worker(records, host, make):
         assert encoding.wait(PATIENCE_SECONDS)
         admin.execute(f"alter database {name} allow_connections false".encode())
         admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'retrocare'")
@@ -346,7 +345,7 @@ def test_start_works_on_the_list_as_well_and_is_woken_over_http(database: Databa
 
 
 def private(host: RecordingHost) -> dict[str, str]:
-    return {"RETROCARE_FETCH_PRIVATE_HOSTS": f"127.0.0.1:{host.port}"}
+    return {"RETROCARE_FETCH_PRIVATE_HOSTS": host.named}
 
 
 def test_a_log_line_has_the_call_and_milliseconds_and_nothing_that_identifies(
@@ -387,8 +386,8 @@ def test_the_end_of_a_thread_ends_the_process(database: Database) -> None:
             raise_if_ended(app.service)
 
 
-def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records) -> None:
-    with worker(records) as made:
+def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records, host: RecordingHost) -> None:
+    with worker(records, host) as made:
         assert made.is_alive
         records.do("drop function voice.claim_checks")
         records.do(
