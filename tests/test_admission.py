@@ -145,6 +145,9 @@ def test_metrics_show_the_list_and_what_happened(database: Database) -> None:
         assert "retrocare_database_up 1.0" in shown
         age = float(shown.partition("\nretrocare_oldest_waiting_seconds ")[2].split()[0])
         assert 0 < age < 60
+        refused = app.client.post("/embed", json={"audio_url": "https://127.0.0.2/x"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "recording_refused")
+        assert 'retrocare_fetch_refusals_total{refusal="host"}' in app.client.get("/metrics").text
         for name in ("phase_seconds_bucket", "outcomes_total", "attempts_total", "encoder_info"):
             assert f"retrocare_{name}" in shown
         app.records.do("revoke usage on schema voice from retrocare_service")

@@ -79,14 +79,9 @@ class Database:
         return _limits(self._row("policy", encoder))
 
     def compare(
-        self,
-        baseline: list[float],
-        current: list[float],
-        snr_db: float | None,
-        local_hour: float | None,
-        encoder: str | None,
+        self, baseline: list[float], current: list[float], snr: float | None, hour: float | None, encoder: str | None
     ) -> Row:
-        return self._row("compare", Vector(baseline), Vector(current), snr_db, local_hour, encoder)
+        return self._row("compare", Vector(baseline), Vector(current), snr, hour, encoder)
 
     # people
 

@@ -16,6 +16,7 @@ import httpx
 from retrocare_voice.addresses import PORTS, Url, parse_url
 from retrocare_voice.audio import Channel
 from retrocare_voice.errors import BadRequest, FetchFailed
+from retrocare_voice.events import REFUSALS
 from retrocare_voice.guard import INTERNET, Limits, asked, check_status, get, read, resolve, too_large
 from retrocare_voice.settings import Settings
 
@@ -58,7 +59,12 @@ def fetch(reference: str, settings: Settings) -> bytes:
 
     Raises: FetchFailed, TooLarge; ``is_permanent`` says whether to try again.
     """
-    return _fetch_object(reference, settings) if reference.startswith(STORAGE) else get(reference, settings)
+    try:
+        return _fetch_object(reference, settings) if reference.startswith(STORAGE) else get(reference, settings)
+    except FetchFailed as failure:
+        if failure.refusal:
+            REFUSALS.labels(failure.refusal).inc()
+        raise
 
 
 def read_file(path: Path, settings: Settings) -> bytes:

@@ -172,6 +172,11 @@ def test_the_service_role_is_in_no_other_role(records: Records) -> None:
     assert set(flags.values()) == {False}
 
 
+def test_no_python_file_grows_past_one_idea() -> None:
+    files = [*REPOSITORY.glob("service/retrocare_voice/*.py")]
+    assert [path.name for path in files if len(path.read_text().splitlines()) > 250] == []
+
+
 def test_the_chapters_stay_short_and_tell_the_journey() -> None:
     chapters = sorted((REPOSITORY / "supabase" / "migrations").glob("*.sql"))
     assert [path.name for path in chapters if len(path.read_text().splitlines()) > 250] == []
