@@ -12,7 +12,7 @@ import ssrf
 from databases import Database
 from listeners import AGAIN, HELLO, SHORT_SECONDS, SOON_SECONDS, Listener, listening, refused, settings
 from retrocare_voice.errors import BadRequest, FetchFailed, TooLarge
-from retrocare_voice.fetch import Recording, check_reference, fetch, read_file
+from retrocare_voice.fetch import Recording, check_reference, fetch, read_file, storage_client
 from retrocare_voice.settings import Settings
 from running import running
 from storage import BUCKET, KEY, Storage, storage
@@ -84,6 +84,7 @@ def test_an_object_of_the_bucket_is_read_with_the_projects_key(project: Storage)
     for path in ("a.wav", "2026/11/a call's (first) part, é?#&=+ .wav"):
         project.store(path, b"hello")
         assert fetch(f"storage:{BUCKET}/{path}", of(project)) == b"hello"
+    assert storage_client(of(project)) is storage_client(of(project))
     with pytest.raises(FetchFailed) as caught:
         fetch(f"storage:{BUCKET}/a.wav", of(project).model_copy(update={"supabase_secret_key": SecretStr("wrong")}))
     assert (caught.value.code, caught.value.is_permanent, caught.value.refusal) == ("recording_refused", True, "")
@@ -106,6 +107,7 @@ def test_an_object_of_another_bucket_is_refused_and_storage_must_be_configured(p
         (400, "403", "Unauthorized", "recording_refused"),
         (500, "500", "internal", "recording_unreachable"),
         (544, "544", "DatabaseTimeout", "recording_unreachable"),
+        (400, "200", "odd", "recording_unreachable"),
         (400, "none", "odd", "recording_unreachable"),
     ],
 )
@@ -133,6 +135,7 @@ def test_storage_is_held_to_the_same_limits(project: Storage, host: Listener) ->
     host.answers[route] = AGAIN.replace(b"/redirect-again", b"/hello")
     assert refused(lambda: fetch(f"storage:{BUCKET}/a.wav", slow), SOON_SECONDS).code == "recording_unreachable"
     assert len(host.requests) == 6
+    assert b"\r\naccept-encoding: identity\r\n" in host.requests[0].lower()
 
 
 def test_a_file_is_read_up_to_the_largest_size(tmp_path: Path) -> None:

@@ -297,6 +297,7 @@ def test_neither_proxies_nor_logs_learn_of_a_fetch(
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{canary.port}")
     host.answers["/?token=secret"] = HELLO
+    host.answers["/"] = AGAIN.replace(b"/redirect-again", b"/?token=secret")
     with caplog.at_level(logging.DEBUG):
-        assert get(f"http://127.0.0.1:{host.port}/?token=secret", named(host)) == b"hello"
+        assert get(f"http://127.0.0.1:{host.port}/", named(host)) == b"hello"
     assert "secret" not in caplog.text

@@ -97,14 +97,15 @@ def _fetch_object(reference: str, settings: Settings) -> bytes:
     from storage3.exceptions import StorageApiError
 
     try:
-        return _client(settings).storage.from_(bucket).download(path)
+        return storage_client(settings).storage.from_(bucket).download(path)
     except StorageApiError as error:
         check_status(int(error.status) if str(error.status).isdigit() else 502)
         raise FetchFailed("Storage refused the recording") from None
 
 
 @lru_cache(maxsize=4)
-def _client(settings: Settings) -> Client:
+def storage_client(settings: Settings) -> Client:
+    """Return the project's client, one for all fetches with the same settings."""
     if not (settings.supabase_url and settings.supabase_secret_key):
         raise FetchFailed(
             "Storage is not configured", "Set SUPABASE_URL and SUPABASE_SECRET_KEY.", code="storage_not_configured"
