@@ -125,6 +125,24 @@ def test_check_goes_on_after_a_file_that_fails_and_exits_with_1(retrocare: Run) 
     assert [row["state"] for row in json.loads(done.stdout)] == ["dead", "enrolled"]
 
 
+def test_checks_are_listed_by_state_and_dead_ones_queued_again(retrocare: Run, records: Records) -> None:
+    retrocare("patient", "add", "Gil", "--consent")
+    patient_id = records.one("select id from public.patients where name = 'Gil'")
+    records.call_log(patient_id, recording_ref="https://127.0.0.2/call.wav")
+    [claim] = records.rows("select * from voice.claim_checks('ge2e-v1', 'test', 1, 60)")
+    records.call("fail_check", claim["check_id"], claim["lease_token"], "recording_not_found", "gone", True)
+    [listed] = json.loads(retrocare("checks", "--patient", "Gil", "--json").stdout)
+    assert (listed["state"], listed["reason"], listed["error_code"]) == (
+        "dead",
+        "recording_unavailable",
+        "recording_not_found",
+    )
+    assert json.loads(retrocare("checks", "--state", "leased", "--patient", "Gil", "--json").stdout) == []
+    assert json.loads(retrocare("checks", "--requeue", str(listed["id"]), "--json").stdout) == [listed["id"]]
+    [again] = json.loads(retrocare("checks", "--patient", "Gil", "--json").stdout)
+    assert (again["state"], again["attempts"]) == ("queued", 0)
+
+
 def test_a_patient_is_flagged_and_unflagged(retrocare: Run) -> None:
     retrocare("patient", "add", "Eva", "--consent")
     [flagged] = json.loads(retrocare("patient", "flag", "Eva", "fever", "--json").stdout)

@@ -66,6 +66,7 @@ def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({"patient": patient, "calls": rows, "rows": held, "encoder": service.encoder, "why": service.why})
         return
+    results.print(f"{service.why[0].upper()}{service.why[1:]}.\n", highlight=False)
     print_rows(rows, SHOWN)
     results.print(f"\nWhat the database now holds of {name}:\n")
     print_rows(held)
