@@ -8,11 +8,14 @@ The order in which to read:
     speech      which samples are speech; what cannot be judged
     encoder     windows of speech -> one vector, by `ecapa` or `ge2e`
     pipeline    the order of those steps, from a claimed check to its end
-    fetch       one way to get a recording's bytes
+    inference   the one thread in which they are taken
+    fetch       one way to get a recording's bytes; `guard` and `addresses` what may be fetched
     database    one Python function per SQL function called; `refusals` what PostgreSQL says no to
     service     all of that, opened together
-    app         the routes; `payloads` and `recordings` what goes in and out, `auth` who may call, `problems` errors
-    cli         the command line, with `patients`, `console`, `demo`, `examination` and `serving`
+    worker      claim, judge, complete, again and again
+    app         the routes; `payloads` and `recordings` what goes in and out, `auth` and `admission` who gets in, `problems`
+                errors, `events` and `metrics` what is seen
+    cli         the command line, with `patients`, `operations`, `console`, `demo`, `examination` and `serving`
     embedded    a PostgreSQL in a folder, from the `programs` of a wheel; `migrations` brings it up to date
 """
 
