@@ -208,7 +208,7 @@ def disturb(
         if what == "worker":
             ready = [child for child in children if child.said("claimed")]
             if ready:
-                time.sleep(chance.uniform(0, 0.4))
+                time.sleep(chance.uniform(0, 2.0))  # long enough that some work gets done
                 victim = chance.choice(ready)
                 victim.kill()
                 victim.start()
