@@ -80,6 +80,27 @@ def test_embed_takes_a_file_and_gives_the_same_vector(app: Running) -> None:
     assert by_file.json() == by_url
 
 
+def test_embed_takes_one_recording_at_a_time(app: Running) -> None:
+    answer = app.client.post("/embed", files=[("file", ("a", b"x")), ("file", ("b", b"y"))])
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+def test_a_form_is_told_what_is_wrong_with_it_and_its_channel_counts(app: Running) -> None:
+    answer = app.client.post("/embed", data={"channel": "mono"}, files={"note": ("", b"")})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    file = {"file": ("monday.flac", MONDAY.read_bytes())}
+    for channel, status, code in (("middle", 400, "bad_request"), ("left", 422, "ambiguous_channel")):
+        answer = app.client.post("/embed", files=file, data={"channel": channel})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_refusal_repeats_nothing_of_what_was_sent(app: Running) -> None:
+    for body in ('{"baseline": ["secret"], "current": [1]}', '{"baseline": [NaN], "current": [1]}'):
+        answer = app.client.post("/compare", content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+        assert "secret" not in answer.text
+
+
 def test_embed_says_why_a_recording_cannot_be_judged(app: Running) -> None:
     answer = app.client.post("/embed", files={"file": ("silence.flac", SILENCE.read_bytes())})
     assert (answer.status_code, answer.json()["code"]) == (422, "no_speech")
@@ -157,6 +178,12 @@ def test_a_check_that_another_worker_holds_is_202(app: Running, patient_id: UUID
     assert (answer.status_code, answer.json()["outcome"], answer.json()["success"]) == (202, "leased", False)
 
 
+def test_a_call_that_is_held_is_a_success_without_a_score(app: Running, patient_id: UUID) -> None:
+    app.records.call("flag_patient", patient_id, "flu", "2026-01-01")
+    found = check(app, patient_id, MONDAY)
+    assert (found["success"], found["outcome"], found["anomalyScore"]) == (True, "held", None)
+
+
 def test_without_consent_nothing_is_stored(app: Running) -> None:
     patient_id = app.records.patient(consent=False)
     found = check(app, patient_id, MONDAY)
@@ -194,6 +221,8 @@ def test_an_address_that_is_none_is_400(app: Running, patient_id: UUID, url: str
     answer = app.client.post("/api/anomaly-check", json={"patientId": str(patient_id), "audioUrl": url})
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_recording_reference")
     assert "secret" not in answer.text
+    for path, body in (("/embed", {"audio_url": url}), (f"/api/patients/{patient_id}/baseline", {"audioUrls": [url]})):
+        assert app.client.post(path, json=body).json()["code"] == "bad_recording_reference"
 
 
 def test_a_recording_that_is_not_there_is_502_and_its_check_is_dead(app: Running, patient_id: UUID) -> None:
@@ -283,7 +312,14 @@ def test_the_key_is_asked_for_wherever_there_is_data(server: Server) -> None:
             for path in ("/embed", "/compare", "/api/anomaly-check", f"/api/patients/{patient_id}/baseline")
         ]
         for method, path in asked:
-            for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "ä"}, {"Authorization": "Bearer"}):
+            for headers in (
+                {},
+                {"Authorization": "Bearer wrong"},
+                {"X-API-Key": "ä"},
+                {"Authorization": "Bearer"},
+                {"X-API-Key": "a long"},
+                {"Authorization": "Basic a long random text"},
+            ):
                 answer = app.client.request(
                     method, path, headers=[(k.encode(), v.encode()) for k, v in headers.items()]
                 )
@@ -328,7 +364,8 @@ def test_what_the_documents_promise_is_in_openapi(app: Running) -> None:
 
 def test_an_unknown_path_and_a_wrong_method_are_problems_too(app: Running) -> None:
     assert app.client.get("/nothing").json()["code"] == "not_found"
-    assert app.client.get("/embed").json()["code"] == "method_not_allowed"
+    wrong = app.client.get("/embed")
+    assert (wrong.json()["code"], wrong.headers["allow"]) == ("method_not_allowed", "POST")
 
 
 @pytest.mark.parametrize("kind", ["postgres", "nothing"])

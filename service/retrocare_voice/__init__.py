@@ -13,8 +13,8 @@ The order in which to read:
     database    one Python function per SQL function called; `refusals` what PostgreSQL says no to
     service     all of that, opened together
     worker      claim, judge, complete, again and again
-    app         the routes; `payloads` and `recordings` what goes in and out, `auth` and `admission` who gets in, `problems`
-                errors, `events` and `metrics` what is seen
+    app         the routes; `payloads` and `recordings` what goes in and out, `auth` and `admission` who gets in,
+                `problems` errors, `events` and `metrics` what is seen
     cli         the command line, with `patients`, `operations`, `console`, `demo`, `examination` and `serving`
     embedded    a PostgreSQL in a folder, from the `programs` of a wheel; `migrations` brings it up to date
 """

@@ -26,7 +26,7 @@ LISTED = ("id", "state", "reason", "attempts", "run_at", "worker", "error_code",
 
 def start(
     host: Annotated[str | None, typer.Option(help="Where to listen; loopback by default.")] = None,
-    port: Annotated[int | None, typer.Option(help="8000 by default; 0: any free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="8000 by default; 0: any free one.")] = None,
     work: Annotated[bool, typer.Option(help="Work on the list of checks as well.")] = True,
 ) -> None:
     """Run the HTTP service, and a worker beside it, until Ctrl-C."""

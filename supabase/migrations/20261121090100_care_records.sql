@@ -129,6 +129,8 @@ $$;
 comment on function voice.is_time_zone is
     'Whether this is a zone with a history, such as Europe/Berlin: abbreviations and offsets know no daylight saving.';
 revoke execute on function voice.is_time_zone from public;
+-- A check constraint asks with the rights of whoever writes the row.
+grant execute on function voice.is_time_zone to authenticated, service_role;
 
 -- RLS is switched on only for tables made here: an adopted table keeps its own rules, and a notice says so.
 do $$
@@ -145,6 +147,7 @@ begin
                 'create table public.%I (id uuid constraint %I primary key default gen_random_uuid())',
                 care_table, care_table || '_pkey');
             execute format('alter table public.%I enable row level security', care_table);
+            execute format('revoke all on public.%I from anon, authenticated, service_role', care_table);
         end if;
     end loop;
 end
@@ -191,7 +194,8 @@ alter table public.call_logs
     add column if not exists recording_ref text,
     add column if not exists recording_channel public.recording_channel,
     add column if not exists speech_intervals jsonb,
-    add column if not exists enrolment_id uuid,
+    add column if not exists enrolment_id uuid
+        constraint an_onboarding_recording_is_of_an_enrolment check (source <> 'onboarding' or enrolment_id is not null),
     add column if not exists anomaly_score double precision,
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);

@@ -28,11 +28,13 @@ declare
 begin
     if call.enrolment_id is not null then
         samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
-        -- A complete baseline stays in use until the new one is complete too.
-        if present.sample_count >= policy.baseline_minimum_samples
-            and present.enrolment_id is distinct from call.enrolment_id
+        if present.enrolment_id = call.enrolment_id then
+            -- What was added to it meanwhile stays in it.
+            samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
+        elsif present.sample_count >= policy.baseline_minimum_samples
             and cardinality(samples) < policy.baseline_minimum_samples
         then
+            -- A complete baseline stays in use until the new one is complete too.
             return false;
         end if;
     end if;

@@ -47,6 +47,7 @@ create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embed
 create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
 create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
 alter table public.voice_anomaly_logs enable row level security;
+revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
     'One row per scored call, written by voice.complete_check alone; callers edit notes. A call that was not judged has none.';
 comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';

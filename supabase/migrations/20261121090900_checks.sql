@@ -121,6 +121,11 @@ as $$
 declare
     active text := voice.active_encoder();
 begin
+    if active is null then
+        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
+        lock table voice.encoders in row exclusive mode;
+        active := voice.active_encoder();
+    end if;
     -- Without any encoder yet, voice.register_encoder queues the call later.
     if active is not null and not exists (
         select from voice.checks

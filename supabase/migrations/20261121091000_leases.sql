@@ -129,7 +129,8 @@ as $$
             and expired.leased_until < clock_timestamp()
             and (call_logs.recording_ref is null
                 or expired.attempts >= (select settings.maximum_attempts from voice.settings))
-        for update of expired skip locked
+        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
+        for no key update of expired, call_logs skip locked
     ) as lost
     where checks.id = lost.id
 $$;
@@ -155,6 +156,9 @@ begin
     where suspect.encoder = claim_checks.encoder
         and ((suspect.state = 'leased' and suspect.leased_until < clock_timestamp())
             or (suspect.state = 'queued' and suspect.run_at <= clock_timestamp() and suspect.lost_leases > 0))
+        and exists (
+            select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
+        )
     order by suspect.run_at, suspect.id
     for update skip locked
     limit 1;

@@ -45,6 +45,7 @@ create unique index a_patient_has_one_unresolved_alert on public.caregiver_alert
 create index caregiver_alerts_by_patient on public.caregiver_alerts (patient_id, opened_at desc);
 create index caregiver_alerts_by_log on public.caregiver_alerts (log_id);
 alter table public.caregiver_alerts enable row level security;
+revoke all on public.caregiver_alerts from anon, authenticated, service_role;
 comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
 comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode; log_id is its log.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further calls of the episode were above a threshold.';

@@ -72,16 +72,21 @@ as $$
         leased_until = null,
         worker = null,
         finished_at = null
-    where checks.state = 'dead'
-        and (requeue_checks.check_ids is null or checks.id = any (requeue_checks.check_ids))
-        and (requeue_checks.reasons is null or checks.reason = any (requeue_checks.reasons))
-        and exists (
-            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
-        )
-        and not exists (
-            select from voice.checks as newer
-            where newer.call_log_id = checks.call_log_id and newer.encoder = checks.encoder and newer.id > checks.id
-        )
+    from (
+        select dead.id
+        from voice.checks as dead
+        join public.call_logs on call_logs.id = dead.call_log_id
+        where dead.state = 'dead'
+            and (requeue_checks.check_ids is null or dead.id = any (requeue_checks.check_ids))
+            and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
+            and call_logs.recording_ref is not null
+            and not exists (
+                select from voice.checks as newer
+                where newer.call_log_id = dead.call_log_id and newer.encoder = dead.encoder and newer.id > dead.id
+            )
+        for no key update of dead, call_logs skip locked
+    ) as kept
+    where checks.id = kept.id
     returning checks.id
 $$;
 comment on function voice.requeue_checks is
@@ -112,6 +117,7 @@ grant select (
 grant select (
     call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at
 ) on voice.checks to authenticated;
+revoke all on public.voice_check_status from anon, authenticated, service_role;
 grant select on public.voice_check_status to authenticated, service_role;
 
 create view public.voice_pipeline_health
@@ -132,6 +138,7 @@ comment on view public.voice_pipeline_health is
     'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
 comment on column public.voice_pipeline_health.due_count is 'Queued and not waiting for another try.';
 comment on column public.voice_pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
+revoke all on public.voice_pipeline_health from anon, authenticated, service_role;
 grant select on public.voice_pipeline_health to service_role;
 
 create function voice.pipeline_health()

@@ -31,6 +31,7 @@ grant select (
     id, patient_id, encoder, version, sample_count, spread_mean, spread_deviation, created_at, superseded_at
 ) on voice.baselines to authenticated, service_role;
 grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
+revoke all on public.patient_voice_baseline from anon, authenticated, service_role;
 grant select on public.patient_voice_baseline to authenticated, service_role;
 
 create function voice.patient_list()

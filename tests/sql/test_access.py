@@ -123,6 +123,14 @@ def test_a_caregiver_writes_notes_and_nothing_else(records: Records, people: dic
     assert records.one("select count(*) from public.voice_anomaly_logs where notes is not null") == 1
 
 
+def test_the_dashboard_adds_and_changes_patients(records: Records) -> None:
+    with records.database.as_role("service_role") as api:
+        api.execute("insert into patients (name, timezone) values ('Ana', 'Europe/Lisbon')")
+        assert api.execute("update patients set flags = '{flu}', voice_consent_at = now()").rowcount == 1
+        with pytest.raises(psycopg.errors.CheckViolation):
+            api.execute("update patients set timezone = 'Mars/Olympus'")
+
+
 def test_a_viewer_writes_no_notes(records: Records, people: dict[str, UUID]) -> None:
     records.do("update public.patient_caregivers set role = 'viewer'")
     with records.database.as_role("authenticated", str(people["caregiver"])) as api:

@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from psycopg.errors import InsufficientPrivilege
 
 from databases import Database
 from records import NOON, Records, at_cosine
@@ -92,6 +93,30 @@ def test_row_level_security_is_switched_on_only_for_tables_made_here(earlier: Da
     assert {name for name, is_on in secured.items() if not is_on} == kept | legacy
     for name in kept:
         assert any(f"public.{name} exists and keeps its own row level security" in line for line in heard)
+
+
+def test_a_table_without_row_level_security_is_opened_to_nobody(earlier: Database) -> None:
+    heard: list[str] = []
+    migrate(earlier.owner_url, heard.append)
+    for table in ("patients", "call_logs", "health_flags", "daily_checkins"):
+        with earlier.as_role("authenticated", str(UUID(int=9))) as api, pytest.raises(InsufficientPrivilege):
+            api.execute(f"select id from {table}".encode())
+        assert any(f"public.{table} has no row level security" in line for line in heard)
+
+
+def test_a_project_that_grants_every_new_table_to_everybody_becomes_no_more_open(
+    empty_database: Database, database: Database
+) -> None:
+    everybody = "anon, authenticated, service_role"
+    empty_database.owner.execute(
+        f"alter default privileges in schema public grant all on tables to {everybody}".encode()
+    )
+    migrate(empty_database.owner_url)
+    query = """select grantee, table_name, privilege_type from information_schema.table_privileges
+               where table_schema = 'public' and grantee in ('anon', 'authenticated', 'service_role')
+               order by 1, 2, 3"""
+    granted = empty_database.owner.execute(query).fetchall()
+    assert granted == database.owner.execute(query).fetchall()
 
 
 def test_adopting_twice_changes_nothing(earlier: Database) -> None:

@@ -111,6 +111,13 @@ def test_enrolling_again_starts_a_new_baseline_that_takes_over_once_it_is_comple
     assert (taken_over["sample_count"], taken_over["enrolment_id"]) == (3, again)
 
 
+def test_an_onboarding_recording_belongs_to_an_enrolment(records: Records) -> None:
+    """Alone, each would replace a complete baseline by itself."""
+    with pytest.raises(psycopg.errors.CheckViolation) as raised:
+        records.call_log(records.patient(), source="onboarding")
+    assert raised.value.diag.constraint_name == "an_onboarding_recording_is_of_an_enrolment"
+
+
 def test_a_version_never_changes(records: Records) -> None:
     records.judge(records.patient())
     for change in (

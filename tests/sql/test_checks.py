@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from typing import LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
@@ -12,6 +13,8 @@ import pytest
 from records import ENCODER, NOON, Records, at_cosine
 
 URL = "https://example.org/call.flac"
+
+Statement = tuple[LiteralString, list[object]]
 
 
 def queue(records: Records, patient_id: UUID, day: int = 0) -> UUID:
@@ -91,6 +94,27 @@ def test_calls_that_came_before_any_encoder_are_queued_with_the_first_one(record
     assert records.one("select count(*) from voice.checks") == 0
     assert records.register("first-v1")
     assert records.row("select encoder, state from voice.checks") == {"encoder": "first-v1", "state": "queued"}
+
+
+def test_a_call_that_comes_while_the_first_encoder_registers_is_queued_too(records: Records) -> None:
+    patient_id = records.patient()
+    records.do("delete from voice.encoders")
+    for order in ("call first", "encoder first"):
+        with psycopg.connect(records.database.owner_url) as one, psycopg.connect(records.database.owner_url) as two:
+            call: Statement = (
+                "insert into public.call_logs (patient_id, recording_ref) values (%s, %s)",
+                [patient_id, URL],
+            )
+            register: Statement = ("select voice.register_encoder('first-v1', 3, 1.6)", [])
+            first, second = (call, register) if order == "call first" else (register, call)
+            one.execute(*first)
+            thread = threading.Thread(target=two.execute, args=second)
+            thread.start()
+            thread.join(0.3)
+            one.commit()
+            thread.join(10)
+        assert records.rows("select encoder, state from voice.checks") == [{"encoder": "first-v1", "state": "queued"}]
+        records.do("delete from public.call_logs; delete from voice.encoders")
 
 
 # Encoders.
@@ -217,6 +241,19 @@ def test_an_upload_whose_lease_ran_out_is_lost_and_says_so(records: Records) -> 
         "check_state": "dead",
         "check_reason": "upload_lost",
     }
+
+
+def test_burying_a_lost_upload_waits_for_nobody_who_opens_the_call(records: Records) -> None:
+    """Both lock the check and its call: one after the other they would wait for each other for ever."""
+    call_log_id = records.call_log(records.patient())
+    records.open(call_log_id, lease_seconds=-1)
+    with psycopg.connect(records.database.owner_url) as other:
+        other.execute("select from public.call_logs where id = %s for no key update", [call_log_id])
+        with psycopg.connect(records.database.service_url, options="-c lock_timeout=2s") as burying:
+            burying.execute("select from voice.claim_checks(%s, 'worker', 10, 60)", [ENCODER])
+    assert records.one("select state from voice.checks") == "leased"
+    claim(records)
+    assert records.one("select state from voice.checks") == "dead"
 
 
 def test_a_lease_is_renewed_by_its_holder_only(records: Records) -> None:
