@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME", help="only the one whose name has this in it")
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
     chosen = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(1))  # and so past every end that stops what was started
     size = 10 if chosen.full else 1
     plan = matrix.Plan(calls=50 * size, worker_kills=20 * size, server_kills=2 * size)
     faults: dict[str, Callable[[Database], object]] = {
