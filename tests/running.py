@@ -74,8 +74,13 @@ def recording_host() -> Iterator[RecordingHost]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            """Say nothing: whoever asked was killed, or has had enough."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     host.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
