@@ -9,48 +9,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from uuid import UUID
 
 import httpx
-import numpy as np
-import numpy.typing as npt
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from databases import Database
-from records import NOON, Records, at_cosine
-from retrocare_voice.audio import Channel
+from faults.crashes import all_ended
+from faults.numbers import Numbers, read_number
+from faults.processes import until
+from records import NOON, Records
 from retrocare_voice.database import connected
-from retrocare_voice.encoder import Encoder
 from retrocare_voice.errors import Unavailable
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Make, Voiceprint, backoff
 from retrocare_voice.serving import raise_if_ended, watched
-from retrocare_voice.speech import Limits
 from retrocare_voice.worker import Worker
 from running import RecordingHost, recording_host, running, settings_for
 
 PATIENCE_SECONDS = 60
-
-
-class Numbers:
-    """An encoder of three dimensions that is never asked: these tests are about the list, not about voices."""
-
-    id, dimension, window_seconds = "test-v1", 3, 1.6
-
-    def encode(self, windows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        raise AssertionError("not asked")
-
-
-def read_number(recording: bytes, channel: Channel | None, limits: Limits, encoder: Encoder) -> Voiceprint:
-    """Take the bytes of a recording for a cosine similarity: b"0.5" is a voice at 0.5 to the usual one."""
-    vector = np.array(at_cosine(float(recording.split()[0])), np.float32)
-    return Voiceprint(vector, encoder.id, 1, 1.0, 10.0, 30.0, 0.0, "mono", recording.rjust(32, b" ")[-32:])
 
 
 @pytest.fixture
@@ -85,17 +68,6 @@ def queue(records: Records, host: RecordingHost, content: bytes = b"0.9", patien
     name = f"{len(host.offered)}"
     address = host.offer(name, content + b" " + name.encode())
     return records.call_log(patient_id or records.patient(), NOON, "provider", address)
-
-
-def until(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
-
-
-def all_ended(records: Records) -> bool:
-    return bool(records.one("select count(*) = 0 from voice.checks where state in ('queued', 'leased')"))
 
 
 def states(records: Records) -> list[str]:

@@ -19,7 +19,9 @@ REAL = [str(Path(sys.executable).with_name("retrocare")), "worker"]
 PATIENCE_SECONDS = 300.0
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+def until(
+    condition: Callable[[], object], what: str = "what was waited for", seconds: float = PATIENCE_SECONDS
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
