@@ -307,6 +307,7 @@ def test_the_key_is_asked_for_wherever_there_is_data(server: Server) -> None:
             assert app.client.get(path).status_code == 200
         patient_id = uuid4()
         asked = [("GET", f"/api/anomaly-logs/{patient_id}"), ("GET", f"/api/anomaly-logs?patientIds={patient_id}")]
+        asked += [("GET", "/metrics"), ("POST", "/wake")]
         asked += [
             ("POST", path)
             for path in ("/embed", "/compare", "/api/anomaly-check", f"/api/patients/{patient_id}/baseline")

@@ -122,7 +122,7 @@ def test_check_goes_on_after_a_file_that_fails_and_exits_with_1(retrocare: Run) 
     retrocare("patient", "add", "Rui", "--consent")
     done = retrocare("check", "Rui", "missing.wav", recording("01-enrol-monday"), "--json")
     assert done.returncode == 1
-    assert [row["state"] for row in json.loads(done.stdout)] == ["dead", "enrolled"]
+    assert [row["state"] for row in json.loads(done.stdout)] == ["enrolled"]
 
 
 def test_checks_are_listed_by_state_and_dead_ones_queued_again(retrocare: Run, records: Records) -> None:
@@ -153,6 +153,28 @@ def test_a_patient_is_flagged_and_unflagged(retrocare: Run) -> None:
     assert well["resolved_at"] is not None
 
 
+def test_a_name_that_two_patients_share_is_refused(retrocare: Run) -> None:
+    for _ in range(2):
+        retrocare("patient", "add", "Lia")
+    done = retrocare("logs", "Lia")
+    assert (done.returncode, "Several patients are called 'Lia'" in done.stderr) == (1, True)
+
+
+def test_a_time_that_is_given_counts_in_utc(retrocare: Run) -> None:
+    retrocare("patient", "add", "Noa", "--consent")
+    [flagged] = json.loads(retrocare("patient", "flag", "Noa", "fever", "--since", "2020-02-01", "--json").stdout)
+    assert flagged["started_at"] == "2020-02-01 00:00:00+00:00"
+    retrocare("patient", "unflag", "Noa", "--since", "2020-02-02")
+    for day, name in (("2020-01-01", "01-enrol-monday"), ("2020-01-02", "10-another-voice")):
+        retrocare("check", "Noa", recording(name), "--at", day)
+    assert len(json.loads(retrocare("logs", "Noa", "--json").stdout)) == 1
+    assert json.loads(retrocare("logs", "Noa", "--days", "7", "--json").stdout) == []
+
+
+def test_embed_exits_with_1_where_nothing_could_be_judged(retrocare: Run) -> None:
+    assert retrocare("embed", recording("12-silence")).returncode == 1
+
+
 def test_consent_is_given_and_withdrawn(retrocare: Run) -> None:
     retrocare("patient", "add", "Ivo")
     [skipped] = json.loads(retrocare("check", "Ivo", recording("01-enrol-monday"), "--json").stdout)
@@ -170,6 +192,8 @@ def test_consent_is_given_and_withdrawn(retrocare: Run) -> None:
         (["embed", "x.wav", "--channel", "middle"], 2, "customer, left, right, mono"),
         (["patient", "add", "Zoe", "--timezone", "Mars/Olympus"], 1, "a_patients_timezone_is_a_zone"),
         (["sing"], 2, "No such command"),
+        (["checks", "--state", "nonsense"], 2, "--state is queued"),
+        (["patient", "add", " "], 2, "a patient has a name"),
         (["migrate"], 1, "not_the_owner"),
     ],
 )

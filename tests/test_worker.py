@@ -28,7 +28,7 @@ from records import NOON, Records
 from retrocare_voice.database import connected
 from retrocare_voice.errors import Unavailable
 from retrocare_voice.inference import Inference
-from retrocare_voice.pipeline import Make, Voiceprint, backoff
+from retrocare_voice.pipeline import Make, Patience, Voiceprint, backoff, settle
 from retrocare_voice.serving import raise_if_ended, watched
 from retrocare_voice.worker import Worker
 from running import RecordingHost, recording_host, running, settings_for
@@ -368,3 +368,26 @@ def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records, host: 
         )
         records.do("grant execute on function voice.claim_checks to retrocare_service")
         until(lambda: not made.is_alive)
+
+
+@pytest.mark.parametrize(("recording_ref", "state"), [(None, "dead"), ("https://example.org/x", "queued")])
+def test_an_interruption_gives_the_check_back_or_says_that_the_upload_is_lost(
+    records: Records, recording_ref: str | None, state: str
+) -> None:
+    def interrupt() -> bytes:
+        raise KeyboardInterrupt
+
+    records.call_log(records.patient(), NOON, "upload", recording_ref)
+    with connected(settings_for(records.database)) as database:
+        claim = database.open_recording(
+            encoder="test-v1",
+            worker="test",
+            lease_seconds=60,
+            patient_id=records.one("select id from public.patients"),
+            call_log_id=records.one("select id from public.call_logs"),
+        )
+        inference = Inference(Numbers())
+        with pytest.raises(KeyboardInterrupt):
+            settle(claim, interrupt, inference, database, Patience())
+        inference.stop()
+    assert states(records) == [state]

@@ -134,7 +134,8 @@ def judge(
         patient_id = find(service.database, patient)
 
         def one(file: Path) -> Row:
-            recording = Recording(channel=wanted, content=file)
+            # Read first: a name that is mistyped leaves nothing in the patient's record.
+            recording = Recording(channel=wanted, content=Recording(content=file).read(service.settings))
             row, _ = service.judge(recording, patient_id, occurred_at=moment(at), **call)
             return {"file": str(file)} | row
 

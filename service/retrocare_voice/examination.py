@@ -22,7 +22,7 @@ def examine(settings: Settings) -> list[Row]:
             found.append({"part": part, "state": "ok", "detail": attempt()})
         except RetrocareError as error:
             state = "missing" if needed else "absent"
-            found.append({"part": part, "state": state, "detail": f"{error} {error.hint}".strip()})
+            found.append({"part": part, "state": state, "detail": f"{error}. {error.hint}".replace("..", ".").strip()})
 
     def encoder(name: str) -> str:
         return load_encoder(name, model_dir=settings.models, ecapa_dir=settings.ecapa_dir, fetch_seconds=5).encoder.id

@@ -19,6 +19,7 @@ from retrocare_voice.console import (
     show,
 )
 from retrocare_voice.database import connected
+from retrocare_voice.errors import BadRequest
 from retrocare_voice.settings import read_settings
 
 LISTED = ("id", "state", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
@@ -62,7 +63,11 @@ def checks(
             queued = database.requeue_checks(requeue, None)
             print_json(queued) if as_json else print(f"{len(queued)} checks queued again.")
             return
-        show(database.check_list(state, find(database, patient) if patient else None, most), as_json, LISTED)
+        whose = find(database, patient) if patient else None
+        try:
+            show(database.check_list(state, whose, most), as_json, LISTED)
+        except BadRequest:
+            raise typer.BadParameter("--state is queued, leased, or an end: scored, enrolled, dead, ...") from None
 
 
 def migrate(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from retrocare_voice.console import Json, PatientName, When, find, moment, opened, show
+from retrocare_voice.console import Json, PatientName, When, find, moment, opened, say, show
 
 app = typer.Typer(no_args_is_help=True, help="The people who are phoned.")
 
@@ -19,7 +19,11 @@ def add_patient(
     as_json: Json = False,
 ) -> None:
     """Add a patient. Without consent, nothing of the patient's voice is stored."""
+    if not name.strip():
+        raise typer.BadParameter("a patient has a name")
     with opened() as database:
+        if name in [row["name"] for row in database.patient_list()]:
+            say(f"Another patient is called {name}: from now on, say which by the id.")
         show([database.add_patient(name, timezone, consent)], as_json, ("id", "name", "timezone", "voice_consent_at"))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +144,10 @@ def settle(
         FAILURES.labels("internal_error").inc()
         log.exception("failed", extra={"fields": {"call_log_id": str(claim.call_log_id)}})
         _report(claim, database.fail_check(claim, "internal_error", type(failure).__name__, False), "internal_error")
+        raise
+    except BaseException:  # Ctrl-C or SIGTERM: an upload is nobody else's, any other check is given back
+        with suppress(RetrocareError):
+            _ = database.release_check(claim) or database.fail_check(claim, "interrupted", "interrupted", False)
         raise
     _report(claim, row)
     return row, phases

@@ -44,5 +44,6 @@ def translated() -> Iterator[None]:
             raise BadRequest("A value is not of the kind that the database takes", code="bad_value") from error
         if isinstance(error, psycopg.OperationalError):
             hint = "Is PostgreSQL running, and DATABASE_URL right?"
-            raise Unavailable("The database cannot be reached", hint, "database_unavailable") from error
+            told = "The database cannot be reached, or could not finish in time"
+            raise Unavailable(told, hint, "database_unavailable") from error
         raise RetrocareError(f"The database refused the call ({error.sqlstate})", code="database_error") from error

@@ -121,7 +121,8 @@ set search_path = ''
 as $$
 begin
     perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;
-    return is_time_zone.timezone = 'UTC' or is_time_zone.timezone like '%/%';
+    -- PostgreSQL takes offsets such as PST/8 too; the parts of a zone's name begin with a letter.
+    return is_time_zone.timezone = 'UTC' or is_time_zone.timezone ~ '^[A-Za-z_]+(/[A-Za-z][A-Za-z0-9_+-]*)+$';
 exception when invalid_parameter_value then
     return false;
 end
@@ -204,7 +205,7 @@ create index if not exists call_logs_by_enrolment on public.call_logs (enrolment
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
 comment on column public.call_logs.recording_ref is
-    'storage:bucket/path or a URL of the recording; going from null to a value queues the check.';
+    'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
 comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
 comment on column public.call_logs.speech_intervals is 'When the patient spoke, [[start, end], ...] in seconds from the start.';
 comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';

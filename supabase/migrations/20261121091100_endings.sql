@@ -158,16 +158,14 @@ begin
     end if;
     if not is_healthy and (call.source = 'onboarding' or baseline.id is null) then
         return voice.finish_check(held.id, 'held',
-            case when call.source = 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
+            case call.source when 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
             null, false, complete_check.snr_db, complete_check.quality);
     end if;
 
     insert into voice.embeddings
         (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
-    values (
-        patient.id, call.id, held.encoder, complete_check.embedding, complete_check.audio_sha256,
-        complete_check.speech_seconds, complete_check.snr_db, complete_check.quality
-    )
+    values (patient.id, call.id, held.encoder, complete_check.embedding, complete_check.audio_sha256,
+        complete_check.speech_seconds, complete_check.snr_db, complete_check.quality)
     returning * into print;
 
     if call.source = 'onboarding' or baseline.id is null then
@@ -195,6 +193,9 @@ declare
 begin
     if held.state <> 'leased' then
         return voice.stored_result(held.id);
+    end if;
+    if (select voice_consent_at is null from public.patients where id = held.patient_id) then
+        return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
     end if;
     return voice.finish_check(held.id, 'not_assessable', abstain_check.reason, null, false,
         (abstain_check.quality ->> 'snr_db')::double precision, abstain_check.quality);
@@ -226,12 +227,10 @@ begin
     if fail_check.is_permanent or not has_recording or held.attempts >= setting.maximum_attempts then
         return voice.finish_check(
             held.id, 'dead',
-            case
-                when not has_recording then 'upload_lost'
+            case when not has_recording then 'upload_lost'
                 when not fail_check.is_permanent then 'attempts_exhausted'
                 when starts_with(fail_check.code, 'recording_') then 'recording_unavailable'
-                else 'processing_failed'
-            end::public.check_reason,
+                else 'processing_failed' end::public.check_reason,
             null, false, null, null);
     end if;
     update voice.checks

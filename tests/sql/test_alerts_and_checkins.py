@@ -119,7 +119,7 @@ def test_two_calls_around_local_midnight_are_two_days(records: Records) -> None:
 
 
 def test_a_time_zone_that_is_none_is_refused(records: Records) -> None:
-    for timezone in ("Mars/Olympus", "EST", "+02:00", "CEST", ""):
+    for timezone in ("Mars/Olympus", "EST", "+02:00", "CEST", "", "PST/8", "A1/2", "<x/y>5"):
         with pytest.raises(psycopg.errors.CheckViolation) as raised:
             records.patient(timezone)
         assert raised.value.diag.constraint_name == "a_patients_timezone_is_a_zone"

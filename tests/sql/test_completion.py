@@ -277,3 +277,12 @@ def test_a_patient_that_is_erased_takes_everything_along(records: Records) -> No
 def test_the_smallest_vector_text_is_read_back_unchanged(records: Records) -> None:
     records.judge(records.patient(), (0.6, 0.8, 0.0))
     assert records.one("select embedding from voice.embeddings") == text((0.6, 0.8, 0)).replace(".0", "")
+
+
+def test_consent_withdrawn_before_a_recording_turned_out_not_assessable_is_respected(records: Records) -> None:
+    patient_id = records.patient()
+    claim = records.open(records.call_log(patient_id))
+    records.call("set_consent", patient_id, False)
+    result = records.call("abstain_check", claim["check_id"], claim["lease_token"], "too_noisy", '{"snr_db": 3.5}')
+    assert (result["state"], result["reason"], result["snr"]) == ("skipped", "no_consent", None)
+    assert records.one("select quality from voice.checks") == {}
