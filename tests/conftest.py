@@ -8,6 +8,7 @@ thrown away. That superuser must not be called postgres, because hosted Supabase
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -87,3 +88,12 @@ def data_folder() -> Iterator[Path]:
     """A folder for an embedded server's data: short, and outside of /root."""
     with short_folder() as folder:
         yield folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_lazy_modules() -> Iterator[None]:
+    """Forget SpeechBrain's placeholders: Hypothesis looks through all loaded modules, and would load them."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if type(module).__module__ == "speechbrain.utils.importutils":
+            del sys.modules[name]
