@@ -29,7 +29,7 @@ from retrocare_voice.database import connected
 from retrocare_voice.errors import Unavailable
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Make, Patience, Voiceprint, backoff, settle
-from retrocare_voice.serving import raise_if_ended, watched
+from retrocare_voice.serving import watched
 from retrocare_voice.worker import Worker
 from running import RecordingHost, recording_host, running, settings_for
 
@@ -355,7 +355,7 @@ def test_the_end_of_a_thread_ends_the_process(database: Database) -> None:
                 app.service.inference.run(die)
             assert ended.wait(PATIENCE_SECONDS)
         with pytest.raises(Unavailable):
-            raise_if_ended(app.service)
+            app.service.check_threads()
 
 
 def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records, host: RecordingHost) -> None:

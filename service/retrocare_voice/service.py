@@ -34,10 +34,7 @@ class Service:
 
     def check_ready(self) -> None:
         """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""
-        if not self.inference.is_alive:
-            raise Unavailable("The inference thread has ended", "The service restarts.", "inference_ended")
-        if self.worker and not self.worker.is_alive:
-            raise Unavailable("The worker has ended", "The service restarts.", "worker_ended")
+        self.check_threads()
         active = self.database.active_encoder()
         if active != self.encoder:
             raise Unavailable(
@@ -45,6 +42,13 @@ class Service:
                 hint="Start it with the active encoder: RETROCARE_ENCODER names it.",
                 code="encoder_not_active",
             )
+
+    def check_threads(self) -> None:
+        """Raise Unavailable where a thread has ended that work needs."""
+        if not self.inference.is_alive:
+            raise Unavailable("The inference thread has ended", "The service restarts.", "inference_ended")
+        if self.worker and not self.worker.is_alive:
+            raise Unavailable("The worker has ended", "The service restarts.", "worker_ended")
 
     def embed(self, recording: Recording, patience: Patience) -> tuple[Voiceprint | NotAssessable, Phases]:
         """Turn one recording into a voiceprint; nothing is stored. Raises: RetrocareError."""

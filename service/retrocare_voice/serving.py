@@ -48,7 +48,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
         beside = working(service) if with_worker else nullcontext()
         with watched(service, end), suppress(SystemExit, KeyboardInterrupt), beside:
             server.run()
-        raise_if_ended(service)
+            service.check_threads()
         if not server.started:
             raise ConfigurationError(
                 f"The service cannot listen on {settings.host}:{settings.port}",
@@ -64,7 +64,7 @@ def work(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
     with opened_service(settings, say) as service, working(service), watched(service, stop.set):
         stop.wait()
-        raise_if_ended(service)
+        service.check_threads()
 
 
 class watched:  # used like a function
@@ -76,8 +76,10 @@ class watched:  # used like a function
 
     def watch(self) -> None:
         while not self.done.wait(LOOK_SECONDS):
-            if has_ended(self.service):
-                event("thread_ended", inference=self.service.inference.is_alive)
+            try:
+                self.service.check_threads()
+            except Unavailable as ended:
+                event("thread_ended", code=ended.code)
                 return self.end()
         return None
 
@@ -87,12 +89,3 @@ class watched:  # used like a function
     def __exit__(self, *_: object) -> None:
         self.done.set()
         self.thread.join()
-
-
-def has_ended(service: Service) -> bool:
-    return not service.inference.is_alive or (service.worker is not None and not service.worker.is_alive)
-
-
-def raise_if_ended(service: Service) -> None:
-    if not service.inference.is_alive:
-        raise Unavailable("The inference thread has ended", "Start the service again.", "inference_ended")
