@@ -101,6 +101,28 @@ class Abandoned(RetrocareError):
     code, status = "caller_gone", 503
 
 
+def heard(
+    read: Callable[[], bytes],
+    channel: Channel | None,
+    limits: Limits,
+    inference: Inference,
+    patience: Patience,
+    phases: Phases,
+    make: Make = voiceprint,
+) -> Voiceprint | NotAssessable:
+    """Fetch a recording and make its voiceprint when its turn comes, as long as somebody waits for it."""
+    with phases("fetch"):
+        recording = read()
+    patience.weigh(recording)
+
+    def job() -> Voiceprint | NotAssessable:
+        patience.check()
+        return make(recording, channel, limits, inference.encoder)
+
+    with phases("voiceprint"):
+        return inference.run(job, patience.remaining())
+
+
 def settle(
     claim: Claim,
     read: Callable[[], bytes],
@@ -117,16 +139,7 @@ def settle(
     """
     phases = Phases(claim.call_log_id)
     try:
-        with phases("fetch"):
-            recording = read()
-        patience.weigh(recording)
-
-        def job() -> Voiceprint | NotAssessable:
-            patience.check()
-            return make(recording, claim.channel, claim.limits, inference.encoder)
-
-        with phases("voiceprint"):
-            made = inference.run(job, patience.remaining())
+        made = heard(read, claim.channel, claim.limits, inference, patience, phases, make)
         with phases("complete"):
             if isinstance(made, NotAssessable):
                 row = _offered(lambda: database.abstain_check(claim, made), patience)

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from retrocare_voice.errors import NotAssessable, Unavailable
 from retrocare_voice.events import ATTEMPTS, Phases, event
 from retrocare_voice.fetch import Recording
 from retrocare_voice.inference import Inference
-from retrocare_voice.pipeline import Patience, Voiceprint, settle, voiceprint
+from retrocare_voice.pipeline import Patience, Voiceprint, heard, settle
 from retrocare_voice.settings import Settings
 from retrocare_voice.worker import Worker
 
@@ -54,16 +55,8 @@ class Service:
         """Turn one recording into a voiceprint; nothing is stored. Raises: RetrocareError."""
         phases = Phases()
         limits = self.database.limits(self.encoder)
-        with phases("fetch"):
-            content = recording.read(self.settings)
-        patience.weigh(content)
-
-        def job() -> Voiceprint | NotAssessable:
-            patience.check()
-            return voiceprint(content, recording.channel, limits, self.inference.encoder)
-
-        with phases("voiceprint"):
-            return self.inference.run(job, patience.remaining()), phases
+        read = partial(recording.read, self.settings)
+        return heard(read, recording.channel, limits, self.inference, patience, phases), phases
 
     def judge(
         self, recording: Recording, patient_id: UUID, patience: Patience | None = None, **call: Any
@@ -87,7 +80,7 @@ class Service:
             return self.database.stored_result(claim.check_id), Phases(claim.call_log_id)
         ATTEMPTS.labels("request").inc()
         event("opened", claim.call_log_id)
-        return settle(claim, lambda: recording.read(self.settings), self.inference, self.database, patience)
+        return settle(claim, partial(recording.read, self.settings), self.inference, self.database, patience)
 
 
 @contextmanager
