@@ -255,7 +255,8 @@ def test_backoff_doubles_up_to_its_longest_and_differs_from_worker_to_worker() -
 
 
 def process(database: Database, *words: str, **settings: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "DATABASE_URL": database.service_url, "RETROCARE_ENCODER": "ge2e", **settings}
+    environment = {**os.environ, "DATABASE_URL": database.service_url, "RETROCARE_ENCODER": "ge2e"}
+    environment |= {"PYTHONFAULTHANDLER": "1", **settings}  # a process that aborts says where
     command = [str(Path(sys.executable).with_name("retrocare")), *words]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
@@ -289,7 +290,7 @@ def test_a_worker_process_ends_within_ten_seconds(database: Database, end: signa
 def test_a_worker_whose_encoder_is_not_the_active_one_does_not_start(records: Records) -> None:
     started = process(records.database, "worker")
     _, told = started.communicate(timeout=PATIENCE_SECONDS)
-    assert (started.returncode, "encoder_not_active" in told) == (1, True)
+    assert (started.returncode, "encoder_not_active" in told) == (1, True), told
 
 
 def test_start_works_on_the_list_as_well_and_is_woken_over_http(database: Database, host: RecordingHost) -> None:

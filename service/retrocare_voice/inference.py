@@ -16,6 +16,7 @@ from retrocare_voice.events import log
 T = TypeVar("T")
 Job = tuple["Future[Any]", Callable[[], Any]]
 
+STOP_SECONDS = 1.0  # for a job in hand; a thread that the interpreter cuts off may take the process down with it
 HUNG_SECONDS = 600.0  # the longest call takes seconds: a thread that is busy for so long does not come back
 
 
@@ -29,7 +30,8 @@ class Inference:
         self._busy_since: float | None = None
         self._has_ended = False
         self._ending = threading.Lock()
-        threading.Thread(target=self._work, name="inference", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
 
     @property
     def is_alive(self) -> bool:
@@ -56,8 +58,9 @@ class Inference:
             raise
 
     def stop(self) -> None:
-        """End the thread after the jobs that were asked for."""
+        """End the thread after the jobs that were asked for, and wait for it a while."""
         self._jobs.put(None)
+        self._thread.join(STOP_SECONDS)
 
     def _work(self) -> None:
         try:
