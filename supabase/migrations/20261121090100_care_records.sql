@@ -100,7 +100,8 @@ create type public.recording_channel as enum (
     'customer',     -- the file holds the patient''s side alone
     'left',         -- stereo, the patient on the left
     'right',        -- stereo, the patient on the right
-    'mono'          -- one channel
+    'mono',         -- one channel
+    'mixed'         -- one channel, with the agent's voice in it: never judged
 );
 comment on type public.recording_channel is 'Where in the recording the patient is.';
 

@@ -65,14 +65,29 @@ create table voice.settings (
     retry_base_seconds double precision not null default 10
         constraint a_retry_waits check (retry_base_seconds > 0 and retry_base_seconds < 'infinity'),
     retry_cap_seconds double precision not null default 3600,
+    delivery_maximum_attempts integer not null default 30
+        constraint a_delivery_is_tried_at_least_once check (delivery_maximum_attempts >= 1),
+    delivery_retry_cap_seconds double precision not null default 300
+        constraint a_delivery_waits_at_most_a_day check (delivery_retry_cap_seconds between 1 and 86400),
+    quiet_from time not null default '21:00',
+    quiet_until time not null default '07:00',
+    unusable_calls_in_a_row integer not null default 3
+        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
+    dashboard_url text
+        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
     constraint the_retry_cap_is_not_below_the_base
         check (retry_cap_seconds >= retry_base_seconds and retry_cap_seconds < 'infinity')
 );
 insert into voice.settings default values;
 alter table voice.settings enable row level security;
-comment on table voice.settings is 'How the work list behaves: one row.';
+comment on table voice.settings is 'How the work lists and the alerts behave: one row.';
 comment on column voice.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
 comment on column voice.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
+comment on column voice.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
+comment on column voice.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
+comment on column voice.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
+comment on column voice.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
+comment on column voice.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
 comment on column voice.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 
 create function voice.policy(encoder text)

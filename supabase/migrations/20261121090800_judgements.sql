@@ -87,7 +87,8 @@ create function voice.score_call(
     call public.call_logs,
     print voice.embeddings,
     baseline voice.baselines,
-    policy voice.policies
+    policy voice.policies,
+    at timestamptz
 )
 returns public.voice_anomaly_logs
 language plpgsql
@@ -123,7 +124,8 @@ begin
         perform voice.note_checkin(patient, call."timestamp", judged.score, judged.severity);
     end if;
     if judged.alert_type is not null then
-        perform voice.raise_alert(logged);
+        perform voice.raise_alert(
+            patient.id, 'voice_changed', voice.alert_level(judged.severity), score_call.at, logged.id, judged.score);
     end if;
     return logged;
 end

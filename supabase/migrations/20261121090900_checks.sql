@@ -16,8 +16,8 @@ comment on type public.check_state is 'Where a check stands; the last six are en
 create type public.check_reason as enum (
     'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
     'sick_without_baseline', 'sick_at_enrolment',
-    'no_consent', 'voicemail', 'duplicate_recording',
-    'recording_unavailable', 'processing_failed', 'attempts_exhausted', 'upload_lost'
+    'no_consent', 'duplicate_recording', 'voicemail', 'not_answered', 'nobody_spoke', 'call_failed', 'ended_reason_unknown',
+    'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
 );
 comment on type public.check_reason is
     'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
@@ -25,7 +25,8 @@ comment on type public.check_reason is
 alter table public.call_logs
     add column if not exists check_state public.check_state,
     add column if not exists check_reason public.check_reason;
-comment on column public.call_logs.check_state is 'Copied from the call''s newest check; null: none was asked for.';
+comment on column public.call_logs.check_state is
+    'Copied from the call''s newest check; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
 comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
 
 create table voice.checks (

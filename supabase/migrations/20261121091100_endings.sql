@@ -117,7 +117,8 @@ create function voice.complete_check(
     audio_sha256 bytea,
     speech_seconds double precision,
     snr_db double precision,
-    quality jsonb
+    quality jsonb,
+    at timestamptz default clock_timestamp()
 )
 returns voice.check_result
 language plpgsql
@@ -172,7 +173,7 @@ begin
         is_sample := voice.enrol(call, print.id, policy);
         return voice.finish_check(held.id, 'enrolled', null, null, is_sample, print.snr_db, print.quality);
     end if;
-    logged := voice.score_call(patient, call, print, baseline, policy);
+    logged := voice.score_call(patient, call, print, baseline, policy, complete_check.at);
     return voice.finish_check(held.id, 'scored', null, logged.id, logged.added_to_baseline, print.snr_db, print.quality);
 end
 $$;

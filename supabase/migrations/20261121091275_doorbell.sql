@@ -1,8 +1,49 @@
--- The doorbell: where pg_net and Vault exist, a new check makes the service look at once. Nothing depends on it: the check is
--- a row already, and every worker looks at the list by itself. So whatever goes wrong here is a warning, never an error.
+-- The doorbell: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a
+-- row already, and is found by polling. So whatever goes wrong here is a warning, never an error.
 --
 --     select vault.create_secret('https://voice.example.org', 'python_service_url');
 --     select vault.create_secret('the service''s key', 'retrocare_api_key');
+--     select vault.create_secret('https://<project>.supabase.co/functions/v1', 'retrocare_functions_url');
+--     select vault.create_secret('the functions'' key', 'retrocare_functions_key');
+
+create function voice.ring(bell text, body jsonb)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    is_service constant boolean := ring.bell = 'wake';
+    url text;
+    key text;
+begin
+    if to_regclass('vault.decrypted_secrets') is null
+        or not exists (
+            select from pg_catalog.pg_proc where proname = 'http_post' and pronamespace = to_regnamespace('net')
+        )
+    then
+        return;
+    end if;
+    execute 'select max(decrypted_secret) filter (where name = $1), max(decrypted_secret) filter (where name = $2)
+             from vault.decrypted_secrets'
+    into url, key
+    using
+        case when is_service then 'python_service_url' else 'retrocare_functions_url' end,
+        case when is_service then 'retrocare_api_key' else 'retrocare_functions_key' end;
+    if url is not null then
+        execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 2000)'
+        using
+            rtrim(url, '/') || '/' || ring.bell,
+            ring.body,
+            jsonb_build_object('Content-Type', 'application/json', 'Authorization', 'Bearer ' || coalesce(key, ''));
+    end if;
+exception when others then
+    raise warning 'The doorbell is broken: %', sqlerrm;
+end
+$$;
+comment on function voice.ring is
+    'Asks the service (bell wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
+revoke execute on function voice.ring from public;
 
 create function voice.ring_doorbell()
 returns trigger
@@ -11,33 +52,31 @@ volatile
 security definer
 set search_path = ''
 as $$
-declare
-    service_url text;
-    api_key text;
 begin
-    if to_regclass('vault.decrypted_secrets') is null
-        or not exists (
-            select from pg_catalog.pg_proc where proname = 'http_post' and pronamespace = to_regnamespace('net')
-        )
-    then
-        return null;
-    end if;
-    execute 'select max(decrypted_secret) filter (where name = ''python_service_url''),
-                    max(decrypted_secret) filter (where name = ''retrocare_api_key'')
-             from vault.decrypted_secrets'
-    into service_url, api_key;
-    if service_url is not null then
-        execute 'select net.http_post(url := $1, body := ''{}'', headers := $2, timeout_milliseconds := 2000)'
-        using
-            rtrim(service_url, '/') || '/wake',
-            jsonb_build_object('Content-Type', 'application/json', 'Authorization', 'Bearer ' || coalesce(api_key, ''));
-    end if;
-    return null;
-exception when others then
-    raise warning 'The doorbell is broken: %', sqlerrm;
+    perform voice.ring(tg_argv[0], '{}');
     return null;
 end
 $$;
 comment on function voice.ring_doorbell is
-    'Trigger: asks the service (POST /wake) to look at the list, where pg_net is there and Vault holds python_service_url. Definer: whoever writes calls reads no secret.';
+    'Trigger: rings the bell that it is created with. Definer: whoever writes calls reads no secret.';
 revoke execute on function voice.ring_doorbell from public;
+
+create function voice.make_rounds()
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    perform voice.sweep(now());
+    if (select due_work.recordings > 0 from voice.due_work(now()) as due_work) then
+        perform voice.ring('collect-recordings', '{}');
+    end if;
+    if (select due_work.deliveries > 0 from voice.due_work(now()) as due_work) then
+        perform voice.ring('notify-caregiver', '{}');
+    end if;
+end
+$$;
+comment on function voice.make_rounds is
+    'Every minute: the sweep, and the edge functions where work is due that no doorbell announced, such as a retry. Called by pg_cron.';
+revoke execute on function voice.make_rounds from public;

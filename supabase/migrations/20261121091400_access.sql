@@ -38,6 +38,10 @@ create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
     for select to authenticated
     using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
 
+create policy caregivers_read_their_patients_alert_changes on public.alert_changes
+    for select to authenticated
+    using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
+
 create policy caregivers_read_their_patients_baselines on voice.baselines
     for select to authenticated
     using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
@@ -47,6 +51,10 @@ create policy caregivers_read_their_patients_checks on voice.checks
     using (patient_id in (select patient_id from public.patient_caregivers where user_id = (select auth.uid())));
 
 create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
+    for select to authenticated
+    using (true);
+
+create policy caregivers_read_when_a_patient_counts_as_silent on voice.settings
     for select to authenticated
     using (true);
 

@@ -1,0 +1,115 @@
+-- Intake: what the phone provider reports becomes a call, once, however often and in whatever order it is reported. Whether a
+-- call is worth judging is decided by rows: a voicemail greeting must never be judged as the patient.
+
+create type public.call_disposition as enum (
+    'judge',        -- the patient was on the line
+    'skip',         -- voicemail, nobody, an error: its recording is not even copied
+    'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
+    'unmatched'     -- of no patient that is known: the report is kept, and waits for the patient's id or number
+);
+comment on type public.call_disposition is 'What becomes of a reported call.';
+
+create table voice.providers (
+    id text constraint providers_pkey primary key,
+    recording_retention_days double precision not null default 14
+        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
+    sweep_overlap_hours double precision not null default 24
+        constraint sweeps_overlap check (sweep_overlap_hours > 0),
+    swept_until timestamptz
+);
+alter table voice.providers enable row level security;
+insert into voice.providers (id) values ('vapi');
+comment on table voice.providers is 'The phone providers whose reports are taken.';
+comment on column voice.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
+comment on column voice.providers.sweep_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: longer than any call.';
+comment on column voice.providers.swept_until is 'Every call made before this moment was asked for; null: never.';
+
+create table voice.ended_reasons (
+    pattern text constraint ended_reasons_pkey primary key,
+    disposition public.call_disposition not null
+        constraint a_row_decides check (disposition in ('judge', 'skip')),
+    reason public.check_reason,
+    constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
+);
+alter table voice.ended_reasons enable row level security;
+comment on table voice.ended_reasons is
+    'What the provider''s words for the end of a call mean; of the patterns (as for LIKE) that match, the longest decides.';
+insert into voice.ended_reasons (pattern, disposition, reason) values
+    ('customer-ended-call', 'judge', null),
+    ('customer-ended-call-%', 'judge', null),
+    ('assistant-ended-call', 'judge', null),
+    ('assistant-ended-call-%', 'judge', null),
+    ('assistant-said-end-call-phrase', 'judge', null),
+    ('assistant-said-message-with-end-call-enabled', 'judge', null),
+    ('assistant-forwarded-call', 'judge', null),
+    ('exceeded-max-duration', 'judge', null),
+    ('%voicemail%', 'skip', 'voicemail'),
+    ('%answering-machine%', 'skip', 'voicemail'),
+    ('%did-not-answer%', 'skip', 'not_answered'),
+    ('%no-answer%', 'skip', 'not_answered'),
+    ('%busy%', 'skip', 'not_answered'),
+    ('%misdialed%', 'skip', 'not_answered'),
+    ('customer-did-not-give-microphone-permission', 'skip', 'not_answered'),
+    ('manually-canceled', 'skip', 'not_answered'),
+    ('silence-timed-out', 'skip', 'nobody_spoke'),
+    ('%error%', 'skip', 'call_failed'),
+    ('%failed%', 'skip', 'call_failed'),
+    ('%fault%', 'skip', 'call_failed'),
+    ('%not-found%', 'skip', 'call_failed'),
+    ('%not-valid%', 'skip', 'call_failed'),
+    ('assistant-request-%', 'skip', 'call_failed'),
+    ('pipeline-%', 'skip', 'call_failed'),
+    ('phone-call-provider-%', 'skip', 'call_failed'),
+    ('worker-shutdown', 'skip', 'call_failed');
+
+create function voice.ended_as(ended_reason text)
+returns voice.ended_reasons
+language sql
+stable
+set search_path = ''
+as $$
+    select ended_reasons
+    from voice.ended_reasons
+    where lower(ended_as.ended_reason) like ended_reasons.pattern
+    order by length(ended_reasons.pattern) desc, ended_reasons.pattern
+    limit 1
+$$;
+comment on function voice.ended_as is 'The row that decides about calls that ended so; null: nobody has decided.';
+revoke execute on function voice.ended_as from public;
+
+create table voice.unmatched_calls (
+    provider text not null
+        constraint an_unmatched_call_has_a_provider references voice.providers (id),
+    provider_call_id text not null,
+    phone text,
+    report jsonb not null,
+    received_at timestamptz not null,
+    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
+);
+alter table voice.unmatched_calls enable row level security;
+comment on table voice.unmatched_calls is
+    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
+
+create function voice.reported_patient(patient_id uuid, phone text)
+returns uuid
+language sql
+stable
+set search_path = ''
+as $$
+    select case when count(*) = 1 then min(patients.id::text)::uuid end
+    from public.patients
+    where case
+        when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
+        else patients.phone = reported_patient.phone
+    end
+$$;
+comment on function voice.reported_patient is
+    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+revoke execute on function voice.reported_patient from public;
+
+create type public.received_call as (
+    call_log_id uuid,
+    disposition public.call_disposition,
+    is_new boolean
+);
+comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';

@@ -1,0 +1,239 @@
+-- Reports: the one call that the webhook and the sweep make for each finished call, and what they ask around it.
+
+create function voice.queue_recording(
+    call public.call_logs, source_channel text, source_expires_at timestamptz, ended_at timestamptz, at timestamptz
+)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+    insert into voice.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
+    select
+        call.id, call.patient_id, queue_recording.source_channel, queue_recording.source_expires_at, queue_recording.at,
+        coalesce(queue_recording.ended_at, call."timestamp") + make_interval(secs => 86400 * providers.recording_retention_days)
+    from voice.providers
+    where providers.id = call.provider
+    on conflict (call_log_id) do update
+    -- Reported again, with another address: worth another try at once.
+    set source_channel = coalesce(excluded.source_channel, queued.source_channel),
+        source_expires_at = case
+            when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
+        end,
+        run_at = least(queued.run_at, excluded.run_at)
+    where queued.state in ('queued', 'leased')
+$$;
+comment on function voice.queue_recording is 'Has a call''s recording copied. Called by voice.receive_call_report.';
+revoke execute on function voice.queue_recording from public;
+
+create function voice.receive_call_report(
+    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
+    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
+    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+)
+returns public.received_call
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    patient public.patients;
+    call public.call_logs;
+    is_new boolean;
+    decided voice.ended_reasons;
+begin
+    if nullif(receive_call_report.provider_call_id, '') is null
+        or not exists (select from voice.providers where id = receive_call_report.provider)
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
+            hint = 'Providers are rows of voice.providers.';
+    end if;
+
+    select patients.* into patient
+    from public.patients
+    where patients.id = coalesce(
+        -- What is taken in stays with its patient.
+        (select call_logs.patient_id from public.call_logs
+            where call_logs.provider = receive_call_report.provider
+                and call_logs.provider_call_id = receive_call_report.provider_call_id),
+        voice.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
+    for no key update;
+    if not found then
+        insert into voice.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
+        values (
+            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
+            jsonb_build_object(
+                'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
+                'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
+                'summary', receive_call_report.summary, 'speech_intervals', receive_call_report.speech_intervals,
+                'is_recording_consented', receive_call_report.is_recording_consented),
+            receive_call_report.at
+        )
+        on conflict on constraint unmatched_calls_pkey do nothing;
+        is_new := found;
+        return (null, 'unmatched', is_new)::public.received_call;
+    end if;
+
+    is_new := not exists (
+        select from public.call_logs
+        where call_logs.provider = receive_call_report.provider
+            and call_logs.provider_call_id = receive_call_report.provider_call_id
+    );
+    insert into public.call_logs as known (
+        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
+        speech_intervals
+    )
+    values (
+        patient.id, coalesce(receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at), 'provider',
+        receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.ended_reason,
+        receive_call_report.summary, null, receive_call_report.speech_intervals
+    )
+    on conflict (provider, provider_call_id) do update
+    set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
+        summary = coalesce(known.summary, excluded.summary),
+        speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
+    returning * into call;
+    decided := voice.ended_as(call.ended_reason);
+
+    if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
+        update public.call_logs
+        set (check_state, check_reason) = (
+            select 'skipped'::public.check_state, why.reason
+            from (select case
+                when decided.disposition = 'skip' then decided.reason
+                when patient.voice_consent_at is null or not receive_call_report.is_recording_consented then 'no_consent'
+                when decided.disposition is null then 'ended_reason_unknown'
+            end::public.check_reason as reason) as why
+            where why.reason is not null
+        )
+        where call_logs.id = call.id
+        returning * into call;
+        if call.check_reason is null or call.check_reason = 'ended_reason_unknown' then
+            update public.call_logs
+            set recording_source_url = coalesce(receive_call_report.recording_url, call_logs.recording_source_url)
+            where call_logs.id = call.id;
+            perform voice.queue_recording(
+                call, receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
+                receive_call_report.ended_at, receive_call_report.at);
+        end if;
+    end if;
+    return (call.id, coalesce(decided.disposition, 'unknown'), is_new)::public.received_call;
+end
+$$;
+comment on function voice.receive_call_report is
+    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch voice.';
+revoke execute on function voice.receive_call_report from public;
+grant execute on function voice.receive_call_report to service_role;
+
+create function voice.match_calls(at timestamptz)
+returns integer
+language sql
+volatile
+set search_path = ''
+as $$
+    with taken as (
+        delete from voice.unmatched_calls
+        where voice.reported_patient((unmatched_calls.report ->> 'patient_id')::uuid, unmatched_calls.phone) is not null
+        returning *
+    ),
+    received as (
+        select voice.receive_call_report(
+            taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
+            (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
+            taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
+            nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
+            match_calls.at)
+        from taken
+    )
+    select count(*)::integer from received
+$$;
+comment on function voice.match_calls is 'Takes in the calls whose patient is known by now; how many. Called by voice.sweep.';
+revoke execute on function voice.match_calls from public;
+
+create function voice.redecide_calls(at timestamptz)
+returns integer
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    decided record;
+    decided_count integer := 0;
+begin
+    for decided in
+        select call_logs.id, ended.disposition, ended.reason
+        from public.call_logs
+        cross join lateral voice.ended_as(call_logs.ended_reason) as ended
+        where call_logs.check_reason = 'ended_reason_unknown' and ended.disposition is not null
+        for no key update of call_logs skip locked
+    loop
+        update public.call_logs
+        set check_state = case decided.disposition when 'skip' then 'skipped'::public.check_state end,
+            check_reason = decided.reason
+        where call_logs.id = decided.id;
+        perform voice.publish_recording(decided.id);
+        decided_count := decided_count + 1;
+    end loop;
+    return decided_count;
+end
+$$;
+comment on function voice.redecide_calls is
+    'Judges or skips the calls whose ended reason a row explains by now; how many. Called by voice.sweep.';
+revoke execute on function voice.redecide_calls from public;
+create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
+
+create function voice.unreported_calls(provider text, provider_call_ids text[])
+returns setof text
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select distinct listed.id
+    from unnest(unreported_calls.provider_call_ids) as listed (id)
+    where not exists (
+            select from public.call_logs
+            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
+        and not exists (
+            select from voice.unmatched_calls
+            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
+$$;
+comment on function voice.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as voice.receive_call_report.';
+revoke execute on function voice.unreported_calls from public;
+grant execute on function voice.unreported_calls to service_role;
+
+create function voice.sweep_since(provider text, at timestamptz)
+returns timestamptz
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select greatest(
+        sweep_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
+        providers.swept_until - make_interval(secs => 3600 * providers.sweep_overlap_hours))
+    from voice.providers
+    where providers.id = sweep_since.provider
+$$;
+comment on function voice.sweep_since is
+    'From where on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as voice.receive_call_report.';
+revoke execute on function voice.sweep_since from public;
+grant execute on function voice.sweep_since to service_role;
+
+create function voice.finish_sweep(provider text, until timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+    update voice.providers
+    set swept_until = greatest(providers.swept_until, finish_sweep.until)
+    where providers.id = finish_sweep.provider
+$$;
+comment on function voice.finish_sweep is 'Every call made before until was asked for. Definer: as voice.receive_call_report.';
+revoke execute on function voice.finish_sweep from public;
+grant execute on function voice.finish_sweep to service_role;

@@ -1,0 +1,168 @@
+-- Episodes: how signs make and change an alert, and what happens when nobody answers.
+
+create function voice.alert_level(severity public.anomaly_severity)
+returns public.alert_level
+language sql
+immutable
+parallel safe
+set search_path = ''
+as $$
+    select case alert_level.severity
+        when 'medium' then 'warning'::public.alert_level
+        when 'high' then 'emergency'
+        when 'critical' then 'critical'
+    end
+$$;
+comment on function voice.alert_level is 'How urgent a severity is; null for low.';
+revoke execute on function voice.alert_level from public;
+
+create function voice.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+    select case
+        when quiet_from = quiet_until then after_quiet_hours.at
+        when quiet_from < quiet_until and (clock.local_at::time < quiet_from or clock.local_at::time >= quiet_until)
+            then after_quiet_hours.at
+        when quiet_from > quiet_until and clock.local_at::time < quiet_from and clock.local_at::time >= quiet_until
+            then after_quiet_hours.at
+        else (clock.local_at::date + (clock.local_at::time >= quiet_until)::integer + quiet_until)
+            at time zone after_quiet_hours.timezone
+    end
+    from (select after_quiet_hours.at at time zone after_quiet_hours.timezone as local_at) as clock
+$$;
+comment on function voice.after_quiet_hours is
+    'This moment, or the end of the quiet hours that it falls into, on the clock of that zone. Stable: zones change with PostgreSQL''s data.';
+revoke execute on function voice.after_quiet_hours from public;
+
+create function voice.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+    select case
+            when alert_policies.waits_for_morning then voice.after_quiet_hours(
+                answer_due_at.at, patients.timezone, settings.quiet_from, settings.quiet_until)
+            else answer_due_at.at
+        end + make_interval(secs => 60 * answer_due_at.minutes)
+    from public.patients
+    cross join voice.settings
+    cross join voice.alert_policies
+    where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
+$$;
+comment on function voice.answer_due_at is
+    'Until when somebody should have answered: nobody is expected to answer what waits for the morning.';
+revoke execute on function voice.answer_due_at from public;
+
+create function voice.raise_alert(
+    patient_id uuid, cause public.alert_cause, level public.alert_level, at timestamptz,
+    log_id uuid default null, anomaly_score double precision default null
+)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    due_at timestamptz := voice.answer_due_at(
+        raise_alert.patient_id, raise_alert.level,
+        (select escalate_after_minutes from voice.alert_policies where alert_policies.level = raise_alert.level),
+        raise_alert.at);
+    earlier public.caregiver_alerts;
+    alert public.caregiver_alerts;
+    change public.alert_change := 'opened';
+begin
+    select caregiver_alerts.* into earlier
+    from public.caregiver_alerts
+    where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
+    for update;
+    if not found then
+        insert into public.caregiver_alerts (
+            patient_id, level, cause, causes, log_id, anomaly_score, opened_at, last_raised_at, next_change_at
+        )
+        values (
+            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.log_id,
+            raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
+        )
+        returning * into alert;
+    else
+        change := case
+            when raise_alert.level > earlier.level then 'raised'
+            when raise_alert.cause <> all (earlier.causes) and earlier.state in ('acknowledged', 'snoozed') then 'raised'
+            else 'repeated'
+        end;
+        update public.caregiver_alerts
+        set level = greatest(earlier.level, raise_alert.level),
+            causes = case when raise_alert.cause = any (earlier.causes) then earlier.causes else earlier.causes || raise_alert.cause end,
+            log_id = case when raise_alert.anomaly_score <= earlier.anomaly_score then earlier.log_id else coalesce(raise_alert.log_id, earlier.log_id) end,
+            anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
+            repeat_count = earlier.repeat_count + 1,
+            last_raised_at = raise_alert.at
+        where caregiver_alerts.id = earlier.id
+        returning * into alert;
+        if change = 'raised' then
+            update public.caregiver_alerts
+            set state = 'open',
+                cause = raise_alert.cause,
+                reminder_count = 0,
+                next_change_at = due_at,
+                acknowledged_at = null,
+                acknowledged_by = null,
+                snoozed_until = null
+            where caregiver_alerts.id = earlier.id
+            returning * into alert;
+        end if;
+    end if;
+    perform voice.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.log_id);
+    return alert;
+end
+$$;
+comment on function voice.raise_alert is
+    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds voice.lock_patient. Called by voice.score_call and voice.note_silence.';
+revoke execute on function voice.raise_alert from public;
+
+create function voice.advance_alerts(at timestamptz)
+returns integer
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    alert public.caregiver_alerts;
+    policy voice.alert_policies;
+    moved public.alert_change;
+    advanced integer := 0;
+begin
+    for alert in
+        select caregiver_alerts.*
+        from public.caregiver_alerts
+        where caregiver_alerts.resolved_at is null and caregiver_alerts.next_change_at <= advance_alerts.at
+        order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
+        for update skip locked
+    loop
+        select alert_policies.* into policy from voice.alert_policies where alert_policies.level = alert.level;
+        moved := case alert.state when 'snoozed' then 'woken' when 'open' then 'escalated' else 'reminded' end;
+        update public.caregiver_alerts
+        set state = case moved when 'woken' then 'open'::public.alert_state else 'escalated' end,
+            snoozed_until = null,
+            reminder_count = case moved when 'reminded' then alert.reminder_count + 1 else 0 end,
+            next_change_at = case
+                when moved = 'woken' then voice.answer_due_at(alert.patient_id, alert.level, policy.escalate_after_minutes, advance_alerts.at)
+                when moved = 'escalated' and policy.maximum_reminders > 0 or alert.reminder_count + 1 < policy.maximum_reminders
+                then voice.answer_due_at(alert.patient_id, alert.level, policy.remind_after_minutes, advance_alerts.at)
+            end
+        where caregiver_alerts.id = alert.id
+        returning * into alert;
+        perform voice.note_change(
+            alert, moved, advance_alerts.at, log_id => case alert.cause when 'voice_changed' then alert.log_id end);
+        advanced := advanced + 1;
+    end loop;
+    return advanced;
+end
+$$;
+comment on function voice.advance_alerts is
+    'Wakes what was snoozed, escalates what nobody answered, and reminds; how many. Called by voice.sweep.';
+revoke execute on function voice.advance_alerts from public;

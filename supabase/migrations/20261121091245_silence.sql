@@ -1,0 +1,150 @@
+-- Silence is a signal: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises
+-- the same alert as a changed voice, as a warning; when the patient is heard again, that alert closes by itself.
+
+create function voice.silences(at timestamptz)
+returns table (
+    patient_id uuid,
+    cause public.alert_cause,
+    last_heard_at timestamptz,
+    silent_days double precision,
+    unusable_calls bigint
+)
+language sql
+stable
+set search_path = ''
+begin atomic
+    with known as (
+        select
+            patients.id,
+            patients.silent_after_days,
+            patients.voice_consent_at,
+            settings.unusable_calls_in_a_row,
+            (
+                select max(call_logs."timestamp")
+                from public.call_logs
+                where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+            ) as last_heard_at
+        from public.patients
+        cross join voice.settings
+        where patients.voice_consent_at is not null
+    ),
+    answered as (
+        select
+            known.*,
+            (
+                select count(*)
+                from (
+                    select from public.call_logs
+                    where call_logs.patient_id = known.id
+                        and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
+                        and (call_logs.check_state = 'not_assessable' or call_logs.check_reason = 'nobody_spoke')
+                    limit 1000
+                ) as unusable
+            ) as unusable_calls
+        from known
+    )
+    select answered.id, causes.cause, answered.last_heard_at,
+        extract(epoch from silences.at - coalesce(answered.last_heard_at, answered.voice_consent_at)) / 86400,
+        answered.unusable_calls
+    from answered
+    cross join lateral (
+        select 'nothing_heard'::public.alert_cause as cause
+        where coalesce(answered.last_heard_at, answered.voice_consent_at)
+            <= silences.at - make_interval(days => answered.silent_after_days)
+        union all
+        select 'no_usable_speech'
+        where answered.unusable_calls >= answered.unusable_calls_in_a_row
+    ) as causes;
+end;
+comment on function voice.silences is
+    'Who is not heard, and in what way, at this moment: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the reader''s rights.';
+revoke execute on function voice.silences from public;
+grant execute on function voice.silences to authenticated, service_role;
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
+    where check_state = 'not_assessable' or check_reason = 'nobody_spoke';
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+
+create view public.silent_patients
+with (security_invoker = true)
+as
+select
+    silences.patient_id,
+    silences.cause,
+    silences.last_heard_at,
+    silences.silent_days,
+    silences.unusable_calls
+from voice.silences(now()) as silences;
+comment on view public.silent_patients is 'For caregivers and operators: patients who are not heard, one row per patient and cause.';
+comment on column public.silent_patients.last_heard_at is 'When the last call was that could be judged; null: never.';
+comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given.';
+comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none with usable speech.';
+revoke all on public.silent_patients from anon, authenticated, service_role;
+grant select on public.silent_patients to authenticated, service_role;
+grant select (is_only, unusable_calls_in_a_row) on voice.settings to authenticated, service_role;
+
+create function voice.note_silence(at timestamptz)
+returns integer
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    silence record;
+    noted integer := 0;
+begin
+    for silence in
+        select silences.patient_id, silences.cause
+        from voice.silences(note_silence.at) as silences
+        join public.patients on patients.id = silences.patient_id
+        where not exists (
+            select from public.caregiver_alerts
+            where caregiver_alerts.patient_id = silences.patient_id
+                -- Once an episode; and after it, not again before something was heard, or as many days have passed.
+                and silences.cause = any (caregiver_alerts.causes)
+                and (caregiver_alerts.resolved_at is null
+                    or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
+                        and caregiver_alerts.resolved_at
+                            > note_silence.at - make_interval(days => coalesce(patients.silent_after_days, 1))))
+        )
+        order by silences.patient_id
+        for no key update of patients skip locked
+    loop
+        perform voice.raise_alert(silence.patient_id, silence.cause, 'warning', note_silence.at);
+        noted := noted + 1;
+    end loop;
+    return noted;
+end
+$$;
+comment on function voice.note_silence is 'Raises an alert for each new silence; how many. Called by voice.sweep.';
+revoke execute on function voice.note_silence from public;
+
+create function voice.end_silence(at timestamptz)
+returns integer
+language sql
+volatile
+set search_path = ''
+as $$
+    with heard as (
+        select caregiver_alerts as alert
+        from public.caregiver_alerts
+        where caregiver_alerts.resolved_at is null
+            and 'voice_changed' <> all (caregiver_alerts.causes)
+            and exists (
+                select from public.call_logs
+                where call_logs.patient_id = caregiver_alerts.patient_id
+                    and call_logs."timestamp" > caregiver_alerts.opened_at
+                    and call_logs.check_state in ('scored', 'enrolled', 'held')
+            )
+            and not exists (
+                select from voice.silences(end_silence.at) as silences
+                where silences.patient_id = caregiver_alerts.patient_id
+            )
+        for update skip locked
+    ),
+    resolved as (
+        select voice.resolve(heard.alert, null, null, null, end_silence.at) from heard
+    )
+    select count(*)::integer from resolved
+$$;
+comment on function voice.end_silence is 'Closes the alerts about silence of patients who are heard again; how many. Called by voice.sweep.';
+revoke execute on function voice.end_silence from public;

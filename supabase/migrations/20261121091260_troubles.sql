@@ -1,0 +1,107 @@
+-- Troubles: everything that waits for the operator, in one list. What is not in it takes care of itself.
+
+create type public.trouble_kind as enum (
+    'unmatched_call',           -- a report of nobody who is known: give the patient that phone or id
+    'unknown_ended_reason',     -- calls ended in a way that no row of voice.ended_reasons knows: add one
+    'recording_delayed',        -- the copying fails, and is tried again
+    'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
+    'check_dead',               -- failed for good: `retrocare checks --requeue`
+    'delivery_delayed',         -- a message to a caregiver is refused, and tried again
+    'delivery_dead',            -- a message to a caregiver that will not be sent
+    'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
+    'alert_unanswered'          -- everybody was told as often as the policy says, and nobody answers
+);
+comment on type public.trouble_kind is 'What an operator must see to.';
+
+create function voice.troubles()
+returns table (
+    kind public.trouble_kind,
+    patient_id uuid,
+    call_log_id uuid,
+    alert_id uuid,
+    subject text,
+    code text,
+    detail text,
+    occurred_at timestamptz
+)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select 'unmatched_call'::public.trouble_kind, null::uuid, null::uuid, null::uuid,
+        unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,
+        case when unmatched_calls.phone is null and unmatched_calls.report ->> 'patient_id' is null then 'names_nobody'
+            when (select count(*) from public.patients where patients.phone = unmatched_calls.phone) > 1 then 'number_of_several'
+            else 'patient_unknown' end,
+        null, unmatched_calls.received_at
+    from voice.unmatched_calls
+    union all
+    select 'unknown_ended_reason', null, null, null, call_logs.ended_reason, 'ended_reason_unknown',
+        count(*) || ' calls', max(call_logs."timestamp")
+    from public.call_logs
+    where call_logs.check_reason = 'ended_reason_unknown'
+    group by call_logs.ended_reason
+    union all
+    select
+        case recordings.state when 'queued' then 'recording_delayed' else 'recording_lost' end::public.trouble_kind,
+        recordings.patient_id, recordings.call_log_id, null,
+        call_logs.provider || ' ' || call_logs.provider_call_id,
+        coalesce(recordings.error_code, recordings.state::text), recordings.error_message,
+        coalesce(recordings.finished_at, recordings.run_at)
+    from voice.recordings
+    join public.call_logs on call_logs.id = recordings.call_log_id
+    where recordings.state in ('expired', 'refused') or (recordings.state = 'queued' and recordings.error_code is not null)
+    union all
+    select 'check_dead', checks.patient_id, checks.call_log_id, null, 'check ' || checks.id, checks.reason::text,
+        (select check_errors.message from voice.check_errors where check_errors.check_id = checks.id order by check_errors.id desc limit 1),
+        checks.finished_at
+    from voice.checks
+    where checks.state = 'dead'
+        and not exists (
+            select from voice.checks as newer
+            where newer.call_log_id = checks.call_log_id and newer.encoder = checks.encoder and newer.id > checks.id
+        )
+    union all
+    select
+        case deliveries.state when 'queued' then 'delivery_delayed' else 'delivery_dead' end::public.trouble_kind,
+        caregiver_alerts.patient_id, null, deliveries.alert_id, deliveries.channel || ' ' || deliveries.id,
+        deliveries.error_code, deliveries.error_message, coalesce(deliveries.finished_at, deliveries.run_at)
+    from voice.deliveries
+    join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
+    where deliveries.state = 'dead' or (deliveries.state = 'queued' and deliveries.error_code is not null)
+    union all
+    select 'alert_untold', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
+        'nobody_reachable', null, caregiver_alerts.opened_at
+    from public.caregiver_alerts
+    where caregiver_alerts.state in ('open', 'escalated')
+        and not exists (
+            select from voice.deliveries
+            where deliveries.alert_id = caregiver_alerts.id and deliveries.state in ('queued', 'leased', 'accepted')
+        )
+    union all
+    select 'alert_unanswered', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
+        'nobody_answers', caregiver_alerts.reminder_count || ' reminders', caregiver_alerts.last_raised_at
+    from public.caregiver_alerts
+    where caregiver_alerts.state = 'escalated' and caregiver_alerts.next_change_at is null
+$$;
+comment on function voice.troubles is
+    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare troubles`.';
+revoke execute on function voice.troubles from public;
+grant execute on function voice.troubles to retrocare_service, service_role;
+create index deliveries_in_trouble on voice.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
+create index recordings_in_trouble on voice.recordings (call_log_id)
+    where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
+create index dead_checks on voice.checks (id) where state = 'dead';
+create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
+
+create view public.voice_troubles
+with (security_invoker = true)
+as
+select troubles.kind, troubles.patient_id, troubles.call_log_id, troubles.alert_id, troubles.subject, troubles.code,
+    troubles.detail, troubles.occurred_at
+from voice.troubles() as troubles;
+comment on view public.voice_troubles is 'For operators (service_role): everything that waits for them, one row each; trouble_kind says what to do.';
+comment on column public.voice_troubles.subject is 'What it is about: a call of the provider, a reason, a check, a delivery, a level.';
+revoke all on public.voice_troubles from anon, authenticated, service_role;
+grant select on public.voice_troubles to service_role;
