@@ -29,11 +29,12 @@ create table voice.ended_reasons (
     disposition public.call_disposition not null
         constraint a_row_decides check (disposition in ('judge', 'skip')),
     reason public.check_reason,
+    constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
     constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
 );
 alter table voice.ended_reasons enable row level security;
 comment on table voice.ended_reasons is
-    'What the provider''s words for the end of a call mean; of the patterns (as for LIKE) that match, the longest decides.';
+    'What the provider''s words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the very word decides, else one that skips, else the longest.';
 insert into voice.ended_reasons (pattern, disposition, reason) values
     ('customer-ended-call', 'judge', null),
     ('customer-ended-call-%', 'judge', null),
@@ -71,7 +72,11 @@ as $$
     select ended_reasons
     from voice.ended_reasons
     where lower(ended_as.ended_reason) like ended_reasons.pattern
-    order by length(ended_reasons.pattern) desc, ended_reasons.pattern
+    order by
+        ended_reasons.pattern = lower(ended_as.ended_reason) desc,
+        ended_reasons.disposition = 'skip' desc,
+        length(ended_reasons.pattern) desc,
+        ended_reasons.pattern
     limit 1
 $$;
 comment on function voice.ended_as is 'The row that decides about calls that ended so; null: nobody has decided.';

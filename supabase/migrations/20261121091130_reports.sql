@@ -37,6 +37,7 @@ volatile
 security definer
 set search_path = ''
 as $$
+#variable_conflict use_column
 declare
     patient public.patients;
     call public.call_logs;

@@ -1,0 +1,244 @@
+"""What caregivers do about an alert, and what happens when they do nothing; each change with who and when."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from records import NOON, Records, at_cosine
+
+WARNING, EMERGENCY, CRITICAL = 0.7, 0.5, 0.1
+EVENING = NOON + timedelta(hours=6)
+
+
+@pytest.fixture
+def patient_id(records: Records) -> UUID:
+    patient_id = records.patient()
+    records.judge(patient_id)
+    return patient_id
+
+
+@pytest.fixture
+def primary(records: Records, patient_id: UUID) -> UUID:
+    return records.caregiver(patient_id, "primary", name="Maria")
+
+
+def sign(records: Records, patient_id: UUID, similarity: float, at: datetime = NOON) -> dict[str, Any]:
+    """Judge a call of the patient's at this moment; return the alert."""
+    claim = records.open(records.call_log(patient_id, at))
+    records.complete(claim, at_cosine(similarity), at=at)
+    return alert(records)
+
+
+def alert(records: Records) -> dict[str, Any]:
+    return records.row("select * from public.caregiver_alerts order by opened_at desc limit 1")
+
+
+def history(records: Records) -> list[tuple[str, UUID | None]]:
+    rows = records.rows("select change, actor_id from public.alert_changes order by changed_at, id")
+    return [(row["change"], row["actor_id"]) for row in rows]
+
+
+def sweep(records: Records, at: datetime) -> None:
+    [swept] = records.rpc("run_sweeps", at=at)
+    assert -1 not in swept["run_sweeps"].values()
+
+
+def test_acknowledging_says_who_and_when_and_stops_the_reminders(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    [answered] = records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
+    assert (answered["state"], answered["acknowledged_by"]) == ("acknowledged", primary)
+    assert answered["acknowledged_at"] is not None
+    sweep(records, NOON + timedelta(days=30))
+    assert alert(records)["state"] == "acknowledged"
+    assert history(records) == [("opened", None), ("acknowledged", primary)]
+
+
+def test_acknowledging_twice_the_first_counts(records: Records, patient_id: UUID, primary: UUID) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    second = records.caregiver(patient_id, "family")
+    for caregiver in (primary, primary, second):
+        [answered] = records.rpc("acknowledge_alert", sub=caregiver, alert_id=opened["id"])
+        assert answered["acknowledged_by"] == primary
+    assert len(history(records)) == 2
+
+
+@pytest.mark.parametrize("outcome", ["ill", "not_ill", "other_person", "wrong_recording", "other"])
+def test_resolving_keeps_what_was_found(records: Records, patient_id: UUID, primary: UUID, outcome: str) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    [closed] = records.rpc(
+        "resolve_alert", sub=primary, alert_id=opened["id"], outcome=outcome, notes="She has a cold."
+    )
+    assert (closed["state"], closed["outcome"], closed["notes"]) == ("resolved", outcome, "She has a cold.")
+    assert closed["resolved_by"] == primary
+    assert history(records) == [("opened", None), ("resolved", primary)]
+    [again] = records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome=outcome)
+    assert again == closed
+    sign(records, patient_id, WARNING, NOON + timedelta(hours=1))
+    assert records.one("select count(*) from public.caregiver_alerts") == 2
+
+
+def test_a_resolved_alert_cannot_be_changed(records: Records, patient_id: UUID, primary: UUID) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="ill")
+    until = datetime.now(NOON.tzinfo) + timedelta(hours=1)
+    for action, more in (
+        ("acknowledge_alert", {}), ("snooze_alert", {"until": until}), ("resolve_alert", {"outcome": "not_ill"}),
+    ):  # fmt: skip
+        assert refused(records, action, primary, opened["id"], **more) == "PT409"
+    assert len(history(records)) == 2
+
+
+def refused(records: Records, action: str, sub: UUID, alert_id: UUID, **more: object) -> str | None:
+    with pytest.raises(psycopg.Error) as raised:
+        records.rpc(action, sub=sub, alert_id=alert_id, **more)
+    return raised.value.sqlstate
+
+
+ACTIONS: list[tuple[str, dict[str, object]]] = [
+    ("acknowledge_alert", {}),
+    ("snooze_alert", {"until": datetime.now(NOON.tzinfo) + timedelta(minutes=30)}),
+    ("resolve_alert", {"outcome": "ill"}),
+]
+
+
+@pytest.mark.parametrize(("action", "more"), ACTIONS)
+def test_only_the_patients_caregivers_act(
+    records: Records, patient_id: UUID, action: str, more: dict[str, object]
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    elsewhere = records.caregiver(records.patient(), "primary")
+    for stranger in (elsewhere, records.account(), uuid4()):
+        assert refused(records, action, stranger, opened["id"], **more) == "PT404"
+    assert refused(records, action, records.caregiver(patient_id, "viewer"), opened["id"], **more) == "PT403"
+    assert refused(records, action, elsewhere, uuid4(), **more) == "PT404"
+    for role in ("anon", "service_role"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            records.rpc(action, role=role, alert_id=opened["id"], **more)
+    assert history(records) == [("opened", None)]
+    for role in ("primary", "family", "clinician"):
+        records.do(
+            "update public.caregiver_alerts set state = 'open', snoozed_until = null, resolved_at = null, outcome = null"
+        )
+        records.rpc(action, sub=records.caregiver(patient_id, role), alert_id=opened["id"], **more)
+    assert alert(records)["state"] != "open"
+
+
+def test_a_snoozed_alert_is_open_again_when_its_time_is_over(records: Records, patient_id: UUID, primary: UUID) -> None:
+    opened = sign(records, patient_id, WARNING)
+    until = datetime.now(NOON.tzinfo) + timedelta(hours=5)
+    [snoozed] = records.rpc("snooze_alert", sub=primary, alert_id=opened["id"], until=until)
+    assert (snoozed["state"], snoozed["snoozed_until"]) == ("snoozed", until)
+    sweep(records, until - timedelta(seconds=1))
+    assert alert(records)["state"] == "snoozed"
+    sweep(records, until)
+    assert (alert(records)["state"], alert(records)["snoozed_until"]) == ("open", None)
+    assert history(records)[-2:] == [("snoozed", primary), ("woken", None)]
+
+
+@pytest.mark.parametrize(("similarity", "hours"), [(WARNING, 72), (EMERGENCY, 4), (CRITICAL, 1)])
+def test_the_more_urgent_the_shorter_it_can_be_put_off(
+    records: Records, patient_id: UUID, primary: UUID, similarity: float, hours: float
+) -> None:
+    opened, now = sign(records, patient_id, similarity), datetime.now(NOON.tzinfo)
+    for until in (now - timedelta(seconds=1), now + timedelta(hours=hours, seconds=30), None, "infinity"):
+        assert refused(records, "snooze_alert", primary, opened["id"], until=until) == "PT400"
+    records.rpc("snooze_alert", sub=primary, alert_id=opened["id"], until=now + timedelta(hours=hours - 0.01))
+
+
+@pytest.mark.parametrize(
+    ("similarity", "escalates", "reminds", "times"),
+    [(WARNING, 240, 480, 2), (EMERGENCY, 15, 30, 6), (CRITICAL, 5, 10, 12)],
+)
+def test_what_nobody_answers_is_escalated_and_then_reminded_of(
+    records: Records, patient_id: UUID, similarity: float, escalates: int, reminds: int, times: int
+) -> None:
+    records.do("update voice.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    sign(records, patient_id, similarity)
+    due = NOON + timedelta(minutes=escalates)
+    sweep(records, due - timedelta(seconds=1))
+    assert alert(records)["state"] == "open"
+    sweep(records, due)
+    assert alert(records)["state"] == "escalated"
+    for _ in range(times):
+        due += timedelta(minutes=reminds)
+        sweep(records, due - timedelta(seconds=1))
+        sweep(records, due)
+        sweep(records, due)
+    sweep(records, due + timedelta(days=30))
+    assert [change for change, _ in history(records)] == ["opened", "escalated", *["reminded"] * times]
+    [trouble] = [row for row in records.seen("voice_troubles") if row["kind"] == "alert_unanswered"]
+    assert (trouble["alert_id"], trouble["code"]) == (alert(records)["id"], "nobody_answers")
+
+
+def test_nobody_is_expected_to_answer_a_warning_at_night(records: Records, patient_id: UUID) -> None:
+    night = NOON.replace(hour=23)
+    sign(records, patient_id, WARNING, night)
+    morning = NOON.replace(hour=7) + timedelta(days=1)
+    sweep(records, morning + timedelta(minutes=239))
+    assert alert(records)["state"] == "open"
+    sweep(records, morning + timedelta(minutes=240))
+    assert alert(records)["state"] == "escalated"
+
+
+def test_a_worse_sign_opens_what_was_acknowledged(records: Records, patient_id: UUID, primary: UUID) -> None:
+    opened = sign(records, patient_id, WARNING)
+    records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
+    raised = sign(records, patient_id, CRITICAL, EVENING)
+    assert (raised["id"], raised["level"], raised["state"]) == (opened["id"], "critical", "open")
+    assert (raised["acknowledged_at"], raised["acknowledged_by"]) == (None, None)
+    assert raised["next_change_at"] == EVENING + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("action", ["acknowledge_alert", "snooze_alert", None])
+def test_a_sign_that_is_no_worse_only_counts_up(
+    records: Records, patient_id: UUID, primary: UUID, action: str | None
+) -> None:
+    before = sign(records, patient_id, EMERGENCY)
+    if action:
+        until = {"until": datetime.now(NOON.tzinfo) + timedelta(hours=1)} if action == "snooze_alert" else {}
+        [before] = records.rpc(action, sub=primary, alert_id=before["id"], **until)
+    after = sign(records, patient_id, WARNING, EVENING)
+    assert after == before | {"repeat_count": 1, "last_raised_at": EVENING}
+
+
+def test_caregivers_read_the_history_of_their_patients_alerts_alone(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    sign(records, patient_id, EMERGENCY)
+    assert [row["change"] for row in records.seen("alert_changes", primary)] == ["opened"]
+    assert records.seen("alert_changes", records.caregiver(records.patient())) == []
+
+
+def test_the_history_cannot_be_rewritten(records: Records, patient_id: UUID) -> None:
+    sign(records, patient_id, EMERGENCY)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        records.do("update public.alert_changes set changed_at = now()")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), records.database.as_role("service_role") as connection:
+        connection.execute("delete from public.alert_changes")
+
+
+def test_of_two_sweeps_at_once_one_works(records: Records, patient_id: UUID) -> None:
+    sign(records, patient_id, EMERGENCY)
+    with records.database.connect(records.database.owner_url) as other, other.transaction():
+        other.execute("select voice.sweep(%s)", [NOON])
+        assert records.rpc("run_sweeps", at=NOON + timedelta(hours=1)) == [{"run_sweeps": {}}]
+    sweep(records, NOON + timedelta(hours=1))
+    assert alert(records)["state"] == "escalated"
+
+
+def test_a_step_that_fails_keeps_no_other_from_being_done(records: Records, patient_id: UUID) -> None:
+    sign(records, patient_id, EMERGENCY)
+    records.do(
+        """create or replace function voice.note_silence(at timestamptz) returns integer language plpgsql
+           set search_path = '' as $$ begin raise exception 'broken'; end $$"""
+    )
+    [swept] = records.rpc("run_sweeps", at=NOON + timedelta(hours=1))
+    assert (swept["run_sweeps"]["note_silence"], swept["run_sweeps"]["advance_alerts"]) == (-1, 1)
+    assert alert(records)["state"] == "escalated"
