@@ -69,17 +69,17 @@ class Records:
         return found
 
     def rpc(self, function: str, sub: UUID | None = None, role: str = "", **arguments: object) -> list[Row]:
-        """Call a function of the schema public over the Data API's way: as an edge function, or as the account ``sub``."""
+        """Call a function of the schema public as the Data API does, for an edge function or the account ``sub``."""
         named = ", ".join(f"{name} => %s" for name in arguments)
         statement = f"select * from public.{function}({named})".encode()
         with self.database.as_role(
-            role or ("authenticated" if sub else "service_role"), sub and str(sub)
+            role or ("authenticated" if sub else "service_role"), str(sub) if sub else None
         ) as connection:
             return connection.cursor(row_factory=dict_row).execute(statement, list(arguments.values())).fetchall()
 
     def seen(self, view: str, sub: UUID | None = None) -> list[Row]:
         """Read a view of the schema public as ``rpc`` calls a function."""
-        with self.database.as_role("authenticated" if sub else "service_role", sub and str(sub)) as connection:
+        with self.database.as_role("authenticated" if sub else "service_role", str(sub) if sub else None) as connection:
             return connection.cursor(row_factory=dict_row).execute(f"select * from public.{view}".encode()).fetchall()
 
     def account(self) -> UUID:

@@ -95,13 +95,13 @@ def test_a_resolved_alert_cannot_be_changed(records: Records, patient_id: UUID, 
     assert len(history(records)) == 2
 
 
-def refused(records: Records, action: str, sub: UUID, alert_id: UUID, **more: object) -> str | None:
+def refused(records: Records, action: str, sub: UUID, alert_id: UUID, **more: Any) -> str | None:
     with pytest.raises(psycopg.Error) as raised:
         records.rpc(action, sub=sub, alert_id=alert_id, **more)
     return raised.value.sqlstate
 
 
-ACTIONS: list[tuple[str, dict[str, object]]] = [
+ACTIONS: list[tuple[str, dict[str, Any]]] = [
     ("acknowledge_alert", {}),
     ("snooze_alert", {"until": datetime.now(NOON.tzinfo) + timedelta(minutes=30)}),
     ("resolve_alert", {"outcome": "ill"}),
@@ -110,7 +110,7 @@ ACTIONS: list[tuple[str, dict[str, object]]] = [
 
 @pytest.mark.parametrize(("action", "more"), ACTIONS)
 def test_only_the_patients_caregivers_act(
-    records: Records, patient_id: UUID, action: str, more: dict[str, object]
+    records: Records, patient_id: UUID, action: str, more: dict[str, Any]
 ) -> None:
     opened = sign(records, patient_id, EMERGENCY)
     elsewhere = records.caregiver(records.patient(), "primary")
@@ -124,7 +124,8 @@ def test_only_the_patients_caregivers_act(
     assert history(records) == [("opened", None)]
     for role in ("primary", "family", "clinician"):
         records.do(
-            "update public.caregiver_alerts set state = 'open', snoozed_until = null, resolved_at = null, outcome = null"
+            """update public.caregiver_alerts
+               set state = 'open', snoozed_until = null, resolved_at = null, outcome = null"""
         )
         records.rpc(action, sub=records.caregiver(patient_id, role), alert_id=opened["id"], **more)
     assert alert(records)["state"] != "open"
@@ -202,7 +203,9 @@ def test_a_sign_that_is_no_worse_only_counts_up(
 ) -> None:
     before = sign(records, patient_id, EMERGENCY)
     if action:
-        until = {"until": datetime.now(NOON.tzinfo) + timedelta(hours=1)} if action == "snooze_alert" else {}
+        until: dict[str, Any] = (
+            {"until": datetime.now(NOON.tzinfo) + timedelta(hours=1)} if action == "snooze_alert" else {}
+        )
         [before] = records.rpc(action, sub=primary, alert_id=before["id"], **until)
     after = sign(records, patient_id, WARNING, EVENING)
     assert after == before | {"repeat_count": 1, "last_raised_at": EVENING}

@@ -1,4 +1,7 @@
-"""A finished call is reported once or ten times, by the webhook or by a sweep: it is one call, and judged only if the patient was on it."""
+"""A finished call is reported once or ten times, by the webhook or by a sweep: it is one call.
+
+It is judged only if the patient was on it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ def test_a_report_becomes_a_call_with_a_recording_to_copy(records: Records, pati
     intervals = [[0.5, 2.0], [4.0, 9.5]]
     received = records.report(
         "call-1", phone=PHONE, summary="Talked.", recording_url="https://r.example.org/1?key=k",
-        recording_url_channel="stereo", recording_url_expires_at=NOON + timedelta(minutes=30), speech_intervals=Jsonb(intervals),
+        recording_url_channel="stereo", recording_url_expires_at=NOON + timedelta(minutes=30),
+        speech_intervals=Jsonb(intervals),
     )  # fmt: skip
     call, recording = the_call(records), the_recording(records)
     assert received == {"call_log_id": call["id"], "disposition": "judge", "is_new": True}
@@ -157,10 +161,9 @@ def test_an_ended_reason_that_no_row_knows_waits_for_the_operator(
 @pytest.mark.parametrize("is_stored_before", [True, False])
 def test_a_row_for_it_has_the_kept_recording_judged(records: Records, patient_id: UUID, is_stored_before: bool) -> None:
     received = records.report("call-1", phone=PHONE, ended_reason="a-new-way-to-end")
-    steps = [lambda: store(records, received["call_log_id"]), lambda: decide(records, "judge")]
-    for step in steps if is_stored_before else reversed(steps):
+    for step in ("store", "decide") if is_stored_before else ("decide", "store"):
         assert the_call(records)["recording_ref"] is None
-        step()
+        store(records, received["call_log_id"]) if step == "store" else decide(records, "judge")
     call = the_call(records)
     assert (call["check_state"], call["check_reason"]) == ("queued", None)
     assert call["recording_ref"] == "storage:voice-recordings/a.wav"

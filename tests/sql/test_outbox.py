@@ -1,4 +1,7 @@
-"""Who is told of what, when, by which channel and in which words; and that a message is sent once, or the operator hears of it."""
+"""Who is told of what, when, by which channel and in which words.
+
+A message is sent once, or the operator hears of it.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ def accept(records: Records, delivery: dict[str, Any], at: datetime = NOON) -> b
 
 
 def fail(records: Records, delivery: dict[str, Any], at: datetime, **how: bool) -> str:
-    how = {"is_permanent": False, "may_have_been_sent": False} | how
-    failed = records.rpc("fail_delivery", **held(delivery), code="refused", message="Not now", at=at, **how)
+    given: dict[str, Any] = {"is_permanent": False, "may_have_been_sent": False} | how
+    failed = records.rpc("fail_delivery", **held(delivery), code="refused", message="Not now", at=at, **given)
     return str(failed[0]["fail_delivery"])
 
 
@@ -385,16 +388,25 @@ def test_the_most_urgent_goes_first(records: Records, patient_id: UUID) -> None:
 @pytest.mark.parametrize(
     ("similarity", "message"),
     [
-        (WARNING, "Mum sounded different from usual on the phone at 13:00 on 2 March. Please call Mum today and hear how "
-            "things are. Then say that you have seen this: https://care.example.org."),
-        (EMERGENCY, "URGENT: Mum sounded very different from usual on the phone at 13:00 on 2 March. Please call or visit Mum "
-            "now. If you cannot reach Mum, ask somebody nearby to look in. Then say that you have seen this: "
-            "https://care.example.org."),
-        (CRITICAL, "VERY URGENT: the voice on Mum's phone at 13:00 on 2 March was hardly like Mum's. Please see to Mum at once, "
-            "or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this: "
-            "https://care.example.org."),
+        (
+            WARNING,
+            "Mum sounded different from usual on the phone at 13:00 on 2 March. Please call Mum today and hear"
+            " how things are. Then say that you have seen this: https://care.example.org.",
+        ),
+        (
+            EMERGENCY,
+            "URGENT: Mum sounded very different from usual on the phone at 13:00 on 2 March. Please call or visit Mum"
+            " now. If you cannot reach Mum, ask somebody nearby to look in. Then say that you have seen this:"
+            " https://care.example.org.",
+        ),
+        (
+            CRITICAL,
+            "VERY URGENT: the voice on Mum's phone at 13:00 on 2 March was hardly like Mum's. Please see to Mum at"
+            " once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this:"
+            " https://care.example.org.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_message_says_what_happened_and_what_to_do_in_plain_words(
     records: Records, patient_id: UUID, similarity: float, message: str
 ) -> None:

@@ -1,4 +1,7 @@
-"""The provider keeps a recording for two weeks: until then it is copied, whatever happens in between, and then the call says so."""
+"""The provider keeps a recording for two weeks: until then it is copied, whatever happens.
+
+Where it never comes, the call says so.
+"""
 
 from __future__ import annotations
 
