@@ -402,8 +402,8 @@ def test_the_most_urgent_goes_first(records: Records, patient_id: UUID) -> None:
         (
             CRITICAL,
             "VERY URGENT: the voice on Mum's phone at 13:00 on 2 March was hardly like Mum's. Please see to Mum at"
-            " once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen"
-            " this: https://care.example.org.",
+            " once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have"
+            " seen this: https://care.example.org.",
         ),
     ],
 )
