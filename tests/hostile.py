@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from retrocare_voice.audio import Channel
+from retrocare_voice.audio import NamedChannel
 
 MAXIMUM_SECONDS = 600.0
 
@@ -21,7 +21,7 @@ class HostileFile:
     name: str
     data: bytes
     reason: str
-    channel: Channel | None = None
+    channel: NamedChannel | None = None
 
 
 def written(

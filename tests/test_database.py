@@ -13,7 +13,8 @@ import pytest
 
 import databases
 from records import Records
-from retrocare_voice.database import Database, connected
+from retrocare_voice.connection import connected
+from retrocare_voice.database import Database
 from retrocare_voice.errors import BadRequest, Conflict, RetrocareError, Unprocessable
 from retrocare_voice.refusals import translated
 from running import settings_for
@@ -46,6 +47,20 @@ def test_the_channel_and_the_address_are_kept_with_the_call(opened: tuple[Databa
     claim = database.open_recording(**call(records, channel="left", recording_ref="https://example.org/x"))
     assert (claim.channel, claim.recording_ref) == ("left", "https://example.org/x")
     assert records.one("select recording_channel from public.call_logs") == "left"
+
+
+@pytest.mark.parametrize(
+    ("told", "found"), [("[[0.5, 2], [3, 4.25]]", ((0.5, 2.0), (3.0, 4.25))), ('[[1, 2], ["x"]]', ()), (None, ())]
+)
+def test_a_claim_brings_when_the_patient_spoke(
+    opened: tuple[Database, Records], told: str | None, found: tuple[tuple[float, float], ...]
+) -> None:
+    database, records = opened
+    patient_id = records.patient()
+    call_log_id = records.call_log(patient_id)
+    records.do("update public.call_logs set speech_intervals = %s::jsonb where id = %s", told, call_log_id)
+    given = {**call(records), "patient_id": patient_id, "call_log_id": call_log_id}
+    assert database.open_recording(**given).speech_intervals == found
 
 
 def test_a_claim_brings_every_limit_of_the_policy(opened: tuple[Database, Records]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from databases import Database
 from retrocare_voice import programs
-from retrocare_voice.database import connected
+from retrocare_voice.connection import connected
 from retrocare_voice.embedded import bootstrap, embedded
 from retrocare_voice.errors import ConfigurationError
 from retrocare_voice.settings import Settings

@@ -25,7 +25,7 @@ from faults.crashes import all_ended
 from faults.numbers import Numbers, read_number
 from faults.processes import until
 from records import NOON, Records
-from retrocare_voice.database import connected
+from retrocare_voice.connection import connected
 from retrocare_voice.errors import Unavailable
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Make, Patience, Voiceprint, backoff, settle
@@ -214,6 +214,20 @@ def test_an_end_is_offered_until_the_database_takes_it(records: Records, host: R
         admin.execute(f"alter database {name} allow_connections true".encode())
         until(lambda: all_ended(records))
     assert records.row("select state, attempts from voice.checks") == {"state": "enrolled", "attempts": 1}
+
+
+def test_the_times_of_the_patients_speech_reach_whoever_decodes(records: Records, host: RecordingHost) -> None:
+    told = []
+
+    def make(*arguments: object) -> Voiceprint:
+        told.append(arguments[-1])
+        return read_number(*arguments)  # type: ignore[arg-type]
+
+    call_log_id = queue(records, host)
+    records.do("update public.call_logs set speech_intervals = '[[1, 2.5]]' where id = %s", call_log_id)
+    with worker(records, host, make):
+        until(lambda: all_ended(records))
+    assert told == [((1.0, 2.5),)]
 
 
 def test_a_thread_that_ends_turns_readyz_red_and_fails_who_waits(database: Database) -> None:

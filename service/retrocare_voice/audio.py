@@ -6,28 +6,25 @@ follows what a file claims about itself.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 import soxr
 
+from retrocare_voice.channels import Comparison, Intervals
 from retrocare_voice.errors import NotAssessable
+from retrocare_voice.sources import Block, Source, opened
 
 Samples = npt.NDArray[np.float32]  # (n,), mono, -1..1
-Block = npt.NDArray[np.float32]  # (frames, channels), as the file has them
-Channel = Literal["customer", "left", "right", "mono"]
+NamedChannel = Literal["customer", "left", "right", "mono"]  # what a caller may say, and what a voice was taken from
+Channel = NamedChannel | Literal["mixed"]  # and what a provider may have: patient and agent in one
 
 LOWEST_RATE, HIGHEST_RATE = 6_000, 192_000
 MOST_CHANNELS = 8
 MOST_DECODED_BYTES = 3 << 29  # of float32: an hour of stereo at 48 kHz fits
 LARGEST_SAMPLE = 2.0**15  # floating point files may be on the scale of 16-bit integers, never beyond
-SAME_CHANNEL = 1e-3  # channels whose difference is 30 dB below the first one carry one voice
 LENGTH_UNKNOWN = 1 << 48  # libsndfile's answer for streams that do not say how long they are is near 2**63
 FLAT_RUN = 3  # as many samples in a row at the peak are a clipped wave
 FLAT_TOLERANCE = 1.5 / 32768
@@ -44,41 +41,38 @@ class Audio:
 
     samples: Samples
     sample_rate: int  # 8000 where the file has less than 16 kHz, else 16000
-    channel: Channel
+    channel: NamedChannel
     seconds: float
     clipping: npt.NDArray[np.float64]
+    channel_margin_db: float | None = None  # where the channel was found by when the patient spoke
 
 
-@dataclass(frozen=True)
-class _Source:
-    rate: int
-    channels: int
-    frames: int  # as claimed; 0 where nothing is claimed
-    blocks: Iterator[Block]
-
-
-def decode(data: bytes, channel: Channel | None, maximum_seconds: float) -> Audio:
+def decode(data: bytes, channel: Channel | None, maximum_seconds: float, intervals: Intervals = ()) -> Audio:
     """Decode a recording and take the channel on which the patient speaks.
 
-    *Raises*: NotAssessable with undecodable, too_long or ambiguous_channel: two different channels need "left" or
-    "right", a file of one channel has neither.
+    Two different channels need "left" or "right", or the intervals in which the patient spoke; a file of one channel
+    has neither left nor right.
+
+    *Raises*: NotAssessable with undecodable, too_long or ambiguous_channel.
     """
-    with _open(data) as source:
+    with opened(data) as source:
         if not LOWEST_RATE <= source.rate <= HIGHEST_RATE:
-            _refuse("undecodable", source, detail=f"sample rate outside {LOWEST_RATE}..{HIGHEST_RATE} Hz")
+            source.refuse("undecodable", detail=f"sample rate outside {LOWEST_RATE}..{HIGHEST_RATE} Hz")
         if not 1 <= source.channels <= MOST_CHANNELS:
-            _refuse("undecodable", source, detail=f"more than {MOST_CHANNELS} channels, or none")
+            source.refuse("undecodable", detail=f"more than {MOST_CHANNELS} channels, or none")
+        if channel == "mixed":
+            source.refuse("ambiguous_channel", detail="patient and agent in one channel: mostly the agent's voice")
         if source.channels == 1 and channel in ("left", "right"):
-            _refuse("ambiguous_channel", source, detail=f"one channel only, no {channel} one")
+            source.refuse("ambiguous_channel", detail=f"one channel only, no {channel} one")
         if source.frames < LENGTH_UNKNOWN:
             _check_length(source, source.frames, maximum_seconds)
-        return _read(source, channel, maximum_seconds)
+        return _read(source, channel, maximum_seconds, intervals)
 
 
 def claimed_seconds(data: bytes) -> float:
     """Return how long a recording says it is, undecoded; where it does not say, what its size allows at 32 kbit/s."""
     try:
-        with _open(data) as source:
+        with opened(data) as source:
             if 0 < source.frames < LENGTH_UNKNOWN and source.rate >= LOWEST_RATE:
                 return source.frames / source.rate
     except NotAssessable:
@@ -86,43 +80,65 @@ def claimed_seconds(data: bytes) -> float:
     return len(data) / 4000
 
 
-def _read(source: _Source, channel: Channel | None, maximum_seconds: float) -> Audio:
-    wanted = 1 if channel == "right" else 0
-    working_rate = 8_000 if source.rate < 16_000 else 16_000
-    resampler = soxr.ResampleStream(source.rate, working_rate, 1, dtype="float32")
-    kept, frames = bytearray(), 0
-    energy = difference = 0.0
-    flats = _Flats()
-    for block in _tenths(source):
+def _read(source: Source, channel: NamedChannel | None, maximum_seconds: float, intervals: Intervals) -> Audio:
+    to_find = source.channels == 2 and channel is None and bool(intervals)
+    voices = [_Voice(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
+    comparison, frames = Comparison(), 0
+    for block in source.tenths():
         frames += len(block)
         _check_length(source, frames, maximum_seconds)
         highest = float(np.abs(block).max())
         if not highest <= LARGEST_SAMPLE:  # false for NaN too
-            _refuse("undecodable", source, detail="samples that are no numbers, or out of range")
-        voice = np.ascontiguousarray(block[:, wanted])
-        if source.channels > 1:
-            first = block[:, :1].astype(np.float64)
-            energy += float(np.square(first).sum()) * (source.channels - 1)
-            difference += float(np.square(block[:, 1:] - first).sum())
-        flats.count(voice)
-        kept += (voice if source.rate == working_rate else resampler.resample_chunk(voice)).tobytes()
-    if source.rate != working_rate:
-        kept += resampler.resample_chunk(np.zeros(0, np.float32), last=True).tobytes()
-    if not kept:
-        _refuse("undecodable", source, detail="no samples")
+            source.refuse("undecodable", detail="samples that are no numbers, or out of range")
+        comparison.add(block)
+        for voice in voices:
+            voice.add(block)
     if source.frames < LENGTH_UNKNOWN and frames < 0.9 * source.frames:
-        _refuse("undecodable", source, seconds=round(frames / source.rate, 2), detail="truncated")
-    one_voice = difference <= SAME_CHANNEL * energy
-    if not one_voice and (source.channels > 2 or channel not in ("left", "right")):
-        _refuse("ambiguous_channel", source, detail="channels differ: say which one is the patient's")
-    samples = np.frombuffer(kept, np.float32)
-    peak = max(float(samples.max()), -float(samples.min()))
-    if peak > 1:
-        samples /= peak
-    taken: Channel = "customer" if channel == "customer" else "mono"
-    if not one_voice and channel is not None:
-        taken = channel
-    return Audio(samples, working_rate, taken, frames / source.rate, flats.shares())
+        source.refuse("undecodable", seconds=round(frames / source.rate, 2), detail="truncated")
+    seconds = frames / source.rate
+    if comparison.is_one_voice:
+        return voices[0].audio("customer" if channel == "customer" else "mono", seconds)
+    if channel in ("left", "right") and source.channels == 2:
+        return voices[0].audio(channel, seconds)
+    if not to_find:
+        source.refuse("ambiguous_channel", detail="channels differ: say which one is the patient's")
+    found = comparison.match(intervals, seconds)
+    if found is None:
+        source.refuse("ambiguous_channel", detail="the times of the patient's speech cover nothing, or everything")
+    margin_db = round(found.margin_db, 1)
+    if not found.is_clear:
+        detail = "neither channel clearly follows the times of the patient's speech"
+        source.refuse("ambiguous_channel", detail=detail, channel_margin_db=margin_db, match=round(found.match, 3))
+    return voices[found.channel].audio("right" if found.channel else "left", seconds, margin_db)
+
+
+class _Voice:
+    """Take one channel, tenth by tenth, to the rate at which we work."""
+
+    def __init__(self, source: Source, index: int) -> None:
+        self._source, self._index = source, index
+        self._rate = 8_000 if source.rate < 16_000 else 16_000
+        self._resampler = soxr.ResampleStream(source.rate, self._rate, 1, dtype="float32")
+        self._kept, self._flats = bytearray(), _Flats()
+
+    def add(self, block: Block) -> None:
+        voice = np.ascontiguousarray(block[:, self._index])
+        self._flats.count(voice)
+        self._keep(voice)
+
+    def audio(self, channel: NamedChannel, seconds: float, margin_db: float | None = None) -> Audio:
+        self._keep(np.zeros(0, np.float32), last=True)
+        if not self._kept:
+            self._source.refuse("undecodable", detail="no samples")
+        samples = np.frombuffer(self._kept, np.float32)
+        peak = max(float(samples.max()), -float(samples.min()))
+        if peak > 1:
+            samples /= peak
+        return Audio(samples, self._rate, channel, seconds, self._flats.shares(), margin_db)
+
+    def _keep(self, voice: Samples, last: bool = False) -> None:
+        as_it_is = self._source.rate == self._rate
+        self._kept += (voice if as_it_is else self._resampler.resample_chunk(voice, last)).tobytes()
 
 
 class _Flats:
@@ -146,86 +162,9 @@ class _Flats:
         return np.where(at_the_peak, counts, 0.0)
 
 
-def _tenths(source: _Source) -> Iterator[Block]:
-    """Cut blocks of any length into tenths of a second, the last one shorter."""
-    size = source.rate // 10
-    rest = np.zeros((0, source.channels), np.float32)
-    for block in source.blocks:
-        joined = np.concatenate([rest, block]) if len(rest) else block
-        whole = len(joined) - len(joined) % size
-        for start in range(0, whole, size):
-            yield joined[start : start + size]
-        rest = joined[whole:].copy()
-    if len(rest):
-        yield rest
-
-
-def _check_length(source: _Source, frames: int, maximum_seconds: float) -> None:
+def _check_length(source: Source, frames: int, maximum_seconds: float) -> None:
     seconds = round(frames / source.rate, 2)
     if seconds > maximum_seconds:
-        _refuse("too_long", source, seconds=seconds, maximum_seconds=maximum_seconds)
+        source.refuse("too_long", seconds=seconds, maximum_seconds=maximum_seconds)
     if frames * source.channels * 4 > MOST_DECODED_BYTES:
-        _refuse("too_long", source, seconds=seconds, detail=f"more than {MOST_DECODED_BYTES >> 20} MB when decoded")
-
-
-@contextmanager
-def _open(data: bytes) -> Iterator[_Source]:
-    """Open a recording by what its first bytes are; its name and its content type have no say."""
-    container = "mp4" if data[4:8] == b"ftyp" else "matroska" if data[:4] == b"\x1a\x45\xdf\xa3" else None
-    if container:
-        with _open_container(data, container) as source:
-            yield source
-        return
-    try:
-        with _Forward(io.BytesIO(data)) as file:
-            yield _Source(file.samplerate, file.channels, file.frames, _sound_blocks(file))
-    except soundfile.SoundFileError as error:
-        raise NotAssessable("undecodable", detail="no audio format that is known here, or a broken one") from error
-
-
-class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carries no types
-    """Read from front to back only: soundfile seeks after every block, which a file of unknown length does not bear."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def _sound_blocks(file: _Forward) -> Iterator[Block]:
-    frames = max(1, (1 << 18) // file.channels)
-    while len(block := file.read(frames, dtype="float32", always_2d=True)):
-        yield block
-
-
-@contextmanager
-def _open_container(data: bytes, container: str) -> Iterator[_Source]:
-    """Open m4a or webm with PyAV; the format is named, so that no playlist can send it to other files."""
-    try:
-        import av
-    except ImportError:
-        detail = "m4a and webm need PyAV: install retrocare-voice[containers]"
-        raise NotAssessable("undecodable", detail=detail) from None
-    try:
-        with av.open(io.BytesIO(data), mode="r", format=container, metadata_errors="ignore") as file:
-            stream: Any = file.streams.audio[0] if file.streams.audio else None
-            if stream is None or stream.codec_context is None:
-                raise NotAssessable("undecodable", detail="no audio in this container, or of an unknown kind")
-            rate, channels = stream.rate or 0, stream.channels
-            claimed = (file.duration or 0) * rate // av.time_base
-            yield _Source(rate, channels, max(0, claimed), _container_blocks(file.decode(stream), rate, channels))
-    except av.FFmpegError as error:
-        raise NotAssessable("undecodable", detail="a broken m4a or webm file") from error
-
-
-def _container_blocks(frames: Iterator[Any], rate: int, channels: int) -> Iterator[Block]:
-    import av
-
-    resampler = av.AudioResampler(format="flt")  # packed floats; the rate and the channels stay
-    for frame in frames:
-        if frame.sample_rate != rate or frame.layout.nb_channels != channels:
-            raise NotAssessable("undecodable", detail="the sample rate or the channels change within the file")
-        for packed in resampler.resample(frame):
-            yield packed.to_ndarray().astype(np.float32, copy=False).reshape(-1, channels)
-
-
-def _refuse(reason: str, source: _Source, **measures: float | int | str) -> NoReturn:
-    raise NotAssessable(reason, sample_rate=source.rate, channels=source.channels, **measures)
+        source.refuse("too_long", seconds=seconds, detail=f"more than {MOST_DECODED_BYTES >> 20} MB when decoded")

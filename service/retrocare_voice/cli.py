@@ -37,7 +37,15 @@ EPILOG = "Exit status: 0 done, 1 an input failed (the others were done), 2 wrong
 
 app = typer.Typer(no_args_is_help=True, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(patients.app, name="patient")
-for command in (operations.start, operations.worker, operations.checks, operations.migrate, operations.doctor):
+for command in (
+    operations.start,
+    operations.worker,
+    operations.checks,
+    operations.troubles,
+    operations.sweep,
+    operations.migrate,
+    operations.doctor,
+):
     app.command()(command)
 app.command("url")(operations.database_url)
 

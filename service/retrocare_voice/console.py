@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from retrocare_voice.database import Database, Row, connected
+from retrocare_voice.connection import connected
+from retrocare_voice.database import Database, Row
 from retrocare_voice.errors import NotFound, RetrocareError
 from retrocare_voice.settings import Settings, read_settings
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,16 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import psycopg
 from pgvector import Vector
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from retrocare_voice.audio import Channel
-from retrocare_voice.embedded import embedded, set_aside
+from retrocare_voice.channels import Intervals, intervals_of
 from retrocare_voice.errors import NotAssessable
-from retrocare_voice.migrations import MigrationFailed, migrate
 from retrocare_voice.refusals import translated
-from retrocare_voice.settings import Settings
 from retrocare_voice.speech import Limits
 
 Row = dict[str, Any]
@@ -42,6 +40,7 @@ class Claim:
     call_log_id: UUID
     recording_ref: str | None
     channel: Channel | None
+    speech_intervals: Intervals
     limits: Limits
 
 
@@ -146,6 +145,19 @@ class Database:
     def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
         return [row["requeue_checks"] for row in self._rows("requeue_checks", check_ids, reasons)]
 
+    # time, and the operator
+
+    def sweep(self) -> dict[str, int]:
+        """Do what is due because time has passed; return how much, by step, -1 where a step failed."""
+        counts: dict[str, int] = self._row("sweep")["sweep"]
+        return counts
+
+    def due_work(self) -> Row:
+        return self._row("due_work")
+
+    def troubles(self) -> list[Row]:
+        return self._rows("troubles")
+
     def pipeline_health(self) -> list[Row]:
         return self._rows("pipeline_health")
 
@@ -173,54 +185,6 @@ class Database:
         return self._row("fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
 
 
-@contextmanager
-def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
-    """Open the database that the settings name; the embedded one is started, brought up to date, and stopped if unused.
-
-    Raises: Unavailable, ConfigurationError.
-    """
-    if settings.database_url:
-        url = settings.database_url.get_secret_value()
-        with _pooled(url, settings) as pool:
-            yield Database(pool, url)
-        return
-    with embedded(settings.data_dir) as server:
-        try:
-            migrate(server.owner_url(), on_step)
-        except MigrationFailed as failure:
-            if failure.code not in ("chapter_changed", "unknown_migration"):
-                raise
-            # Another version made this data. It is kept, and this version starts with an empty database.
-            on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
-            migrate(server.owner_url(), on_step)
-        with _pooled(server.service_url(), settings) as pool:
-            yield Database(pool, server.service_url(), server.owner_url())
-
-
-@contextmanager
-def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Connection[DictRow]]]:
-    # No prepared statements: a pooler in transaction mode lends another session to each transaction.
-    arguments = {
-        "autocommit": True,
-        "prepare_threshold": None,
-        "row_factory": dict_row,
-        "application_name": "retrocare",
-    }
-    pool = ConnectionPool[psycopg.Connection[DictRow]](
-        url,
-        kwargs=arguments,
-        min_size=0,
-        max_size=settings.database_connections,
-        open=False,
-        timeout=CONNECT_SECONDS,
-        check=ConnectionPool.check_connection,
-    )
-    with translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
-        pass  # say at once, and clearly, what is wrong
-    with pool:
-        yield pool
-
-
 def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: object) -> list[Row]:
     placeholders = ", ".join("%s::extensions.vector" if isinstance(a, Vector) else "%s" for a in arguments)
     values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments]
@@ -236,14 +200,10 @@ def _claim(row: Row) -> Claim:
         call_log_id=row["call_log_id"],
         recording_ref=row["recording_ref"],
         channel=row["recording_channel"],
+        speech_intervals=intervals_of(row["speech_intervals"]),
         limits=_limits(row),
     )
 
 
 def _limits(row: Row) -> Limits:
-    return Limits(
-        minimum_speech_seconds=row["minimum_speech_seconds"],
-        minimum_snr_db=row["minimum_snr_db"],
-        maximum_clipped_share=row["maximum_clipped_share"],
-        maximum_call_seconds=row["maximum_call_seconds"],
-    )
+    return Limits(**{field.name: row[field.name] for field in fields(Limits)})

@@ -7,7 +7,8 @@ import importlib.util
 import platform
 from collections.abc import Callable
 
-from retrocare_voice.database import Row, connected
+from retrocare_voice.connection import connected
+from retrocare_voice.database import Row
 from retrocare_voice.encoder import load_encoder
 from retrocare_voice.errors import RetrocareError
 from retrocare_voice.settings import Settings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from retrocare_voice.addresses import PORTS, Url, parse_url
-from retrocare_voice.audio import Channel
+from retrocare_voice.audio import NamedChannel
 from retrocare_voice.errors import BadRequest, FetchFailed
 from retrocare_voice.events import REFUSALS
 from retrocare_voice.guard import INTERNET, Limits, asked, check_status, get, read, resolve, too_large
@@ -33,7 +33,7 @@ class Recording:
     """Where a recording is (an address, a file, or the bytes that were sent), and where the patient is in it."""
 
     reference: str | None = None
-    channel: Channel | None = None
+    channel: NamedChannel | None = None
     content: bytes | Path = b""
 
     def read(self, settings: Settings) -> bytes:

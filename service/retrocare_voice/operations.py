@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import signal
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
+from retrocare_voice.connection import connected
 from retrocare_voice.console import (
     Json,
     find,
     opened,
     print_json,
+    print_rows,
     read_settings_or_exit,
     reported,
     say,
     show,
 )
-from retrocare_voice.database import connected
 from retrocare_voice.errors import BadRequest
 from retrocare_voice.settings import read_settings
 
+TROUBLES = ("kind", "subject", "code", "detail", "patient_id", "occurred_at")
 LISTED = ("id", "state", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
 
 
@@ -68,6 +71,25 @@ def checks(
             show(database.check_list(state, whose, most), as_json, LISTED)
         except BadRequest:
             raise typer.BadParameter("--state is queued, leased, or an end: scored, enrolled, dead, ...") from None
+
+
+def troubles(
+    days: Annotated[int, typer.Option(min=1, help="Only what happened in so many days.")] = 30, as_json: Json = False
+) -> None:
+    """List everything that waits for you: calls of nobody known, lost recordings, messages that cannot be sent."""
+    since = datetime.now(UTC) - timedelta(days=days)
+    with opened() as database:
+        found = [row for row in database.troubles() if row["occurred_at"] is None or row["occurred_at"] >= since]
+    show(sorted(found, key=lambda row: (row["kind"], str(row["occurred_at"]))), as_json, TROUBLES)
+
+
+def sweep(as_json: Json = False) -> None:
+    """Do what is due because time has passed, as pg_cron and `retrocare start` do; say how much of it."""
+    with opened() as database:
+        done = database.sweep()
+    print_json(done) if as_json else print_rows([{"step": step, "done": count} for step, count in done.items()])
+    if -1 in done.values():
+        sys.exit(1)
 
 
 def migrate(

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
-from retrocare_voice.audio import Channel
+from retrocare_voice.audio import NamedChannel
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 VectorIn = Annotated[list[Finite], Field(min_length=1, max_length=16_000)]
@@ -36,14 +36,14 @@ class Problem(BaseModel):
 class EmbedRequest(BaseModel):
     audio_url: str = Field(description="http(s) URL, or storage:bucket/path")
     sample_rate: int | None = Field(None, description="Accepted and ignored: the recording says it itself.")
-    channel: Channel | None = None
+    channel: NamedChannel | None = None
 
 
 class Quality(BaseModel):
     windows: int
     agreement: float = Field(description="Mean cosine of the windows to the embedding, 1 where all agree.")
     clipped_share: float
-    channel: Channel
+    channel: NamedChannel
 
 
 class EmbedResponse(BaseModel):
@@ -76,7 +76,7 @@ class CheckRequest(Camel):
     patient_id: UUID
     audio_url: str = Field(description="http(s) URL, or storage:bucket/path")
     call_log_id: UUID | None = Field(None, description="Without it, a call is made for the recording.")
-    channel: Channel | None = Field(None, description="Where the patient is; needed for stereo.")
+    channel: NamedChannel | None = Field(None, description="Where the patient is; needed for stereo.")
     timestamp: AwareDatetime | None = Field(None, description="When the call began; now by default.")
 
 
@@ -103,7 +103,7 @@ class CheckResponse(Camel):
 
 class EnrolRequest(Camel):
     audio_urls: list[str] = Field(min_length=1, max_length=20)
-    channel: Channel | None = None
+    channel: NamedChannel | None = None
 
 
 class EnrolResponse(Camel):

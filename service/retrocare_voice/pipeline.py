@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retrocare_voice.audio import Channel, decode
+from retrocare_voice.audio import Channel, NamedChannel, decode
+from retrocare_voice.channels import Intervals
 from retrocare_voice.database import Claim, Database
 from retrocare_voice.encoder import Encoder, embed
 from retrocare_voice.errors import NotAssessable, RetrocareError, Unavailable
@@ -33,8 +34,9 @@ class Voiceprint:
     speech_seconds: float
     snr_db: float | None
     clipped_share: float
-    channel: Channel
+    channel: NamedChannel
     audio_sha256: bytes
+    channel_margin_db: float | None = None  # by how much it was told from the other one, where that was needed
 
     @property
     def stored(self) -> dict[str, Any]:
@@ -50,15 +52,16 @@ class Voiceprint:
             "agreement": self.agreement,
             "clipped_share": self.clipped_share,
             "channel": self.channel,
+            "channel_margin_db": self.channel_margin_db,
         }
 
 
 def voiceprint(
-    recording: bytes, channel: Channel | None, limits: Limits, encoder: Encoder
+    recording: bytes, channel: Channel | None, limits: Limits, encoder: Encoder, intervals: Intervals = ()
 ) -> Voiceprint | NotAssessable:
     """Turn a recording into a voiceprint, or say why it cannot be judged."""
     try:
-        audio = decode(recording, channel, limits.maximum_call_seconds)
+        audio = decode(recording, channel, limits.maximum_call_seconds, intervals)
         speech = find_speech(audio, limits)
     except NotAssessable as reason:
         return reason
@@ -73,10 +76,11 @@ def voiceprint(
         clipped_share=speech.clipped_share,
         channel=audio.channel,
         audio_sha256=hashlib.sha256(recording).digest(),
+        channel_margin_db=audio.channel_margin_db,
     )
 
 
-Make = Callable[[bytes, Channel | None, Limits, Encoder], Voiceprint | NotAssessable]
+Make = Callable[[bytes, Channel | None, Limits, Encoder, Intervals], Voiceprint | NotAssessable]
 
 
 class Patience:
@@ -109,6 +113,7 @@ def heard(
     patience: Patience,
     phases: Phases,
     make: Make = voiceprint,
+    intervals: Intervals = (),
 ) -> Voiceprint | NotAssessable:
     """Fetch a recording and make its voiceprint when its turn comes, as long as somebody waits for it."""
     with phases("fetch"):
@@ -117,7 +122,7 @@ def heard(
 
     def job() -> Voiceprint | NotAssessable:
         patience.check()
-        return make(recording, channel, limits, inference.encoder)
+        return make(recording, channel, limits, inference.encoder, intervals)
 
     with phases("voiceprint"):
         return inference.run(job, patience.remaining())
@@ -139,7 +144,7 @@ def settle(
     """
     phases = Phases(claim.call_log_id)
     try:
-        made = heard(read, claim.channel, claim.limits, inference, patience, phases, make)
+        made = heard(read, claim.channel, claim.limits, inference, patience, phases, make, claim.speech_intervals)
         with phases("complete"):
             if isinstance(made, NotAssessable):
                 row = _offered(lambda: database.abstain_check(claim, made), patience)

@@ -10,11 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
-from retrocare_voice.audio import Channel
+from retrocare_voice.audio import NamedChannel
 from retrocare_voice.errors import BadRequest
 from retrocare_voice.fetch import Recording, check_reference
 
-CHANNEL: TypeAdapter[Channel | None] = TypeAdapter(Channel | None)
+CHANNEL: TypeAdapter[NamedChannel | None] = TypeAdapter(NamedChannel | None)
 
 
 async def recordings_of(request: Request, body: type[BaseModel], most: int) -> list[Recording]:

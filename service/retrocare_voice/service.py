@@ -10,13 +10,15 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from retrocare_voice.database import Database, Row, connected
+from retrocare_voice.connection import connected
+from retrocare_voice.database import Database, Row
 from retrocare_voice.encoder import load_encoder
 from retrocare_voice.errors import NotAssessable, Unavailable
 from retrocare_voice.events import ATTEMPTS, Phases, event
 from retrocare_voice.fetch import Recording
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Patience, Voiceprint, heard, settle
+from retrocare_voice.rounds import Rounds
 from retrocare_voice.settings import Settings
 from retrocare_voice.worker import Worker
 
@@ -28,6 +30,7 @@ class Service:
         self.settings, self.database, self.inference, self.why = settings, database, inference, why
         self.name = f"{socket.gethostname()}:{os.getpid()}:http"
         self.worker: Worker | None = None
+        self.rounds: Rounds | None = None
 
     @property
     def encoder(self) -> str:
@@ -50,6 +53,8 @@ class Service:
             raise Unavailable("The inference thread has ended", "The service restarts.", "inference_ended")
         if self.worker and not self.worker.is_alive:
             raise Unavailable("The worker has ended", "The service restarts.", "worker_ended")
+        if self.rounds and not self.rounds.is_alive:
+            raise Unavailable("The rounds have ended", "The service restarts.", "rounds_ended")
 
     def embed(self, recording: Recording, patience: Patience) -> tuple[Voiceprint | NotAssessable, Phases]:
         """Turn one recording into a voiceprint; nothing is stored. Raises: RetrocareError."""
@@ -105,14 +110,17 @@ def opened_service(settings: Settings, say: Callable[[str], None] = lambda line:
 
 @contextmanager
 def working(service: Service) -> Iterator[Worker]:
-    """Work on the list beside whatever else is done.
+    """Work on the list, and make the rounds, beside whatever else is done.
 
     Raises: Unavailable where another encoder is active: its checks are not ours.
     """
     service.check_ready()
     worker = service.worker = Worker(service.settings, service.database, service.inference)
+    rounds = service.rounds = Rounds(service.settings, service.database)
     worker.start()
+    rounds.start()
     try:
         yield worker
     finally:
         worker.stop()
+        rounds.stop()

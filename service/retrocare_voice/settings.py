@@ -59,6 +59,14 @@ class Settings(BaseSettings):
     """How many checks a worker holds: one is encoded while the others are fetched."""
     poll_seconds: float = Field(5.0, gt=0)
     """How often the work list is looked at where nobody rings."""
+    functions_url: str | None = None
+    """Where the edge functions are, for the rounds to call; without it, others do: pg_cron, or the doorbell."""
+    functions_key: SecretStr | None = None
+    """What the edge functions ask for."""
+    round_seconds: float = Field(10.0, gt=0)
+    """How often the rounds are made: escalations, reminders, retries."""
+    provider_sweep_seconds: float = Field(300.0, gt=0)
+    """How often the provider's calls are looked through for those that were never reported."""
     admitted_requests: int = Field(8, ge=1)
     """How many recordings the synchronous routes take on at once; the next caller is told to come again."""
     admitted_audio_seconds: float = Field(7200.0, gt=0)

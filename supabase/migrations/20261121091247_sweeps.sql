@@ -1,7 +1,7 @@
 -- Sweeps: what time does. One function, safe to call by anybody at any moment: pg_cron where it exists, the service, an edge
 -- function, an operator.
 
-create function voice.sweep(at timestamptz)
+create function voice.sweep(at timestamptz default now())
 returns jsonb
 language plpgsql
 volatile
@@ -36,7 +36,7 @@ comment on function voice.sweep is
 revoke execute on function voice.sweep from public;
 grant execute on function voice.sweep to retrocare_service, service_role;
 
-create function voice.due_work(at timestamptz)
+create function voice.due_work(at timestamptz default now())
 returns table (recordings bigint, deliveries bigint)
 language sql
 stable

@@ -76,9 +76,10 @@ create trigger baseline_samples_never_change
 do $$
 begin
     if to_regprocedure('cron.schedule(text, text, text)') is not null then
-        execute 'select cron.schedule(''retrocare-rounds'', ''* * * * *'', ''select voice.make_rounds()'')';
-        execute 'select cron.schedule(''retrocare-provider-sweep'', ''*/5 * * * *'',
-            ''select voice.ring(collect-recordings, {"sweep": true})'')';
+        execute 'select cron.schedule($1, $2, $3)'
+        using 'retrocare-rounds', '* * * * *', 'select voice.make_rounds()';
+        execute 'select cron.schedule($1, $2, $3)'
+        using 'retrocare-provider-sweep', '*/5 * * * *', 'select voice.ring(''collect-recordings'', ''{"sweep": true}'')';
     end if;
 end
 $$;

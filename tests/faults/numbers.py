@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from records import DIMENSION, ENCODER, at_cosine
 from retrocare_voice.audio import Channel
-from retrocare_voice.database import connected
+from retrocare_voice.channels import Intervals
+from retrocare_voice.connection import connected
 from retrocare_voice.encoder import Encoder
 from retrocare_voice.events import write_events
 from retrocare_voice.inference import Inference
@@ -40,7 +41,9 @@ class Numbers:
         raise AssertionError("not asked")
 
 
-def read_number(recording: bytes, channel: Channel | None, limits: Limits, encoder: Encoder) -> Voiceprint:
+def read_number(
+    recording: bytes, channel: Channel | None, limits: Limits, encoder: Encoder, intervals: Intervals
+) -> Voiceprint:
     """Take a recording for the number that it begins with."""
     if b"ABORT" in recording:
         os.abort()

@@ -1,10 +1,14 @@
-"""The doorbell. pg_net and Vault are on Supabase only: a table that records the posts, and a view, stand for them."""
+"""The doorbells and the clock. pg_net, Vault and pg_cron are on Supabase only: tables and a view stand for them."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from records import NOON, Records
+from databases import Database
+from records import NOON, Records, at_cosine
+from retrocare_voice.migrations import migrate
 
 STAND_INS = """
 create schema net;
@@ -17,7 +21,9 @@ $$;
 create schema vault;
 create view vault.decrypted_secrets as
     select 'python_service_url' as name, 'https://voice.example.org/' as decrypted_secret
-    union all select 'retrocare_api_key', 'a key';
+    union all select 'retrocare_api_key', 'a key'
+    union all select 'retrocare_functions_url', 'https://project.example.org/functions/v1'
+    union all select 'retrocare_functions_key', 'another key';
 grant usage on schema net, vault to postgres;
 grant insert on net.posts to postgres;
 grant select on vault.decrypted_secrets to postgres;
@@ -49,6 +55,64 @@ def queue(records: Records, calls: int = 1) -> None:
 def test_a_new_check_rings_at_the_service_with_its_key(rung: Records) -> None:
     queue(rung)
     assert posts(rung) == [("https://voice.example.org/wake", "Bearer a key", 2000)]
+
+
+FUNCTIONS = "https://project.example.org/functions/v1/"
+
+
+def test_a_reported_call_rings_at_the_collection_with_the_functions_key(rung: Records) -> None:
+    rung.report("call-1", patient_id=rung.patient())
+    assert posts(rung) == [(FUNCTIONS + "collect-recordings", "Bearer another key", 2000)]
+
+
+def test_a_new_alert_rings_at_the_sender_in_the_same_transaction(rung: Records) -> None:
+    patient_id = rung.patient()
+    rung.caregiver(patient_id)
+    rung.judge(patient_id)
+    rung.database.admin.execute("delete from net.posts")
+    rung.judge(patient_id, at_cosine(0.5))
+    assert (FUNCTIONS + "notify-caregiver", "Bearer another key", 2000) in posts(rung)
+
+
+def test_the_rounds_ring_only_where_work_is_due(rung: Records) -> None:
+    patient_id = rung.patient()
+    rung.caregiver(patient_id)
+    rung.judge(patient_id)
+    rung.judge(patient_id, at_cosine(0.5))
+    now = datetime.now(UTC)
+    rung.report("call-1", patient_id=patient_id, started_at=now, ended_at=now, at=now)
+    rung.database.admin.execute("delete from net.posts")
+    rung.do("select voice.make_rounds()")
+    assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "collect-recordings", FUNCTIONS + "notify-caregiver"]
+    rung.database.admin.execute("delete from net.posts")
+    rung.do("update voice.deliveries set run_at = now() + interval '1 hour'")
+    rung.do("update voice.recordings set run_at = now() + interval '1 hour'")
+    rung.do("select voice.make_rounds()")
+    assert posts(rung) == []
+
+
+def test_where_pg_cron_exists_the_rounds_and_the_sweep_of_the_provider_are_scheduled(empty_database: Database) -> None:
+    empty_database.admin.execute(
+        """create schema cron;
+           create table cron.job (jobname text primary key, schedule text, command text);
+           create function cron.schedule(job_name text, schedule text, command text) returns bigint language sql as $$
+               insert into cron.job values (job_name, schedule, command)
+               on conflict (jobname) do update set schedule = excluded.schedule returning 1::bigint
+           $$;
+           grant usage on schema cron to postgres;
+           grant select, insert, update on cron.job to postgres;"""
+    )
+    empty_database.admin.execute(STAND_INS.encode())
+    migrate(empty_database.owner_url)
+    jobs = empty_database.admin.execute("select jobname, schedule, command from cron.job order by 1").fetchall()
+    assert [(name, schedule) for name, schedule, _ in jobs] == [
+        ("retrocare-provider-sweep", "*/5 * * * *"),
+        ("retrocare-rounds", "* * * * *"),
+    ]
+    for _, _, command in jobs:
+        empty_database.owner.execute(command)
+    rung = empty_database.admin.execute("select url, body from net.posts").fetchall()
+    assert rung == [(FUNCTIONS + "collect-recordings", {"sweep": True})]
 
 
 def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Records) -> None:

@@ -1,0 +1,64 @@
+"""The database that the settings name, opened; the embedded one is started first, and brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool
+
+from retrocare_voice.database import CONNECT_SECONDS, Database
+from retrocare_voice.embedded import embedded, set_aside
+from retrocare_voice.migrations import MigrationFailed, migrate
+from retrocare_voice.refusals import translated
+from retrocare_voice.settings import Settings
+
+
+@contextmanager
+def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
+    """Open the database that the settings name; the embedded one is started, brought up to date, and stopped if unused.
+
+    Raises: Unavailable, ConfigurationError.
+    """
+    if settings.database_url:
+        url = settings.database_url.get_secret_value()
+        with _pooled(url, settings) as pool:
+            yield Database(pool, url)
+        return
+    with embedded(settings.data_dir) as server:
+        try:
+            migrate(server.owner_url(), on_step)
+        except MigrationFailed as failure:
+            if failure.code not in ("chapter_changed", "unknown_migration"):
+                raise
+            # Another version made this data. It is kept, and this version starts with an empty database.
+            on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
+            migrate(server.owner_url(), on_step)
+        with _pooled(server.service_url(), settings) as pool:
+            yield Database(pool, server.service_url(), server.owner_url())
+
+
+@contextmanager
+def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Connection[DictRow]]]:
+    # No prepared statements: a pooler in transaction mode lends another session to each transaction.
+    arguments = {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "row_factory": dict_row,
+        "application_name": "retrocare",
+    }
+    pool = ConnectionPool[psycopg.Connection[DictRow]](
+        url,
+        kwargs=arguments,
+        min_size=0,
+        max_size=settings.database_connections,
+        open=False,
+        timeout=CONNECT_SECONDS,
+        check=ConnectionPool.check_connection,
+    )
+    with translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
+        pass  # say at once, and clearly, what is wrong
+    with pool:
+        yield pool
