@@ -170,6 +170,22 @@ def test_patient_and_agent_mixed_into_one_are_refused(channels: int) -> None:
     assert "agent" in str(refused.value.measures["detail"])
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_two_sides_that_are_the_same_may_be_a_mix_and_are_refused(channels: int) -> None:
+    noise, told = talk()
+    with pytest.raises(NotAssessable) as refused:
+        decode(written(np.repeat(noise[:, :1], channels, axis=1), RATE), "stereo", HOUR, told)
+    assert refused.value.reason == "ambiguous_channel"
+
+
+def test_of_two_sides_that_a_provider_promised_the_patients_is_found() -> None:
+    noise, told = talk()
+    recording = written(noise, RATE)
+    assert decode(recording, "stereo", HOUR, told).channel == decode(recording, None, HOUR, told).channel
+    with pytest.raises(NotAssessable):
+        decode(recording, "stereo", HOUR)
+
+
 def test_three_channels_are_not_searched() -> None:
     noise, told = talk()
     with pytest.raises(NotAssessable) as refused:

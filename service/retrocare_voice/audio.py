@@ -19,7 +19,9 @@ from retrocare_voice.sources import Block, Source, opened
 
 Samples = npt.NDArray[np.float32]  # (n,), mono, -1..1
 NamedChannel = Literal["customer", "left", "right", "mono"]  # what a caller may say, and what a voice was taken from
-Channel = NamedChannel | Literal["mixed"]  # and what a provider may have: patient and agent in one
+Channel = (
+    NamedChannel | Literal["mixed", "stereo"]
+)  # and what a provider may have: patient and agent in one, or on two sides
 
 LOWEST_RATE, HIGHEST_RATE = 6_000, 192_000
 MOST_CHANNELS = 8
@@ -80,8 +82,8 @@ def claimed_seconds(data: bytes) -> float:
     return len(data) / 4000
 
 
-def _read(source: Source, channel: NamedChannel | None, maximum_seconds: float, intervals: Intervals) -> Audio:
-    to_find = source.channels == 2 and channel is None and bool(intervals)
+def _read(source: Source, channel: Channel | None, maximum_seconds: float, intervals: Intervals) -> Audio:
+    to_find = source.channels == 2 and channel in (None, "stereo") and bool(intervals)
     voices = [_Voice(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
     comparison, frames = Comparison(), 0
     for block in source.tenths():
@@ -96,10 +98,12 @@ def _read(source: Source, channel: NamedChannel | None, maximum_seconds: float, 
     if source.frames < LENGTH_UNKNOWN and frames < 0.9 * source.frames:
         source.refuse("undecodable", seconds=round(frames / source.rate, 2), detail="truncated")
     seconds = frames / source.rate
-    if comparison.is_one_voice:
+    if comparison.is_one_voice and channel != "stereo":
         return voices[0].audio("customer" if channel == "customer" else "mono", seconds)
     if channel in ("left", "right") and source.channels == 2:
         return voices[0].audio(channel, seconds)
+    if comparison.is_one_voice:
+        source.refuse("ambiguous_channel", detail="two sides were promised, and both are the same: perhaps a mix")
     if not to_find:
         source.refuse("ambiguous_channel", detail="channels differ: say which one is the patient's")
     found = comparison.match(intervals, seconds)

@@ -101,7 +101,8 @@ create type public.recording_channel as enum (
     'left',         -- stereo, the patient on the left
     'right',        -- stereo, the patient on the right
     'mono',         -- one channel
-    'mixed'         -- one channel, with the agent's voice in it: never judged
+    'mixed',        -- one channel, with the agent's voice in it: never judged
+    'stereo'        -- the patient is on one of two sides, found by when the patient spoke
 );
 comment on type public.recording_channel is 'Where in the recording the patient is.';
 

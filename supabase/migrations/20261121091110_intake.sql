@@ -1,6 +1,17 @@
 -- Intake: what the phone provider reports becomes a call, once, however often and in whatever order it is reported. Whether a
 -- call is worth judging is decided by rows: a voicemail greeting must never be judged as the patient.
 
+-- Where recordings are kept: private. Storage is on Supabase; elsewhere there is no bucket to make.
+do $$
+begin
+    if to_regclass('storage.buckets') is not null then
+        insert into storage.buckets (id, name, public)
+        values ('voice-recordings', 'voice-recordings', false)
+        on conflict (id) do nothing;
+    end if;
+end
+$$;
+
 create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
     'skip',         -- voicemail, nobody, an error: its recording is not even copied
@@ -111,6 +122,51 @@ $$;
 comment on function voice.reported_patient is
     'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
 revoke execute on function voice.reported_patient from public;
+
+create function voice.are_intervals(intervals jsonb)
+returns boolean
+language sql
+immutable
+strict
+parallel safe
+set search_path = ''
+as $$
+    select case
+        when jsonb_typeof(intervals) <> 'array' or jsonb_array_length(intervals) > 10000 then false
+        else not exists (
+            select
+            from jsonb_array_elements(intervals) as pair
+            where case
+                when jsonb_typeof(pair) <> 'array' or jsonb_array_length(pair) <> 2 then true
+                else exists (
+                    select
+                    from jsonb_array_elements(pair) as moment
+                    where case jsonb_typeof(moment) when 'number' then abs(moment::numeric) > 1e6 else true end
+                )
+            end
+        )
+    end
+$$;
+comment on function voice.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
+revoke execute on function voice.are_intervals from public;
+
+create function voice.forget_garbled_intervals()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    if not voice.are_intervals(new.speech_intervals) then
+        new.speech_intervals := null;
+    end if;
+    return new;
+end
+$$;
+comment on function voice.forget_garbled_intervals is
+    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into voice.';
+revoke execute on function voice.forget_garbled_intervals from public;
 
 create type public.received_call as (
     call_log_id uuid,

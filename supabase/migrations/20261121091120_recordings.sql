@@ -183,7 +183,7 @@ begin
     update voice.recordings
     set state = 'stored',
         recording_ref = store_recording.recording_ref,
-        recording_channel = nullif(store_recording.recording_channel, 'stereo')::public.recording_channel,
+        recording_channel = store_recording.recording_channel::public.recording_channel,
         error_code = null,
         error_message = null,
         finished_at = clock_timestamp()

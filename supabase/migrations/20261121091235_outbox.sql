@@ -70,7 +70,9 @@ as $$
             ('sms', caregiver.phone), ('webhook', caregiver.webhook_url),
             ('console', coalesce(caregiver.name, 'caregiver'))
         union all
-        select further.key, further.value from jsonb_each_text(caregiver.other_addresses) as further
+        select further.key, further.value
+        from jsonb_each_text(caregiver.other_addresses) as further
+        where further.key not in ('sms', 'webhook', 'console')
     ) as addresses (channel, address) on addresses.channel = delivery_channels.id
     where delivery_channels.is_enabled and nullif(addresses.address, '') is not null
 $$;

@@ -68,20 +68,34 @@ as $$
 begin
     perform voice.cancel_deliveries(claim_deliveries.at);
 
-    -- A caregiver who has no address there any more, or a message that no row words.
+    -- Senders that vanish count as attempts, and an address may be gone by now.
     update voice.deliveries
     set state = 'dead',
-        error_code = 'no_address',
-        error_message = 'The caregiver has no address for this channel any more',
+        error_code = lost.code,
+        error_message = lost.why,
         finished_at = claim_deliveries.at
-    where deliveries.state = 'queued'
-        and deliveries.run_at <= claim_deliveries.at
-        and not exists (
-            select
-            from public.patient_caregivers
-            cross join lateral voice.caregiver_addresses(patient_caregivers) as addresses
-            where patient_caregivers.id = deliveries.caregiver_id and addresses.channel = deliveries.channel
-        );
+    from (
+        select
+            due.id,
+            case when addressed.is_left then 'attempts_exhausted' else 'no_address' end as code,
+            case when addressed.is_left then 'Each sender that took it vanished'
+                else 'The caregiver has no address for this channel any more' end as why
+        from voice.deliveries as due
+        cross join lateral (
+            select exists (
+                select
+                from public.patient_caregivers
+                cross join lateral voice.caregiver_addresses(patient_caregivers) as addresses
+                where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
+            ) as is_left
+        ) as addressed
+        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
+                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            and (not addressed.is_left
+                or due.attempts >= (select settings.delivery_maximum_attempts from voice.settings))
+        for update of due skip locked
+    ) as lost
+    where deliveries.id = lost.id;
 
     return query
         update voice.deliveries as claimed

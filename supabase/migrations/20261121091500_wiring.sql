@@ -6,7 +6,14 @@ create trigger recording_doorbell
     for each statement
     execute function voice.ring_doorbell('collect-recordings');
 
--- 2 A call's recording is here: its check is queued, in the same transaction.
+-- 2 When the patient spoke is written: what is no list of times is forgotten, before anybody reads it.
+create trigger garbled_intervals_are_forgotten
+    before insert or update of speech_intervals on public.call_logs
+    for each row
+    when (new.speech_intervals is not null)
+    execute function voice.forget_garbled_intervals();
+
+--   A call's recording is here: its check is queued, in the same transaction.
 create trigger request_check_with_the_call
     after insert on public.call_logs
     for each row
@@ -73,13 +80,24 @@ create trigger baseline_samples_never_change
 
 -- 7 Time passes: where pg_cron exists, the rounds are made every minute, and the provider's calls are looked through now and then.
 -- Elsewhere `retrocare start` does both.
-do $$
+create function voice.schedule_rounds()
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
 begin
-    if to_regprocedure('cron.schedule(text, text, text)') is not null then
-        execute 'select cron.schedule($1, $2, $3)'
-        using 'retrocare-rounds', '* * * * *', 'select voice.make_rounds()';
-        execute 'select cron.schedule($1, $2, $3)'
-        using 'retrocare-provider-sweep', '*/5 * * * *', 'select voice.ring(''collect-recordings'', ''{"sweep": true}'')';
+    if to_regprocedure('cron.schedule(text, text, text)') is null then
+        return false;
     end if;
+    execute 'select cron.schedule($1, $2, $3)'
+    using 'retrocare-rounds', '* * * * *', 'select voice.make_rounds()';
+    execute 'select cron.schedule($1, $2, $3)'
+    using 'retrocare-provider-sweep', '*/5 * * * *', 'select voice.ring(''collect-recordings'', ''{"sweep": true}'')';
+    return true;
 end
 $$;
+comment on function voice.schedule_rounds is
+    'Schedules the rounds with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
+revoke execute on function voice.schedule_rounds from public;
+select voice.schedule_rounds();

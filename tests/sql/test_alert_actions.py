@@ -141,6 +141,19 @@ def test_a_snoozed_alert_is_open_again_when_its_time_is_over(records: Records, p
     sweep(records, until)
     assert (alert(records)["state"], alert(records)["snoozed_until"]) == ("open", None)
     assert history(records)[-2:] == [("snoozed", primary), ("woken", None)]
+    records.do("update voice.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    sweep(records, alert(records)["next_change_at"])
+    assert history(records)[-1] == ("escalated", None)
+
+
+def test_after_a_snooze_somebody_is_expected_to_answer_as_soon_as_before(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    until = datetime.now(NOON.tzinfo) + timedelta(hours=1)
+    records.rpc("snooze_alert", sub=primary, alert_id=opened["id"], until=until)
+    sweep(records, until)
+    assert alert(records)["next_change_at"] == until + timedelta(minutes=15)
 
 
 @pytest.mark.parametrize(("similarity", "hours"), [(WARNING, 72), (EMERGENCY, 4), (CRITICAL, 1)])

@@ -109,6 +109,7 @@ def test_where_pg_cron_exists_the_rounds_and_the_sweep_of_the_provider_are_sched
         ("retrocare-provider-sweep", "*/5 * * * *"),
         ("retrocare-rounds", "* * * * *"),
     ]
+    assert empty_database.owner.execute("select voice.schedule_rounds()").fetchone() == (True,)  # and again
     for _, _, command in jobs:
         empty_database.owner.execute(command)
     rung = empty_database.admin.execute("select url, body from net.posts").fetchall()

@@ -194,6 +194,9 @@ def test_a_policy_that_lets_an_emergency_wait_is_refused(records: Records) -> No
         ({"timezone": "Europe/Berlin"}, NOON.replace(hour=6) + timedelta(days=1)),
         ({"quiet_from": "22:00", "quiet_until": "05:30"}, NOON.replace(hour=5, minute=30) + timedelta(days=1)),
         ({"quiet_from": "23:00", "quiet_until": "23:30"}, NIGHT + timedelta(minutes=30)),
+        ({"quiet_from": "22:30", "quiet_until": "23:30"}, NIGHT + timedelta(minutes=30)),
+        ({"quiet_from": "23:00", "quiet_until": "07:00"}, MORNING),
+        ({"quiet_from": "22:30", "quiet_until": "23:00"}, NIGHT),
         ({"quiet_from": "00:00", "quiet_until": "06:00"}, NIGHT),
         ({"quiet_from": "23:00", "quiet_until": "23:00"}, NIGHT),
         ({"quiet_from": "23:01", "quiet_until": "23:00"}, NIGHT),
@@ -475,3 +478,44 @@ def test_operators_see_the_deliveries_and_caregivers_do_not(records: Records, pa
     assert (row["state"], row["channel"]) == ("queued", "sms")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         records.seen("alert_deliveries", caregiver)
+
+
+@pytest.mark.parametrize("channel", ["sms", "webhook", "console"])
+def test_an_address_that_is_given_twice_is_told_once(records: Records, patient_id: UUID, channel: str) -> None:
+    records.do("update voice.delivery_channels set is_enabled = true")
+    records.caregiver(
+        patient_id,
+        name="Maria",
+        phone="+491",
+        webhook_url="https://h.example.org",
+        other_addresses=Jsonb({channel: "x"}),
+    )
+    sign(records, patient_id, EMERGENCY)
+    assert sorted((row["channel"], row["address"]) for row in claim(records, NOON)) == [
+        ("console", "Maria"), ("sms", "+491"), ("webhook", "https://h.example.org"),
+    ]  # fmt: skip
+
+
+def test_a_sender_that_vanished_and_an_address_that_went_leave_no_message_behind(
+    records: Records, patient_id: UUID
+) -> None:
+    records.caregiver(patient_id)
+    sign(records, patient_id, EMERGENCY)
+    claim(records, NOON, lease_seconds=-1.0)
+    records.do("update public.patient_caregivers set phone = null")
+    assert claim(records, NOON) == []
+    assert records.row("select state, error_code from voice.deliveries") == {
+        "state": "dead",
+        "error_code": "no_address",
+    }
+
+
+def test_senders_that_vanish_count_as_attempts(records: Records, patient_id: UUID) -> None:
+    records.caregiver(patient_id)
+    records.do("update voice.settings set delivery_maximum_attempts = 3")
+    sign(records, patient_id, EMERGENCY)
+    for _ in range(3):
+        assert len(claim(records, NOON, lease_seconds=-1.0)) == 1
+    assert claim(records, NOON) == []
+    found = records.row("select state, error_code from voice.deliveries")
+    assert found == {"state": "dead", "error_code": "attempts_exhausted"}

@@ -5,6 +5,7 @@ Where it never comes, the call says so.
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -91,19 +92,15 @@ def test_one_call_can_be_asked_for(records: Records, call_log_id: UUID) -> None:
     assert claim(records, call_log_id=uuid4()) == []
 
 
-@pytest.mark.parametrize(
-    ("channel", "stored"), [("customer", "customer"), ("stereo", None), ("mixed", "mixed")]
-)  # fmt: skip
-def test_a_copied_recording_queues_its_check(
-    records: Records, call_log_id: UUID, channel: str, stored: str | None
-) -> None:
+@pytest.mark.parametrize("channel", ["customer", "stereo", "mixed"])
+def test_a_copied_recording_queues_its_check(records: Records, call_log_id: UUID, channel: str) -> None:
     assert store(records, claim(records)[0], recording_channel=channel, speech_intervals=Jsonb([[3, 4]]))
     call = the_call(records)
-    assert (call["recording_ref"], call["recording_channel"], call["recording_source_url"]) == (REF, stored, None)
+    assert (call["recording_ref"], call["recording_channel"], call["recording_source_url"]) == (REF, channel, None)
     assert (call["check_state"], call["speech_intervals"]) == ("queued", [[3, 4]])
     claimed = records.call("claim_checks", "test-v1", "w", 9, 60.0)
     assert (claimed["call_log_id"], claimed["speech_intervals"], claimed["recording_channel"]) == (
-        call_log_id, [[3, 4]], stored,
+        call_log_id, [[3, 4]], channel,
     )  # fmt: skip
     assert the_recording(records)["state"] == "stored"
     assert claim(records) == []
@@ -204,3 +201,24 @@ def test_consent_withdrawn_while_it_was_copied_is_respected(records: Records, ca
 def test_erasing_the_patient_takes_the_recordings_along(records: Records, call_log_id: UUID) -> None:
     records.do("delete from public.patients")
     assert records.one("select count(*) from voice.recordings") == 0
+
+
+def test_recordings_are_kept_in_a_private_bucket(records: Records) -> None:
+    bucket = records.database.admin.execute("select id, public from storage.buckets").fetchall()
+    assert bucket == [("voice-recordings", False)]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {}, "[[1, 2]]", 7, [1, 2], [[1]], [[1, 2, 3]], [[1, "2"]], [[1, None]], [[1, [2]]], [[0, 1e7]], [[-1e7, 2]],
+        [[0, 10**5000]], [[0, 1]] * 10_001,
+    ],
+)  # fmt: skip
+def test_times_of_speech_that_cannot_be_read_are_forgotten_and_the_call_is_kept(records: Records, garbage: Any) -> None:
+    sys.set_int_max_str_digits(6000)
+    records.report("call-1", patient_id=records.patient(), speech_intervals=Jsonb(garbage))
+    assert the_call(records)["speech_intervals"] is None
+    [held] = claim(records)
+    store(records, held, recording_channel="stereo", speech_intervals=Jsonb(garbage))
+    assert records.call("claim_checks", "test-v1", "w", 9, 60.0)["speech_intervals"] is None
