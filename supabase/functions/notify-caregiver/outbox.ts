@@ -1,0 +1,39 @@
+/** The outbox as it is worked on: one method for each SQL function. */
+import { Database } from "../_shared/database.ts";
+import type { Settings } from "../_shared/settings.ts";
+import type { Delivery, DeliveryFailure } from "./channel.ts";
+
+export class Outbox {
+  readonly #database: Database;
+
+  constructor(settings: Settings, readonly at?: string) {
+    this.#database = new Database(settings);
+  }
+
+  claim(worker: string, count: number, leaseSeconds: number): Promise<Delivery[]> {
+    return this.#database.rpc("claim_deliveries", { worker, count, lease_seconds: leaseSeconds, at: this.at });
+  }
+
+  /** Say whether the lease still held. */
+  finish(delivery: Delivery, providerMessageId: string | null): Promise<boolean> {
+    return this.#database.rpc("finish_delivery", {
+      delivery_id: delivery.delivery_id,
+      lease_token: delivery.lease_token,
+      provider_message_id: providerMessageId,
+      at: this.at,
+    });
+  }
+
+  /** Give the state that the delivery is in now. */
+  fail(delivery: Delivery, failure: DeliveryFailure): Promise<string> {
+    return this.#database.rpc("fail_delivery", {
+      delivery_id: delivery.delivery_id,
+      lease_token: delivery.lease_token,
+      code: failure.code,
+      message: failure.message,
+      is_permanent: failure.isPermanent,
+      may_have_been_sent: failure.mayHaveBeenSent,
+      at: this.at,
+    });
+  }
+}

@@ -1,0 +1,95 @@
+/** Caregivers who are to be told, and what has become of the messages to them. */
+import assert from "node:assert/strict";
+import type { Delivery } from "../../supabase/functions/notify-caregiver/channel.ts";
+import { handle } from "../../supabase/functions/notify-caregiver/index.ts";
+import type { Backend } from "./backend.ts";
+import { environment, FUNCTIONS_KEY } from "./serving.ts";
+
+export const PATIENT = "Ana Albuquerque";
+export const CAREGIVER = "Bento Albuquerque";
+export const PHONE = "+351910000001";
+
+/** One that no database knows. */
+export const DELIVERY: Delivery = {
+  delivery_id: 1,
+  idempotency_key: "11111111-2222-4333-8444-555555555555",
+  lease_token: "11111111-2222-4333-8444-666666666666",
+  channel: "sms",
+  address: PHONE,
+  message: "URGENT: somebody is needed.",
+  level: "emergency",
+  change: "opened",
+  alert_id: "11111111-2222-4333-8444-777777777777",
+  patient_id: "11111111-2222-4333-8444-888888888888",
+  attempts: 1,
+  may_have_been_sent: false,
+  created_at: "2026-11-21T12:00:00Z",
+};
+
+export interface Row {
+  readonly state: string;
+  readonly attempts: number;
+  readonly may_have_been_sent: boolean;
+  readonly error_code: string | null;
+  readonly error_message: string | null;
+  readonly provider_message_id: string | null;
+  readonly [column: string]: unknown;
+}
+
+export interface Delivered {
+  readonly claimed: number;
+  readonly accepted: number;
+  readonly lost: number;
+  readonly failed: Record<string, number>;
+  readonly isDone: boolean;
+}
+
+export class Deliveries {
+  constructor(readonly project: Backend) {}
+
+  /** A patient's voice has changed, and one caregiver hears of it. Give the patient's id. */
+  async raise(
+    caregiver: { phone?: string; webhook_url?: string; name?: string; other_addresses?: Record<string, string> },
+    level = "emergency",
+    at = new Date(),
+  ): Promise<string> {
+    const { sql } = this.project;
+    const [patient] = await sql`
+      insert into public.patients (name, timezone) values (${PATIENT}, 'Europe/Lisbon') returning id`;
+    const named = { patient_id: patient!.id, role: "primary", name: CAREGIVER, ...caregiver };
+    await sql`insert into public.patient_caregivers ${sql(named)}`;
+    await sql`select voice.raise_alert(${patient!.id}, 'voice_changed', ${level}, ${at}, null, 0.5)`;
+    return patient!.id;
+  }
+
+  async rows(): Promise<Row[]> {
+    return [...await this.project.sql<Row[]>`select * from voice.deliveries order by id`];
+  }
+
+  /** The only one. */
+  async row(): Promise<Row> {
+    const [row, ...more] = await this.rows();
+    assert.ok(row && more.length === 0);
+    return row;
+  }
+
+  /** Ask the function, as its schedule does. */
+  async notify(
+    settings: Record<string, string>,
+    body: Record<string, unknown> = {},
+    patience: Parameters<typeof handle>[2] = {},
+  ): Promise<Delivered> {
+    const headers = { authorization: `Bearer ${FUNCTIONS_KEY}` };
+    const request = new Request("http://function", { method: "POST", headers, body: JSON.stringify(body) });
+    const answer = await handle(request, environment(this.project, settings), patience);
+    const said = await answer.json();
+    assert.equal(answer.status, 200, JSON.stringify(said));
+    return said.delivered;
+  }
+
+  /** The moment from which a failed delivery is due again. */
+  async dueAgain(): Promise<string> {
+    const [row] = await this.project.sql`select max(run_at) + interval '1 second' as at from voice.deliveries`;
+    return new Date(row!.at).toISOString();
+  }
+}
