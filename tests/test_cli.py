@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ COMMANDS = [
     "enroll",
     "check",
     "checks",
+    "troubles",
+    "sweep",
     "logs",
     "migrate",
     "url",
@@ -141,6 +144,19 @@ def test_checks_are_listed_by_state_and_dead_ones_queued_again(retrocare: Run, r
     assert json.loads(retrocare("checks", "--requeue", str(listed["id"]), "--json").stdout) == [listed["id"]]
     [again] = json.loads(retrocare("checks", "--patient", "Gil", "--json").stdout)
     assert (again["state"], again["attempts"]) == ("queued", 0)
+
+
+def test_what_waits_for_the_operator_is_listed_and_a_sweep_mends_what_can_be(retrocare: Run, records: Records) -> None:
+    now = datetime.now(UTC)
+    records.report("call-1", phone="+4930777777", started_at=now, ended_at=now, at=now)
+    listed = [row for row in json.loads(retrocare("troubles", "--json").stdout) if row["kind"] == "unmatched_call"]
+    assert [(row["subject"], row["code"]) for row in listed] == [("vapi call-1", "patient_unknown")]
+    assert "unmatched_call  vapi call-1" in retrocare("troubles").stdout
+    retrocare("patient", "add", "Ida", "--consent")
+    records.do("update public.patients set phone = '+4930777777' where name = 'Ida'")
+    assert json.loads(retrocare("sweep", "--json").stdout)["match_calls"] == 1
+    assert "vapi call-1" not in retrocare("troubles").stdout
+    assert "match_calls" in retrocare("sweep").stdout
 
 
 def test_a_patient_is_flagged_and_unflagged(retrocare: Run) -> None:
