@@ -182,7 +182,7 @@ Deno.test("handle() falls back from the patient alone to both channels, and to t
     given?: (url: string) => Record<string, unknown>;
     onCall?: (vapi: FakeVapi) => Record<string, unknown>;
     expected: keyof typeof CHANNELS | "given" | "call";
-    marked: string | null;
+    marked: string;
   };
   const cases: Record<string, Case> = {
     "the API's customer": { has: ["customer", "stereo", "mono"], expected: "customer", marked: "customer" },
@@ -204,13 +204,13 @@ Deno.test("handle() falls back from the patient alone to both channels, and to t
       expected: "call",
       marked: "customer",
     },
-    "the API's stereo": { has: ["stereo", "mono"], expected: "stereo", marked: null },
-    "a plain address of both channels": { has: ["mono"], given: plain("stereo"), expected: "given", marked: null },
+    "the API's stereo": { has: ["stereo", "mono"], expected: "stereo", marked: "stereo" },
+    "a plain address of both channels": { has: ["mono"], given: plain("stereo"), expected: "given", marked: "stereo" },
     "the API's stereo before the mix that was given": {
       has: ["stereo"],
       given: plain("mixed"),
       expected: "stereo",
-      marked: null,
+      marked: "stereo",
     },
     "the API's mix": { has: ["mono"], expected: "mono", marked: "mixed" },
     "a plain address of the mix": { has: [], given: plain("mixed"), expected: "given", marked: "mixed" },
@@ -267,6 +267,7 @@ Deno.test("handle() waits for a key that is refused, and takes no mix meanwhile"
   vapi.add(CALL, CHANNELS, { endedAt: ENDED });
   vapi.key = "another key";
   await reported({ recording_url: vapi.sign(wav(0.2)), recording_url_channel: "mixed" });
+  await project.sql`update voice.recordings set attempts = 7`; // it is not late any more
   const { collected } = await collect(vapi.settings, { at: LATER });
   assert.deepEqual(collected.failed, { provider_unauthorised: 1 });
   assert.deepEqual(await only().then(({ state, code }) => [state, code]), ["queued", "provider_unauthorised"]);
@@ -434,6 +435,22 @@ Deno.test("handle() changes nothing where another has taken its recording over",
   assert.deepEqual([collected.claimed, collected.stored, collected.lost], [1, 0, 1]);
   assert.deepEqual((await records.recordings()).map(({ state, worker }) => [state, worker]), [["leased", "another"]]);
   assert.equal((await records.calls())[0]!.recording_ref, null);
+});
+
+Deno.test("handle() replaces what a run that was cut off left in Storage", async () => {
+  await reported();
+  await using vapi = new FakeVapi();
+  vapi.add(CALL, CHANNELS);
+  const [cut] =
+    (await project.client.rpc("claim_recordings", { worker: "cut off", count: 1, lease_seconds: 0.05 })).data;
+  await project.client.storage.from(project.bucket).upload(`${cut.object_path}.wav`, wav(0.1), {
+    contentType: "audio/wav",
+  });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const { collected } = await collect(vapi.settings);
+  assert.equal(collected.stored, 1);
+  assert.deepEqual(await records.stored((await only()).ref), CHANNELS.customer);
+  assert.equal((await records.recordings())[0]!.attempts, 2);
 });
 
 Deno.test("handle() copies forty recordings once each, asked three times at once", async () => {

@@ -271,7 +271,7 @@ const REFUSED: Record<string, { init: Init; payload?: unknown; expected: [status
   "a form": { init: {}, payload: "message=hello", expected: [400, "not_json"] },
   "bytes that are no UTF-8": {
     init: {},
-    payload: new Uint8Array([0x7b, 0x22, 0xff, 0x22, 0x7d]),
+    payload: Uint8Array.from(REPORT.replace("Hello.", "\xff"), (character) => character.charCodeAt(0)),
     expected: [400, "not_json"],
   },
   "a wav": { init: {}, payload: wav(0.1), expected: [400, "not_json"] },
