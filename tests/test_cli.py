@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -36,12 +37,15 @@ COMMANDS = [
     "checks",
     "troubles",
     "sweep",
+    "audit",
+    "tombstones",
+    "key",
     "logs",
     "migrate",
     "url",
     "doctor",
 ]
-PATIENT_COMMANDS = ["add", "list", "flag", "unflag", "consent"]
+PATIENT_COMMANDS = ["add", "list", "flag", "unflag", "consent", "erase", "export"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -87,7 +91,7 @@ def test_every_command_explains_itself(retrocare: Run, command: list[str]) -> No
     done = retrocare(*command, "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
-    if command not in (["start"], ["worker"], ["patient"]):
+    if command not in (["start"], ["worker"], ["patient"], ["key"]):
         assert "--json" in done.stdout
 
 
@@ -157,6 +161,48 @@ def test_what_waits_for_the_operator_is_listed_and_a_sweep_mends_what_can_be(ret
     assert json.loads(retrocare("sweep", "--json").stdout)["match_calls"] == 1
     assert "vapi call-1" not in retrocare("troubles").stdout
     assert "match_calls" in retrocare("sweep").stdout
+
+
+def test_a_patient_is_exported_and_erased_and_the_tombstones_replayed(
+    retrocare: Run, records: Records, tmp_path: Path
+) -> None:
+    retrocare("patient", "add", "Leo", "--consent")
+    retrocare("enroll", "Leo", recording("01-enrol-monday"))
+    exported = json.loads(retrocare("patient", "export", "Leo").stdout)
+    assert len(exported["voice.embeddings"]) == 1
+    assert "embedding" not in exported["voice.embeddings"][0]
+    refused = retrocare("patient", "erase", "Leo", "--reason", "asked for")
+    assert "not_confirmed" in refused.stderr
+    assert len(json.loads(retrocare("patient", "export", "Leo").stdout)["voice.embeddings"]) == 1
+    erased = json.loads(retrocare("patient", "erase", "Leo", "--reason", "asked for", "--yes", "--json").stdout)
+    assert {row["erased"]: row["rows"] for row in erased}["embeddings"] == 1
+    kept = tmp_path / "tombstones"
+    kept.write_text(retrocare("tombstones").stdout)
+    [tombstone] = [line for line in map(json.loads, kept.read_text().splitlines()) if line["reason"] == "asked for"]
+    assert tombstone["scope"] == "voice"
+    assert "0 erasures were replayed" in retrocare("tombstones", "--replay", str(kept)).stderr
+    other = {**tombstone, "id": str(uuid4()), "patient_id": str(uuid4())}
+    kept.write_text(json.dumps(other))
+    assert "1 erasures were replayed" in retrocare("tombstones", "--replay", str(kept)).stderr
+    kept.write_text("nonsense")
+    assert "line 1 is no tombstone" in retrocare("tombstones", "--replay", str(kept)).stderr
+    actions = [row["action"] for row in json.loads(retrocare("audit", "--patient", "Leo", "--json").stdout)]
+    assert {"consent_given", "exported", "voice_erased"} <= set(actions)
+    retrocare("patient", "erase", "Leo", "--reason", "moved away", "--person", "--yes")
+    assert records.one("select count(*) from public.patients where name = 'Leo'") == 0
+
+
+def test_a_key_is_shown_once_and_revoked(retrocare: Run) -> None:
+    [made] = json.loads(retrocare("key", "add", "backend", "--scope", "check", "--scope", "read", "--json").stdout)
+    assert made["key"].startswith("rcv_")
+    assert made["scopes"] == ["check", "read"]
+    listed = retrocare("key", "list", "--json").stdout
+    assert made["key"] not in listed
+    assert json.loads(listed)[0]["name"] == "backend"
+    assert "a name stands for one key" in retrocare("key", "add", "backend", "--scope", "read").stderr
+    retrocare("key", "revoke", "backend")
+    assert "unknown_key" in retrocare("key", "revoke", "backend").stderr
+    assert "one of embed" in retrocare("key", "add", "x", "--scope", "all").stderr
 
 
 def test_a_patient_is_flagged_and_unflagged(retrocare: Run) -> None:

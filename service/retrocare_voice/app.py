@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from retrocare_voice import __version__, metrics, payloads, problems
 from retrocare_voice.admission import Admission, Ticket
-from retrocare_voice.auth import require_key
+from retrocare_voice.auth import Scope, require
 from retrocare_voice.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
 from retrocare_voice.fetch import Recording, check_reference
 from retrocare_voice.recordings import openapi, recordings_of
@@ -58,7 +58,8 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
 
 
 def _add_routes(app: FastAPI) -> None:
-    guarded: dict[str, Any] = {"dependencies": [Depends(require_key)]}
+    def guarded(scope: Scope) -> dict[str, Any]:
+        return {"dependencies": [Depends(require(scope))]}
 
     @app.get("/health", tags=["operations"])
     def health(service: Shared) -> payloads.Health:
@@ -71,19 +72,19 @@ def _add_routes(app: FastAPI) -> None:
         service.check_ready()
         return payloads.Readiness(encoder=service.encoder)
 
-    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, **guarded)
+    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, **guarded("check"))
     def wake(service: Shared) -> payloads.Woken:
         """Look for work now; without a call, the list is looked at every few seconds."""
         if service.worker:
             service.worker.wake()
         return payloads.Woken(worker=service.worker is not None)
 
-    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, **guarded)
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, **guarded("admin"))
     def measured(service: Shared) -> PlainTextResponse:
         """Return what Prometheus asks for."""
         return PlainTextResponse(metrics.exposition(service), media_type=metrics.CONTENT_TYPE)
 
-    @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest), **guarded)
+    @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest), **guarded("embed"))
     async def embed(
         request: Request, response: Response, service: Shared, admission: Admitted
     ) -> payloads.EmbedResponse:
@@ -103,7 +104,7 @@ def _add_routes(app: FastAPI) -> None:
             quality=payloads.Quality(**found.quality),
         )
 
-    @app.post("/compare", tags=["vectors"], **guarded)
+    @app.post("/compare", tags=["vectors"], **guarded("embed"))
     def compare(request: payloads.CompareRequest, service: Shared) -> payloads.CompareResponse:
         """Judge two given vectors by the SQL function that judges calls; nothing is stored."""
         judged = service.database.compare(request.baseline, request.current, request.snr, request.hour, request.encoder)
@@ -116,7 +117,9 @@ def _add_routes(app: FastAPI) -> None:
             alert_type=judged["alert_type"],
         )
 
-    @app.post("/api/anomaly-check", tags=["patients"], responses={202: {"model": payloads.CheckResponse}}, **guarded)
+    @app.post(
+        "/api/anomaly-check", tags=["patients"], responses={202: {"model": payloads.CheckResponse}}, **guarded("check")
+    )
     async def anomaly_check(
         body: payloads.CheckRequest, request: Request, response: Response, service: Shared, admission: Admitted
     ) -> payloads.CheckResponse:
@@ -134,7 +137,7 @@ def _add_routes(app: FastAPI) -> None:
         "/api/patients/{patient_id}/baseline",
         tags=["patients"],
         openapi_extra=openapi(payloads.EnrolRequest),
-        **guarded,
+        **guarded("check"),
     )
     async def enrol(
         patient_id: uuid.UUID, request: Request, service: Shared, admission: Admitted
@@ -160,12 +163,12 @@ def _add_routes(app: FastAPI) -> None:
             results = await ticket.work(request, lambda: judge_all(recordings, ticket))
         return payloads.EnrolResponse(enrolment_id=enrolment_id, results=results)
 
-    @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], **guarded)
+    @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], **guarded("read"))
     def logs_of_one(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:
         """Return all logs of one patient, newest first."""
         return payloads.AnomalyLogs.model_validate({"logs": service.database.anomaly_logs([patient_id], None)})
 
-    @app.get("/api/anomaly-logs", tags=["patients"], **guarded)
+    @app.get("/api/anomaly-logs", tags=["patients"], **guarded("read"))
     def logs_of_many(
         service: Shared,
         patient_ids: Annotated[list[str], Query(alias="patientIds", max_length=1000)],

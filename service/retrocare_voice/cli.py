@@ -13,7 +13,7 @@ from uuid import uuid4
 import typer
 from rich.progress import track
 
-from retrocare_voice import operations, patients
+from retrocare_voice import operations, patients, privacy
 from retrocare_voice.console import (
     Json,
     PatientName,
@@ -37,12 +37,15 @@ EPILOG = "Exit status: 0 done, 1 an input failed (the others were done), 2 wrong
 
 app = typer.Typer(no_args_is_help=True, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(patients.app, name="patient")
+app.add_typer(privacy.keys, name="key")
 for command in (
     operations.start,
     operations.worker,
     operations.checks,
     operations.troubles,
     operations.sweep,
+    privacy.audit,
+    privacy.tombstones,
     operations.migrate,
     operations.doctor,
 ):

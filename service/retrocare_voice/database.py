@@ -145,6 +145,40 @@ class Database:
     def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
         return [row["requeue_checks"] for row in self._rows("requeue_checks", check_ids, reasons)]
 
+    # privacy, and who may call
+
+    def erase(self, patient_id: UUID, reason: str, person: bool) -> Row:
+        function = "erase_patient" if person else "erase_patient_voice"
+        counts: Row = self._row(function, patient_id, reason)[function]
+        return counts
+
+    def export_patient(self, patient_id: UUID) -> Row:
+        exported: Row = self._row("export_patient", patient_id)["export_patient"]
+        return exported
+
+    def audit_trail(self, patient_id: UUID | None, since: datetime | None) -> list[Row]:
+        return self._rows("audit_trail", patient_id, since, LONGEST_LIST)
+
+    def tombstones(self) -> list[Row]:
+        return self._rows("tombstone_list")
+
+    def replay_tombstone(self, id: str, patient_id: str, scope: str, reason: str, erased_at: str) -> bool:
+        return bool(self._row("replay_tombstone", id, patient_id, scope, reason, erased_at)["replay_tombstone"])
+
+    def add_api_key(self, name: str, scopes: list[str], key_sha256: bytes) -> Row:
+        return self._row("add_api_key", name, scopes, key_sha256)
+
+    def revoke_api_key(self, name: str) -> bool:
+        return bool(self._row("revoke_api_key", name)["revoke_api_key"])
+
+    def api_keys(self) -> list[Row]:
+        return self._rows("api_key_list")
+
+    def use_api_key(self, key_sha256: bytes, scope: str) -> Row | None:
+        """Return whose key this is and whether it allows that; None where it is nobody's."""
+        found = self._rows("use_api_key", key_sha256, scope)
+        return found[0] if found else None
+
     # time, and the operator
 
     def sweep(self) -> dict[str, int]:

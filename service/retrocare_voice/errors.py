@@ -46,6 +46,10 @@ class Unauthorized(RetrocareError):
     code, status, is_permanent = "unauthorized", 401, True
 
 
+class Forbidden(RetrocareError):
+    code, status, is_permanent = "forbidden", 403, True
+
+
 class NotFound(RetrocareError):
     code, status, is_permanent = "not_found", 404, True
 

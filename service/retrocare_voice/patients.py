@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from retrocare_voice import privacy
 from retrocare_voice.console import Json, PatientName, When, find, moment, opened, say, show
 
 app = typer.Typer(no_args_is_help=True, help="The people who are phoned.")
@@ -51,6 +52,10 @@ def unflag_patient(
     """Note that a patient is well again."""
     with opened() as database:
         show(database.unflag_patient(find(database, patient), flag, moment(since)), as_json)
+
+
+app.command("erase")(privacy.erase)
+app.command("export")(privacy.export)
 
 
 @app.command("consent")

@@ -63,6 +63,8 @@ class Rounds:
         is_sweep_due = time.monotonic() - self._swept_at >= self.settings.provider_sweep_seconds
         if due["deliveries"]:
             self._ask("notify-caregiver", {})
+        if due["deletions"]:
+            self._ask("delete-recordings", {})
         if is_sweep_due and self._ask("collect-recordings", {"sweep": True}):
             self._swept_at = time.monotonic()
         elif due["recordings"]:

@@ -36,6 +36,10 @@ class Service:
     def encoder(self) -> str:
         return self.inference.encoder.id
 
+    def has_keys(self) -> bool:
+        """Say whether callers must show a key of the database."""
+        return any(key["revoked_at"] is None for key in self.database.api_keys())
+
     def check_ready(self) -> None:
         """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""
         self.check_threads()

@@ -27,9 +27,9 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
     Raises: ConfigurationError, Unavailable before anything listens; Unavailable where a thread ended, so that a
     supervisor starts the process anew.
     """
-    check_binding(settings)
     write_events()
     with opened_service(settings, say) as service:
+        check_binding(settings, service.has_keys())
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(settings, service),

@@ -17,7 +17,8 @@ begin
         return counts; -- another sweep is under way, and does the same
     end if;
     foreach step in array array[
-        'advance_alerts', 'cancel_deliveries', 'note_silence', 'end_silence', 'expire_recordings', 'redecide_calls', 'match_calls'
+        'advance_alerts', 'cancel_deliveries', 'note_silence', 'end_silence', 'expire_recordings', 'redecide_calls', 'match_calls',
+        'enforce_retention'
     ] loop
         begin
             execute format('select voice.%I($1)', step) into done_count using sweep.at;
@@ -37,19 +38,23 @@ revoke execute on function voice.sweep from public;
 grant execute on function voice.sweep to retrocare_service, service_role;
 
 create function voice.due_work(at timestamptz default now())
-returns table (recordings bigint, deliveries bigint)
-language sql
+returns table (recordings bigint, deliveries bigint, deletions bigint)
+language plpgsql
 stable
 security definer
 set search_path = ''
 as $$
-    select
-        (select count(*) from voice.recordings
-            where case recordings.state when 'queued' then recordings.run_at <= due_work.at
-                when 'leased' then recordings.leased_until < due_work.at end),
-        (select count(*) from voice.deliveries
-            where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
-                when 'leased' then deliveries.leased_until < due_work.at end)
+begin
+    return query
+        select
+            (select count(*) from voice.recordings
+                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
+                    when 'leased' then recordings.leased_until < due_work.at end),
+            (select count(*) from voice.deliveries
+                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
+                    when 'leased' then deliveries.leased_until < due_work.at end),
+            voice.due_deletions(due_work.at);
+end
 $$;
 comment on function voice.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
 revoke execute on function voice.due_work from public;

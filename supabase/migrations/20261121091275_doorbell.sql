@@ -75,6 +75,9 @@ begin
     if (select due_work.deliveries > 0 from voice.due_work(now()) as due_work) then
         perform voice.ring('notify-caregiver', '{}');
     end if;
+    if (select due_work.deletions > 0 from voice.due_work(now()) as due_work) then
+        perform voice.ring('delete-recordings', '{}');
+    end if;
 end
 $$;
 comment on function voice.make_rounds is

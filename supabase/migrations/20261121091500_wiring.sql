@@ -60,13 +60,31 @@ create trigger alert_changes_never_change
     for each row
     execute function voice.refuse_change();
 
--- 5 A health flag is noted or moved: the samples that it covers leave the baselines.
+-- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
+create trigger consent_of_a_new_patient
+    after insert on public.patients
+    for each row
+    when (new.voice_consent_at is not null)
+    execute function voice.on_consent();
+
+create trigger consent_changed
+    after update of voice_consent_at on public.patients
+    for each row
+    when ((old.voice_consent_at is null) <> (new.voice_consent_at is null))
+    execute function voice.on_consent();
+
+create trigger deletion_doorbell
+    after insert on voice.deletions
+    for each statement
+    execute function voice.ring_doorbell('delete-recordings');
+
+-- 6 A health flag is noted or moved: the samples that it covers leave the baselines.
 create trigger health_flag_noted
     after insert or update of patient_id, started_at, resolved_at on public.health_flags
     for each row
     execute function voice.on_health_flag();
 
--- 6 A baseline is a version: it may be superseded, never changed; its samples never change at all.
+-- 7 A baseline is a version: it may be superseded, never changed; its samples never change at all.
 create trigger baselines_never_change
     before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
     on voice.baselines
@@ -78,7 +96,76 @@ create trigger baseline_samples_never_change
     for each row
     execute function voice.refuse_change();
 
--- 7 Time passes: where pg_cron exists, the rounds are made every minute, and the provider's calls are looked through now and then.
+-- 8 What matters is noted in the audit, and the audit is only ever added to.
+create trigger patients_are_audited
+    after insert or update or delete on public.patients
+    for each row
+    execute function voice.audit_change('id');
+
+create trigger caregivers_are_audited
+    after insert or update or delete on public.patient_caregivers
+    for each row
+    execute function voice.audit_change('id', 'role');
+
+create trigger health_flags_are_audited
+    after insert or update or delete on public.health_flags
+    for each row
+    execute function voice.audit_change('id');
+
+create trigger notes_are_audited
+    after update of notes or delete on public.voice_anomaly_logs
+    for each row
+    execute function voice.audit_change('id');
+
+create trigger keys_are_audited
+    after insert or update of name, scopes, revoked_at or delete on voice.api_keys
+    for each row
+    execute function voice.audit_change('id', 'name', 'scopes', 'revoked_at');
+
+create trigger calls_that_are_deleted_are_audited
+    after delete on public.call_logs
+    for each row
+    execute function voice.audit_change('id');
+
+do $$
+declare
+    audited record;
+begin
+    for audited in
+        select * from (values
+            ('encoders', 'id'), ('policies', 'encoder'), ('settings', 'is_only'), ('alert_policies', 'level'),
+            ('ended_reasons', 'pattern'), ('retention_policies', 'subject'), ('delivery_channels', 'id')
+        ) as rules (name, key)
+    loop
+        execute format(
+            'create trigger rules_are_audited after insert or update or delete on voice.%I
+             for each row execute function voice.audit_change(%s)',
+            audited.name,
+            (
+                select string_agg(quote_literal(column_name), ', ')
+                from (
+                    select audited.key as column_name
+                    union all
+                    select attname::text
+                    from pg_catalog.pg_attribute
+                    where attrelid = ('voice.' || audited.name)::regclass and attnum > 0 and not attisdropped
+                ) as columns
+            ));
+    end loop;
+end
+$$;
+
+create trigger audit_log_is_only_added_to
+    before update or delete or truncate on voice.audit_log
+    for each statement
+    execute function voice.refuse_rewriting();
+
+create trigger tombstones_are_only_added_to
+    before update or delete or truncate on voice.tombstones
+    for each statement
+    execute function voice.refuse_rewriting();
+
+-- 9 Time passes: where pg_cron exists, the rounds are made every minute, and the provider's calls are looked through now and then.
 -- Elsewhere `retrocare start` does both.
 create function voice.schedule_rounds()
 returns boolean

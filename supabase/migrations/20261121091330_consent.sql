@@ -1,0 +1,170 @@
+-- Consent: recorded with scope, time, recorder and evidence before any voiceprint; its withdrawal stops and erases.
+
+create type public.consent_scope as enum ('voiceprint');
+comment on type public.consent_scope is 'What was consented to: that voiceprints are made, kept and compared.';
+
+create table public.voice_consents (
+    id uuid constraint voice_consents_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null
+        constraint a_consent_is_a_patients references public.patients (id) on delete cascade,
+    scope public.consent_scope not null default 'voiceprint',
+    given_at timestamptz not null,
+    recorded_by uuid
+        constraint whoever_recorded_it_had_an_account references auth.users (id) on delete set null,
+    evidence text not null
+        constraint a_consent_has_evidence check (btrim(evidence) <> ''),
+    withdrawn_at timestamptz
+        constraint a_consent_is_given_before_it_is_withdrawn check (withdrawn_at >= given_at),
+    withdrawn_by uuid
+        constraint whoever_withdrew_it_had_an_account references auth.users (id) on delete set null,
+    created_at timestamptz not null default now()
+);
+create unique index a_patient_has_one_consent_that_stands
+    on public.voice_consents (patient_id, scope) where withdrawn_at is null;
+create index voice_consents_by_patient on public.voice_consents (patient_id, given_at desc);
+create index voice_consents_by_recorder on public.voice_consents (recorded_by);
+create index voice_consents_by_withdrawer on public.voice_consents (withdrawn_by);
+alter table public.voice_consents enable row level security;
+revoke all on public.voice_consents from anon, authenticated, service_role;
+comment on table public.voice_consents is 'Every consent, and its withdrawal; patients.voice_consent_at shows whether one stands.';
+comment on column public.voice_consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
+comment on column public.voice_consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
+grant select on public.voice_consents to authenticated, service_role;
+
+create function voice.on_consent()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+    if new.voice_consent_at is not null then
+        -- Whoever sets the column without a record of it gets one: the column alone is its evidence.
+        insert into public.voice_consents (patient_id, given_at, recorded_by, evidence)
+        values (new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set')
+        on conflict (patient_id, scope) where withdrawn_at is null do nothing;
+        perform voice.note_audit('consent_given', 'public.voice_consents', new.id);
+        return null;
+    end if;
+    update public.voice_consents
+    set withdrawn_at = greatest(now(), voice_consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where voice_consents.patient_id = new.id and voice_consents.withdrawn_at is null;
+    perform voice.note_audit('consent_withdrawn', 'public.voice_consents', new.id);
+    perform voice.erase_voice(new.id, 'consent withdrawn');
+    return null;
+end
+$$;
+comment on function voice.on_consent is
+    'Trigger: consent is given, and recorded; or withdrawn, and what it allowed is erased. Definer: whoever changes a patient may not touch voice.';
+revoke execute on function voice.on_consent from public;
+
+create function voice.consenting_patient(patient_id uuid)
+returns public.patients
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    is_caller_a_caregiver boolean := (select auth.uid()) is not null;
+begin
+    if is_caller_a_caregiver and not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = consenting_patient.patient_id and patient_caregivers.user_id = (select auth.uid())
+    ) then
+        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
+    elsif is_caller_a_caregiver and not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = consenting_patient.patient_id and patient_caregivers.user_id = (select auth.uid())
+            and patient_caregivers.role = 'primary'
+    ) then
+        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
+    end if;
+    return voice.lock_patient(consenting_patient.patient_id);
+end
+$$;
+comment on function voice.consenting_patient is
+    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
+revoke execute on function voice.consenting_patient from public;
+
+create function voice.record_consent(patient_id uuid, evidence text, given_at timestamptz)
+returns public.voice_consents
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+#variable_conflict use_column
+declare
+    patient public.patients := voice.consenting_patient(record_consent.patient_id);
+    consent public.voice_consents;
+begin
+    if nullif(btrim(record_consent.evidence), '') is null or record_consent.given_at > now() + interval '1 minute' then
+        raise exception using
+            errcode = 'PT400',
+            message = 'A consent has evidence, and was given before now',
+            hint = 'Say how it was given, and where that can be found.';
+    end if;
+    insert into public.voice_consents (patient_id, given_at, recorded_by, evidence)
+    values (patient.id, record_consent.given_at, (select auth.uid()), record_consent.evidence)
+    on conflict (patient_id, scope) where withdrawn_at is null do nothing;
+    update public.patients
+    set voice_consent_at = record_consent.given_at
+    where patients.id = patient.id and patients.voice_consent_at is null;
+    select voice_consents.* into consent
+    from public.voice_consents
+    where voice_consents.patient_id = patient.id and voice_consents.withdrawn_at is null;
+    return consent;
+end
+$$;
+comment on function voice.record_consent is
+    'Records that consent to voiceprints was given; one that stands already stays. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+revoke execute on function voice.record_consent from public;
+grant execute on function voice.record_consent to authenticated, service_role;
+
+create function voice.withdraw_consent(patient_id uuid)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    patient public.patients := voice.consenting_patient(withdraw_consent.patient_id);
+begin
+    update public.patients
+    set voice_consent_at = null
+    where patients.id = patient.id and patients.voice_consent_at is not null;
+end
+$$;
+comment on function voice.withdraw_consent is
+    'Withdraws consent: nothing is judged any more, and the voice is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
+revoke execute on function voice.withdraw_consent from public;
+grant execute on function voice.withdraw_consent to authenticated, service_role;
+
+create function public.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
+returns public.voice_consents
+language sql
+volatile
+set search_path = ''
+begin atomic
+    select voice.record_consent(record_consent.patient_id, record_consent.evidence, record_consent.given_at);
+end;
+comment on function public.record_consent is
+    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.';
+revoke execute on function public.record_consent from public, anon;
+grant execute on function public.record_consent to authenticated, service_role;
+
+create function public.withdraw_consent(patient_id uuid)
+returns void
+language sql
+volatile
+set search_path = ''
+begin atomic
+    select voice.withdraw_consent(withdraw_consent.patient_id);
+end;
+comment on function public.withdraw_consent is
+    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.';
+revoke execute on function public.withdraw_consent from public, anon;
+grant execute on function public.withdraw_consent to authenticated, service_role;

@@ -1,0 +1,165 @@
+-- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
+-- provider) is listed, and deleted by functions/delete-recordings until that is proven.
+
+create type public.erasure_scope as enum ('voice', 'person');
+comment on type public.erasure_scope is 'What was erased: the voice alone, or the whole person.';
+
+create table voice.tombstones (
+    id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null,
+    scope public.erasure_scope not null,
+    reason text not null,
+    erased_at timestamptz not null default now()
+);
+create index tombstones_by_patient on voice.tombstones (patient_id);
+alter table voice.tombstones enable row level security;
+comment on table voice.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
+
+create type public.deletion_state as enum (
+    'queued',       -- to be deleted, or to be tried again  -> leased
+    'leased',       -- somebody deletes it                  -> done, queued again
+    'done'          -- gone: end
+);
+comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
+
+create type public.deletion_kind as enum ('storage_object', 'provider_call');
+comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
+
+create table voice.deletions (
+    id bigint generated always as identity constraint deletions_pkey primary key,
+    patient_id uuid not null,
+    kind public.deletion_kind not null,
+    reference text not null,
+    state public.deletion_state not null default 'queued',
+    attempts integer not null default 0,
+    run_at timestamptz not null default now(),
+    worker text,
+    lease_token uuid,
+    leased_until timestamptz,
+    error_code text,
+    created_at timestamptz not null default now(),
+    finished_at timestamptz,
+    constraint a_thing_is_deleted_once unique (kind, reference),
+    constraint a_leased_deletion_has_a_lease check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
+);
+create index deletions_by_patient on voice.deletions (patient_id);
+create index deletions_to_do on voice.deletions (run_at) where state <> 'done';
+alter table voice.deletions enable row level security;
+comment on table voice.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
+
+create function voice.delete_recording(call public.call_logs)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+    insert into voice.deletions (patient_id, kind, reference)
+    select call.patient_id, 'storage_object'::public.deletion_kind, substr(found.reference, length('storage:') + 1)
+    from (
+        select call.recording_ref as reference
+        union
+        select recordings.recording_ref from voice.recordings where recordings.call_log_id = call.id
+    ) as found
+    where found.reference like 'storage:%'
+    union all
+    select call.patient_id, 'provider_call'::public.deletion_kind, call.provider || '/' || call.provider_call_id
+    where call.provider_call_id is not null
+    on conflict do nothing;
+    delete from voice.recordings where recordings.call_log_id = call.id;
+    update public.call_logs
+    set recording_ref = null,
+        recording_source_url = null,
+        speech_intervals = null
+    where call_logs.id = call.id;
+$$;
+comment on function voice.delete_recording is
+    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider.';
+revoke execute on function voice.delete_recording from public;
+
+create function voice.erase_voice(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    counts jsonb;
+begin
+    perform voice.lock_patient(erase_voice.patient_id);
+    -- Whoever works on one is told that there is no consent; the others leave with what they measured.
+    update voice.checks
+    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', snr_db = null
+    where checks.patient_id = erase_voice.patient_id and checks.state in ('queued', 'leased');
+    with
+        checks as (
+            delete from voice.checks
+            where checks.patient_id = erase_voice.patient_id and checks.reason is distinct from 'no_consent' returning id
+        ),
+        baselines as (delete from voice.baselines where baselines.patient_id = erase_voice.patient_id returning id)
+    select jsonb_build_object(
+        'checks', (select count(*) from checks), 'baselines', (select count(*) from baselines))
+    into counts;
+    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_voice.patient_id returning id)
+    select counts || jsonb_build_object('embeddings', (select count(*) from embeddings)) into counts;
+    with forgotten as (
+        select voice.delete_recording(call_logs)
+        from public.call_logs
+        where call_logs.patient_id = erase_voice.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    )
+    select counts || jsonb_build_object('recordings', (select count(*) from forgotten)) into counts;
+    if not exists (
+        select from voice.tombstones
+        where tombstones.patient_id = erase_voice.patient_id and tombstones.erased_at = now()
+    ) then
+        insert into voice.tombstones (patient_id, scope, reason) values (erase_voice.patient_id, 'voice', erase_voice.reason);
+        perform voice.note_audit('voice_erased', 'voice.erase_voice', erase_voice.patient_id, counts);
+    end if;
+    return counts;
+end
+$$;
+comment on function voice.erase_voice is
+    'Removes every trace of a voice, and has its recordings deleted; how much, by name. The logs stay, without what they were computed from. Raises RV002.';
+revoke execute on function voice.erase_voice from public;
+
+create function voice.erase_patient_voice(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    counts jsonb := voice.erase_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
+begin
+    -- Or the next call would enrol the voice again.
+    update public.patients set voice_consent_at = null where patients.id = erase_patient_voice.patient_id;
+    return counts;
+end
+$$;
+comment on function voice.erase_patient_voice is
+    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: nobody else may touch voiceprints. Called by `retrocare patient erase` and public.erase_patient_voice.';
+revoke execute on function voice.erase_patient_voice from public;
+grant execute on function voice.erase_patient_voice to retrocare_service, service_role;
+
+create function voice.erase_patient(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    counts jsonb := voice.erase_voice(erase_patient.patient_id, erase_patient.reason);
+begin
+    delete from public.patients where patients.id = erase_patient.patient_id;
+    insert into voice.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
+    perform voice.note_audit('person_erased', 'voice.erase_patient', erase_patient.patient_id, counts);
+    return counts;
+end
+$$;
+comment on function voice.erase_patient is
+    'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as voice.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
+revoke execute on function voice.erase_patient from public;
+grant execute on function voice.erase_patient to retrocare_service, service_role;
