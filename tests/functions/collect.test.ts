@@ -472,6 +472,47 @@ Deno.test("handle() copies forty recordings once each, asked three times at once
   }
 });
 
+Deno.test("handle() copies one recording at a time in its process, whoever asks", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  let open = 0, most = 0;
+  vapi.instead = async () => {
+    most = Math.max(most, ++open);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    open--;
+    return undefined;
+  };
+  const ids = [];
+  for (let number = 0; number < 9; number++) {
+    vapi.add(`call-${number}`, CHANNELS);
+    ids.push(await records.reported({ provider_call_id: `call-${number}`, at: ENDED }));
+  }
+  const asked = [{}, {}, ...ids.slice(4).map((call_log_id) => ({ call_log_id }))];
+  await Promise.all(asked.map((body) => collect(vapi.settings, body)));
+  assert.equal(most, 1);
+  assert.ok((await records.recordings()).every(({ state, attempts }) => state === "stored" && attempts === 1));
+});
+
+Deno.test("handle() gives up a slow provider before its lease is over", async () => {
+  await reported();
+  await using vapi = new FakeVapi();
+  vapi.add(CALL, { mono: CHANNELS.mono }, { endedAt: ENDED });
+  let leftSeconds = 0;
+  vapi.instead = async () => {
+    const [row] = await project.sql`
+      select extract(epoch from leased_until - clock_timestamp())::float as seconds from voice.recordings`;
+    leftSeconds = row!.seconds;
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    return undefined;
+  };
+  const begun = performance.now();
+  await collect({ ...vapi.settings, RETROCARE_FETCH_SECONDS: "0.4" }, { at: LATER });
+  assert.ok(performance.now() - begun < 1500, "404s that take their time do not add up");
+  assert.deepEqual(await only().then(({ code, state }) => [code, state]), ["recording_unreachable", "queued"]);
+  assert.ok(leftSeconds > 60 + 0.4, `${leftSeconds} s for the upload and the rest`);
+});
+
 Deno.test("handle() lets no recording's failure keep another from being copied", async () => {
   await project.fresh();
   await records.patient();
@@ -501,6 +542,20 @@ Deno.test("handle() ends in time, and leaves what it did not come to", async () 
   assert.equal(states.filter((state) => state === "queued").length, 12 - collected.stored);
   await collect(vapi.settings);
   assert.ok((await records.recordings()).every(({ state }) => state === "stored"));
+});
+
+Deno.test("handle() begins nothing where its time was over before its turn came", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  vapi.instead = () => new Promise((resolve) => setTimeout(resolve, 500, undefined));
+  for (const id of ["one", "two"]) {
+    vapi.add(id, CHANNELS);
+    await records.reported({ provider_call_id: id, at: ENDED });
+  }
+  const [first, second] = await Promise.all([collect(vapi.settings, {}, 200), collect(vapi.settings, {}, 200)]);
+  assert.deepEqual([first.collected.claimed, second.collected.claimed].sort(), [0, 1]);
+  assert.ok(!first.collected.isDone && !second.collected.isDone);
 });
 
 Deno.test("handle() copies the one recording that it is asked for", async () => {

@@ -22,6 +22,8 @@ export class FakeVapi implements AsyncDisposable {
   readonly leaked: string[] = [];
   key = KEY;
   isOldestFirst = false;
+  /** It says that a call is deleted, and keeps it. */
+  forgetsNothing = false;
   /** Signatures that storage believes. */
   readonly signatures = new Map<string, { content: Uint8Array; type: string }>();
   /** Answers instead of everything else, where it returns something. */
@@ -76,6 +78,10 @@ export class FakeVapi implements AsyncDisposable {
     const [, id = "", kind] = /^\/call\/([^/]+)(?:\/(customer|stereo|mono)-recording)?$/.exec(pathname) ?? [];
     const found = this.calls.get(id);
     if (!found) return json(404, { message: "Not Found" });
+    if (request.method === "DELETE") {
+      if (!this.forgetsNothing) this.calls.delete(id);
+      return json(200, { id });
+    }
     if (!kind) return json(200, { id, ...found.call });
     const content = found.recordings[kind as Kind];
     if (!content) return json(404, { message: "No such recording" });

@@ -4,16 +4,24 @@
  * Nothing is lost where a run ends in the middle: the lease runs out, and another run claims the recording again. A copy
  * is made to the same path, and storing it twice is storing it once.
  */
-import { Database, type RecordingClaim } from "./database.ts";
+import { Database, type RecordingClaim, UPLOAD_MILLISECONDS } from "./database.ts";
 import { log } from "./events.ts";
 import { kind, Problem } from "./problems.ts";
 import { wakeService } from "./service.ts";
 import type { Settings } from "./settings.ts";
-import { findRecording, RecordingFailure } from "./sources.ts";
+import { findRecording, LONGEST_SEARCH, RecordingFailure } from "./sources.ts";
 
-/** A recording is in memory twice while it is copied. */
-const LANES = 2;
-const LEASE_SECONDS = 180;
+/** What is left of a lease when everything took as long as it may. */
+const MARGIN_SECONDS = 60;
+
+let busy: Promise<unknown> = Promise.resolve();
+
+/** One recording at a time in this process, whoever asks: memory is for one. */
+function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  const turn = busy.then(work);
+  busy = turn.catch(() => {});
+  return turn;
+}
 
 export interface Errand {
   /** Only this call's recording, if it is due. */
@@ -40,22 +48,23 @@ type Outcome = { readonly stored: true } | { readonly lost: true } | { readonly 
 export async function collect(settings: Settings, errand: Errand): Promise<Collected> {
   const database = new Database(settings);
   const worker = `collect-recordings ${crypto.randomUUID()}`;
+  const leaseSeconds = LONGEST_SEARCH * settings.fetchSeconds + UPLOAD_MILLISECONDS / 1000 + MARGIN_SECONDS;
   const outcomes: Outcome[] = [];
-  let isDone = false;
-  const lane = async () => {
-    while (!isDone && performance.now() < errand.until) {
-      const [claim] = await database.claimRecordings(worker, 1, LEASE_SECONDS, errand.callLogId, errand.at);
-      if (claim) outcomes.push(await copy(claim, database, errand));
-      isDone ||= !claim || errand.callLogId !== undefined;
-    }
+  const copyNext = async () => {
+    if (performance.now() >= errand.until) return false;
+    const [claim] = await database.claimRecordings(worker, 1, leaseSeconds, errand.callLogId, errand.at);
+    if (claim) outcomes.push(await copy(claim, database, errand));
+    return !claim || errand.callLogId !== undefined;
   };
-  const lanes = await Promise.allSettled(Array.from({ length: errand.callLogId ? 1 : LANES }, lane));
-  const stored = outcomes.filter((outcome) => "stored" in outcome).length;
-  if (stored > 0) await wakeService(settings);
-  const broken = lanes.find((one) => one.status === "rejected");
-  if (broken) throw broken.reason;
+  let isDone = false;
+  try {
+    while (!isDone && performance.now() < errand.until) isDone = await inTurn(copyNext);
+  } finally {
+    if (outcomes.some((outcome) => "stored" in outcome)) await wakeService(settings);
+  }
   const failed: Record<string, number> = {};
   for (const outcome of outcomes) if ("failed" in outcome) failed[outcome.failed] = (failed[outcome.failed] ?? 0) + 1;
+  const stored = outcomes.filter((outcome) => "stored" in outcome).length;
   const lost = outcomes.filter((outcome) => "lost" in outcome).length;
   return { claimed: outcomes.length, stored, lost, failed, isDone };
 }

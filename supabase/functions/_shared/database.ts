@@ -7,7 +7,9 @@ import type { Settings } from "./settings.ts";
 import { PROVIDER } from "./vapi.ts";
 
 const ANSWER_MILLISECONDS = 15_000;
-const UPLOAD_MILLISECONDS = 60_000;
+/** An upload takes no longer. */
+export const UPLOAD_MILLISECONDS = 60_000;
+const PIECE_BYTES = 262_144;
 
 export interface ReceivedCall {
   readonly call_log_id: string | null;
@@ -26,6 +28,15 @@ export interface RecordingClaim {
   /** Without its extension. */
   readonly object_path: string;
   readonly speech_intervals: unknown;
+  readonly attempts: number;
+  readonly lease_token: string;
+}
+
+export interface DeletionClaim {
+  readonly deletion_id: number;
+  readonly kind: "storage_object" | "provider_call";
+  /** bucket/path, or provider/call id. */
+  readonly reference: string;
   readonly attempts: number;
   readonly lease_token: string;
 }
@@ -115,10 +126,35 @@ export class Database {
     });
   }
 
+  claimDeletions(worker: string, count: number, leaseSeconds: number, at?: string): Promise<DeletionClaim[]> {
+    return this.rpc("claim_deletions", { worker, count, lease_seconds: leaseSeconds, at });
+  }
+
+  /** Say whether the lease still held. */
+  finishDeletion(claim: DeletionClaim, at?: string): Promise<boolean> {
+    return this.rpc("finish_deletion", { deletion_id: claim.deletion_id, lease_token: claim.lease_token, at });
+  }
+
+  async failDeletion(claim: DeletionClaim, code: string, at?: string): Promise<void> {
+    await this.rpc("fail_deletion", { deletion_id: claim.deletion_id, lease_token: claim.lease_token, code, at });
+  }
+
+  /** Remove a file, and see that it is gone. Raises a Problem (503). */
+  async remove(bucket: string, path: string): Promise<void> {
+    const files = this.#client.storage.from(bucket);
+    const { error } = await files.remove([path]);
+    const folder = path.split("/").slice(0, -1).join("/"), name = path.split("/").at(-1)!;
+    const { data: left, error: unseen } = await files.list(folder, { search: name, limit: 100 });
+    if (error || unseen || left.some((file) => file.name === name)) {
+      log("error", "storage_failed", { step: error ? "remove" : "list" });
+      throw new Problem(503, "storage_unavailable", "Storage did not remove the recording.");
+    }
+  }
+
   /** Put a file into the private bucket; a file of that path is replaced. Raises a Problem (503). */
   async upload(path: string, content: Uint8Array, contentType: string): Promise<void> {
     const { error } = await this.#client.storage.from(this.settings.bucket)
-      .upload(path, content, { contentType, upsert: true });
+      .upload(path, flowing(content), { contentType, upsert: true, duplex: "half" });
     if (error) {
       const status = "status" in error ? Number(error.status) : 0;
       log("error", "storage_failed", { status });
@@ -146,7 +182,18 @@ export class Database {
 
 /** fetch, for as long as an answer may take, unless the caller says otherwise. */
 function patient(input: RequestInfo | URL, init: RequestInit = {}): Promise<Response> {
-  const isUpload = init.body instanceof Uint8Array;
+  const isUpload = init.body instanceof ReadableStream;
   const limit = AbortSignal.timeout(isUpload ? UPLOAD_MILLISECONDS : ANSWER_MILLISECONDS);
   return fetch(input, { ...init, signal: init.signal ? AbortSignal.any([init.signal, limit]) : limit });
+}
+
+/** The same bytes a piece at a time: given to fetch as they are, they would be in memory three times. */
+function flowing(content: Uint8Array): ReadableStream<Uint8Array> {
+  let at = 0;
+  return new ReadableStream({
+    pull(controller) {
+      if (at < content.byteLength) controller.enqueue(content.slice(at, at += PIECE_BYTES));
+      else controller.close();
+    },
+  });
 }

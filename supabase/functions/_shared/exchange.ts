@@ -24,7 +24,7 @@ export const INTERNET: Network = {
 };
 
 export interface Question {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "DELETE";
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: Uint8Array;
 }
@@ -277,16 +277,20 @@ class Incoming {
     }
   }
 
-  /** Give exactly so many bytes. */
+  /** Give exactly so many bytes, read to where they are needed: large recordings are in memory once. */
   async exactly(length: number): Promise<Uint8Array> {
     const whole = new Uint8Array(length);
-    for (let at = 0; at < length;) {
-      const more = await this.some();
-      if (!more) throw unreachable("the recording is shorter than its length");
-      const taken = more.subarray(0, length - at);
-      whole.set(taken, at);
-      at += taken.byteLength;
-      this.#rest = more.slice(taken.byteLength);
+    const held = this.#rest.subarray(0, length);
+    whole.set(held);
+    this.#rest = this.#rest.subarray(held.byteLength);
+    for (let at = held.byteLength; at < length;) {
+      const received = await this.limits.within(
+        this.connection.read(whole.subarray(at)),
+        () => close(this.connection),
+      );
+      if (!received) throw unreachable("the recording is shorter than its length");
+      this.limits.count(received);
+      at += received;
     }
     return whole;
   }

@@ -9,7 +9,7 @@ export interface Environment {
 /** Where Vapi and its storage serve recordings; a bucket of your own is named by RETROCARE_FETCH_HOSTS. */
 const RECORDING_HOSTS = ["storage.vapi.ai", "*.r2.cloudflarestorage.com"];
 
-/** Hosted functions have 256 MB of memory, and a recording is in it twice; Storage takes 50 MB unless told otherwise. */
+/** Hosted functions have 256 MB of memory, of which such a recording takes most; Storage takes 50 MB unless told otherwise. */
 const MAXIMUM_RECORDING_BYTES = 50_000_000;
 
 export interface Settings {

@@ -30,6 +30,8 @@ export class RecordingFailure extends Error {
   }
 }
 
+/** No search takes longer than so many fetches may. */
+export const LONGEST_SEARCH = 2;
 /** So long after the end of a call its recordings may still be on their way. */
 const LATE_MILLISECONDS = 10 * 60_000;
 /** So long one that is not there is looked for again. */
@@ -56,6 +58,7 @@ class Search {
   readonly #given: Source[];
   #asked: CallReport | null | undefined; // null: asked in vain
   readonly #met = new Map<string, RecordingFailure>();
+  readonly #begun = performance.now();
 
   constructor(readonly claim: RecordingClaim, readonly settings: Settings, readonly now: number) {
     this.#vapi = new Vapi(settings);
@@ -128,6 +131,10 @@ class Search {
     fetch: () => Promise<Uint8Array>,
     isByKey = false,
   ): Promise<FoundRecording | undefined> {
+    if (performance.now() - this.#begun > 1000 * this.settings.fetchSeconds) {
+      this.#note(new RecordingFailure("recording_unreachable", "The provider took too long for one attempt."));
+      return undefined;
+    }
     try {
       const content = await fetch();
       const kind = audioKind(content);

@@ -1,6 +1,9 @@
 /** Vapi's API, as far as recordings and the list of calls go. All of it through the guard. */
+import { log } from "./events.ts";
+import { parseUrl } from "./addresses.ts";
+import { INTERNET, Limits } from "./exchange.ts";
 import { FetchFailure } from "./fetches.ts";
-import { get } from "./guard.ts";
+import { ask, get } from "./guard.ts";
 import type { SourceChannel } from "./report.ts";
 import type { Settings } from "./settings.ts";
 
@@ -35,6 +38,24 @@ export class Vapi {
     return parsed(await this.#get(`/call/${callId}`, LONGEST_LIST_BYTES)) as ListedCall;
   }
 
+  /** Delete a call with everything that the provider keeps of it; one that is not there is deleted. Raises a FetchFailure. */
+  async deleteCall(callId: string): Promise<void> {
+    const url = parseUrl(`${this.#settings.vapiUrl}/call/${encodeURIComponent(callId)}`);
+    const headers: Record<string, string> = this.#authorization ? { authorization: this.#authorization } : {};
+    const limits = new Limits(this.#settings.fetchSeconds, LONGEST_LIST_BYTES);
+    const asked = (method: "DELETE" | "GET") =>
+      ask(url, { method, headers }, this.#settings, limits, INTERNET, (answer) => Promise.resolve(answer.status));
+    const status = await asked("DELETE");
+    if (status === 404) return;
+    if (status === 401 || status === 403) {
+      throw new FetchFailure("recording_refused", `The provider refused (${status}).`, { status });
+    }
+    // It is believed when it is seen.
+    if (status >= 300 || await asked("GET") !== 404) {
+      throw new FetchFailure("recording_unreachable", "The provider still has the call.", { status });
+    }
+  }
+
   /** Give the calls that were made between two moments, page by page, whichever way the API sorts them. Raises a FetchFailure. */
   async *calls(since: string, until: string): AsyncGenerator<ListedCall[]> {
     const seen = new Set<unknown>();
@@ -57,6 +78,7 @@ export class Vapi {
       // One more millisecond than needed: others may have been made in the same one, and are known by their ids.
       const isNewestFirst = first >= last;
       const isStuck = fresh.length === 0;
+      if (isStuck) log("error", "sweep_page_full", { code: "too_many_calls_in_a_millisecond" });
       if (isNewestFirst) to = Math.min(...times) + (isStuck ? 0 : 1);
       else from = Math.max(...times) - (isStuck ? 0 : 1);
       if (!times.length) return;
