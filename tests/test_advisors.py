@@ -1,0 +1,75 @@
+"""What Supabase's own tools say of a database to which only the migrations were applied: advisors, and types."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from databases import Database
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TYPES = REPOSITORY / "supabase" / "database.types.ts"
+PROGRAMS = REPOSITORY / "tests" / "functions" / "node_modules" / ".bin"
+
+
+def supabase(database: Database, folder: Path, *words: str) -> str:
+    """Run the Supabase CLI against a database; without Docker, account or network."""
+    program = PROGRAMS / "supabase"
+    if not program.exists():
+        pytest.fail(f"{program} is missing: scripts/setup --test installs it")
+    login = conninfo_to_dict(database.admin_url)
+    url = f"postgresql://{login['user']}@localhost/{database.name}?host={quote(str(login['host']), safe='')}"
+    if "port" in login:
+        url += f"&port={login['port']}"
+    command = [str(program), *words, f"--remote={url}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def findings(database: Database, folder: Path) -> list[dict[str, Any]]:
+    told = supabase(database, folder, "db", "advisors")
+    start = told.find("[")
+    if start < 0:
+        assert "No issues found" in told
+        return []
+    found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(told[start:])[0]
+    return found
+
+
+def test_the_advisors_find_what_is_wrong(database: Database, tmp_path: Path) -> None:
+    database.owner.execute("create table public.naked (id integer)")
+    database.owner.execute("grant select on public.naked to anon")
+    found = {(finding["level"], finding["metadata"]["name"]) for finding in findings(database, tmp_path)}
+    assert ("ERROR", "naked") in found
+
+
+def test_the_advisors_find_nothing_that_is_wrong_here(database: Database, tmp_path: Path) -> None:
+    found = [
+        f"{finding['level']} {finding['name']}: {finding['detail']}"
+        for finding in findings(database, tmp_path)
+        if finding["level"] in ("WARN", "ERROR")
+    ]
+    assert found == []
+
+
+def test_the_types_are_those_of_the_migrations(database: Database, tmp_path: Path) -> None:
+    """Made anew by: the command in docs/dashboard.md."""
+    made = supabase(database, tmp_path, "gen", "types", "--schema", "public")
+    written = subprocess.run(
+        [str(PROGRAMS / "deno"), "fmt", "--ext", "ts", "--line-width", "120", "-"],
+        input=made, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    kept = TYPES.read_text() if TYPES.exists() else ""
+    if kept != written:
+        fresh = tmp_path / TYPES.name
+        fresh.write_text(written)
+        lines = list(difflib.unified_diff(kept.splitlines(), written.splitlines(), "kept", "made", lineterm=""))
+        pytest.fail(f"copy {fresh} to {TYPES.relative_to(REPOSITORY)}:\n" + "\n".join(lines[:40]))
