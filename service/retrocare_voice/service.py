@@ -31,14 +31,20 @@ class Service:
         self.name = f"{socket.gethostname()}:{os.getpid()}:http"
         self.worker: Worker | None = None
         self.rounds: Rounds | None = None
+        self._has_keys: bool | None = None
 
     @property
     def encoder(self) -> str:
         return self.inference.encoder.id
 
     def has_keys(self) -> bool:
-        """Say whether callers must show a key of the database."""
-        return any(key["revoked_at"] is None for key in self.database.api_keys())
+        """Say whether callers must show a key of the database; while it is away, what was so before."""
+        try:
+            self._has_keys = any(key["revoked_at"] is None for key in self.database.api_keys())
+        except Unavailable:
+            if self._has_keys is None:
+                raise
+        return self._has_keys
 
     def check_ready(self) -> None:
         """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""

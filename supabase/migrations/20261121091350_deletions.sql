@@ -132,7 +132,8 @@ begin
                 with forgotten as (
                     select voice.delete_recording(call_logs)
                     from public.call_logs
-                    where call_logs."timestamp" < policy.before
+                    -- Since it came here: an archive that is imported is not gone at once.
+                    where call_logs.created_at < policy.before
                         and call_logs.recording_ref is not null
                         and call_logs.check_state not in ('queued', 'leased')
                 )
@@ -171,7 +172,7 @@ revoke execute on function voice.enforce_retention from public;
 create index embeddings_by_age on voice.embeddings (created_at);
 create index check_errors_by_age on voice.check_errors (occurred_at);
 create index deliveries_by_age on voice.deliveries (finished_at);
-create index call_logs_with_recordings on public.call_logs ("timestamp") where recording_ref is not null;
+create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 
 create function voice.tombstone_list()
 returns setof voice.tombstones

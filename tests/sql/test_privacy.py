@@ -117,6 +117,16 @@ def test_erasure_has_the_copies_in_storage_and_at_the_provider_deleted(records: 
     assert again["deletion_id"] == first["deletion_id"]
 
 
+def test_a_deletion_whose_holder_vanished_is_anothers(records: Records, patient_id: UUID) -> None:
+    erase(records, patient_id)
+    lost = records.rpc("claim_deletions", worker="w", count=9, lease_seconds=-1.0)
+    again = records.rpc("claim_deletions", worker="w", count=9, lease_seconds=60.0)
+    for claims, expected in ((lost, False), (again, True)):
+        for claim in claims:
+            held = {name: claim[name] for name in ("deletion_id", "lease_token")}
+            assert records.rpc("finish_deletion", **held)[0]["finish_deletion"] is expected
+
+
 def test_withdrawing_consent_erases_and_stops(records: Records, patient_id: UUID) -> None:
     vectors = vectors_of(records, patient_id)
     caregiver = records.caregiver(patient_id)
@@ -248,7 +258,7 @@ def test_sensitive_changes_are_noted_without_a_word_about_the_person(records: Re
     assert entries["public.patient_caregivers"]["detail"] == {
         "columns": ["phone", "role"], "role": ["primary", "clinician"],
     }  # fmt: skip
-    assert entries["voice.policies"]["detail"]["medium_above"] == [0.25, 0.2]
+    assert entries["voice.policies"]["detail"] == {"columns": ["medium_above"], "medium_above": [0.25, 0.2]}
     assert entries["voice.policies"]["actor_role"] == "postgres"
     text = str(records.rows("select detail from voice.audit_log"))
     assert "Secret" not in text
@@ -289,7 +299,6 @@ def test_a_restored_backup_is_brought_up_to_date_by_replaying_the_tombstones(
 def test_what_was_kept_long_enough_goes(records: Records, patient_id: UUID) -> None:
     records.report("call-2", phone="+4930999999")
     late = NOW + timedelta(days=91)
-    records.do('update public.call_logs set "timestamp" = %s where provider is not null', NOW)
     assert records.rpc("run_sweeps", at=NOW + timedelta(days=29))[0]["run_sweeps"]["enforce_retention"] == 1  # call-2
     assert records.one("select count(*) from voice.unmatched_calls") == 0
     assert records.rpc("run_sweeps", at=late)[0]["run_sweeps"]["enforce_retention"] >= 1
@@ -311,3 +320,13 @@ def test_a_row_that_is_removed_keeps_for_ever(records: Records, patient_id: UUID
     records.do("delete from voice.retention_policies")
     records.rpc("run_sweeps", at=NOW + timedelta(days=9999))
     assert records.one("select count(*) from voice.embeddings") == 6
+
+
+def test_the_recordings_of_an_archive_that_is_imported_are_kept_as_long_as_any(records: Records) -> None:
+    call_id = records.call_log(
+        records.patient(), NOW - timedelta(days=1000), recording_ref="storage:voice-recordings/a"
+    )
+    [claim] = records.rows("select * from voice.claim_checks('test-v1', 'w', 1, 60)")
+    records.complete(claim)
+    records.rpc("run_sweeps", at=NOW + timedelta(days=89))
+    assert records.one("select recording_ref from public.call_logs where id = %s", call_id) is not None
