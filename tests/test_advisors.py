@@ -19,7 +19,7 @@ TYPES = REPOSITORY / "supabase" / "database.types.ts"
 PROGRAMS = REPOSITORY / "tests" / "functions" / "node_modules" / ".bin"
 
 
-def supabase(database: Database, folder: Path, *words: str) -> str:
+def supabase(database: Database, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the Supabase CLI against a database; without Docker, account or network."""
     program = PROGRAMS / "supabase"
     if not program.exists():
@@ -31,16 +31,16 @@ def supabase(database: Database, folder: Path, *words: str) -> str:
     command = [str(program), *words, f"--remote={url}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 def findings(database: Database, folder: Path) -> list[dict[str, Any]]:
     told = supabase(database, folder, "db", "advisors")
-    start = told.find("[")
+    start = told.stdout.find("[")
     if start < 0:
-        assert "No issues found" in told
+        assert "No issues found" in told.stdout + told.stderr
         return []
-    found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(told[start:])[0]
+    found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(told.stdout[start:])[0]
     return found
 
 
@@ -62,7 +62,7 @@ def test_the_advisors_find_nothing_that_is_wrong_here(database: Database, tmp_pa
 
 def test_the_types_are_those_of_the_migrations(database: Database, tmp_path: Path) -> None:
     """Made anew by: the command in docs/dashboard.md."""
-    made = supabase(database, tmp_path, "gen", "types", "--schema", "public")
+    made = supabase(database, tmp_path, "gen", "types", "--schema", "public").stdout
     written = subprocess.run(
         [str(PROGRAMS / "deno"), "fmt", "--ext", "ts", "--line-width", "120", "-"],
         input=made, capture_output=True, text=True, check=True,

@@ -118,7 +118,9 @@ alter table storage.buckets owner to supabase_storage_admin;
 alter table storage.objects owner to supabase_storage_admin;
 alter table storage.buckets enable row level security;
 alter table storage.objects enable row level security;
-grant all on storage.buckets, storage.objects to postgres, anon, authenticated, service_role;
+grant all on storage.buckets, storage.objects to postgres, service_role;
+revoke all on storage.buckets, storage.objects from anon, authenticated;
+grant select, insert, update, delete on storage.buckets, storage.objects to anon, authenticated;
 
 -- What live updates listen to.
 

@@ -26,7 +26,7 @@ begin
         left join pg_catalog.pg_attribute as hidden
             on hidden.attrelid = relation.oid
             and not hidden.attisdropped
-            and (hidden.attname in ('recording_source_url', 'lease_token', 'idempotency_key')
+            and (hidden.attname in ('recording_ref', 'recording_source_url', 'lease_token', 'idempotency_key')
                 or hidden.atttypid = 'extensions.vector'::regtype)
         where namespace.nspname in ('public', 'voice') and relation.relkind = 'r'
         group by 1, 2

@@ -54,6 +54,39 @@ alter table storage.objects
     add column if not exists last_accessed_at timestamptz default now();
 """
 
+# Columns that hosted Auth has, and the API's Auth writes.
+ACCOUNTS = """
+alter table auth.users
+    add column if not exists aud text default 'authenticated',
+    add column if not exists role text default 'authenticated',
+    add column if not exists encrypted_password text,
+    add column if not exists email_confirmed_at timestamptz,
+    add column if not exists phone_confirmed_at timestamptz,
+    add column if not exists confirmed_at timestamptz
+        generated always as (least(email_confirmed_at, phone_confirmed_at)) stored,
+    add column if not exists invited_at timestamptz,
+    add column if not exists confirmation_token text,
+    add column if not exists confirmation_sent_at timestamptz,
+    add column if not exists recovery_token text,
+    add column if not exists recovery_sent_at timestamptz,
+    add column if not exists email_change text,
+    add column if not exists email_change_token_new text,
+    add column if not exists email_change_token_current text,
+    add column if not exists email_change_sent_at timestamptz,
+    add column if not exists email_change_confirm_status smallint default 0,
+    add column if not exists phone_change text,
+    add column if not exists phone_change_token text,
+    add column if not exists phone_change_sent_at timestamptz,
+    add column if not exists reauthentication_token text,
+    add column if not exists reauthentication_sent_at timestamptz,
+    add column if not exists last_sign_in_at timestamptz,
+    add column if not exists is_super_admin boolean default false,
+    add column if not exists is_sso_user boolean not null default false,
+    add column if not exists is_anonymous boolean not null default false,
+    add column if not exists banned_until timestamptz,
+    add column if not exists deleted_at timestamptz;
+"""
+
 # The API encodes a list that is given for jsonb twice, as the hosted one does not: what arrives so is a JSON text.
 DECODED = """
 create schema fixture;
@@ -121,7 +154,7 @@ def backend() -> Iterator[dict[str, Any]]:
         server = Server(postgres.admin_url())
         try:
             with server.clone(server.migrated_template) as database:
-                database.admin.execute((STORAGE + DECODED).encode())
+                database.admin.execute((STORAGE + ACCOUNTS + DECODED).encode())
                 database.admin.execute(
                     "insert into storage.buckets (id, name, public) values (%s, %s, false) on conflict do nothing",
                     [BUCKET, BUCKET],
@@ -137,6 +170,7 @@ def backend() -> Iterator[dict[str, Any]]:
 def api(database: Database) -> Iterator[dict[str, Any]]:
     """Serve one database over HTTP."""
     key, port, login = f"sb_secret_{secrets.token_hex(16)}", free_port(), conninfo_to_dict(database.admin_url)
+    publishable_key, jwt_secret = f"sb_publishable_{secrets.token_hex(16)}", secrets.token_hex(32)
     settings = f"""
 project_id = "retrocare"
 [api]
@@ -149,8 +183,9 @@ url = "postgres:///{database.name}"
 enabled = true
 file_size_limit = "200MiB"
 [auth]
-publishable_key = "sb_publishable_{secrets.token_hex(16)}"
+publishable_key = "{publishable_key}"
 secret_key = "{key}"
+jwt_secret = "{jwt_secret}"
 """
     environment = {
         **os.environ,
@@ -182,6 +217,8 @@ secret_key = "{key}"
             yield {
                 "api_url": url,
                 "service_key": key,
+                "publishable_key": publishable_key,
+                "jwt_secret": jwt_secret,
                 "bucket": BUCKET,
                 "database_url": database.owner_url,
                 "service_url": database.service_url,

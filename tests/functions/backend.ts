@@ -13,6 +13,10 @@ export interface Backend {
   readonly apiUrl: string;
   /** The project's secret key: service_role over the API. */
   readonly serviceKey: string;
+  /** The key that a browser has: anon, until somebody signs in. */
+  readonly publishableKey: string;
+  /** What the API signs the accounts' tokens with. */
+  readonly jwtSecret: string;
   readonly bucket: string;
   /** The database as retrocare_service. */
   readonly serviceUrl: string;
@@ -26,6 +30,8 @@ export interface Backend {
 interface Line {
   api_url: string;
   service_key: string;
+  publishable_key: string;
+  jwt_secret: string;
   bucket: string;
   service_url: string;
   database: { host: string; port: number; database: string };
@@ -47,6 +53,8 @@ export async function backend(): Promise<Backend> {
   return {
     apiUrl: line.api_url,
     serviceKey: line.service_key,
+    publishableKey: line.publishable_key,
+    jwtSecret: line.jwt_secret,
     bucket: line.bucket,
     serviceUrl: line.service_url,
     client: createClient(line.api_url, line.service_key, { auth: { persistSession: false, autoRefreshToken: false } }),

@@ -1,0 +1,1693 @@
+export type Json = string | number | boolean | null | { [key: string]: Json | undefined } | Json[];
+
+export type Database = {
+  "public": {
+    Tables: {
+      "alert_changes": {
+        Row: {
+          "actor_id": string | null;
+          "alert_id": string;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "change": Database["public"]["Enums"]["alert_change"];
+          "changed_at": string;
+          "id": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id": string | null;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "snoozed_until": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "actor_id"?: string | null;
+          "alert_id": string;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "change": Database["public"]["Enums"]["alert_change"];
+          "changed_at": string;
+          "id"?: string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id"?: string | null;
+          "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "snoozed_until"?: string | null;
+        };
+        Update: {
+          "actor_id"?: string | null;
+          "alert_id"?: string;
+          "cause"?: Database["public"]["Enums"]["alert_cause"];
+          "change"?: Database["public"]["Enums"]["alert_change"];
+          "changed_at"?: string;
+          "id"?: string;
+          "level"?: Database["public"]["Enums"]["alert_level"];
+          "log_id"?: string | null;
+          "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id"?: string;
+          "snoozed_until"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_change_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_change_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_is_of_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_alerts";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_is_of_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["alert_id"];
+          },
+          {
+            foreignKeyName: "a_change_is_of_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_alerts";
+            referencedColumns: ["alert_id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "recent_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["log_id"];
+          },
+        ];
+      };
+      "call_logs": {
+        Row: {
+          "anomaly_score": number | null;
+          "check_reason": Database["public"]["Enums"]["check_reason"] | null;
+          "check_state": Database["public"]["Enums"]["check_state"] | null;
+          "created_at": string;
+          "ended_reason": string | null;
+          "enrolment_id": string | null;
+          "id": string;
+          "patient_id": string;
+          "provider": string | null;
+          "provider_call_id": string | null;
+          "recording_channel": Database["public"]["Enums"]["recording_channel"] | null;
+          "recording_ref": string | null;
+          "recording_source_url": string | null;
+          "source": Database["public"]["Enums"]["call_source"];
+          "speech_intervals": Json | null;
+          "summary": string | null;
+          "timestamp": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "anomaly_score"?: number | null;
+          "check_reason"?: Database["public"]["Enums"]["check_reason"] | null;
+          "check_state"?: Database["public"]["Enums"]["check_state"] | null;
+          "created_at"?: string;
+          "ended_reason"?: string | null;
+          "enrolment_id"?: string | null;
+          "id"?: string;
+          "patient_id": string;
+          "provider"?: string | null;
+          "provider_call_id"?: string | null;
+          "recording_channel"?: Database["public"]["Enums"]["recording_channel"] | null;
+          "recording_ref"?: string | null;
+          "recording_source_url"?: string | null;
+          "source"?: Database["public"]["Enums"]["call_source"];
+          "speech_intervals"?: Json | null;
+          "summary"?: string | null;
+          "timestamp"?: string;
+        };
+        Update: {
+          "anomaly_score"?: number | null;
+          "check_reason"?: Database["public"]["Enums"]["check_reason"] | null;
+          "check_state"?: Database["public"]["Enums"]["check_state"] | null;
+          "created_at"?: string;
+          "ended_reason"?: string | null;
+          "enrolment_id"?: string | null;
+          "id"?: string;
+          "patient_id"?: string;
+          "provider"?: string | null;
+          "provider_call_id"?: string | null;
+          "recording_channel"?: Database["public"]["Enums"]["recording_channel"] | null;
+          "recording_ref"?: string | null;
+          "recording_source_url"?: string | null;
+          "source"?: Database["public"]["Enums"]["call_source"];
+          "speech_intervals"?: Json | null;
+          "summary"?: string | null;
+          "timestamp"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_call_is_with_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_call_is_with_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "caregiver_alerts": {
+        Row: {
+          "acknowledged_at": string | null;
+          "acknowledged_by": string | null;
+          "anomaly_score": number | null;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "id": string;
+          "last_raised_at": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id": string | null;
+          "next_change_at": string | null;
+          "notes": string | null;
+          "opened_at": string;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "reminder_count": number;
+          "repeat_count": number;
+          "resolved_at": string | null;
+          "resolved_by": string | null;
+          "snoozed_until": string | null;
+          "state": Database["public"]["Enums"]["alert_state"];
+        };
+        ComputedFields: never;
+        Insert: {
+          "acknowledged_at"?: string | null;
+          "acknowledged_by"?: string | null;
+          "anomaly_score"?: number | null;
+          "cause"?: Database["public"]["Enums"]["alert_cause"];
+          "causes"?: (Database["public"]["Enums"]["alert_cause"])[];
+          "id"?: string;
+          "last_raised_at"?: string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id"?: string | null;
+          "next_change_at"?: string | null;
+          "notes"?: string | null;
+          "opened_at"?: string;
+          "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "reminder_count"?: number;
+          "repeat_count"?: number;
+          "resolved_at"?: string | null;
+          "resolved_by"?: string | null;
+          "snoozed_until"?: string | null;
+          "state"?: Database["public"]["Enums"]["alert_state"];
+        };
+        Update: {
+          "acknowledged_at"?: string | null;
+          "acknowledged_by"?: string | null;
+          "anomaly_score"?: number | null;
+          "cause"?: Database["public"]["Enums"]["alert_cause"];
+          "causes"?: (Database["public"]["Enums"]["alert_cause"])[];
+          "id"?: string;
+          "last_raised_at"?: string;
+          "level"?: Database["public"]["Enums"]["alert_level"];
+          "log_id"?: string | null;
+          "next_change_at"?: string | null;
+          "notes"?: string | null;
+          "opened_at"?: string;
+          "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id"?: string;
+          "reminder_count"?: number;
+          "repeat_count"?: number;
+          "resolved_at"?: string | null;
+          "resolved_by"?: string | null;
+          "snoozed_until"?: string | null;
+          "state"?: Database["public"]["Enums"]["alert_state"];
+        };
+        Relationships: [
+          {
+            foreignKeyName: "an_alert_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "an_alert_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "recent_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["log_id"];
+          },
+        ];
+      };
+      "daily_checkins": {
+        Row: {
+          "anomaly_score": number | null;
+          "created_at": string;
+          "date": string | null;
+          "id": string;
+          "patient_id": string;
+          "severity": Database["public"]["Enums"]["anomaly_severity"] | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "anomaly_score"?: number | null;
+          "created_at"?: string;
+          "date"?: string | null;
+          "id"?: string;
+          "patient_id": string;
+          "severity"?: Database["public"]["Enums"]["anomaly_severity"] | null;
+        };
+        Update: {
+          "anomaly_score"?: number | null;
+          "created_at"?: string;
+          "date"?: string | null;
+          "id"?: string;
+          "patient_id"?: string;
+          "severity"?: Database["public"]["Enums"]["anomaly_severity"] | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_checkin_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_checkin_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "health_flags": {
+        Row: {
+          "created_at": string;
+          "flag": string | null;
+          "id": string;
+          "patient_id": string;
+          "resolved_at": string | null;
+          "started_at": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "flag"?: string | null;
+          "id"?: string;
+          "patient_id": string;
+          "resolved_at"?: string | null;
+          "started_at"?: string;
+        };
+        Update: {
+          "created_at"?: string;
+          "flag"?: string | null;
+          "id"?: string;
+          "patient_id"?: string;
+          "resolved_at"?: string | null;
+          "started_at"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_health_flag_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_health_flag_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "patient_caregivers": {
+        Row: {
+          "created_at": string;
+          "id": string;
+          "language": string;
+          "name": string | null;
+          "other_addresses": NonNullable<Json>;
+          "patient_id": string;
+          "patient_known_as": string | null;
+          "phone": string | null;
+          "quiet_from": string | null;
+          "quiet_until": string | null;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "timezone": string | null;
+          "user_id": string | null;
+          "webhook_url": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "id"?: string;
+          "language"?: string;
+          "name"?: string | null;
+          "other_addresses"?: NonNullable<Json>;
+          "patient_id": string;
+          "patient_known_as"?: string | null;
+          "phone"?: string | null;
+          "quiet_from"?: string | null;
+          "quiet_until"?: string | null;
+          "role"?: Database["public"]["Enums"]["caregiver_role"];
+          "timezone"?: string | null;
+          "user_id"?: string | null;
+          "webhook_url"?: string | null;
+        };
+        Update: {
+          "created_at"?: string;
+          "id"?: string;
+          "language"?: string;
+          "name"?: string | null;
+          "other_addresses"?: NonNullable<Json>;
+          "patient_id"?: string;
+          "patient_known_as"?: string | null;
+          "phone"?: string | null;
+          "quiet_from"?: string | null;
+          "quiet_until"?: string | null;
+          "role"?: Database["public"]["Enums"]["caregiver_role"];
+          "timezone"?: string | null;
+          "user_id"?: string | null;
+          "webhook_url"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_caregiver_cares_for_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_caregiver_cares_for_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "patients": {
+        Row: {
+          "created_at": string;
+          "flags": (string)[];
+          "id": string;
+          "name": string | null;
+          "phone": string | null;
+          "silent_after_days": number | null;
+          "timezone": string;
+          "voice_consent_at": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "flags"?: (string)[];
+          "id"?: string;
+          "name"?: string | null;
+          "phone"?: string | null;
+          "silent_after_days"?: number | null;
+          "timezone"?: string;
+          "voice_consent_at"?: string | null;
+        };
+        Update: {
+          "created_at"?: string;
+          "flags"?: (string)[];
+          "id"?: string;
+          "name"?: string | null;
+          "phone"?: string | null;
+          "silent_after_days"?: number | null;
+          "timezone"?: string;
+          "voice_consent_at"?: string | null;
+        };
+        Relationships: [];
+      };
+      "voice_anomaly_logs": {
+        Row: {
+          "added_to_baseline": boolean;
+          "adjusted_from": number;
+          "alert_sent": boolean;
+          "alert_type": Database["public"]["Enums"]["alert_type"] | null;
+          "anomaly_score": number;
+          "baseline_id": number | null;
+          "baseline_version": number;
+          "call_log_id": string | null;
+          "created_at": string;
+          "embedding_id": number | null;
+          "encoder": string;
+          "id": string;
+          "is_provisional": boolean;
+          "local_hour": number | null;
+          "noise_adjusted": boolean;
+          "normalized_score": number;
+          "notes": string | null;
+          "patient_id": string;
+          "policy": NonNullable<Json>;
+          "raw_similarity": number;
+          "severity": Database["public"]["Enums"]["anomaly_severity"];
+          "snr": number | null;
+          "timestamp": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "added_to_baseline": boolean;
+          "adjusted_from": number;
+          "alert_sent"?: boolean;
+          "alert_type"?: Database["public"]["Enums"]["alert_type"] | null;
+          "anomaly_score": number;
+          "baseline_id"?: number | null;
+          "baseline_version": number;
+          "call_log_id"?: string | null;
+          "created_at"?: string;
+          "embedding_id"?: number | null;
+          "encoder": string;
+          "id"?: string;
+          "is_provisional": boolean;
+          "local_hour"?: number | null;
+          "noise_adjusted": boolean;
+          "normalized_score": number;
+          "notes"?: string | null;
+          "patient_id": string;
+          "policy": NonNullable<Json>;
+          "raw_similarity": number;
+          "severity": Database["public"]["Enums"]["anomaly_severity"];
+          "snr"?: number | null;
+          "timestamp": string;
+        };
+        Update: {
+          "added_to_baseline"?: boolean;
+          "adjusted_from"?: number;
+          "alert_sent"?: boolean;
+          "alert_type"?: Database["public"]["Enums"]["alert_type"] | null;
+          "anomaly_score"?: number;
+          "baseline_id"?: number | null;
+          "baseline_version"?: number;
+          "call_log_id"?: string | null;
+          "created_at"?: string;
+          "embedding_id"?: number | null;
+          "encoder"?: string;
+          "id"?: string;
+          "is_provisional"?: boolean;
+          "local_hour"?: number | null;
+          "noise_adjusted"?: boolean;
+          "normalized_score"?: number;
+          "notes"?: string | null;
+          "patient_id"?: string;
+          "policy"?: NonNullable<Json>;
+          "raw_similarity"?: number;
+          "severity"?: Database["public"]["Enums"]["anomaly_severity"];
+          "snr"?: number | null;
+          "timestamp"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_log_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_log_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_log_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_log_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "voice_consents": {
+        Row: {
+          "created_at": string;
+          "evidence": string;
+          "given_at": string;
+          "id": string;
+          "patient_id": string;
+          "recorded_by": string | null;
+          "scope": Database["public"]["Enums"]["consent_scope"];
+          "withdrawn_at": string | null;
+          "withdrawn_by": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "evidence": string;
+          "given_at": string;
+          "id"?: string;
+          "patient_id": string;
+          "recorded_by"?: string | null;
+          "scope"?: Database["public"]["Enums"]["consent_scope"];
+          "withdrawn_at"?: string | null;
+          "withdrawn_by"?: string | null;
+        };
+        Update: {
+          "created_at"?: string;
+          "evidence"?: string;
+          "given_at"?: string;
+          "id"?: string;
+          "patient_id"?: string;
+          "recorded_by"?: string | null;
+          "scope"?: Database["public"]["Enums"]["consent_scope"];
+          "withdrawn_at"?: string | null;
+          "withdrawn_by"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_consent_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_consent_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+    };
+    Views: {
+      "alert_deliveries": {
+        Row: {
+          "alert_id": string;
+          "attempts": number;
+          "caregiver_id": string;
+          "change_id": string;
+          "channel": string;
+          "created_at": string;
+          "error_code": string | null;
+          "finished_at": string | null;
+          "id": number;
+          "run_at": string;
+          "state": Database["public"]["Enums"]["delivery_state"];
+        };
+        ComputedFields: never;
+        Insert: {
+          "alert_id"?: string | null;
+          "attempts"?: number | null;
+          "caregiver_id"?: string | null;
+          "change_id"?: string | null;
+          "channel"?: string | null;
+          "created_at"?: string | null;
+          "error_code"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: number | null;
+          "run_at"?: string | null;
+          "state"?: Database["public"]["Enums"]["delivery_state"] | null;
+        };
+        Update: {
+          "alert_id"?: string | null;
+          "attempts"?: number | null;
+          "caregiver_id"?: string | null;
+          "change_id"?: string | null;
+          "channel"?: string | null;
+          "created_at"?: string | null;
+          "error_code"?: string | null;
+          "finished_at"?: string | null;
+          "id"?: number | null;
+          "run_at"?: string | null;
+          "state"?: Database["public"]["Enums"]["delivery_state"] | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_delivery_goes_to_a_caregiver";
+            columns: ["caregiver_id"];
+            isOneToOne: false;
+            referencedRelation: "patient_caregivers";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_delivery_is_about_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_alerts";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_delivery_is_about_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["alert_id"];
+          },
+          {
+            foreignKeyName: "a_delivery_is_about_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_alerts";
+            referencedColumns: ["alert_id"];
+          },
+          {
+            foreignKeyName: "a_delivery_tells_a_change";
+            columns: ["change_id"];
+            isOneToOne: false;
+            referencedRelation: "alert_changes";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "audit_trail": {
+        Row: {
+          "action": Database["public"]["Enums"]["audit_action"] | null;
+          "actor_id": string | null;
+          "actor_role": string | null;
+          "detail": Json | null;
+          "occurred_at": string | null;
+          "patient_id": string | null;
+          "subject": string | null;
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
+      "caregiver_patients": {
+        Row: {
+          "alert_id": string | null;
+          "alert_level": Database["public"]["Enums"]["alert_level"] | null;
+          "alert_opened_at": string | null;
+          "alert_state": Database["public"]["Enums"]["alert_state"] | null;
+          "baseline_is_provisional": boolean | null;
+          "baseline_samples": number | null;
+          "baseline_target_samples": number | null;
+          "known_as": string | null;
+          "last_call_at": string | null;
+          "last_score": number | null;
+          "last_scored_at": string | null;
+          "mean_score_30_days": number | null;
+          "mean_score_7_days": number | null;
+          "name": string | null;
+          "patient_id": string;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "score_count_30_days": number | null;
+          "score_count_7_days": number | null;
+          "severity": Database["public"]["Enums"]["anomaly_severity"] | null;
+          "state": Database["public"]["Enums"]["patient_state"] | null;
+          "timezone": string;
+          "trend_30_days": number | null;
+          "trend_7_days": number | null;
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
+      "patient_voice_baseline": {
+        Row: {
+          "baseline_minimum_samples": number;
+          "baseline_target_samples": number;
+          "created_at": string;
+          "encoder": string;
+          "is_provisional": boolean | null;
+          "patient_id": string;
+          "sample_count": number;
+          "spread_deviation": number | null;
+          "spread_mean": number | null;
+          "version": number;
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "a_baseline_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_baseline_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "recent_anomaly_logs": {
+        Row: {
+          "alert_sent": boolean;
+          "alert_type": Database["public"]["Enums"]["alert_type"] | null;
+          "anomaly_score": number;
+          "call_log_id": string | null;
+          "created_at": string;
+          "id": string;
+          "is_provisional": boolean;
+          "known_as": string | null;
+          "noise_adjusted": boolean;
+          "normalized_score": number;
+          "notes": string | null;
+          "patient_id": string;
+          "raw_similarity": number;
+          "severity": Database["public"]["Enums"]["anomaly_severity"];
+          "snr": number | null;
+          "timestamp": string;
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "a_log_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_log_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_log_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_log_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "silent_patients": {
+        Row: {
+          "cause": Database["public"]["Enums"]["alert_cause"] | null;
+          "last_heard_at": string | null;
+          "patient_id": string | null;
+          "silent_days": number | null;
+          "unusable_calls": number | null;
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
+      "voice_alerts": {
+        Row: {
+          "acknowledged_at": string | null;
+          "acknowledged_by": string | null;
+          "alert_id": string;
+          "anomaly_score": number | null;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "change_count": number | null;
+          "known_as": string | null;
+          "last_change": Database["public"]["Enums"]["alert_change"] | null;
+          "last_changed_at": string | null;
+          "last_changed_by": string | null;
+          "last_raised_at": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id": string | null;
+          "notes": string | null;
+          "opened_at": string;
+          "opening_cause": Database["public"]["Enums"]["alert_cause"] | null;
+          "opening_log_id": string | null;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "repeat_count": number;
+          "resolved_at": string | null;
+          "resolved_by": string | null;
+          "snoozed_until": string | null;
+          "state": Database["public"]["Enums"]["alert_state"];
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "a_change_keeps_its_log";
+            columns: ["opening_log_id"];
+            isOneToOne: false;
+            referencedRelation: "recent_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_log";
+            columns: ["opening_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_log";
+            columns: ["opening_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["log_id"];
+          },
+          {
+            foreignKeyName: "an_alert_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "an_alert_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "recent_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_anomaly_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_log";
+            columns: ["log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["log_id"];
+          },
+        ];
+      };
+      "voice_check_status": {
+        Row: {
+          "attempts": number;
+          "call_log_id": string;
+          "created_at": string;
+          "encoder": string;
+          "finished_at": string | null;
+          "patient_id": string;
+          "reason": Database["public"]["Enums"]["check_reason"] | null;
+          "run_at": string;
+          "state": Database["public"]["Enums"]["check_state"];
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempts"?: number | null;
+          "call_log_id"?: string | null;
+          "created_at"?: string | null;
+          "encoder"?: string | null;
+          "finished_at"?: string | null;
+          "patient_id"?: string | null;
+          "reason"?: Database["public"]["Enums"]["check_reason"] | null;
+          "run_at"?: string | null;
+          "state"?: Database["public"]["Enums"]["check_state"] | null;
+        };
+        Update: {
+          "attempts"?: number | null;
+          "call_log_id"?: string | null;
+          "created_at"?: string | null;
+          "encoder"?: string | null;
+          "finished_at"?: string | null;
+          "patient_id"?: string | null;
+          "reason"?: Database["public"]["Enums"]["check_reason"] | null;
+          "run_at"?: string | null;
+          "state"?: Database["public"]["Enums"]["check_state"] | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_check_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_check_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_check_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_check_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "voice_pipeline_health": {
+        Row: {
+          "check_count": number | null;
+          "due_count": number | null;
+          "encoder": string;
+          "last_finished_at": string | null;
+          "lost_lease_count": number | null;
+          "oldest_waiting_since": string | null;
+          "reason": Database["public"]["Enums"]["check_reason"] | null;
+          "state": Database["public"]["Enums"]["check_state"];
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
+      "voice_timeline": {
+        Row: {
+          "call_log_id": string;
+          "called_at": string;
+          "days_since_previous": number | null;
+          "is_provisional": boolean | null;
+          "local_time": string | null;
+          "log_id": string | null;
+          "notes": string | null;
+          "outcome": Database["public"]["Enums"]["check_state"] | null;
+          "patient_id": string;
+          "quality": Json | null;
+          "reason": Database["public"]["Enums"]["check_reason"] | null;
+          "score": number | null;
+          "severity": Database["public"]["Enums"]["anomaly_severity"] | null;
+          "similarity": number | null;
+          "snr_db": number | null;
+          "usual_from": number | null;
+          "usual_until": number | null;
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "a_call_is_with_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_call_is_with_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "voice_troubles": {
+        Row: {
+          "alert_id": string | null;
+          "call_log_id": string | null;
+          "code": string | null;
+          "detail": string | null;
+          "kind": Database["public"]["Enums"]["trouble_kind"] | null;
+          "occurred_at": string | null;
+          "patient_id": string | null;
+          "subject": string | null;
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
+    };
+    Functions: {
+      "acknowledge_alert": {
+        Args: { "alert_id": string };
+        Returns: {
+          "acknowledged_at": string | null;
+          "acknowledged_by": string | null;
+          "anomaly_score": number | null;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "id": string;
+          "last_raised_at": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id": string | null;
+          "next_change_at": string | null;
+          "notes": string | null;
+          "opened_at": string;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "reminder_count": number;
+          "repeat_count": number;
+          "resolved_at": string | null;
+          "resolved_by": string | null;
+          "snoozed_until": string | null;
+          "state": Database["public"]["Enums"]["alert_state"];
+        };
+        SetofOptions: {
+          from: "*";
+          to: "caregiver_alerts";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "add_caregiver": {
+        Args: {
+          "name": string;
+          "patient_id": string;
+          "patient_known_as"?: string;
+          "phone"?: string;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "user_id"?: string;
+          "webhook_url"?: string;
+        };
+        Returns: {
+          "created_at": string;
+          "id": string;
+          "language": string;
+          "name": string | null;
+          "other_addresses": NonNullable<Json>;
+          "patient_id": string;
+          "patient_known_as": string | null;
+          "phone": string | null;
+          "quiet_from": string | null;
+          "quiet_until": string | null;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "timezone": string | null;
+          "user_id": string | null;
+          "webhook_url": string | null;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "patient_caregivers";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "change_caregiver": {
+        Args: {
+          "caregiver_id": string;
+          "name": string;
+          "patient_known_as": string;
+          "phone": string;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "user_id": string;
+          "webhook_url": string;
+        };
+        Returns: {
+          "created_at": string;
+          "id": string;
+          "language": string;
+          "name": string | null;
+          "other_addresses": NonNullable<Json>;
+          "patient_id": string;
+          "patient_known_as": string | null;
+          "phone": string | null;
+          "quiet_from": string | null;
+          "quiet_until": string | null;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "timezone": string | null;
+          "user_id": string | null;
+          "webhook_url": string | null;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "patient_caregivers";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "claim_deletions": {
+        Args: { "at"?: string; "count": number; "lease_seconds": number; "worker": string };
+        Returns: Database["public"]["CompositeTypes"]["deletion_claim"][];
+        SetofOptions: {
+          from: "*";
+          to: "deletion_claim";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
+      "claim_deliveries": {
+        Args: { "at"?: string; "count": number; "lease_seconds": number; "worker": string };
+        Returns: Database["public"]["CompositeTypes"]["delivery_claim"][];
+        SetofOptions: {
+          from: "*";
+          to: "delivery_claim";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
+      "claim_recordings": {
+        Args: { "at"?: string; "call_log_id"?: string; "count": number; "lease_seconds": number; "worker": string };
+        Returns: Database["public"]["CompositeTypes"]["recording_claim"][];
+        SetofOptions: {
+          from: "*";
+          to: "recording_claim";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
+      "erase_patient": { Args: { "patient_id": string; "reason": string }; Returns: Json };
+      "erase_patient_voice": { Args: { "patient_id": string; "reason": string }; Returns: Json };
+      "export_patient": { Args: { "patient_id": string }; Returns: Json };
+      "fail_deletion": {
+        Args: { "at"?: string; "code": string; "deletion_id": number; "lease_token": string };
+        Returns: undefined;
+      };
+      "fail_delivery": {
+        Args: {
+          "at"?: string;
+          "code": string;
+          "delivery_id": number;
+          "is_permanent": boolean;
+          "lease_token": string;
+          "may_have_been_sent"?: boolean;
+          "message": string;
+        };
+        Returns: Database["public"]["Enums"]["delivery_state"];
+      };
+      "fail_recording": {
+        Args: {
+          "at"?: string;
+          "call_log_id": string;
+          "code": string;
+          "is_permanent": boolean;
+          "lease_token": string;
+          "message": string;
+        };
+        Returns: Database["public"]["Enums"]["recording_state"];
+      };
+      "finish_deletion": { Args: { "at"?: string; "deletion_id": number; "lease_token": string }; Returns: boolean };
+      "finish_delivery": {
+        Args: { "at"?: string; "delivery_id": number; "lease_token": string; "provider_message_id"?: string };
+        Returns: boolean;
+      };
+      "finish_sweep": { Args: { "provider": string; "until": string }; Returns: undefined };
+      "read_recording": { Args: { "call_log_id": string }; Returns: string };
+      "receive_call_report": {
+        Args: {
+          "at"?: string;
+          "ended_at"?: string;
+          "ended_reason"?: string;
+          "is_recording_consented"?: boolean;
+          "patient_id"?: string;
+          "phone"?: string;
+          "provider": string;
+          "provider_call_id": string;
+          "recording_url"?: string;
+          "recording_url_channel"?: string;
+          "recording_url_expires_at"?: string;
+          "speech_intervals"?: Json;
+          "started_at"?: string;
+          "summary"?: string;
+        };
+        Returns: Database["public"]["CompositeTypes"]["received_call"];
+        SetofOptions: {
+          from: "*";
+          to: "received_call";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "record_consent": {
+        Args: { "evidence": string; "given_at"?: string; "patient_id": string };
+        Returns: {
+          "created_at": string;
+          "evidence": string;
+          "given_at": string;
+          "id": string;
+          "patient_id": string;
+          "recorded_by": string | null;
+          "scope": Database["public"]["Enums"]["consent_scope"];
+          "withdrawn_at": string | null;
+          "withdrawn_by": string | null;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "voice_consents";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "remove_caregiver": { Args: { "caregiver_id": string }; Returns: undefined };
+      "resolve_alert": {
+        Args: { "alert_id": string; "notes"?: string; "outcome": Database["public"]["Enums"]["alert_outcome"] };
+        Returns: {
+          "acknowledged_at": string | null;
+          "acknowledged_by": string | null;
+          "anomaly_score": number | null;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "id": string;
+          "last_raised_at": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id": string | null;
+          "next_change_at": string | null;
+          "notes": string | null;
+          "opened_at": string;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "reminder_count": number;
+          "repeat_count": number;
+          "resolved_at": string | null;
+          "resolved_by": string | null;
+          "snoozed_until": string | null;
+          "state": Database["public"]["Enums"]["alert_state"];
+        };
+        SetofOptions: {
+          from: "*";
+          to: "caregiver_alerts";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "run_sweeps": { Args: { "at"?: string }; Returns: Json };
+      "set_my_preferences": {
+        Args: {
+          "language": string;
+          "patient_id": string;
+          "patient_known_as": string;
+          "quiet_from": string;
+          "quiet_until": string;
+          "timezone": string;
+        };
+        Returns: {
+          "created_at": string;
+          "id": string;
+          "language": string;
+          "name": string | null;
+          "other_addresses": NonNullable<Json>;
+          "patient_id": string;
+          "patient_known_as": string | null;
+          "phone": string | null;
+          "quiet_from": string | null;
+          "quiet_until": string | null;
+          "role": Database["public"]["Enums"]["caregiver_role"];
+          "timezone": string | null;
+          "user_id": string | null;
+          "webhook_url": string | null;
+        };
+        SetofOptions: {
+          from: "*";
+          to: "patient_caregivers";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "snooze_alert": {
+        Args: { "alert_id": string; "until": string };
+        Returns: {
+          "acknowledged_at": string | null;
+          "acknowledged_by": string | null;
+          "anomaly_score": number | null;
+          "cause": Database["public"]["Enums"]["alert_cause"];
+          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "id": string;
+          "last_raised_at": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "log_id": string | null;
+          "next_change_at": string | null;
+          "notes": string | null;
+          "opened_at": string;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "reminder_count": number;
+          "repeat_count": number;
+          "resolved_at": string | null;
+          "resolved_by": string | null;
+          "snoozed_until": string | null;
+          "state": Database["public"]["Enums"]["alert_state"];
+        };
+        SetofOptions: {
+          from: "*";
+          to: "caregiver_alerts";
+          isOneToOne: true;
+          isSetofReturn: false;
+        };
+      };
+      "store_recording": {
+        Args: {
+          "call_log_id": string;
+          "lease_token": string;
+          "recording_channel": string;
+          "recording_ref": string;
+          "speech_intervals"?: Json;
+        };
+        Returns: boolean;
+      };
+      "sweep_since": { Args: { "at"?: string; "provider": string }; Returns: string };
+      "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
+      "withdraw_consent": { Args: { "patient_id": string }; Returns: undefined };
+    };
+    Enums: {
+      "alert_cause": "voice_changed" | "nothing_heard" | "no_usable_speech";
+      "alert_change":
+        | "opened"
+        | "raised"
+        | "repeated"
+        | "escalated"
+        | "reminded"
+        | "acknowledged"
+        | "snoozed"
+        | "woken"
+        | "resolved";
+      "alert_level": "warning" | "emergency" | "critical";
+      "alert_outcome": "ill" | "not_ill" | "other_person" | "wrong_recording" | "other";
+      "alert_state": "open" | "escalated" | "acknowledged" | "snoozed" | "resolved";
+      "alert_type": "warning" | "emergency";
+      "anomaly_severity": "low" | "medium" | "high" | "critical";
+      "audit_action":
+        | "inserted"
+        | "updated"
+        | "deleted"
+        | "consent_given"
+        | "consent_withdrawn"
+        | "voice_erased"
+        | "person_erased"
+        | "erasure_replayed"
+        | "deletion_finished"
+        | "retention_enforced"
+        | "exported"
+        | "recording_read"
+        | "key_used";
+      "call_disposition": "judge" | "skip" | "unknown" | "unmatched";
+      "call_source": "provider" | "api" | "upload" | "onboarding";
+      "caregiver_role": "viewer" | "family" | "clinician" | "primary";
+      "check_reason":
+        | "no_speech"
+        | "too_little_speech"
+        | "too_noisy"
+        | "clipped"
+        | "ambiguous_channel"
+        | "undecodable"
+        | "too_long"
+        | "sick_without_baseline"
+        | "sick_at_enrolment"
+        | "no_consent"
+        | "duplicate_recording"
+        | "voicemail"
+        | "not_answered"
+        | "nobody_spoke"
+        | "call_failed"
+        | "ended_reason_unknown"
+        | "recording_unavailable"
+        | "recording_expired"
+        | "processing_failed"
+        | "attempts_exhausted"
+        | "upload_lost";
+      "check_state": "queued" | "leased" | "scored" | "enrolled" | "held" | "not_assessable" | "skipped" | "dead";
+      "consent_scope": "voiceprint";
+      "deletion_kind": "storage_object" | "provider_call";
+      "deletion_state": "queued" | "leased" | "done";
+      "delivery_state": "queued" | "leased" | "accepted" | "cancelled" | "dead";
+      "erasure_scope": "voice" | "person";
+      "patient_state": "as_usual" | "changed" | "not_assessable" | "collecting_baseline" | "no_recent_call";
+      "recording_channel": "customer" | "left" | "right" | "mono" | "mixed" | "stereo";
+      "recording_state": "queued" | "leased" | "stored" | "refused" | "expired";
+      "trouble_kind":
+        | "unmatched_call"
+        | "unknown_ended_reason"
+        | "recording_delayed"
+        | "recording_lost"
+        | "check_dead"
+        | "delivery_delayed"
+        | "delivery_dead"
+        | "alert_untold"
+        | "alert_unanswered";
+    };
+    CompositeTypes: {
+      "deletion_claim": {
+        "deletion_id": number | null;
+        "kind": Database["public"]["Enums"]["deletion_kind"] | null;
+        "reference": string | null;
+        "attempts": number | null;
+        "lease_token": string | null;
+      };
+      "delivery_claim": {
+        "delivery_id": number | null;
+        "idempotency_key": string | null;
+        "lease_token": string | null;
+        "channel": string | null;
+        "address": string | null;
+        "message": string | null;
+        "level": Database["public"]["Enums"]["alert_level"] | null;
+        "change": Database["public"]["Enums"]["alert_change"] | null;
+        "alert_id": string | null;
+        "patient_id": string | null;
+        "attempts": number | null;
+        "may_have_been_sent": boolean | null;
+        "created_at": string | null;
+      };
+      "received_call": {
+        "call_log_id": string | null;
+        "disposition": Database["public"]["Enums"]["call_disposition"] | null;
+        "is_new": boolean | null;
+      };
+      "recording_claim": {
+        "call_log_id": string | null;
+        "patient_id": string | null;
+        "provider": string | null;
+        "provider_call_id": string | null;
+        "source_url": string | null;
+        "source_channel": string | null;
+        "source_expires_at": string | null;
+        "object_path": string | null;
+        "speech_intervals": Json | null;
+        "attempts": number | null;
+        "lease_token": string | null;
+      };
+    };
+  };
+};
+
+type DatabaseWithoutInternals = Omit<Database, "__InternalSupabase">;
+
+type DefaultSchema = DatabaseWithoutInternals[Extract<keyof Database, "public">];
+
+export type Tables<
+  DefaultSchemaTableNameOrOptions extends
+    | keyof (DefaultSchema["Tables"] & DefaultSchema["Views"])
+    | { schema: keyof DatabaseWithoutInternals },
+  TableName extends DefaultSchemaTableNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals;
+  } ? keyof (
+      & DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"]
+      & DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Views"]
+    )
+    : never = never,
+> = DefaultSchemaTableNameOrOptions extends { schema: keyof DatabaseWithoutInternals } ? (
+    & DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"]
+    & DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Views"]
+  )[TableName] extends {
+    Row: infer R;
+  } ? R
+  : never
+  : DefaultSchemaTableNameOrOptions extends keyof (DefaultSchema["Tables"] & DefaultSchema["Views"])
+    ? (DefaultSchema["Tables"] & DefaultSchema["Views"])[DefaultSchemaTableNameOrOptions] extends {
+      Row: infer R;
+    } ? R
+    : never
+  : never;
+
+export type TablesInsert<
+  DefaultSchemaTableNameOrOptions extends
+    | keyof DefaultSchema["Tables"]
+    | { schema: keyof DatabaseWithoutInternals },
+  TableName extends DefaultSchemaTableNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals;
+  } ? keyof DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"]
+    : never = never,
+> = DefaultSchemaTableNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"][TableName] extends {
+    Insert: infer I;
+  } ? I
+  : never
+  : DefaultSchemaTableNameOrOptions extends keyof DefaultSchema["Tables"]
+    ? DefaultSchema["Tables"][DefaultSchemaTableNameOrOptions] extends {
+      Insert: infer I;
+    } ? I
+    : never
+  : never;
+
+export type TablesUpdate<
+  DefaultSchemaTableNameOrOptions extends
+    | keyof DefaultSchema["Tables"]
+    | { schema: keyof DatabaseWithoutInternals },
+  TableName extends DefaultSchemaTableNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals;
+  } ? keyof DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"]
+    : never = never,
+> = DefaultSchemaTableNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"][TableName] extends {
+    Update: infer U;
+  } ? U
+  : never
+  : DefaultSchemaTableNameOrOptions extends keyof DefaultSchema["Tables"]
+    ? DefaultSchema["Tables"][DefaultSchemaTableNameOrOptions] extends {
+      Update: infer U;
+    } ? U
+    : never
+  : never;
+
+export type Enums<
+  DefaultSchemaEnumNameOrOptions extends
+    | keyof DefaultSchema["Enums"]
+    | { schema: keyof DatabaseWithoutInternals },
+  EnumName extends DefaultSchemaEnumNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals;
+  } ? keyof DatabaseWithoutInternals[DefaultSchemaEnumNameOrOptions["schema"]]["Enums"]
+    : never = never,
+> = DefaultSchemaEnumNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[DefaultSchemaEnumNameOrOptions["schema"]]["Enums"][EnumName]
+  : DefaultSchemaEnumNameOrOptions extends keyof DefaultSchema["Enums"]
+    ? DefaultSchema["Enums"][DefaultSchemaEnumNameOrOptions]
+  : never;
+
+export type CompositeTypes<
+  PublicCompositeTypeNameOrOptions extends
+    | keyof DefaultSchema["CompositeTypes"]
+    | { schema: keyof DatabaseWithoutInternals },
+  CompositeTypeName extends PublicCompositeTypeNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals;
+  } ? keyof DatabaseWithoutInternals[PublicCompositeTypeNameOrOptions["schema"]]["CompositeTypes"]
+    : never = never,
+> = PublicCompositeTypeNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[PublicCompositeTypeNameOrOptions["schema"]]["CompositeTypes"][CompositeTypeName]
+  : PublicCompositeTypeNameOrOptions extends keyof DefaultSchema["CompositeTypes"]
+    ? DefaultSchema["CompositeTypes"][PublicCompositeTypeNameOrOptions]
+  : never;
+
+export const Constants = {
+  "public": {
+    Enums: {
+      "alert_cause": ["voice_changed", "nothing_heard", "no_usable_speech"],
+      "alert_change": [
+        "opened",
+        "raised",
+        "repeated",
+        "escalated",
+        "reminded",
+        "acknowledged",
+        "snoozed",
+        "woken",
+        "resolved",
+      ],
+      "alert_level": ["warning", "emergency", "critical"],
+      "alert_outcome": ["ill", "not_ill", "other_person", "wrong_recording", "other"],
+      "alert_state": ["open", "escalated", "acknowledged", "snoozed", "resolved"],
+      "alert_type": ["warning", "emergency"],
+      "anomaly_severity": ["low", "medium", "high", "critical"],
+      "audit_action": [
+        "inserted",
+        "updated",
+        "deleted",
+        "consent_given",
+        "consent_withdrawn",
+        "voice_erased",
+        "person_erased",
+        "erasure_replayed",
+        "deletion_finished",
+        "retention_enforced",
+        "exported",
+        "recording_read",
+        "key_used",
+      ],
+      "call_disposition": ["judge", "skip", "unknown", "unmatched"],
+      "call_source": ["provider", "api", "upload", "onboarding"],
+      "caregiver_role": ["viewer", "family", "clinician", "primary"],
+      "check_reason": [
+        "no_speech",
+        "too_little_speech",
+        "too_noisy",
+        "clipped",
+        "ambiguous_channel",
+        "undecodable",
+        "too_long",
+        "sick_without_baseline",
+        "sick_at_enrolment",
+        "no_consent",
+        "duplicate_recording",
+        "voicemail",
+        "not_answered",
+        "nobody_spoke",
+        "call_failed",
+        "ended_reason_unknown",
+        "recording_unavailable",
+        "recording_expired",
+        "processing_failed",
+        "attempts_exhausted",
+        "upload_lost",
+      ],
+      "check_state": ["queued", "leased", "scored", "enrolled", "held", "not_assessable", "skipped", "dead"],
+      "consent_scope": ["voiceprint"],
+      "deletion_kind": ["storage_object", "provider_call"],
+      "deletion_state": ["queued", "leased", "done"],
+      "delivery_state": ["queued", "leased", "accepted", "cancelled", "dead"],
+      "erasure_scope": ["voice", "person"],
+      "patient_state": ["as_usual", "changed", "not_assessable", "collecting_baseline", "no_recent_call"],
+      "recording_channel": ["customer", "left", "right", "mono", "mixed", "stereo"],
+      "recording_state": ["queued", "leased", "stored", "refused", "expired"],
+      "trouble_kind": [
+        "unmatched_call",
+        "unknown_ended_reason",
+        "recording_delayed",
+        "recording_lost",
+        "check_dead",
+        "delivery_delayed",
+        "delivery_dead",
+        "alert_untold",
+        "alert_unanswered",
+      ],
+    },
+  },
+} as const;

@@ -1,0 +1,198 @@
+-- Caregivers: who looks after a patient is the primary caregiver's to say; how one is told, everybody says for himself.
+
+create function voice.lock_as_primary(patient_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    if not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = lock_as_primary.patient_id
+            and patient_caregivers.user_id = (select auth.uid())
+    ) then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such caregiver or patient',
+            hint = 'Caregivers are managed by the primary caregiver of the patient.';
+    end if;
+    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
+    perform voice.lock_patient(lock_as_primary.patient_id);
+    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
+    if not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = lock_as_primary.patient_id
+            and patient_caregivers.user_id = (select auth.uid())
+            and patient_caregivers.role = 'primary'
+    ) then
+        raise exception using
+            errcode = 'PT403',
+            message = 'The primary caregiver manages caregivers',
+            hint = 'Ask the primary caregiver.';
+    end if;
+end
+$$;
+comment on function voice.lock_as_primary is
+    'Locks a patient''s caregivers for the signed-in primary caregiver. Raises PT403, PT404.';
+revoke execute on function voice.lock_as_primary from public;
+
+create function voice.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if refuse_wrong_contact.role is null then
+        raise exception using
+            errcode = 'PT400',
+            message = 'A caregiver has a role',
+            hint = format('One of %s.', enum_range(null::public.caregiver_role));
+    elsif not voice.is_phone_number(refuse_wrong_contact.phone) then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no telephone number in international form',
+            hint = 'Such as +4930123456.';
+    elsif refuse_wrong_contact.webhook_url !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no address that messages can be posted to',
+            hint = 'Such as https://example.org/hook; a name and password before an @ are not taken.';
+    elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
+        and refuse_wrong_contact.user_id is not null
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = 'There is no such account',
+            hint = 'Leave it out: the account can be added when the person has one.';
+    end if;
+end
+$$;
+comment on function voice.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
+revoke execute on function voice.refuse_wrong_contact from public;
+
+create function voice.refuse_losing_the_last_primary(patient_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    if not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = refuse_losing_the_last_primary.patient_id
+            and patient_caregivers.role = 'primary'
+            and patient_caregivers.user_id is not null
+    ) then
+        raise exception using
+            errcode = 'PT409',
+            message = 'The patient would have no primary caregiver with an account',
+            hint = 'Make somebody else primary first.';
+    end if;
+end
+$$;
+comment on function voice.refuse_losing_the_last_primary is
+    'Raises PT409 where nobody would be left who may manage caregivers and consent. Called after the change, which it undoes.';
+revoke execute on function voice.refuse_losing_the_last_primary from public;
+
+create function voice.add_caregiver(
+    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    added public.patient_caregivers;
+begin
+    perform voice.lock_as_primary(add_caregiver.patient_id);
+    perform voice.refuse_wrong_contact(
+        add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
+    insert into public.patient_caregivers (patient_id, role, name, phone, webhook_url, user_id, patient_known_as)
+    values (
+        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
+        add_caregiver.user_id, add_caregiver.patient_known_as
+    )
+    returning * into added;
+    return added;
+exception when unique_violation then
+    raise exception using
+        errcode = 'PT409',
+        message = 'That account cares for the patient already',
+        hint = 'Change that caregiver instead.';
+end
+$$;
+comment on function voice.add_caregiver is
+    'One more caregiver. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function voice.add_caregiver from public;
+grant execute on function voice.add_caregiver to authenticated;
+
+create function voice.change_caregiver(
+    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    patient_id uuid := (
+        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = change_caregiver.caregiver_id
+    );
+    changed public.patient_caregivers;
+begin
+    perform voice.lock_as_primary(patient_id);
+    perform voice.refuse_wrong_contact(
+        change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
+    update public.patient_caregivers
+    set role = change_caregiver.role,
+        name = change_caregiver.name,
+        phone = change_caregiver.phone,
+        webhook_url = change_caregiver.webhook_url,
+        user_id = change_caregiver.user_id,
+        patient_known_as = change_caregiver.patient_known_as
+    where patient_caregivers.id = change_caregiver.caregiver_id
+    returning * into changed;
+    if not found then
+        -- It was removed while this waited for its turn.
+        perform voice.lock_as_primary(null);
+    end if;
+    perform voice.refuse_losing_the_last_primary(changed.patient_id);
+    return changed;
+exception when unique_violation then
+    raise exception using
+        errcode = 'PT409',
+        message = 'That account cares for the patient already',
+        hint = 'Change that caregiver instead.';
+end
+$$;
+comment on function voice.change_caregiver is
+    'Writes a caregiver''s row: what is null is unset. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function voice.change_caregiver from public;
+grant execute on function voice.change_caregiver to authenticated;
+
+create function voice.remove_caregiver(caregiver_id uuid)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    patient_id uuid := (
+        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
+    );
+begin
+    perform voice.lock_as_primary(patient_id);
+    delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
+    perform voice.refuse_losing_the_last_primary(patient_id);
+end
+$$;
+comment on function voice.remove_caregiver is
+    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function voice.remove_caregiver from public;
+grant execute on function voice.remove_caregiver to authenticated;
