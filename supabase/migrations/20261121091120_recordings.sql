@@ -176,6 +176,9 @@ declare
     held voice.recordings;
 begin
     select recordings.* into held from voice.recordings where recordings.call_log_id = store_recording.call_log_id;
+    if held.call_log_id is null then
+        perform voice.delete_orphan(store_recording.recording_ref); -- erased while it was copied
+    end if;
     if held.lease_token is distinct from store_recording.lease_token then
         return false;
     end if;

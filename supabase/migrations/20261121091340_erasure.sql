@@ -77,6 +77,22 @@ comment on function voice.delete_recording is
     'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider.';
 revoke execute on function voice.delete_recording from public;
 
+create function voice.delete_orphan(recording_ref text)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+    insert into voice.deletions (patient_id, kind, reference)
+    select split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', substr(delete_orphan.recording_ref, length('storage:') + 1)
+    where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f-]{36}/'
+    on conflict (kind, reference) do update
+    set state = 'queued', finished_at = null, run_at = now()
+$$;
+comment on function voice.delete_orphan is
+    'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by voice.store_recording.';
+revoke execute on function voice.delete_orphan from public;
+
 create function voice.erase_voice(patient_id uuid, reason text)
 returns jsonb
 language plpgsql
@@ -87,6 +103,13 @@ declare
     counts jsonb;
 begin
     perform voice.lock_patient(erase_voice.patient_id);
+    update public.call_logs
+    set check_state = 'skipped', check_reason = 'no_consent'
+    where call_logs.patient_id = erase_voice.patient_id
+        and exists (
+            select from voice.recordings
+            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
+        );
     -- Whoever works on one is told that there is no consent; the others leave with what they measured.
     update voice.checks
     set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', snr_db = null

@@ -103,7 +103,7 @@ def refused(records: Records, action: str, sub: UUID, alert_id: UUID, **more: An
 
 ACTIONS: list[tuple[str, dict[str, Any]]] = [
     ("acknowledge_alert", {}),
-    ("snooze_alert", {"until": datetime.now(NOON.tzinfo) + timedelta(minutes=30)}),
+    ("snooze_alert", {"until": datetime.now(NOON.tzinfo) + timedelta(hours=3)}),
     ("resolve_alert", {"outcome": "ill"}),
 ]
 

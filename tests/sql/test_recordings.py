@@ -193,9 +193,13 @@ def test_a_recording_that_the_integrator_gave_is_kept(records: Records, call_log
 def test_consent_withdrawn_while_it_was_copied_is_respected(records: Records, call_log_id: UUID) -> None:
     [held] = claim(records)
     records.do("update public.patients set voice_consent_at = null")
-    assert store(records, held)
     call = the_call(records)
     assert (call["check_state"], call["check_reason"]) == ("skipped", "no_consent")
+    reference = f"voice-recordings/{held['object_path']}.wav"
+    assert store(records, held, recording_ref=f"storage:{reference}") is False
+    assert the_call(records)["recording_ref"] is None
+    found = records.row("select kind, reference from voice.deletions where kind = 'storage_object'")
+    assert found == {"kind": "storage_object", "reference": reference}  # what was put there meanwhile does not stay
 
 
 def test_erasing_the_patient_takes_the_recordings_along(records: Records, call_log_id: UUID) -> None:
