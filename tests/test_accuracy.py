@@ -2,10 +2,14 @@
 
 Calls are at noon, one second of speech is enough, and baselines are frozen after three enrolments. ``pytest -s`` prints
 the figures. LibriSpeech "other" was part of what GE2E was trained on: read its figures as optimistic.
+
+Each recording is checked as its speaker's and as two other people's; with RETROCARE_ACCURACY=all, as everybody's, which
+takes five minutes.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from databases import Server
 from running import Running, running
 
 ENROLLED = 3
+STRANGERS = 10_000 if os.environ.get("RETROCARE_ACCURACY") == "all" else 2
 PATIENCE_SECONDS = 900  # ten times what it took
 
 
@@ -28,17 +33,17 @@ def app(server: Server) -> Iterator[Running]:
 
 
 def scores(app: Running, folder: Path) -> tuple[list[float | None], list[float | None], Counter[str]]:
-    """Enrol each person from the first three recordings and check all the others against each; None: not assessable."""
+    """Enrol each person from the first three recordings and check the others against several; None: not assessable."""
     people = [sorted(path.glob("*.flac")) for path in sorted(folder.iterdir()) if path.is_dir()]
     same: list[float | None] = []
     other: list[float | None] = []
     outcomes: Counter[str] = Counter()
-    for patient in people:
+    for n, patient in enumerate(people):
         patient_id = str(app.records.patient())
         enrolled = [("file", (path.name, path.read_bytes())) for path in patient[:ENROLLED]]
         answer = app.client.post(f"/api/patients/{patient_id}/baseline", files=enrolled).json()
         assert [result["outcome"] for result in answer["results"]] == ["enrolled"] * ENROLLED, folder
-        for person in people:
+        for person in [*people[n:], *people[:n]][: 1 + STRANGERS]:
             for path in person[ENROLLED:]:
                 body = {
                     "patientId": patient_id,
@@ -65,7 +70,7 @@ def report(title: str, same: list[float | None], other: list[float | None], outc
 def test_healthy_calls_raise_no_emergency_and_strangers_are_flagged(app: Running, speech_dir: Path) -> None:
     same, other, outcomes = scores(app, speech_dir / "librispeech")
     report("LibriSpeech, 16 kHz", same, other, outcomes)
-    assert (len(same), len(other)) == (70, 630)
+    assert (len(same), len(other)) == (70, 70 * min(STRANGERS, 9))
     assert None not in same
     assert sum(score is not None and score > 0.40 for score in same) == 0
     assert sum(score is not None and score > 0.25 for score in same) <= 2
@@ -77,4 +82,4 @@ def test_digits_over_the_telephone_are_judged_and_reported(app: Running, speech_
     """Report without a pass mark: spoken digits at 8 kHz are far from what these thresholds were set on."""
     same, other, outcomes = scores(app, speech_dir / "digits")
     report("Digits, 8 kHz", same, other, outcomes)
-    assert outcomes.total() == len(same) + len(other) == 6 * 6 * 7
+    assert outcomes.total() == len(same) + len(other) == 6 * 7 * (1 + min(STRANGERS, 5))
