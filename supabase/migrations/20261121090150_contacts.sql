@@ -35,6 +35,20 @@ alter table public.patient_caregivers
     add column if not exists quiet_until time,
     add column if not exists other_addresses jsonb not null default '{}'
         constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
+create function voice.role_of_caller(patient_id uuid)
+returns public.caregiver_role
+language sql
+stable
+set search_path = ''
+as $$
+    select patient_caregivers.role
+    from public.patient_caregivers
+    where patient_caregivers.patient_id = role_of_caller.patient_id
+        and patient_caregivers.user_id = (select auth.uid())
+$$;
+comment on function voice.role_of_caller is
+    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+revoke execute on function voice.role_of_caller from public;
 comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
 comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted; null: none.';
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';

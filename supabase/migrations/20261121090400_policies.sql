@@ -90,6 +90,21 @@ comment on column voice.settings.unusable_calls_in_a_row is 'As many answered ca
 comment on column voice.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
 comment on column voice.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 
+create function voice.retry_wait(attempts integer, cap_seconds double precision default null)
+returns interval
+language sql
+volatile
+set search_path = ''
+as $$
+    select make_interval(secs => (0.8 + 0.4 * random()) * least(
+        coalesce(retry_wait.cap_seconds, settings.retry_cap_seconds),
+        settings.retry_base_seconds * 2 ^ least(retry_wait.attempts - 1, 30)))
+    from voice.settings
+$$;
+comment on function voice.retry_wait is
+    'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
+revoke execute on function voice.retry_wait from public;
+
 create function voice.policy(encoder text)
 returns voice.policies
 language plpgsql

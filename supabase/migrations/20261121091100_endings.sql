@@ -238,8 +238,7 @@ begin
     set state = 'queued',
         lease_token = null,
         leased_until = null,
-        run_at = clock_timestamp() + make_interval(secs => (0.8 + 0.4 * random())
-            * least(setting.retry_cap_seconds, setting.retry_base_seconds * 2 ^ least(held.attempts - 1, 30)))
+        run_at = clock_timestamp() + voice.retry_wait(held.attempts)
     where checks.id = held.id;
     return voice.stored_result(held.id);
 end

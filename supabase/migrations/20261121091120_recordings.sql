@@ -219,7 +219,6 @@ security definer
 set search_path = ''
 as $$
 declare
-    setting voice.settings := (select settings from voice.settings);
     failed voice.recordings;
 begin
     update voice.recordings
@@ -228,8 +227,7 @@ begin
         error_message = left(fail_recording.message, 1000),
         lease_token = null,
         leased_until = null,
-        run_at = fail_recording.at + make_interval(secs => (0.8 + 0.4 * random())
-            * least(setting.retry_cap_seconds, setting.retry_base_seconds * 2 ^ least(recordings.attempts - 1, 30)))
+        run_at = fail_recording.at + voice.retry_wait(recordings.attempts)
     where recordings.call_log_id = fail_recording.call_log_id
         and recordings.lease_token = fail_recording.lease_token
         and recordings.state = 'leased'

@@ -14,10 +14,8 @@ begin
     from public.caregiver_alerts
     where caregiver_alerts.id = alert_to_act_on.alert_id
     for update;
-    select patient_caregivers.role into caregiver_role
-    from public.patient_caregivers
-    where patient_caregivers.patient_id = alert.patient_id and patient_caregivers.user_id = (select auth.uid());
-    if not found then
+    caregiver_role := voice.role_of_caller(alert.patient_id);
+    if caregiver_role is null then
         raise exception using
             errcode = 'PT404',
             message = 'No such alert',

@@ -194,8 +194,7 @@ begin
         may_have_been_sent = deliveries.may_have_been_sent or fail_delivery.may_have_been_sent,
         error_code = fail_delivery.code,
         error_message = left(fail_delivery.message, 1000),
-        run_at = fail_delivery.at + make_interval(secs => (0.8 + 0.4 * random())
-            * least(setting.delivery_retry_cap_seconds, setting.retry_base_seconds * 2 ^ least(deliveries.attempts - 1, 30))),
+        run_at = fail_delivery.at + voice.retry_wait(deliveries.attempts, setting.delivery_retry_cap_seconds),
         lease_token = null,
         leased_until = null,
         finished_at = case when is_over then fail_delivery.at end

@@ -67,15 +67,18 @@ language plpgsql
 volatile
 set search_path = ''
 as $$
+declare
+    due record;
 begin
     perform voice.sweep(now());
-    if (select due_work.recordings > 0 from voice.due_work(now()) as due_work) then
+    select due_work.* into due from voice.due_work(now()) as due_work;
+    if due.recordings > 0 then
         perform voice.ring('collect-recordings', '{}');
     end if;
-    if (select due_work.deliveries > 0 from voice.due_work(now()) as due_work) then
+    if due.deliveries > 0 then
         perform voice.ring('notify-caregiver', '{}');
     end if;
-    if (select due_work.deletions > 0 from voice.due_work(now()) as due_work) then
+    if due.deletions > 0 then
         perform voice.ring('delete-recordings', '{}');
     end if;
 end

@@ -69,17 +69,11 @@ as $$
 declare
     -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
     is_caller_a_caregiver boolean := current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null;
+    caregiver_role public.caregiver_role := voice.role_of_caller(consenting_patient.patient_id);
 begin
-    if is_caller_a_caregiver and not exists (
-        select from public.patient_caregivers
-        where patient_caregivers.patient_id = consenting_patient.patient_id and patient_caregivers.user_id = (select auth.uid())
-    ) then
+    if is_caller_a_caregiver and caregiver_role is null then
         raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
-    elsif is_caller_a_caregiver and not exists (
-        select from public.patient_caregivers
-        where patient_caregivers.patient_id = consenting_patient.patient_id and patient_caregivers.user_id = (select auth.uid())
-            and patient_caregivers.role = 'primary'
-    ) then
+    elsif is_caller_a_caregiver and caregiver_role <> 'primary' then
         raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
     end if;
     return voice.lock_patient(consenting_patient.patient_id);

@@ -48,6 +48,19 @@ create index deletions_to_do on voice.deletions (run_at) where state <> 'done';
 alter table voice.deletions enable row level security;
 comment on table voice.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
 
+create function voice.storage_path(recording_ref text)
+returns text
+language sql
+immutable
+strict
+parallel safe
+set search_path = ''
+as $$
+    select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
+$$;
+comment on function voice.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
+revoke execute on function voice.storage_path from public;
+
 create function voice.delete_recording(call public.call_logs)
 returns void
 language sql
@@ -55,13 +68,13 @@ volatile
 set search_path = ''
 as $$
     insert into voice.deletions (patient_id, kind, reference)
-    select call.patient_id, 'storage_object'::public.deletion_kind, substr(found.reference, length('storage:') + 1)
+    select call.patient_id, 'storage_object'::public.deletion_kind, found.path
     from (
-        select call.recording_ref as reference
+        select voice.storage_path(call.recording_ref) as path
         union
-        select recordings.recording_ref from voice.recordings where recordings.call_log_id = call.id
+        select voice.storage_path(recordings.recording_ref) from voice.recordings where recordings.call_log_id = call.id
     ) as found
-    where found.reference like 'storage:%'
+    where found.path is not null
     union all
     select call.patient_id, 'provider_call'::public.deletion_kind, call.provider || '/' || call.provider_call_id
     where call.provider_call_id is not null
@@ -84,7 +97,7 @@ volatile
 set search_path = ''
 as $$
     insert into voice.deletions (patient_id, kind, reference)
-    select split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', substr(delete_orphan.recording_ref, length('storage:') + 1)
+    select split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', voice.storage_path(delete_orphan.recording_ref)
     where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f-]{36}/'
     on conflict (kind, reference) do update
     set state = 'queued', finished_at = null, run_at = now()

@@ -75,9 +75,7 @@ as $$
         error_code = fail_deletion.code,
         lease_token = null,
         leased_until = null,
-        run_at = fail_deletion.at + make_interval(secs => (0.8 + 0.4 * random())
-            * least(settings.retry_cap_seconds, settings.retry_base_seconds * 2 ^ least(deletions.attempts - 1, 30)))
-    from voice.settings
+        run_at = fail_deletion.at + voice.retry_wait(deletions.attempts)
     where deletions.id = fail_deletion.deletion_id
         and deletions.lease_token = fail_deletion.lease_token
         and deletions.state = 'leased'

@@ -59,18 +59,15 @@ declare
 begin
     select call_logs.* into call
     from public.call_logs
-    join public.patient_caregivers on patient_caregivers.patient_id = call_logs.patient_id
-    where call_logs.id = read_recording.call_log_id
-        and patient_caregivers.user_id = (select auth.uid())
-        and patient_caregivers.role <> 'viewer';
-    if not found or coalesce(call.recording_ref, '') not like 'storage:%' then
+    where call_logs.id = read_recording.call_log_id and voice.role_of_caller(call_logs.patient_id) <> 'viewer';
+    if voice.storage_path(call.recording_ref) is null then
         raise exception using
             errcode = 'PT404',
             message = 'No such recording',
             hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
     end if;
     perform voice.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
-    return substr(call.recording_ref, length('storage:') + 1);
+    return voice.storage_path(call.recording_ref);
 end
 $$;
 comment on function voice.read_recording is

@@ -7,11 +7,7 @@ volatile
 set search_path = ''
 as $$
 begin
-    if not exists (
-        select from public.patient_caregivers
-        where patient_caregivers.patient_id = lock_as_primary.patient_id
-            and patient_caregivers.user_id = (select auth.uid())
-    ) then
+    if voice.role_of_caller(lock_as_primary.patient_id) is null then
         raise exception using
             errcode = 'PT404',
             message = 'No such caregiver or patient',
@@ -20,12 +16,7 @@ begin
     -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
     perform voice.lock_patient(lock_as_primary.patient_id);
     perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if not exists (
-        select from public.patient_caregivers
-        where patient_caregivers.patient_id = lock_as_primary.patient_id
-            and patient_caregivers.user_id = (select auth.uid())
-            and patient_caregivers.role = 'primary'
-    ) then
+    if voice.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
         raise exception using
             errcode = 'PT403',
             message = 'The primary caregiver manages caregivers',
