@@ -17,6 +17,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from databases import Database, Server, short_folder
+from models import MODELS
+from networks import SMALL, write_ecapa
 from retrocare_voice.embedded import embedded
 
 TESTS = Path(__file__).resolve().parent
@@ -81,6 +83,18 @@ def speech_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings in {folder}: set RETROCARE_SPEECH_DIR")
     return folder
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of exported networks, which every process that a test starts uses."""
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def ecapa_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ECAPA with random weights, in SpeechBrain's folder format."""
+    return write_ecapa(tmp_path_factory.mktemp("ecapa"), SMALL, 8)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from databases import Database
+from models import MODELS
 from records import Records
 from retrocare_voice.admission import Admission
 from retrocare_voice.app import create_app
@@ -94,7 +95,7 @@ def recording_host() -> Iterator[RecordingHost]:
 
 def settings_for(database: Database, **values: Any) -> Settings:
     """Give settings that depend on nothing around the test."""
-    fixed: dict[str, Any] = {"database_url": SecretStr(database.service_url), "encoder": "ge2e"}
+    fixed: dict[str, Any] = {"database_url": SecretStr(database.service_url), "encoder": "ge2e", "model_dir": MODELS}
     return Settings.model_construct(**{**_defaults(), **fixed, **values})
 
 

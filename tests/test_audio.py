@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from hostile import claiming, in_container, wav_header, written
-from retrocare_voice.audio import Audio, Channel, decode
+from retrocare_voice.audio import MOST_PIECES, PIECE_SECONDS, Audio, Channel, decode
 from retrocare_voice.errors import NotAssessable
 
 TONE_HZ = 440
@@ -163,3 +163,59 @@ def test_decode_takes_a_flat_wave_below_the_peak_for_no_clipping() -> None:
 @pytest.mark.parametrize("level", [0.0003, 0.02, 0.3, 0.99])
 def test_decode_takes_no_clean_tone_for_clipped(level: float) -> None:
     assert decode(written(tone(level=level)), None, 60).clipping.max() == 0
+
+
+def long_call(minutes: int, rate: int = 8_000) -> bytes:
+    """A call with a chirp a second in which the frequency says the minute, and silence between."""
+    times = np.arange(rate * 60) / rate
+    made = [np.where(times % 1 < 0.5, 0.3, 0.001) * np.sin(2 * np.pi * (200 + 10 * n) * times) for n in range(minutes)]
+    return written(np.concatenate(made), rate, "FLAC")
+
+
+def test_decode_keeps_a_call_of_five_minutes_whole() -> None:
+    audio = decode(long_call(5), None, 3600)
+    assert len(audio.samples) == 5 * 60 * 8_000
+    assert [piece.start for piece in audio.pieces] == [n * 5 * 8_000 for n in range(60)]
+
+
+def test_decode_keeps_pieces_from_all_over_a_long_call() -> None:
+    audio = decode(long_call(40), None, 3600)
+    assert audio.seconds == 2400
+    assert MOST_PIECES / 2 <= len(audio.pieces) < MOST_PIECES
+    starts = np.array([piece.start for piece in audio.pieces]) / 8_000
+    assert starts[0] < 80
+    assert starts[-1] > 2400 - 85
+    assert np.diff(starts).max() < 160  # a stretch of 80 s has one
+    assert all(len(piece.samples) == PIECE_SECONDS * 8_000 for piece in audio.pieces)
+    assert len(audio.clipping) == 24_000
+
+
+def test_decode_keeps_the_liveliest_piece_of_every_neighbourhood() -> None:
+    wave = np.random.default_rng(0).normal(0, 0.001, 20 * 60 * 8_000)
+    lively = [13, 40, 97, 150, 203]  # in a stretch of their own, each
+    for n in lively:
+        wave[n * 40_000 : (n + 1) * 40_000] *= 100
+    kept = {piece.start // 40_000 for piece in decode(written(wave, 8_000), None, 3600).pieces}
+    assert set(lively) <= kept
+
+
+def test_decode_measures_loudness_and_range_over_the_whole_of_a_long_call() -> None:
+    wave = np.full(20 * 60 * 8_000, 0.1)
+    wave[5 * 60 * 8_000 :] = 0.0
+    wave[123] = 4.0  # in a piece that is kept or not
+    audio = decode(written(wave, 8_000, subtype="FLOAT"), None, 3600)
+    assert audio.loudness == pytest.approx(0.1 / 4, rel=1e-3)
+    assert np.abs(audio.samples).max() <= 1
+    assert audio.samples[1_000] == pytest.approx(0.025)
+
+
+def test_decode_takes_no_more_memory_for_an_hour_than_for_ten_minutes() -> None:
+    most = {}
+    for minutes in (10, 60):
+        data = long_call(minutes)
+        tracemalloc.start()
+        decode(data, None, 3600)
+        most[minutes] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most[60] < 1.15 * most[10]
+    assert most[60] < 30e6

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dialogues import RATE, Dialogue, dialogues, voices
 from hostile import written
+from models import MODELS
 from retrocare_voice.audio import NamedChannel, decode
 from retrocare_voice.channels import Comparison, Intervals, intervals_of
 from retrocare_voice.demo import RECORDINGS
@@ -208,7 +209,7 @@ def test_finding_the_side_holds_no_more_than_both_voices_at_the_working_rate() -
 
 
 def test_a_voiceprint_keeps_the_side_and_its_margin() -> None:
-    encoder = load_encoder("ge2e", model_dir=RECORDINGS, ecapa_dir=None).encoder
+    encoder = load_encoder("ge2e", model_dir=MODELS, ecapa_dir=None).encoder
     ana, other = (
         decode((RECORDINGS / f"{name}.flac").read_bytes(), None, HOUR).samples
         for name in ("01-enrol-monday", "10-another-voice")

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 import databases
+from models import MODELS
 from records import Records
 from retrocare_voice.connection import connected
 from retrocare_voice.database import Database
@@ -105,7 +106,7 @@ def test_the_recordings_bytes_are_what_a_duplicate_is_known_by() -> None:
     from retrocare_voice.speech import Limits
 
     content = (RECORDINGS / "01-enrol-monday.flac").read_bytes()
-    encoder = load_encoder("ge2e", model_dir=RECORDINGS, ecapa_dir=None).encoder
+    encoder = load_encoder("ge2e", model_dir=MODELS, ecapa_dir=None).encoder
     made = voiceprint(content, None, Limits(3, 8, 0.01, 3600), encoder)
     assert isinstance(made, Voiceprint)
     assert made.audio_sha256 == hashlib.sha256(content).digest()

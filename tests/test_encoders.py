@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,55 +14,17 @@ import pytest
 import torch
 
 import retrocare_voice
-from retrocare_voice.audio import Samples, decode
-from retrocare_voice.ecapa import DESCRIPTION, REPOSITORY, WEIGHTS, Ecapa
-from retrocare_voice.encoder import Vectors, Windows, cut, embed, load_encoder
+from networks import SMALL, described, noise, run_python
+from retrocare_voice.audio import decode
+from retrocare_voice.ecapa import Ecapa
+from retrocare_voice.encoder import OUTLIER_SHARE, Vectors, Windows, available_cores, cut, embed, load_encoder
 from retrocare_voice.errors import ConfigurationError
-from retrocare_voice.ge2e import Ge2e, packaged_weights
+from retrocare_voice.ge2e import Ge2e
+from retrocare_voice.onnx import OnnxEncoder
 from retrocare_voice.speech import Limits, find_speech
+from retrocare_voice.weights import CHECKPOINT, DESCRIPTION, REPOSITORY, ge2e_weights
 
 DEMO = Path(retrocare_voice.__file__).parent / "demo"
-SMALL = {"channels": [16, 16, 16, 16, 48], "kernel_sizes": [5, 3, 3, 3, 1], "dilations": [1, 2, 3, 4, 1]}
-SMALL_ECAPA = f"""
-pretrained_path: {REPOSITORY}
-compute_features: !new:speechbrain.lobes.features.Fbank
-    n_mels: 80
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization
-    norm_type: sentence
-    std_norm: False
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: 80
-    channels: {SMALL["channels"]}
-    kernel_sizes: {SMALL["kernel_sizes"]}
-    dilations: {SMALL["dilations"]}
-    attention_channels: 8
-    lin_neurons: 192
-classifier: !new:speechbrain.lobes.models.ECAPA_TDNN.Classifier
-    input_size: 192
-    out_neurons: 4
-modules:
-    compute_features: !ref <compute_features>
-    mean_var_norm: !ref <mean_var_norm>
-    embedding_model: !ref <embedding_model>
-    classifier: !ref <classifier>
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables:
-        embedding_model: !ref <embedding_model>
-    paths:
-        embedding_model: !ref <pretrained_path>/{WEIGHTS}
-"""
-
-
-def noise(seconds: float, seed: int = 0) -> Samples:
-    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * 16_000)).astype(np.float32)
-
-
-def run_python(program: str, *paths: Path, **environment: str) -> str:
-    path = os.pathsep.join([*map(str, paths), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-    ).stdout.strip()
 
 
 class Fixed:
@@ -83,24 +42,6 @@ class Fixed:
 @pytest.fixture(scope="module")
 def ge2e() -> Ge2e:
     return Ge2e()
-
-
-@pytest.fixture(scope="module")
-def ecapa_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ECAPA with random weights, in SpeechBrain's folder format."""
-    folder = tmp_path_factory.mktemp("ecapa")
-    program = f"""
-from retrocare_voice.ecapa import make_torchaudio_importable
-make_torchaudio_importable()
-import torch
-from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-torch.manual_seed(0)
-network = ECAPA_TDNN(80, attention_channels=8, lin_neurons=192, **{SMALL})
-torch.save(network.state_dict(), {str(folder / WEIGHTS)!r})
-"""
-    run_python(program)
-    (folder / DESCRIPTION).write_text(SMALL_ECAPA)
-    return folder
 
 
 @pytest.fixture
@@ -144,6 +85,35 @@ def test_embed_never_returns_a_vector_without_a_direction(vectors: list[tuple[fl
         embed(noise(2), Fixed(*vectors))
 
 
+def of_angles(*degrees: float) -> list[tuple[float, float]]:
+    return [(float(np.cos(np.radians(angle))), float(np.sin(np.radians(angle)))) for angle in degrees]
+
+
+def test_embed_leaves_out_the_windows_of_somebody_else_and_counts_them() -> None:
+    embedding = embed(noise(5), Fixed(*of_angles(10, 20, 90, 15, 5)))
+    assert (embedding.windows, embedding.outlier_windows) == (4, 1)
+    np.testing.assert_allclose(embedding.vector, of_angles(12.5)[0], atol=1e-6)
+    assert embedding.agreement == pytest.approx(np.mean(np.cos(np.radians([2.5, 7.5, 2.5, 7.5]))))
+
+
+def test_embed_keeps_windows_that_vary_as_a_voice_does() -> None:
+    widest = np.degrees(np.arccos(OUTLIER_SHARE)) - 1
+    embedding = embed(noise(5), Fixed(*of_angles(0, 0, 0, 0, widest)))
+    assert (embedding.windows, embedding.outlier_windows) == (5, 0)
+
+
+@pytest.mark.parametrize("angles", [(0.0, 90.0), (0.0,)])
+def test_embed_cannot_say_which_of_two_windows_is_the_strangers(angles: tuple[float, ...]) -> None:
+    assert embed(noise(len(angles)), Fixed(*of_angles(*angles))).outlier_windows == 0
+
+
+@pytest.mark.parametrize("foreign", range(5))
+def test_embed_never_leaves_out_most_of_a_call(foreign: int) -> None:
+    embedding = embed(noise(9), Fixed(*of_angles(*[0.0] * (9 - foreign), *[80.0] * foreign)))
+    assert (embedding.windows, embedding.outlier_windows) == (9 - foreign, foreign)
+    np.testing.assert_allclose(embedding.vector, (1, 0), atol=1e-6)
+
+
 # GE2E
 
 
@@ -170,12 +140,12 @@ def test_ge2e_has_the_mel_front_end_that_its_weights_were_trained_with(ge2e: Ge2
     samples = noise(seconds)
     levelled = samples * 10 ** (-30 / 20) / np.sqrt(np.mean(np.square(samples)))
     expected = librosa.feature.melspectrogram(y=levelled, sr=16_000, n_fft=400, hop_length=160, n_mels=40)
-    mel = ge2e.mel(torch.from_numpy(samples[np.newaxis]))[0].numpy()
+    mel = ge2e.network.mel(torch.from_numpy(samples[np.newaxis]))[0].numpy()
     np.testing.assert_allclose(mel, expected.T, rtol=1e-3, atol=1e-6)
 
 
 def test_ge2e_names_unknown_weights_by_their_hash(tmp_path: Path) -> None:
-    state = torch.load(packaged_weights(), map_location="cpu", weights_only=True)
+    state = torch.load(ge2e_weights().path, map_location="cpu", weights_only=True)
     state["model_state"]["linear.bias"] += 0.1
     torch.save(state, tmp_path / "other.pt")
     other = Ge2e(tmp_path / "other.pt")
@@ -202,7 +172,7 @@ def test_ecapa_gives_unit_vectors_of_192_dimensions_from_a_local_folder(ecapa_di
     vectors = ecapa.encode(cut(noise(12), ecapa.window_seconds))
     assert (vectors.shape, vectors.dtype.name) == ((3, ecapa.dimension), "float32")
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    assert sorted(file.name for file in ecapa_dir.iterdir()) == sorted([WEIGHTS, DESCRIPTION])
+    assert sorted(file.name for file in ecapa_dir.iterdir()) == sorted([CHECKPOINT, DESCRIPTION])
 
 
 def test_ecapa_gives_the_vectors_of_the_network_that_the_folder_holds(ecapa_dir: Path) -> None:
@@ -210,7 +180,7 @@ def test_ecapa_gives_the_vectors_of_the_network_that_the_folder_holds(ecapa_dir:
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
     network = ECAPA_TDNN(80, attention_channels=8, lin_neurons=192, **SMALL)
-    network.load_state_dict(torch.load(ecapa_dir / WEIGHTS, weights_only=True))
+    network.load_state_dict(torch.load(ecapa_dir / CHECKPOINT, weights_only=True))
     with torch.inference_mode():
         features = Fbank(n_mels=80)(torch.from_numpy(noise(5)[np.newaxis]))
         expected = network.eval()(features - features.mean(dim=1, keepdim=True))[0, 0]
@@ -226,7 +196,9 @@ def test_ecapa_gives_a_window_the_same_vector_alone_and_among_others(ecapa_dir: 
 
 
 def test_ecapa_names_unknown_weights_by_their_hash(ecapa_dir: Path) -> None:
-    program = f"import hashlib; print(hashlib.sha256(open({str(ecapa_dir / WEIGHTS)!r}, 'rb').read()).hexdigest()[:8])"
+    program = (
+        f"import hashlib; print(hashlib.sha256(open({str(ecapa_dir / CHECKPOINT)!r}, 'rb').read()).hexdigest()[:8])"
+    )
     assert Ecapa(ecapa_dir).id == f"ecapa-{run_python(program)}"
 
 
@@ -244,11 +216,11 @@ print([event for event in asked if event in ("socket.connect", "socket.getaddrin
 
 
 def test_ecapa_says_which_folder_lacks_what_and_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=WEIGHTS) as refused:
+    with pytest.raises(ConfigurationError, match=CHECKPOINT) as refused:
         Ecapa(tmp_path)
     assert "RETROCARE_ECAPA_DIR" in refused.value.hint
-    (tmp_path / WEIGHTS).write_bytes(b"no weights")
-    (tmp_path / DESCRIPTION).write_text(SMALL_ECAPA)
+    (tmp_path / CHECKPOINT).write_bytes(b"no weights")
+    (tmp_path / DESCRIPTION).write_text(described(SMALL, 8))
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Ecapa(tmp_path)
 
@@ -274,8 +246,9 @@ print(hasattr(torchaudio, "__file__"))
 
 
 def test_load_encoder_takes_ecapa_where_its_folder_is_named_or_lies_in_the_model_folder(
-    ecapa_dir: Path, tmp_path: Path
+    ecapa_dir: Path, tmp_path: Path, models: Path
 ) -> None:
+    (tmp_path / "onnx").symlink_to(models / "onnx")
     named = load_encoder("auto", model_dir=tmp_path, ecapa_dir=ecapa_dir)
     (tmp_path / REPOSITORY.rpartition("/")[2]).symlink_to(ecapa_dir)
     found = load_encoder("auto", model_dir=tmp_path, ecapa_dir=None)
@@ -285,8 +258,8 @@ def test_load_encoder_takes_ecapa_where_its_folder_is_named_or_lies_in_the_model
 
 
 @pytest.mark.parametrize("active", ["ge2e-v1", "ge2e-12345678"])
-def test_load_encoder_takes_the_family_that_the_database_uses(ecapa_dir: Path, tmp_path: Path, active: str) -> None:
-    choice = load_encoder("auto", model_dir=tmp_path, ecapa_dir=ecapa_dir, active=active)
+def test_load_encoder_takes_the_family_that_the_database_uses(ecapa_dir: Path, models: Path, active: str) -> None:
+    choice = load_encoder("auto", model_dir=models, ecapa_dir=ecapa_dir, active=active)
     assert choice.encoder.id == "ge2e-v1"
     assert active in choice.why
 
@@ -303,7 +276,10 @@ def test_load_encoder_fails_where_the_named_encoder_is_absent(tmp_path: Path, na
     assert "ge2e" in refused.value.hint
 
 
-def test_load_encoder_falls_back_to_ge2e_in_time_when_the_hub_hangs(tmp_path: Path, silent_hub: str) -> None:
+def test_load_encoder_falls_back_to_ge2e_in_time_when_the_hub_hangs(
+    tmp_path: Path, silent_hub: str, models: Path
+) -> None:
+    (tmp_path / "onnx").symlink_to(models / "onnx")
     program = f"""
 import pathlib, time
 from retrocare_voice.encoder import load_encoder
@@ -317,10 +293,12 @@ print(choice.encoder.id, psutil.Process().children(recursive=True), choice.why, 
     assert time.monotonic() - start < 15
     identity, children, why = said.split("|")
     assert (identity, children) == ("ge2e-v1", "[]")
-    assert why == "the encoder is ge2e-v1, because ECAPA is not at hand: its weights did not come within 2 s"
+    absent = "ECAPA is not at hand: its weights did not come within 2 s"
+    assert why == f"the encoder is ge2e-v1, because {absent}; ONNX Runtime runs it"
 
 
-def test_load_encoder_says_when_the_hub_cannot_be_reached(tmp_path: Path) -> None:
+def test_load_encoder_says_when_the_hub_cannot_be_reached(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "onnx").symlink_to(models / "onnx")
     program = f"""
 import pathlib
 from retrocare_voice.encoder import load_encoder
@@ -329,10 +307,11 @@ print(load_encoder("auto", model_dir=pathlib.Path({str(tmp_path)!r}), ecapa_dir=
     assert "the model hub could not be reached" in run_python(program, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
 
 
-def test_load_encoder_uses_every_core(tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    load_encoder("ge2e", model_dir=tmp_path, ecapa_dir=None)
-    assert torch.get_num_threads() == os.cpu_count()
+def test_load_encoder_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(models: Path) -> None:
+    for threads, expected in ((None, available_cores()), (1, 1)):
+        encoder = load_encoder("ge2e", model_dir=models, ecapa_dir=None, threads=threads).encoder
+        assert isinstance(encoder, OnnxEncoder)
+        assert encoder.threads == expected
 
 
 def test_importing_the_encoder_module_does_not_import_torch() -> None:

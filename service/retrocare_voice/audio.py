@@ -1,11 +1,13 @@
 """Bytes become the patient's channel: one float32 voice at 8 or 16 kHz, whatever file it came in.
 
 Nothing here trusts a header. Files are read block by block and every block is counted, so that neither memory nor time
-follows what a file claims about itself.
+follows what a file claims about itself. Of a long call pieces are kept, so that memory does not follow its length.
 """
 
 from __future__ import annotations
 
+import math
+from array import array
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,22 +33,42 @@ LENGTH_UNKNOWN = 1 << 48  # libsndfile's answer for streams that do not say how 
 FLAT_RUN = 3  # as many samples in a row at the peak are a clipped wave
 FLAT_TOLERANCE = 1.5 / 32768
 FAINTEST_CLIP = 0.1  # below a tenth of full scale, equal samples are coarse steps and no clipping
+PIECE_SECONDS = 5.0
+MOST_PIECES = 64  # of a channel that are kept: calls of up to 320 s are kept whole
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Hold some seconds of a channel."""
+
+    start: int  # its first sample, counted from the beginning of the recording
+    samples: Samples
+
+    @property
+    def energy(self) -> float:
+        return float(np.square(self.samples, dtype=np.float64).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Hold one channel of a recording.
+    """Hold one channel of a recording: all of it, or pieces from all over a long one; and what was measured over all.
 
     *Shapes*: clipping is (tenths of a second,), the share of each one's samples that stay at the recording's peak,
     counted before resampling, which would hide it.
     """
 
-    samples: Samples
+    pieces: tuple[Piece, ...]  # as they follow, each of PIECE_SECONDS, but for the recording's last
     sample_rate: int  # 8000 where the file has less than 16 kHz, else 16000
     channel: NamedChannel
     seconds: float
+    loudness: float  # root mean square of all samples that are not digital silence; 0 where there is none
     clipping: npt.NDArray[np.float64]
     channel_margin_db: float | None = None  # where the channel was found by when the patient spoke
+
+    @property
+    def samples(self) -> Samples:
+        """Join the pieces that are kept."""
+        return np.concatenate([piece.samples for piece in self.pieces])
 
 
 def decode(data: bytes, channel: Channel | None, maximum_seconds: float, intervals: Intervals = ()) -> Audio:
@@ -123,7 +145,7 @@ class _Voice:
         self._source, self._index = source, index
         self._rate = 8_000 if source.rate < 16_000 else 16_000
         self._resampler = soxr.ResampleStream(source.rate, self._rate, 1, dtype="float32")
-        self._kept, self._flats = bytearray(), _Flats()
+        self._kept, self._flats = _Kept(round(PIECE_SECONDS * self._rate)), _Flats()
 
     def add(self, block: Block) -> None:
         voice = np.ascontiguousarray(block[:, self._index])
@@ -132,25 +154,62 @@ class _Voice:
 
     def audio(self, channel: NamedChannel, seconds: float, margin_db: float | None = None) -> Audio:
         self._keep(np.zeros(0, np.float32), last=True)
-        if not self._kept:
+        pieces, loudness = self._kept.pieces()
+        if not pieces:
             self._source.refuse("undecodable", detail="no samples")
-        samples = np.frombuffer(self._kept, np.float32)
-        peak = max(float(samples.max()), -float(samples.min()))
-        if peak > 1:
-            samples /= peak
-        return Audio(samples, self._rate, channel, seconds, self._flats.shares(), margin_db)
+        return Audio(pieces, self._rate, channel, seconds, loudness, self._flats.shares(), margin_db)
 
     def _keep(self, voice: Samples, last: bool = False) -> None:
         as_it_is = self._source.rate == self._rate
-        self._kept += (voice if as_it_is else self._resampler.resample_chunk(voice, last)).tobytes()
+        self._kept.add(voice if as_it_is else self._resampler.resample_chunk(voice, last))
+
+
+class _Kept:
+    """Cut a channel into pieces and keep the liveliest of every few neighbours, of as many as the length asks for."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._open = bytearray()
+        self._pieces: list[Piece] = []
+        self._cut, self._neighbours = 0, 1  # how many pieces were cut so far; how many one that is kept stands for
+        self._energy, self._sounding, self._peak = 0.0, 0, 0.0
+
+    def add(self, voice: Samples) -> None:
+        self._open += voice.tobytes()
+        while len(self._open) >= 4 * self._size:
+            self._cut_off(self._size)
+
+    def pieces(self) -> tuple[tuple[Piece, ...], float]:
+        """Return them, no sample beyond -1..1, and the loudness of the whole."""
+        if self._open:
+            self._cut_off(len(self._open) // 4)
+        scale = max(1.0, self._peak)
+        if scale > 1:
+            self._pieces = [Piece(piece.start, piece.samples / np.float32(scale)) for piece in self._pieces]
+        return tuple(self._pieces), math.sqrt(self._energy / max(1, self._sounding)) / scale
+
+    def _cut_off(self, samples: int) -> None:
+        piece = Piece(self._cut * self._size, np.frombuffer(bytes(self._open[: 4 * samples]), np.float32))
+        del self._open[: 4 * samples]
+        self._energy += piece.energy
+        self._sounding += int(np.count_nonzero(piece.samples))
+        self._peak = max(self._peak, float(np.abs(piece.samples).max()))
+        if len(self._pieces) * self._neighbours <= self._cut:
+            self._pieces.append(piece)
+        else:
+            self._pieces[-1] = max(self._pieces[-1], piece, key=lambda piece: piece.energy)
+        self._cut += 1
+        if self._cut == MOST_PIECES * self._neighbours:
+            pairs = zip(self._pieces[::2], self._pieces[1::2], strict=True)
+            self._pieces = [max(pair, key=lambda piece: piece.energy) for pair in pairs]
+            self._neighbours *= 2
 
 
 class _Flats:
     """Count, for each tenth of a second, the samples that stay at that tenth's peak."""
 
     def __init__(self) -> None:
-        self.peaks: list[float] = []
-        self.counts: list[float] = []
+        self.peaks, self.counts = array("d"), array("d")
 
     def count(self, voice: Samples) -> None:
         magnitude = np.abs(voice)

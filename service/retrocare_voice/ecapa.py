@@ -1,16 +1,11 @@
-"""SpeechBrain's ECAPA-TDNN, the production encoder: 192 dimensions, from a local folder or the model hub.
+"""SpeechBrain's ECAPA-TDNN in torch, the production encoder: 192 dimensions, from a local folder.
 
-*Source*: B. Desplanques et al., ECAPA-TDNN, 2020; model card speechbrain/spkrec-ecapa-voxceleb (Apache-2.0), trained on
-VoxCeleb 1 and 2.
+*Source*: B. Desplanques et al., ECAPA-TDNN, 2020; model card speechbrain/spkrec-ecapa-voxceleb.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,21 +14,8 @@ import torch
 
 from retrocare_voice.encoder import Vectors, Windows, unit
 from retrocare_voice.errors import ConfigurationError
-
-REPOSITORY = "speechbrain/spkrec-ecapa-voxceleb"
-REVISION = "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286"  # a model folder can run code when it is read: never "main"
-WEIGHTS_SHA256 = "0575cb64845e6b9a10db9bcb74d5ac32b326b8dc90352671d345e2ee3d0126a2"
-WEIGHTS, DESCRIPTION = "embedding_model.ckpt", "hyperparams.yaml"
-HINT = (
-    f"put the files of huggingface.co/{REPOSITORY} into a folder and name it in RETROCARE_ECAPA_DIR, "
-    "or use RETROCARE_ENCODER=ge2e, which works offline"
-)
-DOWNLOAD = """
-import sys, huggingface_hub
-repository, revision, folder = sys.argv[1:]
-patterns = ["*.yaml", "*.ckpt", "*.txt"]
-huggingface_hub.snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=patterns)
-"""
+from retrocare_voice.spectrum import PowerSpectrum
+from retrocare_voice.weights import HINT, ecapa_weights
 
 
 class Ecapa:
@@ -43,57 +25,31 @@ class Ecapa:
     window_seconds = 5.0
 
     def __init__(self, folder: Path) -> None:
-        if not is_complete(folder):
-            raise ConfigurationError(f"{folder} lacks {WEIGHTS} or {DESCRIPTION}", hint=HINT)
-        with (folder / WEIGHTS).open("rb") as weights:
-            digest = hashlib.file_digest(weights, "sha256").hexdigest()
-        self.id = "ecapa-voxceleb-v1" if digest == WEIGHTS_SHA256 else f"ecapa-{digest[:8]}"
-        self._network = _load(folder.resolve())
+        weights = ecapa_weights(folder)
+        self.id = weights.id
+        self.classifier = _load(weights.path)
 
     @torch.inference_mode()
     def encode(self, windows: Windows) -> Vectors:
-        return unit(self._network.encode_batch(torch.from_numpy(windows)).squeeze(1).numpy())
+        return unit(self.classifier.encode_batch(torch.from_numpy(windows)).squeeze(1).numpy())
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The same network with a front end that can be exported."""
+        return _Exportable(self.classifier).eval()
 
 
-def is_complete(folder: Path) -> bool:
-    return (folder / WEIGHTS).is_file() and (folder / DESCRIPTION).is_file()
+class _Exportable(torch.nn.Module):
+    def __init__(self, loaded: Any) -> None:
+        super().__init__()
+        features = loaded.mods.compute_features
+        self.spectrum = PowerSpectrum(features.compute_STFT.window, features.compute_STFT.hop_length)
+        self.bands, self.network = features.compute_fbanks, loaded.mods.embedding_model
 
-
-def fetch(model_dir: Path, seconds: float) -> Path:
-    """Find the weights in the model folder or the hub's cache, or download them within the given time.
-
-    The download is a process of its own, because a hub that hangs cannot be interrupted from within; what it had
-    received is kept for the next time.
-
-    *Raises*: ConfigurationError where they did not come.
-    """
-    folder = model_dir / REPOSITORY.rpartition("/")[2]
-    if is_complete(folder):
-        return folder
-    if cached := _cached():
-        return cached
-    partial = folder.with_suffix(".partial")
-    command = [sys.executable, "-c", DOWNLOAD, REPOSITORY, REVISION, str(partial)]
-    environment = os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1"}
-    try:
-        subprocess.run(command, check=True, timeout=seconds, env=environment, capture_output=True)
-    except subprocess.TimeoutExpired:
-        raise ConfigurationError(f"its weights did not come within {seconds:g} s", hint=HINT) from None
-    except subprocess.CalledProcessError:
-        raise ConfigurationError("the model hub could not be reached", hint=HINT) from None
-    with suppress(OSError):  # another process that fetched at the same time was first
-        partial.rename(folder)
-    return folder
-
-
-def _cached() -> Path | None:
-    import huggingface_hub
-
-    try:
-        folder = Path(huggingface_hub.snapshot_download(REPOSITORY, revision=REVISION, local_files_only=True))
-    except huggingface_hub.errors.LocalEntryNotFoundError:
-        return None
-    return folder if is_complete(folder) else None
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        bands = self.bands(self.spectrum(windows))
+        voices: torch.Tensor = self.network(bands - bands.mean(dim=1, keepdim=True)).squeeze(1)
+        return voices
 
 
 def _load(folder: Path) -> Any:

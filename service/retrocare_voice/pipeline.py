@@ -30,6 +30,7 @@ class Voiceprint:
     embedding: npt.NDArray[np.float32]  # (dimension,), length 1
     encoder: str
     windows: int
+    outlier_windows: int  # left out: of somebody else
     agreement: float  # mean cosine of the windows to the embedding
     speech_seconds: float
     snr_db: float | None
@@ -49,6 +50,7 @@ class Voiceprint:
         """Return what is kept beside the vector, as voice.embeddings.quality."""
         return {
             "windows": self.windows,
+            "outlier_windows": self.outlier_windows,
             "agreement": self.agreement,
             "clipped_share": self.clipped_share,
             "channel": self.channel,
@@ -70,6 +72,7 @@ def voiceprint(
         embedding=embedded.vector,
         encoder=encoder.id,
         windows=embedded.windows,
+        outlier_windows=embedded.outlier_windows,
         agreement=embedded.agreement,
         speech_seconds=speech.speech_seconds,
         snr_db=speech.snr_db,

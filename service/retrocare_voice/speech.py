@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
-from retrocare_voice.audio import Audio, Samples
+from retrocare_voice.audio import PIECE_SECONDS, Audio, Piece, Samples
 from retrocare_voice.errors import NotAssessable
-
-Stretches = list[tuple[int, int]]  # (first sample, one after the last)
+from retrocare_voice.listening import Stretches, find_stretches
 
 SPEECH_RATE = 16_000  # of what find_speech returns
-BUDGET_SECONDS = 30.0  # more speech than this makes no better voiceprint
-PIECE_SECONDS = 5.0  # the budget is spent in pieces of this length
+BUDGET_SECONDS = 15.0  # more speech than this makes no better voiceprint: `scripts/bench budget` prints the curve
 LISTENING_LEVEL_DBFS = -23.0
-LISTENING_SECONDS = 60  # listened to at a time, so that memory does not follow the length of the call
+MOST_PIECES_AT_ONCE = 8
 FRAME_SECONDS = 0.03
 FLOOR_PERCENTILE = 10
 HIGHEST_SNR_DB = 60.0  # above it the pauses were made by a machine
 LEAST_PAUSE_SECONDS = 0.3
-
-_listening = threading.Lock()  # silero's network keeps state between calls
+GOLDEN_SHARE = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Hold the speech to encode (16 kHz, at most the budget) and what was measured over the whole call."""
+    """Hold the speech to encode (16 kHz, at most the budget) and what was measured where it was listened to."""
 
     samples: Samples
     speech_seconds: float
@@ -51,18 +42,31 @@ class Speech:
     clipped_share: float
 
 
-def find_speech(audio: Audio, limits: Limits) -> Speech:
-    """Keep the speech of a recording.
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """Hold a piece that was listened to, and where somebody speaks in it."""
+
+    piece: Piece
+    stretches: Stretches
+
+    @property
+    def speech(self) -> list[Samples]:
+        return [self.piece.samples[start:end] for start, end in self.stretches]
+
+
+def find_speech(audio: Audio, limits: Limits, budget_seconds: float = BUDGET_SECONDS) -> Speech:
+    """Keep the speech of a recording, from pieces all over it, until there is as much as the budget and the limits ask.
 
     *Raises*: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
     """
-    stretches = _listen(audio)
-    speech_seconds = sum(end - start for start, end in stretches) / audio.sample_rate
-    snr_db = _snr_db(audio, stretches)
-    clipped_share = _clipped_share(audio, stretches)
+    heard = _listen(audio, max(budget_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
+    speech = [stretch for one in heard for stretch in one.speech]
+    speech_seconds = sum(map(len, speech)) / audio.sample_rate
+    snr_db = _snr_db(heard, audio.sample_rate)
+    clipped_share = _clipped_share(heard, audio)
     reason = (
         "no_speech"
-        if not stretches
+        if not speech
         else "too_little_speech"
         if speech_seconds < limits.minimum_speech_seconds
         else "clipped"
@@ -73,47 +77,40 @@ def find_speech(audio: Audio, limits: Limits) -> Speech:
     )
     if reason:
         raise NotAssessable(reason, speech_seconds=speech_seconds, snr_db=snr_db, clipped_share=clipped_share)
-    kept = _spread(audio.samples, stretches, audio.sample_rate)
+    kept = _spread(np.concatenate(speech), budget_seconds, audio.sample_rate)
     if audio.sample_rate != SPEECH_RATE:
         kept = soxr.resample(kept, audio.sample_rate, SPEECH_RATE)
     return Speech(kept, speech_seconds, snr_db, clipped_share)
 
 
-def _listen(audio: Audio) -> Stretches:
-    """Find the stretches of speech, at the recording's own rate: upsampled telephone speech is hardly heard."""
-    heard = audio.samples[audio.samples != 0]
-    if not heard.size:
+def _listen(audio: Audio, wanted: float) -> list[Heard]:
+    """Listen to pieces, in an order that is spread over the call however early it ends; return them as they follow."""
+    if not audio.loudness:
         return []
-    gain = 10 ** (LISTENING_LEVEL_DBFS / 20) / float(np.sqrt(np.mean(np.square(heard, dtype=np.float64))))
-    step = LISTENING_SECONDS * audio.sample_rate
-    find, stretches = _silero(), []
-    for offset in range(0, len(audio.samples), step):
-        levelled = np.clip(audio.samples[offset : offset + step] * np.float32(gain), -1, 1)
-        with _listening:
-            stretches += [(offset + start, offset + end) for start, end in find(levelled, audio.sample_rate)]
-    return stretches
+    gain = np.float32(10 ** (LISTENING_LEVEL_DBFS / 20) / audio.loudness)
+    size = round(PIECE_SECONDS * audio.sample_rate)
+    waiting = sorted(range(len(audio.pieces)), key=lambda n: n * GOLDEN_SHARE % 1)
+    heard: dict[int, Heard] = {}
+    found, share = 0, 1.0
+    while waiting and found < wanted:
+        count = int(min(MOST_PIECES_AT_ONCE, 1 + (wanted - found) / (share * size)))
+        now, waiting = waiting[:count], waiting[count:]
+        levelled = np.zeros((len(now), size), np.float32)
+        for row, n in zip(levelled, now, strict=True):
+            samples = audio.pieces[n].samples
+            np.clip(samples * gain, -1, 1, out=row[: len(samples)])
+        for n, stretches in zip(now, find_stretches(levelled, audio.sample_rate), strict=True):
+            heard[n] = Heard(audio.pieces[n], _within(stretches, len(audio.pieces[n].samples)))
+            found += sum(end - start for start, end in heard[n].stretches)
+        share = max(0.1, found / (len(heard) * size))
+    return [heard[n] for n in sorted(heard)]
 
 
-@cache
-def _silero() -> Callable[[Samples, int], Stretches]:
-    import torch
-
-    threads = torch.get_num_threads()
-    import silero_vad
-
-    torch.set_num_threads(threads)  # importing silero_vad sets it to one, for every network in the process
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch 2.13 deprecates TorchScript, silero's format
-        network: Any = silero_vad.load_silero_vad(onnx=False)
-
-    def find(levelled: Samples, sample_rate: int) -> Stretches:
-        found = silero_vad.get_speech_timestamps(torch.from_numpy(levelled), network, sampling_rate=sample_rate)
-        return [(stretch["start"], min(stretch["end"], len(levelled))) for stretch in found]
-
-    return find
+def _within(stretches: Stretches, samples: int) -> Stretches:
+    return [(start, min(end, samples)) for start, end in stretches if start < samples]
 
 
-def _snr_db(audio: Audio, stretches: Stretches) -> float | None:
+def _snr_db(heard: list[Heard], sample_rate: int) -> float | None:
     """Estimate speech level over noise level, the noise being the quietest tenth of the 30 ms frames.
 
     Unknown (None) with less than 0.3 s of pauses, or above 60 dB. It errs upwards: it sees noise at its quietest. With
@@ -121,12 +118,15 @@ def _snr_db(audio: Audio, stretches: Stretches) -> float | None:
     steadiest, about 8 / 11 / 15 / 18 / 21 in one that swells, and 12 / 14 / 17 / 21 / 24 and 22 or more in two that
     come and go. Beyond 20 dB it reads the recording's own floor. ``pytest -s -k known_noise`` prints the table.
     """
-    size = int(FRAME_SECONDS * audio.sample_rate)
-    frames = audio.samples[: len(audio.samples) // size * size].reshape(-1, size)
-    power = np.mean(np.square(frames, dtype=np.float64), axis=1)
-    is_speech = np.zeros(len(power), bool)
-    for start, end in stretches:
-        is_speech[start // size : -(-end // size)] = True
+    size = int(FRAME_SECONDS * sample_rate)
+    powers, marks = [np.zeros(0)], [np.zeros(0, bool)]
+    for one in heard:
+        frames = one.piece.samples[: len(one.piece.samples) // size * size].reshape(-1, size)
+        powers.append(np.mean(np.square(frames, dtype=np.float64), axis=1))
+        marks.append(np.zeros(len(frames), bool))
+        for start, end in one.stretches:
+            marks[-1][start // size : -(-end // size)] = True
+    power, is_speech = np.concatenate(powers), np.concatenate(marks)
     sounding = power > 0
     if not (sounding & is_speech).any() or (sounding & ~is_speech).sum() * FRAME_SECONDS < LEAST_PAUSE_SECONDS:
         return None
@@ -136,20 +136,22 @@ def _snr_db(audio: Audio, stretches: Stretches) -> float | None:
     return snr_db if snr_db <= HIGHEST_SNR_DB else None
 
 
-def _clipped_share(audio: Audio, stretches: Stretches) -> float:
+def _clipped_share(heard: list[Heard], audio: Audio) -> float:
     """Measure the share of the speech that stays flat at the recording's peak."""
     weights = np.zeros(len(audio.clipping))
     tenth = audio.sample_rate / 10
-    for start, end in stretches:
-        weights[int(start / tenth) : int(np.ceil(end / tenth))] = 1
+    for one in heard:
+        for start, end in one.stretches:
+            first, last = one.piece.start + start, one.piece.start + end
+            weights[int(first / tenth) : int(np.ceil(last / tenth))] = 1
     return float(np.average(audio.clipping, weights=weights)) if weights.any() else 0.0
 
 
-def _spread(samples: Samples, stretches: Stretches, sample_rate: int) -> Samples:
-    """Join the speech; where there is more than the budget, take pieces spread evenly over it."""
-    speech: npt.NDArray[np.float32] = np.concatenate([samples[start:end] for start, end in stretches])
-    if len(speech) <= BUDGET_SECONDS * sample_rate:
+def _spread(speech: Samples, budget_seconds: float, sample_rate: int) -> Samples:
+    """Cut speech to the budget: pieces of it, spread evenly."""
+    if len(speech) <= budget_seconds * sample_rate:
         return speech
-    size = int(PIECE_SECONDS * sample_rate)
-    starts = np.linspace(0, len(speech) - size, int(BUDGET_SECONDS / PIECE_SECONDS)).astype(int)
+    pieces = max(1, round(budget_seconds / PIECE_SECONDS))
+    size = round(budget_seconds / pieces * sample_rate)
+    starts = np.linspace(0, len(speech) - size, pieces).astype(int)
     return np.concatenate([speech[start : start + size] for start in starts])

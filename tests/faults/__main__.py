@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import models  # noqa: F401  # which the processes that are started inherit
 from databases import Database, Server, short_folder
 from faults import crashes, fuzz, load, matrix, sharing
 from retrocare_voice.embedded import embedded

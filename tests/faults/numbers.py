@@ -51,7 +51,7 @@ def read_number(
         time.sleep(SLOW_SECONDS)
     vector = np.array(at_cosine(float(recording.split()[0])), np.float32)
     sha256 = hashlib.sha256(recording).digest()
-    return Voiceprint(vector, encoder.id, 1, 1.0, 10.0, 30.0, 0.0, "mono", sha256)
+    return Voiceprint(vector, encoder.id, 1, 0, 1.0, 10.0, 30.0, 0.0, "mono", sha256)
 
 
 def main() -> None:
