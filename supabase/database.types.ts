@@ -472,6 +472,25 @@ export type Database = {
         };
         Relationships: [];
       };
+      "scoring_policies": {
+        Row: {
+          "first_used_at": string;
+          "id": number;
+          "policy": NonNullable<Json>;
+        };
+        ComputedFields: never;
+        Insert: {
+          "first_used_at"?: string;
+          "id"?: never;
+          "policy": NonNullable<Json>;
+        };
+        Update: {
+          "first_used_at"?: string;
+          "id"?: never;
+          "policy"?: NonNullable<Json>;
+        };
+        Relationships: [];
+      };
       "voice_anomaly_logs": {
         Row: {
           "added_to_baseline": boolean;
@@ -492,7 +511,7 @@ export type Database = {
           "normalized_score": number;
           "notes": string | null;
           "patient_id": string;
-          "policy": NonNullable<Json>;
+          "policy_id": number;
           "raw_similarity": number;
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr": number | null;
@@ -518,7 +537,7 @@ export type Database = {
           "normalized_score": number;
           "notes"?: string | null;
           "patient_id": string;
-          "policy": NonNullable<Json>;
+          "policy_id": number;
           "raw_similarity": number;
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
@@ -543,7 +562,7 @@ export type Database = {
           "normalized_score"?: number;
           "notes"?: string | null;
           "patient_id"?: string;
-          "policy"?: NonNullable<Json>;
+          "policy_id"?: number;
           "raw_similarity"?: number;
           "severity"?: Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
@@ -576,6 +595,13 @@ export type Database = {
             columns: ["patient_id"];
             isOneToOne: false;
             referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_log_keeps_its_policy";
+            columns: ["policy_id"];
+            isOneToOne: false;
+            referencedRelation: "scoring_policies";
             referencedColumns: ["id"];
           },
         ];
@@ -1007,6 +1033,7 @@ export type Database = {
           "check_count": number | null;
           "due_count": number | null;
           "encoder": string;
+          "is_backfill": boolean;
           "last_finished_at": string | null;
           "lost_lease_count": number | null;
           "oldest_waiting_since": string | null;
@@ -1233,6 +1260,16 @@ export type Database = {
         Returns: boolean;
       };
       "finish_sweep": { Args: { "provider": string; "until": string }; Returns: undefined };
+      "match_voices": {
+        Args: { "count"?: number; "embedding": string; "encoder"?: string; "min_similarity"?: number };
+        Returns: Database["public"]["CompositeTypes"]["voice_match"][];
+        SetofOptions: {
+          from: "*";
+          to: "voice_match";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
       "read_recording": { Args: { "call_log_id": string }; Returns: string };
       "receive_call_report": {
         Args: {
@@ -1419,9 +1456,10 @@ export type Database = {
         | "retention_enforced"
         | "exported"
         | "recording_read"
+        | "voice_matched"
         | "key_used";
       "call_disposition": "judge" | "skip" | "unknown" | "unmatched";
-      "call_source": "provider" | "api" | "upload" | "onboarding";
+      "call_source": "provider" | "api" | "upload" | "onboarding" | "archive";
       "caregiver_role": "viewer" | "family" | "clinician" | "primary";
       "check_reason":
         | "no_speech"
@@ -1445,7 +1483,16 @@ export type Database = {
         | "processing_failed"
         | "attempts_exhausted"
         | "upload_lost";
-      "check_state": "queued" | "leased" | "scored" | "enrolled" | "held" | "not_assessable" | "skipped" | "dead";
+      "check_state":
+        | "queued"
+        | "leased"
+        | "scored"
+        | "enrolled"
+        | "held"
+        | "embedded"
+        | "not_assessable"
+        | "skipped"
+        | "dead";
       "consent_scope": "voiceprint";
       "deletion_kind": "storage_object" | "provider_call";
       "deletion_state": "queued" | "leased" | "done";
@@ -1460,6 +1507,7 @@ export type Database = {
         | "recording_delayed"
         | "recording_lost"
         | "check_dead"
+        | "backfill_dead"
         | "delivery_delayed"
         | "delivery_dead"
         | "alert_untold"
@@ -1505,6 +1553,13 @@ export type Database = {
         "speech_intervals": Json | null;
         "attempts": number | null;
         "lease_token": string | null;
+      };
+      "voice_match": {
+        "patient_id": string | null;
+        "cosine_similarity": number | null;
+        "baseline_version": number | null;
+        "sample_count": number | null;
+        "is_provisional": boolean | null;
       };
     };
   };
@@ -1640,10 +1695,11 @@ export const Constants = {
         "retention_enforced",
         "exported",
         "recording_read",
+        "voice_matched",
         "key_used",
       ],
       "call_disposition": ["judge", "skip", "unknown", "unmatched"],
-      "call_source": ["provider", "api", "upload", "onboarding"],
+      "call_source": ["provider", "api", "upload", "onboarding", "archive"],
       "caregiver_role": ["viewer", "family", "clinician", "primary"],
       "check_reason": [
         "no_speech",
@@ -1668,7 +1724,17 @@ export const Constants = {
         "attempts_exhausted",
         "upload_lost",
       ],
-      "check_state": ["queued", "leased", "scored", "enrolled", "held", "not_assessable", "skipped", "dead"],
+      "check_state": [
+        "queued",
+        "leased",
+        "scored",
+        "enrolled",
+        "held",
+        "embedded",
+        "not_assessable",
+        "skipped",
+        "dead",
+      ],
       "consent_scope": ["voiceprint"],
       "deletion_kind": ["storage_object", "provider_call"],
       "deletion_state": ["queued", "leased", "done"],
@@ -1683,6 +1749,7 @@ export const Constants = {
         "recording_delayed",
         "recording_lost",
         "check_dead",
+        "backfill_dead",
         "delivery_delayed",
         "delivery_dead",
         "alert_untold",

@@ -26,6 +26,7 @@ def household(records: Records) -> Household:
     patient_id = records.patient()
     made = Household(patient_id, {role: records.caregiver(patient_id, role, name=role) for role in ROLES})
     records.enrol(patient_id, USUAL, USUAL, USUAL)
+    records.register("next-v1")  # under which the baseline is to be rebuilt
     records.judge(patient_id, at_cosine(0.3), now - timedelta(days=5))
     records.call("flag_patient", patient_id, "tired", now - timedelta(days=5))
     for days in (4, 3, 2):

@@ -181,3 +181,17 @@ class Records:
     def baseline(self, patient_id: UUID) -> Row | None:
         found = self.rows("select * from voice.baselines where patient_id = %s and superseded_at is null", patient_id)
         return found[0] if found else None
+
+    def recorded(
+        self, patient_id: UUID, at: datetime = NOON, voice: Sequence[float] = USUAL, source: str = "provider"
+    ) -> UUID:
+        """Judge a new call whose recording is kept; return the call."""
+        call_log_id = self.call_log(patient_id, at, source, f"https://example.org/{next(_recordings)}.flac")
+        self.complete(self.open(call_log_id), voice)
+        return call_log_id
+
+    def claims(self, encoder: str = ENCODER, count: int = 10, lease_seconds: float = 60) -> list[Row]:
+        """Claim checks as a worker does."""
+        with self.service.cursor(row_factory=dict_row) as cursor:
+            values = [encoder, "worker", count, lease_seconds]
+            return cursor.execute("select * from voice.claim_checks(%s, %s, %s, %s)", values).fetchall()

@@ -35,6 +35,7 @@ COMMANDS = [
     "enroll",
     "check",
     "checks",
+    "backfill",
     "troubles",
     "sweep",
     "audit",

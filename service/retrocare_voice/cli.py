@@ -42,6 +42,7 @@ for command in (
     operations.start,
     operations.worker,
     operations.checks,
+    operations.backfill,
     operations.troubles,
     operations.sweep,
     privacy.audit,

@@ -24,7 +24,6 @@ from retrocare_voice.refusals import translated
 from retrocare_voice.speech import Limits
 
 Row = dict[str, Any]
-
 CONNECT_SECONDS = 10.0
 LONGEST_LIST = 10_000  # rows of one answer
 
@@ -50,8 +49,7 @@ class Database:
     def __init__(
         self, pool: ConnectionPool[psycopg.Connection[DictRow]], service_url: str, owner_url: str | None = None
     ) -> None:
-        self._pool, self.service_url = pool, service_url
-        self.owner_url = owner_url  # known of the embedded database only
+        self._pool, self.service_url, self.owner_url = pool, service_url, owner_url  # the owner's: of the embedded one
 
     def _rows(self, function: str, *arguments: object) -> list[Row]:
         with self._connection() as connection:
@@ -145,16 +143,35 @@ class Database:
     def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
         return [row["requeue_checks"] for row in self._rows("requeue_checks", check_ids, reasons)]
 
+    def open_backfill(self, encoder: str, is_history: bool, maximum_rows: int) -> int:
+        return int(self._row("open_backfill", encoder, is_history, maximum_rows)["open_backfill"])
+
+    def waiting_backfill(self, encoder: str) -> int:
+        return int(self._row("waiting_backfill", encoder)["waiting_backfill"])
+
+    def rebuild_baselines(self, encoder: str, maximum_rows: int) -> int:
+        return int(self._row("rebuild_baselines", encoder, maximum_rows)["rebuild_baselines"])
+
+    def backfill_status(self, encoder: str) -> Row:
+        return self._row("backfill_status", encoder)
+
+    def hold_calls(self, hold_seconds: float) -> None:
+        self._row("hold_calls", hold_seconds)
+
+    def left_behind(self, encoder: str) -> list[Row]:
+        return self._rows("left_behind", encoder)
+
+    def activate_encoder(self, encoder: str, leaves_behind: bool) -> int:
+        return int(self._row("activate_encoder", encoder, leaves_behind)["activate_encoder"])
+
     # privacy, and who may call
 
     def erase(self, patient_id: UUID, reason: str, person: bool) -> Row:
         function = "erase_patient" if person else "erase_patient_voice"
-        counts: Row = self._row(function, patient_id, reason)[function]
-        return counts
+        return dict(self._row(function, patient_id, reason)[function])
 
     def export_patient(self, patient_id: UUID) -> Row:
-        exported: Row = self._row("export_patient", patient_id)["export_patient"]
-        return exported
+        return dict(self._row("export_patient", patient_id)["export_patient"])
 
     def audit_trail(self, patient_id: UUID | None, since: datetime | None) -> list[Row]:
         return self._rows("audit_trail", patient_id, since, LONGEST_LIST)
@@ -176,15 +193,13 @@ class Database:
 
     def use_api_key(self, key_sha256: bytes, scope: str) -> Row | None:
         """Return whose key this is and whether it allows that; None where it is nobody's."""
-        found = self._rows("use_api_key", key_sha256, scope)
-        return found[0] if found else None
+        return next(iter(self._rows("use_api_key", key_sha256, scope)), None)
 
     # time, and the operator
 
     def sweep(self) -> dict[str, int]:
         """Do what is due because time has passed; return how much, by step, -1 where a step failed."""
-        counts: dict[str, int] = self._row("sweep")["sweep"]
-        return counts
+        return dict(self._row("sweep")["sweep"])
 
     def due_work(self) -> Row:
         return self._row("due_work")
@@ -226,17 +241,9 @@ def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: ob
 
 
 def _claim(row: Row) -> Claim:
-    return Claim(
-        check_id=row["check_id"],
-        lease_token=row["lease_token"],
-        lost_leases=row["lost_leases"],
-        state=row["state"],
-        call_log_id=row["call_log_id"],
-        recording_ref=row["recording_ref"],
-        channel=row["recording_channel"],
-        speech_intervals=intervals_of(row["speech_intervals"]),
-        limits=_limits(row),
-    )
+    intervals = intervals_of(row["speech_intervals"])
+    known = row | {"channel": row["recording_channel"], "speech_intervals": intervals, "limits": _limits(row)}
+    return Claim(**{field.name: known[field.name] for field in fields(Claim)})
 
 
 def _limits(row: Row) -> Limits:

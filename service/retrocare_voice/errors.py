@@ -4,7 +4,8 @@
     |- BadRequest                      400  the request cannot be understood
     |- Unauthorized                    401  no key, or not the right one
     |- NotFound                        404  no such patient or call
-    |- Conflict                        409  the lease went to another worker, the call is another patient's
+    |- Conflict                        409  the lease went to another worker, the call is another patient's, baselines
+    |                                       are missing under the encoder that is to become active
     |- TooLarge                        413  more bytes than are accepted
     |- Unprocessable                   422  vectors that cannot be compared
     |- FetchFailed                     502  the recording could not be fetched; 403 where it may not be

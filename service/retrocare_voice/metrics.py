@@ -42,12 +42,15 @@ class _WorkList(Collector):
         yield GaugeMetricFamily("retrocare_database_up", "Whether the database answers.", value=rows is not None)
         if rows is None:
             return
-        checks = GaugeMetricFamily(
-            "retrocare_checks", "Checks by where they stand.", labels=["encoder", "state", "reason"]
-        )
+        labels = ["encoder", "state", "reason"]
+        checks = GaugeMetricFamily("retrocare_checks", "Checks of calls by where they stand.", labels=labels)
+        backfill = GaugeMetricFamily("retrocare_backfill_checks", "Checks that keep no call waiting.", labels=labels)
         for row in rows:
-            checks.add_metric([row["encoder"], row["state"], row["reason"] or ""], row["check_count"])
+            family = backfill if row["is_backfill"] else checks
+            family.add_metric([row["encoder"], row["state"], row["reason"] or ""], row["check_count"])
         yield checks
+        yield backfill
+        rows = [row for row in rows if not row["is_backfill"]]
         due = sum(row["due_count"] for row in rows)
         yield GaugeMetricFamily("retrocare_queue_depth", "Checks that could be worked on now.", value=due)
         waiting = [row["oldest_waiting_since"] for row in rows if row["oldest_waiting_since"]]

@@ -25,7 +25,7 @@ from retrocare_voice.errors import BadRequest
 from retrocare_voice.settings import read_settings
 
 TROUBLES = ("kind", "subject", "code", "detail", "patient_id", "occurred_at")
-LISTED = ("id", "state", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
+LISTED = ("id", "state", "is_backfill", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
 
 
 def start(
@@ -71,6 +71,40 @@ def checks(
             show(database.check_list(state, whose, most), as_json, LISTED)
         except BadRequest:
             raise typer.BadParameter("--state is queued, leased, or an end: scored, enrolled, dead, ...") from None
+
+
+def backfill(
+    encoder: Annotated[str | None, typer.Option(help="ge2e or ecapa; RETROCARE_ENCODER by default.")] = None,
+    history: Annotated[
+        bool, typer.Option("--history", help="Embed every recording that is kept, not only what baselines need.")
+    ] = False,
+    activate: Annotated[
+        bool, typer.Option("--activate", help="Make it the active encoder when every baseline is rebuilt.")
+    ] = False,
+    leave_behind: Annotated[
+        bool,
+        typer.Option(
+            "--leave-behind", help="Even where a patient has no recording left: the next healthy call enrols."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed what is kept, with a new encoder or after an import; calls go first. Ctrl-C stops it; again, it goes on."""
+    with reported():
+        settings = read_settings().model_copy(update={"encoder": encoder} if encoder else {})
+        from retrocare_voice import backfill as bulk
+
+        found, is_done = bulk.run(settings, is_history=history, activates=activate, leaves_behind=leave_behind)
+    lost = found.pop("left_behind_patients")
+    if as_json:
+        print_json({**found, "left_behind_patients": lost})
+    else:
+        print_rows([found])
+        if lost:
+            say("Of these patients no recording is left that could be embedded:")
+            print_rows(lost)
+    if not is_done:
+        sys.exit(1)
 
 
 def troubles(

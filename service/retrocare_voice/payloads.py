@@ -97,7 +97,7 @@ class CheckResponse(Camel):
     @classmethod
     def of(cls, result: dict[str, Any]) -> CheckResponse:
         """Read a row of voice.check_result."""
-        ended = result["state"] in ("scored", "enrolled", "held", "not_assessable", "skipped")
+        ended = result["state"] in ("scored", "enrolled", "held", "embedded", "not_assessable", "skipped")
         return cls(success=ended, outcome=result["state"], **{k: v for k, v in result.items() if k != "state"})
 
 

@@ -18,6 +18,7 @@ ERRORS: dict[str, tuple[type[RetrocareError], str]] = {
     "RV004": (Unprocessable, "unknown_encoder"),
     "RV005": (Unprocessable, "not_comparable"),
     "RV006": (Conflict, "call_of_another_patient"),
+    "RV007": (Conflict, "baselines_missing"),
 }
 NOT_MIGRATED = ("3F000", "42883", "42P01", "42501", "28000")
 

@@ -37,6 +37,7 @@ class Worker(Patience):
         self.settings, self.database, self.inference, self.make = settings, database, inference, make
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.database_seconds = settings.lease_seconds
+        self._active: str | None = inference.encoder.id
         self._held: dict[int, Claim] = {}
         self._changed = threading.Condition()
         self._claiming = threading.Lock()
@@ -109,6 +110,8 @@ class Worker(Patience):
                 claims = self.database.claim_checks(
                     self.inference.encoder.id, self.name, 1, self.settings.lease_seconds
                 )
+                if not claims:
+                    self._notice(self.database.active_encoder())
             except Unavailable as away:
                 event("database_away", worker=self.name, code=away.code, wait=round(wait, 1))
                 self._stopping.wait(wait)
@@ -118,6 +121,12 @@ class Worker(Patience):
             self._doorbell.wait(self.settings.poll_seconds)
             return None
         raise AssertionError("backoff never ends")
+
+    def _notice(self, active: str | None) -> None:
+        """Say it when another encoder becomes active: the calls that wait are its own, until ours is active again."""
+        if active != self._active:
+            self._active, ours = active, self.inference.encoder.id
+            event("encoder_active" if active == ours else "encoder_not_active", encoder=ours, active=active)
 
     def _hold(self, claim: Claim) -> None:
         ATTEMPTS.labels("worker").inc()

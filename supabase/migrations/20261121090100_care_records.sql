@@ -92,7 +92,8 @@ create type public.call_source as enum (
     'provider',     -- the phone provider reported it
     'api',          -- POST /api/anomaly-check without a call of its own
     'upload',       -- a file given to the command line
-    'onboarding'    -- recorded to enrol the patient: never scored
+    'onboarding',   -- recorded to enrol the patient: never scored
+    'archive'       -- of before: embedded when nothing else waits, makes a baseline where there is none, never judged
 );
 comment on type public.call_source is 'How a call came to be a row.';
 
@@ -147,7 +148,7 @@ begin
             raise notice 'public.% exists and keeps its own row level security', care_table;
         else
             execute format(
-                'create table public.%I (id uuid constraint %I primary key default gen_random_uuid())',
+                'create table public.%I (id uuid constraint %I primary key default voice.rising_uuid())',
                 care_table, care_table || '_pkey');
             execute format('alter table public.%I enable row level security', care_table);
             execute format('revoke all on public.%I from anon, authenticated, service_role', care_table);
@@ -204,6 +205,8 @@ alter table public.call_logs
 create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
+-- By default a table of ten million rows is looked after once two million have changed.
+alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
 comment on column public.call_logs.recording_ref is

@@ -47,9 +47,9 @@ alter table voice.embeddings enable row level security;
 comment on table voice.embeddings is 'One voice embedding per call and encoder: biometric data, granted to nobody.';
 comment on column voice.embeddings.embedding is 'Unit vector; the zero vector and NaN are refused.';
 comment on column voice.embeddings.audio_sha256 is 'Of the recording''s bytes: the same audio twice is one recording.';
-comment on column voice.embeddings.speech_seconds is 'Net speech found in the recording.';
+comment on column voice.embeddings.speech_seconds is 'Net speech that was listened to; listening stops when the budget is met.';
 comment on column voice.embeddings.snr_db is 'Speech level against the noise floor; null: not known.';
-comment on column voice.embeddings.quality is 'What else was measured: windows, agreement, clipped_share, channel.';
+comment on column voice.embeddings.quality is 'What else was measured: windows, outlier_windows (left out: of somebody else), agreement, clipped_share, channel.';
 
 create function voice.active_encoder()
 returns text

@@ -71,6 +71,8 @@ create table voice.baselines (
 create unique index a_patient_has_one_current_baseline_per_encoder
     on voice.baselines (patient_id, encoder) where superseded_at is null;
 create index baselines_by_encoder on voice.baselines (encoder, dimension);
+-- Superseded versions stay in the way of searches until they are vacuumed.
+alter table voice.baselines set (autovacuum_vacuum_scale_factor = 0.02);
 alter table voice.baselines enable row level security;
 comment on table voice.baselines is 'Immutable versions of the patient''s healthy voice; the current one is not superseded.';
 comment on column voice.baselines.embedding is 'l2_normalize(avg) of the samples.';

@@ -1,7 +1,45 @@
 -- Judgements: one row per call that was scored, with everything that explains and recomputes its score.
 
+-- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+create table public.scoring_policies (
+    id integer generated always as identity constraint scoring_policies_pkey primary key,
+    policy jsonb not null constraint a_policy_is_kept_once unique,
+    first_used_at timestamptz not null default now()
+);
+alter table public.scoring_policies enable row level security;
+revoke all on public.scoring_policies from anon, authenticated, service_role;
+comment on table public.scoring_policies is
+    'Rows of voice.policies as they were when calls were scored by them: never changed, one for all the logs that it judged.';
+comment on column public.scoring_policies.policy is 'Every threshold and weight, by its name in voice.policies.';
+grant select on public.scoring_policies to authenticated, service_role;
+
+create function voice.scoring_policy_id(policy voice.policies)
+returns integer
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    kept_id integer;
+begin
+    loop
+        select scoring_policies.id into kept_id
+        from public.scoring_policies
+        where scoring_policies.policy = to_jsonb(scoring_policy_id.policy);
+        exit when found;
+        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        insert into public.scoring_policies (policy)
+        values (to_jsonb(scoring_policy_id.policy))
+        on conflict do nothing;
+    end loop;
+    return kept_id;
+end
+$$;
+comment on function voice.scoring_policy_id is 'Where the values of this policy are kept; they are written where they are new. Called by voice.score_call.';
+revoke execute on function voice.scoring_policy_id from public;
+
 create table public.voice_anomaly_logs (
-    id uuid constraint voice_anomaly_logs_pkey primary key default gen_random_uuid(),
+    id uuid constraint voice_anomaly_logs_pkey primary key default voice.rising_uuid(),
     patient_id uuid not null
         constraint a_log_is_of_a_patient references public.patients (id) on delete cascade,
     call_log_id uuid
@@ -37,7 +75,8 @@ create table public.voice_anomaly_logs (
     is_provisional boolean not null,
     added_to_baseline boolean not null,
     local_hour double precision,
-    policy jsonb not null,
+    policy_id integer not null
+        constraint a_log_keeps_its_policy references public.scoring_policies (id),
     created_at timestamptz not null default now(),
     constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder)
 );
@@ -46,6 +85,7 @@ create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp
 create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
 create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
 create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
+create index voice_anomaly_logs_by_policy on public.voice_anomaly_logs (policy_id);
 alter table public.voice_anomaly_logs enable row level security;
 revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
@@ -61,7 +101,7 @@ comment on column public.voice_anomaly_logs.noise_adjusted is
 comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
 comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
 comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
-comment on column public.voice_anomaly_logs.policy is 'The policy row as it was at that moment.';
+comment on column public.voice_anomaly_logs.policy_id is 'The policy''s values as they were at that moment: scoring_policies.policy.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
@@ -106,13 +146,13 @@ begin
     insert into public.voice_anomaly_logs (
         patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
         severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional,
-        added_to_baseline, local_hour, policy
+        added_to_baseline, local_hour, policy_id
     )
     values (
         patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
         print.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, print.encoder, print.id, baseline.id,
         baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour,
-        to_jsonb(policy)
+        voice.scoring_policy_id(policy)
     )
     returning * into logged;
 

@@ -7,11 +7,12 @@ create type public.check_state as enum (
     'scored',           -- compared with the baseline: end
     'enrolled',         -- became the baseline, or a part of it: end
     'held',             -- the patient was sick and has no baseline: end
+    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
     'not_assessable',   -- the recording cannot be judged: end
     'skipped',          -- not to be judged: end
     'dead'              -- failed for good: end; an operator may queue it again
 );
-comment on type public.check_state is 'Where a check stands; the last six are ends.';
+comment on type public.check_state is 'Where a check stands; the last seven are ends.';
 
 create type public.check_reason as enum (
     'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
@@ -26,7 +27,7 @@ alter table public.call_logs
     add column if not exists check_state public.check_state,
     add column if not exists check_reason public.check_reason;
 comment on column public.call_logs.check_state is
-    'Copied from the call''s newest check; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
+    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
 comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
 
 create table voice.checks (
@@ -37,6 +38,7 @@ create table voice.checks (
         constraint a_check_is_of_a_patient references public.patients (id) on delete cascade,
     encoder text not null
         constraint a_check_is_for_an_encoder references voice.encoders (id),
+    is_backfill boolean not null default false,
     state public.check_state not null default 'queued',
     reason public.check_reason,
     attempts integer not null default 0,
@@ -59,16 +61,21 @@ create table voice.checks (
         check ((state in ('held', 'not_assessable', 'skipped', 'dead')) = (reason is not null))
 );
 create unique index a_call_has_one_live_check_per_encoder
-    on voice.checks (call_log_id, encoder) where state in ('queued', 'leased');
+    on voice.checks (call_log_id, encoder, is_backfill) where state in ('queued', 'leased');
 create index checks_by_call on voice.checks (call_log_id, encoder, id desc);
 create index checks_by_patient on voice.checks (patient_id);
-create index live_checks_by_patient on voice.checks (patient_id, encoder, run_at, id) where state in ('queued', 'leased');
+create index live_checks_by_patient on voice.checks (patient_id, encoder, is_backfill, run_at, id)
+    where state in ('queued', 'leased');
 create index checks_by_encoder on voice.checks (encoder);
 create index checks_by_log on voice.checks (log_id);
-create index checks_to_claim on voice.checks (encoder, run_at, id) where state = 'queued';
-create index checks_by_lease on voice.checks (encoder, leased_until) where state = 'leased';
+create index checks_to_claim on voice.checks (encoder, is_backfill, run_at, id) where state = 'queued';
+create index checks_by_lease on voice.checks (encoder, is_backfill, run_at, id)
+    where state = 'leased' or (state = 'queued' and lost_leases > 0);
+alter table voice.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table voice.checks enable row level security;
 comment on table voice.checks is 'The work list and the record: what waits, who works on it, how it ended.';
+comment on column voice.checks.is_backfill is
+    'Only the voiceprint is wanted, and at most a baseline: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
 comment on column voice.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
 comment on column voice.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
 comment on column voice.checks.run_at is 'Not before this moment.';
@@ -96,11 +103,13 @@ set search_path = ''
 as $$
 declare
     has_consent boolean := (select voice_consent_at is not null from public.patients where id = call.patient_id);
+    is_archived boolean := call.source = 'archive';
     requested voice.checks;
 begin
-    insert into voice.checks (call_log_id, patient_id, encoder, state, reason, finished_at)
+    insert into voice.checks (call_log_id, patient_id, encoder, is_backfill, run_at, state, reason, finished_at)
     values (
-        call.id, call.patient_id, request_check.encoder,
+        call.id, call.patient_id, request_check.encoder, is_archived,
+        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
         case when has_consent then 'queued' else 'skipped' end::public.check_state,
         case when not has_consent then 'no_consent'::public.check_reason end,
         case when not has_consent then now() end
@@ -109,7 +118,8 @@ begin
     return requested;
 end
 $$;
-comment on function voice.request_check is 'Queues a check, or records that there is no consent to it. Called by the trigger and voice.open_check.';
+comment on function voice.request_check is
+    'Queues a check, of an archived call as a backfill, or records that there is no consent to it. Called by the trigger and voice.open_check.';
 revoke execute on function voice.request_check from public;
 
 create function voice.on_recording()
@@ -127,10 +137,10 @@ begin
         lock table voice.encoders in row exclusive mode;
         active := voice.active_encoder();
     end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later.
+    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
     if active is not null and not exists (
         select from voice.checks
-        where checks.call_log_id = new.id and checks.encoder = active
+        where checks.call_log_id = new.id and checks.is_backfill = (new.source = 'archive')
             and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
     ) then
         perform voice.request_check(new, active);
@@ -155,7 +165,8 @@ begin
         check_reason = new.reason
     where call_logs.id = new.call_log_id
         and not exists (
-            select from voice.checks where checks.call_log_id = new.call_log_id and checks.id > new.id
+            select from voice.checks
+            where checks.call_log_id = new.call_log_id and checks.id > new.id and not checks.is_backfill
         );
     return null;
 end

@@ -79,7 +79,10 @@ as $$
 declare
     call public.call_logs;
     latest voice.checks;
+    active text;
 begin
+    lock table voice.encoders in row exclusive mode; -- first: which one is active stays so until this is done
+    active := voice.active_encoder();
     select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
     if call.patient_id is null then
         raise exception using
@@ -92,7 +95,10 @@ begin
 
     select checks.* into latest
     from voice.checks
-    where checks.call_log_id = call.id and checks.encoder = open_check.encoder
+    where checks.call_log_id = call.id
+        and checks.is_backfill = (call.source = 'archive')
+        -- What an earlier encoder judged is not judged again by the one that is active now.
+        and (checks.encoder = open_check.encoder or open_check.encoder = active)
     order by checks.id desc
     limit 1
     for update;
@@ -100,13 +106,14 @@ begin
         latest := voice.request_check(call, open_check.encoder);
     end if;
     if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then
+        update voice.checks set encoder = open_check.encoder where checks.id = latest.id and checks.encoder <> open_check.encoder;
         return voice.lease(latest.id, open_check.worker, open_check.lease_seconds);
     end if;
     return voice.claim_of(latest.id, false);
 end
 $$;
 comment on function voice.open_check is
-    'The synchronous path: the call''s check, leased to this worker at once. Without lease_token it has ended (read voice.stored_result) or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+    'The synchronous path: the call''s check, leased to this worker at once; one that an earlier encoder left behind is taken over. Without lease_token it has ended (read voice.stored_result) or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
 revoke execute on function voice.open_check from public;
 grant execute on function voice.open_check to retrocare_service;
 
@@ -146,54 +153,74 @@ security definer
 set search_path = ''
 as $$
 declare
+    of_backfill boolean;
     suspect_id bigint;
 begin
     perform voice.bury_lost_checks(claim_checks.encoder);
 
-    -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
-    select suspect.id into suspect_id
-    from voice.checks as suspect
-    where suspect.encoder = claim_checks.encoder
-        and ((suspect.state = 'leased' and suspect.leased_until < clock_timestamp())
-            or (suspect.state = 'queued' and suspect.run_at <= clock_timestamp() and suspect.lost_leases > 0))
-        and exists (
-            select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
-        )
-    order by suspect.run_at, suspect.id
-    for update skip locked
-    limit 1;
-    if found then
-        return next voice.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
-        return;
-    end if;
+    -- Calls that wait to be judged come first, and are the active encoder's; then what a backfill asks for.
+    foreach of_backfill in array
+        case when exists (
+            select from voice.encoders
+            where encoders.id = claim_checks.encoder
+                and encoders.is_active
+                and (encoders.calls_wait_until > clock_timestamp()) is not true
+        ) then array[false, true] else array[true] end
+    loop
+        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+        select suspect.id into suspect_id
+        from voice.checks as suspect
+        where suspect.encoder = claim_checks.encoder
+            and suspect.is_backfill = of_backfill
+            and (suspect.state = 'leased' or (suspect.state = 'queued' and suspect.lost_leases > 0))
+            and case suspect.state when 'leased' then suspect.leased_until else suspect.run_at end < clock_timestamp()
+            and exists (
+                select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
+            )
+        order by suspect.run_at, suspect.id
+        for update skip locked
+        limit 1;
+        if found then
+            return next voice.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
+            return;
+        end if;
 
-    -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
-    return query
-        select claimed.*
-        from (
-            select waiting.id
-            from voice.checks as waiting
-            where waiting.encoder = claim_checks.encoder
-                and waiting.state = 'queued'
-                and waiting.run_at <= clock_timestamp()
-                and waiting.lost_leases = 0
-                and not exists (
-                    select
-                    from voice.checks as sooner
-                    where sooner.patient_id = waiting.patient_id
-                        and sooner.encoder = waiting.encoder
-                        and (sooner.state = 'leased'
-                            or (sooner.state = 'queued' and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
-                )
-            order by waiting.run_at, waiting.id
-            for update skip locked
-            limit claim_checks.count
-        ) as ready
-        cross join lateral voice.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
+        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+        return query
+            select claimed.*
+            from (
+                select waiting.id
+                from voice.checks as waiting
+                where waiting.encoder = claim_checks.encoder
+                    and waiting.is_backfill = of_backfill
+                    and waiting.state = 'queued'
+                    and waiting.run_at <= clock_timestamp()
+                    and waiting.lost_leases = 0
+                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
+                    and (
+                        select sooner.id
+                        from voice.checks as sooner
+                        where sooner.patient_id = waiting.patient_id
+                            and sooner.encoder = waiting.encoder
+                            and sooner.is_backfill = waiting.is_backfill
+                            and (sooner.state = 'leased'
+                                or (sooner.state = 'queued'
+                                    and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
+                        limit 1
+                    ) is null
+                order by waiting.run_at, waiting.id
+                for update skip locked
+                limit claim_checks.count
+            ) as ready
+            cross join lateral voice.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
+        if found then
+            return;
+        end if;
+    end loop;
 end
 $$;
 comment on function voice.claim_checks is
-    'Hands out up to count checks that are due. Called by the worker, again and again.';
+    'Hands out up to count checks that are due: of calls that wait to be judged, to the active encoder alone, and only where there is none, of a backfill. Called by the worker, again and again.';
 revoke execute on function voice.claim_checks from public;
 grant execute on function voice.claim_checks to retrocare_service;
 
@@ -214,29 +241,3 @@ $$;
 comment on function voice.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
 revoke execute on function voice.renew_lease from public;
 grant execute on function voice.renew_lease to retrocare_service;
-
-create function voice.release_check(check_id bigint, lease_token uuid)
-returns boolean
-language sql
-volatile
-security definer
-set search_path = ''
-as $$
-    update voice.checks
-    set state = 'queued',
-        attempts = checks.attempts - 1,
-        lease_token = null,
-        leased_until = null,
-        worker = null
-    where checks.id = release_check.check_id
-        and checks.lease_token = release_check.lease_token
-        and checks.state = 'leased'
-        and exists (
-            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
-        )
-    returning true
-$$;
-comment on function voice.release_check is
-    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
-revoke execute on function voice.release_check from public;
-grant execute on function voice.release_check to retrocare_service;

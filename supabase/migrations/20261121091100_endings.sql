@@ -1,5 +1,6 @@
--- Endings: a check is completed, abstained from, or fails: one transaction, all or nothing, fenced by the lease token. Who
--- lost the lease changes nothing, who asks twice gets the same answer. Locks are taken in one order: patient, check, call.
+-- Endings: a check is completed (next chapter), abstained from, given back, or fails: one transaction, all or nothing, fenced by
+-- the lease token. Who lost the lease changes nothing, who asks twice gets the same answer. Locks are taken in one order:
+-- encoders, patient, check, call.
 
 create type voice.check_result as (
     call_log_id uuid,
@@ -110,78 +111,6 @@ comment on function voice.finish_check is
     'Writes a check''s end. Signed addresses are keys: they are forgotten once used; a dead check keeps its own, to be tried again. The caller holds voice.held_check.';
 revoke execute on function voice.finish_check from public;
 
-create function voice.complete_check(
-    check_id bigint,
-    lease_token uuid,
-    embedding extensions.vector,
-    audio_sha256 bytea,
-    speech_seconds double precision,
-    snr_db double precision,
-    quality jsonb,
-    at timestamptz default clock_timestamp()
-)
-returns voice.check_result
-language plpgsql
-volatile
-security definer
-set search_path = ''
-as $$
-declare
-    held voice.checks := voice.held_check(complete_check.check_id, complete_check.lease_token);
-    policy voice.policies := voice.policy(held.encoder);
-    patient public.patients;
-    call public.call_logs;
-    baseline voice.baselines;
-    print voice.embeddings;
-    logged public.voice_anomaly_logs;
-    is_healthy boolean;
-    is_sample boolean;
-begin
-    if held.state <> 'leased' then
-        return voice.stored_result(held.id);
-    end if;
-    select patients.* into patient from public.patients where patients.id = held.patient_id;
-    select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
-    baseline := voice.current_baseline(patient.id, held.encoder);
-    is_healthy := voice.is_healthy_at(patient, call."timestamp");
-
-    if patient.voice_consent_at is null then
-        return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
-    end if;
-    if exists (
-        select from voice.embeddings
-        where embeddings.patient_id = patient.id
-            and embeddings.encoder = held.encoder
-            and embeddings.audio_sha256 = complete_check.audio_sha256
-    ) then
-        return voice.finish_check(held.id, 'skipped', 'duplicate_recording', null, false,
-            complete_check.snr_db, complete_check.quality);
-    end if;
-    if not is_healthy and (call.source = 'onboarding' or baseline.id is null) then
-        return voice.finish_check(held.id, 'held',
-            case call.source when 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
-            null, false, complete_check.snr_db, complete_check.quality);
-    end if;
-
-    insert into voice.embeddings
-        (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
-    values (patient.id, call.id, held.encoder, complete_check.embedding, complete_check.audio_sha256,
-        complete_check.speech_seconds, complete_check.snr_db, complete_check.quality)
-    returning * into print;
-
-    if call.source = 'onboarding' or baseline.id is null then
-        is_sample := voice.enrol(call, print.id, policy);
-        return voice.finish_check(held.id, 'enrolled', null, null, is_sample, print.snr_db, print.quality);
-    end if;
-    logged := voice.score_call(patient, call, print, baseline, policy, complete_check.at);
-    return voice.finish_check(held.id, 'scored', null, logged.id, logged.added_to_baseline, print.snr_db, print.quality);
-end
-$$;
-comment on function voice.complete_check is
-    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
-revoke execute on function voice.complete_check from public;
-grant execute on function voice.complete_check to retrocare_service;
-
 create function voice.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
 returns voice.check_result
 language plpgsql
@@ -247,3 +176,29 @@ comment on function voice.fail_check is
     'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Raises RV001, RV003. Called by the service.';
 revoke execute on function voice.fail_check from public;
 grant execute on function voice.fail_check to retrocare_service;
+
+create function voice.release_check(check_id bigint, lease_token uuid)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+    update voice.checks
+    set state = 'queued',
+        attempts = checks.attempts - 1,
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    where checks.id = release_check.check_id
+        and checks.lease_token = release_check.lease_token
+        and checks.state = 'leased'
+        and exists (
+            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
+        )
+    returning true
+$$;
+comment on function voice.release_check is
+    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+revoke execute on function voice.release_check from public;
+grant execute on function voice.release_check to retrocare_service;

@@ -18,7 +18,7 @@ begin
     end if;
     foreach step in array array[
         'advance_alerts', 'cancel_deliveries', 'note_silence', 'end_silence', 'expire_recordings', 'redecide_calls', 'match_calls',
-        'enforce_retention'
+        'adopt_checks', 'enforce_retention'
     ] loop
         begin
             execute format('select voice.%I($1)', step) into done_count using sweep.at;

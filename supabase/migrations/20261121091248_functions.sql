@@ -171,3 +171,20 @@ end;
 comment on function public.run_sweeps is 'For operators (service_role): does everything that is due because time has passed.';
 revoke execute on function public.run_sweeps from public, anon, authenticated;
 grant execute on function public.run_sweeps to service_role;
+
+create function public.match_voices(
+    embedding extensions.vector, encoder text default null, count integer default 5,
+    min_similarity double precision default null
+)
+returns setof public.voice_match
+language sql
+volatile
+set search_path = ''
+begin atomic
+    select voice.match_voices(
+        match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
+end;
+comment on function public.match_voices is
+    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.';
+revoke execute on function public.match_voices from public, anon, authenticated;
+grant execute on function public.match_voices to service_role;

@@ -6,6 +6,7 @@ returns table (
     call_log_id uuid,
     patient_id uuid,
     encoder text,
+    is_backfill boolean,
     state public.check_state,
     reason public.check_reason,
     attempts integer,
@@ -27,6 +28,7 @@ as $$
         checks.call_log_id,
         checks.patient_id,
         checks.encoder,
+        checks.is_backfill,
         checks.state,
         checks.reason,
         checks.attempts,
@@ -82,7 +84,10 @@ as $$
             and call_logs.recording_ref is not null
             and not exists (
                 select from voice.checks as newer
-                where newer.call_log_id = dead.call_log_id and newer.encoder = dead.encoder and newer.id > dead.id
+                where newer.call_log_id = dead.call_log_id
+                    and newer.id > dead.id
+                    and newer.is_backfill = dead.is_backfill
+                    and (not dead.is_backfill or newer.encoder = dead.encoder)
             )
         for no key update of dead, call_logs skip locked
     ) as kept
@@ -107,15 +112,17 @@ select
     checks.run_at,
     checks.created_at,
     checks.finished_at
-from voice.checks;
-comment on view public.voice_check_status is 'For caregivers and operators: how each call''s check stands, one row per check.';
+from voice.checks
+where not checks.is_backfill;
+comment on view public.voice_check_status is 'For caregivers and operators: how each call''s check stands, one row per check; without backfills.';
 comment on column public.voice_check_status.run_at is 'A queued check is not tried before this moment.';
 comment on column public.voice_check_status.attempts is 'How often it was handed out.';
 grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until
+    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
+    is_backfill
 ) on voice.checks to service_role;
 grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at
+    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, is_backfill
 ) on voice.checks to authenticated;
 revoke all on public.voice_check_status from anon, authenticated, service_role;
 grant select on public.voice_check_status to authenticated, service_role;
@@ -125,6 +132,7 @@ with (security_invoker = true)
 as
 select
     checks.encoder,
+    checks.is_backfill,
     checks.state,
     checks.reason,
     count(*) as check_count,
@@ -133,9 +141,10 @@ select
     count(*) filter (where checks.state = 'leased' and checks.leased_until < now()) as lost_lease_count,
     max(checks.finished_at) as last_finished_at
 from voice.checks
-group by checks.encoder, checks.state, checks.reason;
+group by checks.encoder, checks.is_backfill, checks.state, checks.reason;
 comment on view public.voice_pipeline_health is
     'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
+comment on column public.voice_pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
 comment on column public.voice_pipeline_health.due_count is 'Queued and not waiting for another try.';
 comment on column public.voice_pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
 revoke all on public.voice_pipeline_health from anon, authenticated, service_role;

@@ -6,6 +6,7 @@ create type public.trouble_kind as enum (
     'recording_delayed',        -- the copying fails, and is tried again
     'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
     'check_dead',               -- failed for good: `retrocare checks --requeue`
+    'backfill_dead',            -- recordings that a backfill could not embed: as for check_dead, or let them be
     'delivery_delayed',         -- a message to a caregiver is refused, and tried again
     'delivery_dead',            -- a message to a caregiver that will not be sent
     'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
@@ -58,10 +59,16 @@ as $$
         checks.finished_at
     from voice.checks
     where checks.state = 'dead'
+        and not checks.is_backfill
         and not exists (
             select from voice.checks as newer
-            where newer.call_log_id = checks.call_log_id and newer.encoder = checks.encoder and newer.id > checks.id
+            where newer.call_log_id = checks.call_log_id and newer.id > checks.id and not newer.is_backfill
         )
+    union all
+    select 'backfill_dead', null, null, null, checks.encoder, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
+    from voice.checks
+    where checks.state = 'dead' and checks.is_backfill
+    group by checks.encoder
     union all
     select
         case deliveries.state when 'queued' then 'delivery_delayed' else 'delivery_dead' end::public.trouble_kind,

@@ -155,7 +155,7 @@ select
         else greatest(0, baselines.spread_mean - 2 * baselines.spread_deviation)
     end as usual_from,
     case
-        when log.is_provisional or baselines.spread_deviation is null then (log.policy ->> 'medium_above')::double precision
+        when log.is_provisional or baselines.spread_deviation is null then (scoring_policies.policy ->> 'medium_above')::double precision
         else least(1, baselines.spread_mean + 2 * baselines.spread_deviation)
     end as usual_until,
     log.is_provisional,
@@ -172,11 +172,12 @@ left join lateral (
     order by voice_anomaly_logs.created_at desc
     limit 1
 ) as log on true
+left join public.scoring_policies on scoring_policies.id = log.policy_id
 left join voice.baselines on baselines.id = log.baseline_id
 left join lateral (
     select checks.snr_db, checks.quality
     from voice.checks
-    where checks.call_log_id = call_logs.id
+    where checks.call_log_id = call_logs.id and not checks.is_backfill
     order by checks.id desc
     limit 1
 ) as newest_check on true;

@@ -133,7 +133,7 @@ begin
                     -- Since it came here: an archive that is imported is not gone at once.
                     where call_logs.created_at < policy.before
                         and call_logs.recording_ref is not null
-                        and call_logs.check_state not in ('queued', 'leased')
+                        and (call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
                 )
                 select count(*) into ended from forgotten;
             when 'voiceprints' then

@@ -73,6 +73,10 @@ create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policie
     for select to authenticated
     using (true);
 
+create policy caregivers_read_what_their_patients_were_judged_by on public.scoring_policies
+    for select to authenticated
+    using (true);
+
 create policy caregivers_read_when_a_patient_counts_as_silent on voice.settings
     for select to authenticated
     using (true);

@@ -26,10 +26,11 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, and the service is asked to look.
+-- 3 A check is made or ends: its call shows it, unless it is a backfill's, and the service is asked to look.
 create trigger check_requested
     after insert on voice.checks
     for each row
+    when (not new.is_backfill)
     execute function voice.on_check_state();
 
 create trigger doorbell
@@ -40,7 +41,7 @@ create trigger doorbell
 create trigger check_moved
     after update of state on voice.checks
     for each row
-    when (new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
+    when (not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
     execute function voice.on_check_state();
 
 -- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
@@ -84,7 +85,13 @@ create trigger health_flag_noted
     for each row
     execute function voice.on_health_flag();
 
--- 7 A baseline is a version: it may be superseded, never changed; its samples never change at all.
+-- 7 An encoder is registered: one voice can be looked for among all that it has heard.
+create trigger encoder_registered
+    after insert on voice.encoders
+    for each row
+    execute function voice.on_encoder();
+
+--   A baseline is a version: it may be superseded, never changed; its samples never change at all.
 create trigger baselines_never_change
     before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
     on voice.baselines

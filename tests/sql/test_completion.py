@@ -50,12 +50,31 @@ def test_a_later_call_is_scored_and_its_row_explains_and_recomputes_it(records: 
     assert (log["snr"], log["baseline_version"], log["is_provisional"]) == (12.0, 1, True)
     recomputed = records.one(
         """select (voice.judge(b.embedding, e.embedding, l.snr, l.local_hour,
-                   jsonb_populate_record(null::voice.policies, l.policy))).score
+                   jsonb_populate_record(null::voice.policies, p.policy))).score
            from public.voice_anomaly_logs as l
+           join public.scoring_policies as p on p.id = l.policy_id
            join voice.embeddings as e on e.id = l.embedding_id
            join voice.baselines as b on b.id = l.baseline_id"""
     )
     assert recomputed == log["anomaly_score"]
+
+
+def test_the_policy_of_a_score_stays_as_it_was_and_is_kept_once(records: Records) -> None:
+    patient_id = records.patient()
+    records.judge(patient_id)
+    for day, medium_above in enumerate((0.25, 0.25, 0.1, 0.25), 1):
+        records.set_policy(medium_above=medium_above)
+        records.judge(patient_id, at_cosine(0.95), NOON + timedelta(days=day))
+    judged = records.rows(
+        """select (p.policy ->> 'medium_above')::float8 as medium_above, p.id
+           from public.voice_anomaly_logs as l join public.scoring_policies as p on p.id = l.policy_id
+           order by l."timestamp\""""
+    )
+    assert [row["medium_above"] for row in judged] == [0.25, 0.25, 0.1, 0.25]
+    assert records.one("select count(*) from public.scoring_policies") == 2 == len({row["id"] for row in judged})
+    assert records.one(
+        "select (select to_jsonb(policies) from voice.policies) in (select policy from public.scoring_policies)"
+    )
 
 
 def test_the_call_shows_its_state_and_score(records: Records) -> None:

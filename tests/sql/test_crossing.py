@@ -405,6 +405,8 @@ CALLING = [
     "select * from resolve_alert('{alert}', null)",
     "select * from resolve_alert('{alert}', 'ill', '''; update public.patients set name = ''x''; --')",
     "select * from resolve_alert('{alert}', 'ill', repeat('x', 1000000))",
+    "select * from match_voices('[0.31,0.83,0.47]', count => 100, min_similarity => -1)",
+    "select * from voice.match_voices('[0.31,0.83,0.47]', null, 100, -1)",
     "select * from record_consent('{a}', 'forged')",
     "select * from record_consent('{a}', null)",
     "select * from record_consent(null, 'forged')",

@@ -246,11 +246,11 @@ def test_a_call_that_two_encoders_judged_is_one_row(records: Records, patient_id
     records.do(
         """insert into public.voice_anomaly_logs (
                patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from,
-               severity, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, policy,
+               severity, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, policy_id,
                created_at
            )
            select patient_id, call_log_id, "timestamp", 0.2, 0.8, 0.2, 0.2, 'low', false, 'other-v1', 1, false, false,
-               policy, created_at + interval '1 s'
+               policy_id, created_at + interval '1 s'
            from public.voice_anomaly_logs where encoder = %s""",
         ENCODER,
     )

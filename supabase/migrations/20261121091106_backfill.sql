@@ -1,0 +1,198 @@
+-- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in
+-- voice.checks like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
+
+create function voice.enrol_archived(patient public.patients, call public.call_logs, print voice.embeddings, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    present voice.baselines := voice.current_baseline(patient.id, print.encoder);
+begin
+    if not voice.is_healthy_at(patient, call."timestamp") then
+        return false;
+    elsif present.id is null then
+        perform voice.build_baseline(patient.id, print.encoder, array[print.id], null);
+        return true;
+    elsif exists (
+        select
+        from voice.baseline_samples
+        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where baseline_samples.baseline_id = present.id and (call_logs.source <> 'archive' or embeddings.id = print.id)
+    ) then
+        return false;
+    end if;
+    return (voice.judge(present.embedding, print.embedding, print.snr_db,
+            voice.local_hour(call."timestamp", patient.timezone), policy)).severity = 'low'
+        and voice.add_sample(present, print.id, policy);
+end
+$$;
+comment on function voice.enrol_archived is
+    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds voice.lock_patient.';
+revoke execute on function voice.enrol_archived from public;
+
+create function voice.build_from_backfill(patient public.patients, call public.call_logs, print voice.embeddings, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+    if print.encoder = voice.active_encoder() then
+        return call.source = 'archive' and voice.enrol_archived(patient, call, print, policy);
+    end if;
+    perform voice.rebuild_baseline(patient.id, print.encoder);
+    return exists (
+        select
+        from voice.baseline_samples
+        join voice.baselines on baselines.id = baseline_samples.baseline_id
+        where baseline_samples.embedding_id = print.id and baselines.superseded_at is null
+    );
+end
+$$;
+comment on function voice.build_from_backfill is
+    'What a backfilled voiceprint does to baselines: under the active encoder an archive''s may make one, under another it follows the active one''s. Whether the call is a sample. The caller holds voice.lock_patient. Called by voice.complete_check.';
+revoke execute on function voice.build_from_backfill from public;
+
+create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+    is_active boolean := open_backfill.encoder is not distinct from voice.active_encoder();
+    opened integer;
+begin
+    perform voice.policy(open_backfill.encoder);
+    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- several may ask; each call is opened once
+    with
+        candidates as (
+            -- What activation hangs on: the samples of the baselines there are, and enrolments that are under way.
+            select embeddings.call_log_id, true as is_sample
+            from voice.baselines
+            join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
+            join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+            where not is_active and baselines.encoder = voice.active_encoder() and baselines.superseded_at is null
+            union all
+            select call_logs.id, true from public.call_logs where not is_active and call_logs.enrolment_id is not null
+            union all
+            select call_logs.id, false from public.call_logs where is_active and call_logs.source = 'archive'
+            union all
+            select call_logs.id, false from public.call_logs where open_backfill.is_history
+        ),
+        wanted as (
+            select candidates.call_log_id, bool_or(candidates.is_sample) as is_sample
+            from candidates
+            group by candidates.call_log_id
+        ),
+        kept as (
+            select call_logs.id, call_logs.patient_id, is_active and call_logs.source = 'archive' as is_archived, call_logs."timestamp"
+            from wanted
+            join public.call_logs on call_logs.id = wanted.call_log_id
+            join public.patients on patients.id = call_logs.patient_id
+            where call_logs.recording_ref is not null
+                and patients.voice_consent_at is not null
+                and call_logs.check_state is distinct from 'skipped'
+                and not exists (
+                    select from voice.embeddings
+                    where embeddings.call_log_id = call_logs.id and embeddings.encoder = open_backfill.encoder
+                )
+                and not exists (
+                    select from voice.checks
+                    where checks.call_log_id = call_logs.id
+                        and case when checks.is_backfill
+                            -- Once each: what cannot be embedded is not tried for ever.
+                            then checks.encoder = open_backfill.encoder and checks.reason is distinct from 'no_consent'
+                            -- A call that waits to be judged is judged first, and taken up later.
+                            else checks.state in ('queued', 'leased') end
+                )
+            order by wanted.is_sample desc, call_logs."timestamp" desc
+            limit open_backfill.maximum_rows
+            for key share of call_logs, patients skip locked
+        )
+    insert into voice.checks (call_log_id, patient_id, encoder, is_backfill, run_at)
+    select kept.id, kept.patient_id, open_backfill.encoder, true,
+        case when kept.is_archived then least(now(), kept."timestamp") else now() end
+    from kept;
+    get diagnostics opened = row_count;
+    return opened;
+end
+$$;
+comment on function voice.open_backfill is
+    'Queues up to so many recordings that this encoder has not embedded, once each; how many. For the active encoder the archive''s, for another the samples of the active one''s baselines; is_history: all others too, newest first. Raises RV004. Definer: the service touches no table. Called by `retrocare backfill`.';
+revoke execute on function voice.open_backfill from public;
+grant execute on function voice.open_backfill to retrocare_service;
+
+create function voice.waiting_backfill(encoder text)
+returns bigint
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select count(*)
+    from voice.checks
+    where checks.encoder = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
+$$;
+comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
+revoke execute on function voice.waiting_backfill from public;
+grant execute on function voice.waiting_backfill to retrocare_service;
+
+create function voice.backfill_status(encoder text)
+returns table (
+    encoder text, is_active boolean, embedded bigint, not_assessable bigint, skipped bigint, dead bigint, waiting bigint,
+    baselines bigint, rebuilt bigint, behind bigint, left_behind bigint
+)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select encoders.id, encoders.is_active, done.*, built.*
+    from voice.encoders
+    cross join lateral (
+        select
+            count(*) filter (where checks.state = 'embedded'),
+            count(*) filter (where checks.state = 'not_assessable'),
+            count(*) filter (where checks.state = 'skipped'),
+            count(*) filter (where checks.state = 'dead'),
+            count(*) filter (where checks.state in ('queued', 'leased'))
+        from voice.checks
+        where checks.encoder = encoders.id and checks.is_backfill
+    ) as done
+    cross join lateral (
+        select
+            count(*),
+            count(*) filter (where rebuilding.stage = 'rebuilt'),
+            count(*) filter (where rebuilding.stage in ('waiting', 'behind')),
+            count(*) filter (where rebuilding.stage = 'left_behind')
+        from voice.rebuilding
+        where rebuilding.encoder = encoders.id
+    ) as built
+    where encoders.id = backfill_status.encoder
+$$;
+comment on function voice.backfill_status is
+    'How far a backfill is: its checks by end, and the baselines of the active encoder by whether this one has them. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+revoke execute on function voice.backfill_status from public;
+grant execute on function voice.backfill_status to retrocare_service;
+
+create function voice.left_behind(encoder text)
+returns table (patient_id uuid, sample_count bigint, gone_count bigint, failed_count bigint)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+    select rebuilding.patient_id, rebuilding.sample_count, rebuilding.gone_count, rebuilding.failed_count
+    from voice.rebuilding
+    where rebuilding.encoder = left_behind.encoder and rebuilding.stage = 'left_behind'
+    order by rebuilding.patient_id
+$$;
+comment on function voice.left_behind is
+    'The patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more, failed_count could not be embedded. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+revoke execute on function voice.left_behind from public;
+grant execute on function voice.left_behind to retrocare_service;
