@@ -102,6 +102,10 @@ def test_embed_keeps_windows_that_vary_as_a_voice_does() -> None:
     assert (embedding.windows, embedding.outlier_windows) == (5, 0)
 
 
+def test_embed_measures_outliers_by_how_far_this_speakers_windows_usually_are() -> None:
+    assert embed(noise(5), Fixed(*of_angles(0, 45, -45, 48, -48))).outlier_windows == 0
+
+
 @pytest.mark.parametrize("angles", [(0.0, 90.0), (0.0,)])
 def test_embed_cannot_say_which_of_two_windows_is_the_strangers(angles: tuple[float, ...]) -> None:
     assert embed(noise(len(angles)), Fixed(*of_angles(*angles))).outlier_windows == 0

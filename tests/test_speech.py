@@ -168,6 +168,12 @@ def test_find_speech_refuses_clipped_speech_at_any_rate(gain: float, is_clipped:
         assert find_speech(audio, LIMITS).clipped_share < 0.001
 
 
+def test_find_speech_looks_for_clipping_where_the_speech_is() -> None:
+    clipped = np.clip(20 * demo("01-enrol-monday").samples, -0.98, 0.98)
+    late = np.concatenate([line_noise(60 * 8_000, 1e-4), clipped]).astype(np.float32)
+    assert refusal(heard(late)).reason == "clipped"
+
+
 @pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "PCM_U8"])
 def test_find_speech_takes_coarse_telephone_steps_for_no_clipping(subtype: str) -> None:
     call = demo("01-enrol-monday").samples

@@ -214,10 +214,14 @@ class _Flats:
     def count(self, voice: Samples) -> None:
         magnitude = np.abs(voice)
         peak = float(magnitude.max())
-        edges = np.flatnonzero(np.diff(magnitude >= peak - FLAT_TOLERANCE, prepend=False, append=False))
-        runs = edges[1::2] - edges[::2]
+        at_peak = np.flatnonzero(magnitude >= peak - FLAT_TOLERANCE)
+        flat = 0
+        if len(at_peak) >= FLAT_RUN:
+            ends = np.flatnonzero(at_peak[1:] - at_peak[:-1] > 1) + 1
+            runs = np.diff(np.concatenate([[0], ends, [len(at_peak)]]))
+            flat = int(runs[runs >= FLAT_RUN].sum())
         self.peaks.append(peak)
-        self.counts.append(float(runs[runs >= FLAT_RUN].sum()) / len(voice))
+        self.counts.append(flat / len(voice))
 
     def shares(self) -> npt.NDArray[np.float64]:
         peaks, counts = np.array(self.peaks), np.array(self.counts)

@@ -6,6 +6,7 @@ To add an encoder, write a module with a class that follows ``Torched``, name it
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,8 +121,11 @@ def load_encoder(
     active: str | None = None,
     fetch_seconds: float = FETCH_SECONDS,
     threads: int | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> EncoderChoice:
     """Load an encoder and run it once: by ONNX Runtime, or by torch where the export does not agree with it.
+
+    ``threads`` are as many as there are cores where nothing else is said; ``say`` hears of what takes a while.
 
     ``auto`` takes ECAPA where its weights are at hand or come in time, else GE2E; where the database already uses an
     encoder (``active``) it takes that family and no other, since vectors of two encoders cannot be compared.
@@ -143,7 +147,7 @@ def load_encoder(
             weights, why = _find("ecapa", model_dir, None, fetch_seconds), "its weights are at hand"
         except ConfigurationError as absent:
             weights, why = _find("ge2e", model_dir, None, fetch_seconds), f"ECAPA is not at hand: {absent}"
-    encoder, how = _loaded(weights, model_dir, threads or available_cores())
+    encoder, how = _loaded(weights, model_dir, threads or available_cores(), say)
     embed(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32), encoder)
     return EncoderChoice(encoder, f"the encoder is {encoder.id}, because {why}; {how}")
 
@@ -172,11 +176,11 @@ def _find(name: str, model_dir: Path, ecapa_dir: Path | None, fetch_seconds: flo
     raise ConfigurationError(f"no encoder is called {name!r}", hint="RETROCARE_ENCODER is one of auto, ecapa, ge2e")
 
 
-def _loaded(weights: Weights, model_dir: Path, threads: int) -> tuple[Encoder, str]:
+def _loaded(weights: Weights, model_dir: Path, threads: int, say: Callable[[str], object]) -> tuple[Encoder, str]:
     from retrocare_voice.onnx import prepared
 
     try:
-        return prepared(weights, model_dir / "onnx", threads), "ONNX Runtime runs it"
+        return prepared(weights, model_dir / "onnx", threads, say), "ONNX Runtime runs it"
     except ConfigurationError as refused:
         encoder = in_torch(weights.family, weights.path)
         import torch

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +69,9 @@ def _stretches(chances: npt.NDArray[np.float32], frame: int, samples: int, sampl
 
 
 def _with_margins(stretches: Stretches, samples: int, sample_rate: int) -> Stretches:
-    """Let each stretch begin a little earlier and end a little later; two that come close share what is between."""
-    if not stretches:
-        return []
+    """Let each stretch begin a little earlier and end a little later; the pauses between are longer than both."""
     margin = int(MARGIN_SECONDS * sample_rate)
-    edges = [max(0, stretches[0][0] - margin)]
-    for (_, end), (start, _) in pairwise(stretches):
-        gap = start - end
-        edges += [end + gap // 2, start - gap // 2] if gap < 2 * margin else [end + margin, start - margin]
-    edges.append(min(samples, stretches[-1][1] + margin))
-    return list(zip(edges[::2], edges[1::2], strict=True))
+    return [(max(0, start - margin), min(samples, end + margin)) for start, end in stretches]
 
 
 @cache

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ class OnnxEncoder:
         return np.concatenate([self.encode(windows) for windows in probes(self.window_seconds)])
 
 
-def prepared(weights: Weights, folder: Path, threads: int) -> OnnxEncoder:
+def prepared(
+    weights: Weights, folder: Path, threads: int, say: Callable[[str], object] = lambda line: None
+) -> OnnxEncoder:
     """Return the exported network, exporting it where that has not been done.
 
     *Raises*: ConfigurationError where it cannot be exported, or does not agree with torch.
@@ -70,6 +73,7 @@ def prepared(weights: Weights, folder: Path, threads: int) -> OnnxEncoder:
             return OnnxEncoder(file, threads)
         except ConfigurationError:
             file.unlink(missing_ok=True)  # cut short, or of another ONNX Runtime: once more
+    say(f"Exporting {weights.id} for ONNX Runtime, and comparing it with torch: once, some ten seconds.")
     command = [sys.executable, "-m", "retrocare_voice.onnx", weights.family, str(weights.path), str(file)]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -106,7 +106,12 @@ def opened_service(settings: Settings, say: Callable[[str], None] = lambda line:
     """
     with connected(settings, say) as database:
         choice = load_encoder(
-            settings.encoder, model_dir=settings.models, ecapa_dir=settings.ecapa_dir, active=database.active_encoder()
+            settings.encoder,
+            model_dir=settings.models,
+            ecapa_dir=settings.ecapa_dir,
+            active=database.active_encoder(),
+            threads=settings.inference_threads,
+            say=say,
         )
         say(choice.why)
         encoder = choice.encoder

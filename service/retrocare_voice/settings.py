@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     encoder: Literal["auto", "ecapa", "ge2e"] = "auto"
     model_dir: Path | None = None
     """Where fetched weights are kept; models/ in data_dir where it is not given."""
+    inference_threads: int | None = Field(None, ge=1)
+    """How many threads encode; as many as there are cores where nothing is given. One for each of several processes."""
     ecapa_dir: Path | None = None
     """A folder with SpeechBrain's spkrec-ecapa-voxceleb."""
     fetch_seconds: float = Field(60.0, gt=0)

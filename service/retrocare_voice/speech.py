@@ -100,14 +100,10 @@ def _listen(audio: Audio, wanted: float) -> list[Heard]:
             samples = audio.pieces[n].samples
             np.clip(samples * gain, -1, 1, out=row[: len(samples)])
         for n, stretches in zip(now, find_stretches(levelled, audio.sample_rate), strict=True):
-            heard[n] = Heard(audio.pieces[n], _within(stretches, len(audio.pieces[n].samples)))
+            heard[n] = Heard(audio.pieces[n], stretches)
             found += sum(end - start for start, end in heard[n].stretches)
         share = max(0.1, found / (len(heard) * size))
     return [heard[n] for n in sorted(heard)]
-
-
-def _within(stretches: Stretches, samples: int) -> Stretches:
-    return [(start, min(end, samples)) for start, end in stretches if start < samples]
 
 
 def _snr_db(heard: list[Heard], sample_rate: int) -> float | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -215,6 +216,18 @@ def shown(points: Sequence[Point], mixtures: Sequence[Mixture]) -> str:
             f" {mixture.moved:>18.4f} {caught:>16} {mixture.lost_share:>18.2%}"
         )
     return "\n".join(lines)
+
+
+def as_json(points: Sequence[Point], mixtures: Sequence[Mixture]) -> dict[str, Any]:
+    found = {"points": [asdict(point) for point in points], "mixtures": [asdict(mixture) for mixture in mixtures]}
+    return {name: [_without_infinities(row) for row in rows] for name, rows in found.items()}
+
+
+def _without_infinities(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: the whole recording has no budget."""
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else None for name, value in row.items()
+    }
 
 
 def failures(points: Sequence[Point], window_seconds: float) -> list[str]:

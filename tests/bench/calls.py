@@ -22,7 +22,6 @@ import soundfile
 import soxr
 
 import retrocare_voice
-from networks import FULL, write_ecapa
 from retrocare_voice.encoder import Encoder
 from retrocare_voice.speech import Limits
 
@@ -71,12 +70,15 @@ def write_call(folder: Path, seconds: int) -> Path:
 
 
 def bench_calls(
-    folder: Path, lengths: Sequence[int] = (30, 300, 600), runs: int = 3, tell: Callable[[str], None] = print
+    weights: Path,
+    folder: Path,
+    lengths: Sequence[int] = (30, 300, 600, HOUR),
+    runs: int = 3,
+    tell: Callable[[str], None] = print,
 ) -> list[Length]:
-    """Measure calls of these lengths, and one of an hour without the pattern."""
-    weights = write_ecapa(folder / "ecapa", FULL, 128)
+    """Measure calls of these lengths with ECAPA; the pattern has no memory for an hour."""
     found = []
-    for seconds in [*lengths, HOUR]:
+    for seconds in lengths:
         file = write_call(folder, seconds)
         ours = _in_a_process("ours", weights, file, seconds, runs)
         pattern = (
@@ -89,7 +91,8 @@ def bench_calls(
 
 def _in_a_process(whose: str, weights: Path, file: Path, seconds: int, runs: int) -> Cost:
     command = [sys.executable, "-m", "bench.calls", whose, str(weights), str(file), str(runs)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return Cost(seconds, **json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -111,10 +114,11 @@ def embedder(whose: str, weights: Path) -> Callable[[Path], object]:
     return embed
 
 
-def full_encoder(weights: Path) -> Encoder:
+def full_encoder(weights: Path, threads: int | None = None) -> Encoder:
+    """Load ECAPA of the real size."""
     from retrocare_voice.encoder import load_encoder
 
-    return load_encoder("ecapa", model_dir=weights.parent, ecapa_dir=weights).encoder
+    return load_encoder("ecapa", model_dir=weights.parent, ecapa_dir=weights, threads=threads).encoder
 
 
 def measure(embed: Callable[[Path], object], file: Path, runs: int) -> dict[str, float]:

@@ -126,10 +126,10 @@ def _load(database: Database, first: int, last: int) -> None:
             """insert into public.voice_anomaly_logs (
                    id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score,
                    adjusted_from, snr, severity, noise_adjusted, encoder, baseline_id, baseline_version, is_provisional,
-                   added_to_baseline, policy
+                   added_to_baseline, policy_id
                )
                select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', false, 'test-v1',
-                   baseline_id, 1, false, false, '{"medium_above": 0.25}'
+                   baseline_id, 1, false, false, (select voice.scoring_policy_id(policies) from voice.policies)
                from made where is_scored""",
             """insert into voice.checks (call_log_id, patient_id, encoder, state, snr_db, quality, finished_at)
                select call_log_id, patient_id, 'test-v1', 'scored', 30, '{"agreement": 0.9}', at
