@@ -149,8 +149,8 @@ def test_match_counts_time_by_the_recordings_length() -> None:
     tenths = np.full((400, 1, 2), 0.001, np.float32)
     tenths[100:200, :, 1] = tenths[:100, :, 0] = tenths[200:, :, 0] = 0.1
     comparison = Comparison()
-    for tenth in tenths:
-        comparison.add(tenth)
+    for some in np.split(tenths, [1, 250]):
+        comparison.add(some)
     found = comparison.match([(5.0, 10.0)], seconds=20)
     assert found is not None
     assert (found.channel, found.match) == (1, 1.0)

@@ -17,7 +17,7 @@ import soxr
 
 from retrocare_voice.channels import Comparison, Intervals
 from retrocare_voice.errors import NotAssessable
-from retrocare_voice.sources import Block, Source, opened
+from retrocare_voice.sources import Source, Tenths, opened
 
 Samples = npt.NDArray[np.float32]  # (n,), mono, -1..1
 NamedChannel = Literal["customer", "left", "right", "mono"]  # what a caller may say, and what a voice was taken from
@@ -108,15 +108,15 @@ def _read(source: Source, channel: Channel | None, maximum_seconds: float, inter
     to_find = source.channels == 2 and channel in (None, "stereo") and bool(intervals)
     voices = [_Voice(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
     comparison, frames = Comparison(), 0
-    for block in source.tenths():
-        frames += len(block)
+    for tenths in source.tenths():
+        frames += tenths.shape[0] * tenths.shape[1]
         _check_length(source, frames, maximum_seconds)
-        highest = float(np.abs(block).max())
+        highest = max(float(tenths.max()), -float(tenths.min()))
         if not highest <= LARGEST_SAMPLE:  # false for NaN too
             source.refuse("undecodable", detail="samples that are no numbers, or out of range")
-        comparison.add(block)
+        comparison.add(tenths)
         for voice in voices:
-            voice.add(block)
+            voice.add(tenths)
     if source.frames < LENGTH_UNKNOWN and frames < 0.9 * source.frames:
         source.refuse("undecodable", seconds=round(frames / source.rate, 2), detail="truncated")
     seconds = frames / source.rate
@@ -139,7 +139,7 @@ def _read(source: Source, channel: Channel | None, maximum_seconds: float, inter
 
 
 class _Voice:
-    """Take one channel, tenth by tenth, to the rate at which we work."""
+    """Take one channel to the rate at which we work."""
 
     def __init__(self, source: Source, index: int) -> None:
         self._source, self._index = source, index
@@ -147,10 +147,10 @@ class _Voice:
         self._resampler = soxr.ResampleStream(source.rate, self._rate, 1, dtype="float32")
         self._kept, self._flats = _Kept(round(PIECE_SECONDS * self._rate)), _Flats()
 
-    def add(self, block: Block) -> None:
-        voice = np.ascontiguousarray(block[:, self._index])
+    def add(self, tenths: Tenths) -> None:
+        voice = np.ascontiguousarray(tenths[:, :, self._index])
         self._flats.count(voice)
-        self._keep(voice)
+        self._keep(voice.ravel())
 
     def audio(self, channel: NamedChannel, seconds: float, margin_db: float | None = None) -> Audio:
         self._keep(np.zeros(0, np.float32), last=True)
@@ -211,17 +211,23 @@ class _Flats:
     def __init__(self) -> None:
         self.peaks, self.counts = array("d"), array("d")
 
-    def count(self, voice: Samples) -> None:
-        magnitude = np.abs(voice)
-        peak = float(magnitude.max())
-        at_peak = np.flatnonzero(magnitude >= peak - FLAT_TOLERANCE)
-        flat = 0
-        if len(at_peak) >= FLAT_RUN:
-            ends = np.flatnonzero(at_peak[1:] - at_peak[:-1] > 1) + 1
-            runs = np.diff(np.concatenate([[0], ends, [len(at_peak)]]))
-            flat = int(runs[runs >= FLAT_RUN].sum())
-        self.peaks.append(peak)
-        self.counts.append(flat / len(voice))
+    def count(self, tenths: npt.NDArray[np.float32]) -> None:
+        magnitude = np.abs(tenths)  # (tenths, samples)
+        peaks = magnitude.max(axis=1)
+        flat = np.zeros(len(tenths))
+        at_peak = magnitude >= peaks[:, np.newaxis] - np.float32(FLAT_TOLERANCE)
+        runs = tenths.shape[1] - FLAT_RUN + 1
+        is_suspect = at_peak.sum(axis=1) >= FLAT_RUN if runs > 0 else np.zeros(len(tenths), bool)
+        suspects = np.flatnonzero(is_suspect)
+        if len(suspects):
+            suspected = at_peak[suspects]
+            begins = np.logical_and.reduce([suspected[:, n : n + runs] for n in range(FLAT_RUN)])
+            covered = np.zeros_like(suspected)
+            for n in range(FLAT_RUN):
+                covered[:, n : n + runs] |= begins
+            flat[suspects] = covered.mean(axis=1)
+        self.peaks.extend(peaks.tolist())
+        self.counts.extend(flat.tolist())
 
     def shares(self) -> npt.NDArray[np.float64]:
         peaks, counts = np.array(self.peaks), np.array(self.counts)

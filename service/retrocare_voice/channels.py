@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from retrocare_voice.sources import Block
+from retrocare_voice.sources import Tenths
 
 Intervals = Sequence[tuple[float, float]]  # when the patient spoke: (start, end), seconds from the recording's start
 
@@ -53,19 +53,19 @@ class Match:
 
 
 class Comparison:
-    """Compare the channels of a recording while it is read, one tenth of a second at a time."""
+    """Compare the channels of a recording while it is read, tenth by tenth of a second."""
 
     def __init__(self) -> None:
-        self._energies: list[npt.NDArray[np.float64]] = []  # of each tenth: (channels,)
+        self._energies: list[npt.NDArray[np.float64]] = []  # each (tenths, channels)
         self._first = self._difference = 0.0
 
-    def add(self, tenth: Block) -> None:
-        if tenth.shape[1] == 1:
+    def add(self, tenths: Tenths) -> None:
+        if tenths.shape[2] == 1:
             return
-        exact = tenth.astype(np.float64)
-        self._energies.append(np.square(exact).mean(axis=0))
-        self._first += float(np.square(exact[:, 0]).sum()) * (tenth.shape[1] - 1)
-        self._difference += float(np.square(exact[:, 1:] - exact[:, :1]).sum())
+        exact = tenths.astype(np.float64)
+        self._energies.append(np.square(exact).mean(axis=1))
+        self._first += float(np.square(exact[:, :, 0]).sum()) * (tenths.shape[2] - 1)
+        self._difference += float(np.square(exact[:, :, 1:] - exact[:, :, :1]).sum())
 
     @property
     def is_one_voice(self) -> bool:
@@ -74,10 +74,10 @@ class Comparison:
 
     def match(self, intervals: Intervals, seconds: float) -> Match | None:
         """Find the channel of two that fits the intervals; None where there is nothing to compare."""
-        inside = _inside(intervals, len(self._energies), seconds)
+        energies = np.concatenate(self._energies)
+        inside = _inside(intervals, len(energies), seconds)
         if inside is None or inside.sum() < LEAST_TENTHS or (~inside).sum() < LEAST_TENTHS:
             return None
-        energies = np.array(self._energies)
         quietest = energies.mean(axis=0) * QUIETEST + np.finfo(float).tiny
         level_db = 10 * np.log10(energies + quietest)  # a channel's gain shifts it, and cancels out below
         left_over_right = level_db[:, 0] - level_db[:, 1]

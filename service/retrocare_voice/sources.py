@@ -15,6 +15,7 @@ import soundfile
 from retrocare_voice.errors import NotAssessable
 
 Block = npt.NDArray[np.float32]  # (frames, channels), as the file has them
+Tenths = npt.NDArray[np.float32]  # (tenths of a second, frames, channels)
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,18 @@ class Source:
     frames: int  # as claimed; 0 where nothing is claimed
     blocks: Iterator[Block]
 
-    def tenths(self) -> Iterator[Block]:
-        """Cut the blocks into tenths of a second, the last one shorter."""
+    def tenths(self) -> Iterator[Tenths]:
+        """Cut the blocks into tenths of a second, many at a time; the recording's last one comes alone, and shorter."""
         size = self.rate // 10
         rest = np.zeros((0, self.channels), np.float32)
         for block in self.blocks:
             joined = np.concatenate([rest, block]) if len(rest) else block
-            whole = len(joined) - len(joined) % size
-            for start in range(0, whole, size):
-                yield joined[start : start + size]
-            rest = joined[whole:].copy()
+            count = len(joined) // size
+            if count:
+                yield joined[: count * size].reshape(count, size, self.channels)
+            rest = joined[count * size :].copy()
         if len(rest):
-            yield rest
+            yield rest[np.newaxis]
 
     def refuse(self, reason: str, **measures: float | int | str) -> NoReturn:
         raise NotAssessable(reason, sample_rate=self.rate, channels=self.channels, **measures)
