@@ -108,6 +108,7 @@ Deno.test("handle() is asked with the functions' key and a moment", async () => 
   assert.equal(nobody.status, 401);
   await nobody.body?.cancel();
   assert.equal((await ask(vapi, { at: "yesterday" })).status, 400);
+  assert.equal((await ask(vapi, [])).status, 400);
 });
 
 Deno.test("handle() writes no person, key or path into a line", () => {

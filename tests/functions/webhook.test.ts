@@ -502,7 +502,7 @@ Deno.test("handle() writes no person, number, secret or signed address into any 
   assertDiscreet(lines, [
     "Ana",
     PHONE,
-    "351",
+    PHONE.slice(1), // the country code alone may be the milliseconds of a time
     SECRET,
     HMAC_SECRET,
     project.serviceKey,

@@ -7,7 +7,7 @@ import { log } from "./events.ts";
 import { FetchFailure } from "./fetches.ts";
 import { kind, Problem } from "./problems.ts";
 import type { Settings } from "./settings.ts";
-import { PROVIDER, Vapi } from "./vapi.ts";
+import { codeOf, PROVIDER, Vapi } from "./vapi.ts";
 
 const LEASE_SECONDS = 120;
 
@@ -61,9 +61,7 @@ async function failureOf(work: () => Promise<void>): Promise<string | null> {
     return null;
   } catch (error) {
     if (error instanceof Problem) return error.code;
-    if (error instanceof FetchFailure) {
-      return error.status === 401 || error.status === 403 ? "provider_unauthorised" : "provider_unreachable";
-    }
+    if (error instanceof FetchFailure) return codeOf(error);
     log("error", "internal_error", { error: kind(error) });
     return "internal_error";
   }

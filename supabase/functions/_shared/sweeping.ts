@@ -4,7 +4,7 @@ import { log } from "./events.ts";
 import { FetchFailure } from "./fetches.ts";
 import { readReport, UnreadableReport } from "./report.ts";
 import type { Settings } from "./settings.ts";
-import { Vapi } from "./vapi.ts";
+import { codeOf, Vapi } from "./vapi.ts";
 
 export interface Swept {
   readonly listed: number;
@@ -56,8 +56,4 @@ export async function sweep(settings: Settings, until: number, at?: string): Pro
   }
   if (isDone) await database.finishSweep(now);
   return { listed, received, unreadable, isDone, ...(code ? { code } : {}) };
-}
-
-function codeOf(failure: FetchFailure): string {
-  return failure.status === 401 || failure.status === 403 ? "provider_unauthorised" : "provider_unreachable";
 }

@@ -15,6 +15,11 @@ const PAGE = 100;
 const LONGEST_LIST_BYTES = 20_000_000;
 const RECORDINGS: Record<SourceChannel, string> = { customer: "customer", stereo: "stereo", mixed: "mono" };
 
+/** What the operator reads of a failure: a key that the API refuses is theirs to mend. */
+export function codeOf(failure: FetchFailure): string {
+  return failure.status === 401 || failure.status === 403 ? "provider_unauthorised" : "provider_unreachable";
+}
+
 export class Vapi {
   readonly #settings: Settings;
   readonly #authorization: string | undefined;

@@ -7,15 +7,13 @@
  * what was done; one recording's failure is a row with a code, and no failure of the request.
  */
 import { collect, type Errand } from "../_shared/collecting.ts";
+import { type Asked, misunderstood, readAsked, RUN_MILLISECONDS } from "../_shared/errands.ts";
 import { log } from "../_shared/events.ts";
-import { answered, Problem } from "../_shared/problems.ts";
-import { isUuid, moment, parseJson, readBody, requirePost } from "../_shared/requests.ts";
-import { requireFunctionsKey } from "../_shared/senders.ts";
+import { answered } from "../_shared/problems.ts";
+import { isUuid } from "../_shared/requests.ts";
 import { type Environment, readSettings } from "../_shared/settings.ts";
 import { sweep } from "../_shared/sweeping.ts";
 
-const MAXIMUM_BODY_BYTES = 10_000;
-const RUN_MILLISECONDS = 40_000;
 const SWEEP_MILLISECONDS = 25_000;
 
 export function handle(
@@ -24,10 +22,8 @@ export function handle(
   runMilliseconds = RUN_MILLISECONDS,
 ): Promise<Response> {
   return answered("collect-recordings", async () => {
-    requirePost(request);
-    requireFunctionsKey(request, environment);
     const begun = performance.now();
-    const asked = askedFor(await readBody(request, MAXIMUM_BODY_BYTES));
+    const asked = errandOf(await readAsked(request, environment));
     const settings = readSettings(environment);
     const sweepUntil = begun + Math.min(SWEEP_MILLISECONDS, runMilliseconds);
     const swept = asked.isSweep ? await sweep(settings, sweepUntil, asked.at) : undefined;
@@ -43,21 +39,11 @@ export function handle(
   });
 }
 
-type Asked = Omit<Errand, "until"> & { readonly isSweep: boolean };
-
-function askedFor(body: Uint8Array): Asked {
-  const payload = body.byteLength === 0 ? {} : parseJson(body);
-  if (typeof payload !== "object" || payload === null || Array.isArray(payload)) throw wrong("the body is no object");
-  const { call_log_id: callLogId, at, sweep: isSweep = false } = payload as Record<string, unknown>;
-  if (callLogId !== undefined && !isUuid(callLogId)) throw wrong("call_log_id is no uuid");
-  if (typeof isSweep !== "boolean") throw wrong("sweep is neither true nor false");
-  const moved = at === undefined ? undefined : moment(at);
-  if (moved === null) throw wrong("at is no moment");
-  return { ...(callLogId ? { callLogId } : {}), ...(moved ? { at: moved } : {}), isSweep };
-}
-
-function wrong(why: string): Problem {
-  return new Problem(400, "bad_request", `The request is not understood: ${why}.`);
+function errandOf({ at, fields }: Asked): Omit<Errand, "until"> & { readonly isSweep: boolean } {
+  const { call_log_id: callLogId, sweep: isSweep = false } = fields;
+  if (callLogId !== undefined && !isUuid(callLogId)) throw misunderstood("call_log_id is no uuid");
+  if (typeof isSweep !== "boolean") throw misunderstood("sweep is neither true nor false");
+  return { ...(callLogId ? { callLogId } : {}), ...(at ? { at } : {}), isSweep };
 }
 
 if (import.meta.main) Deno.serve((request) => handle(request));

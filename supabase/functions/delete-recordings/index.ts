@@ -6,32 +6,18 @@
  * due still. A deletion is done when it was seen to be; the answer counts.
  */
 import { deleteDue } from "../_shared/deleting.ts";
+import { readAsked, RUN_MILLISECONDS } from "../_shared/errands.ts";
 import { log } from "../_shared/events.ts";
-import { answered, Problem } from "../_shared/problems.ts";
-import { moment, parseJson, readBody, requirePost } from "../_shared/requests.ts";
-import { requireFunctionsKey } from "../_shared/senders.ts";
+import { answered } from "../_shared/problems.ts";
 import { type Environment, readSettings } from "../_shared/settings.ts";
-
-const MAXIMUM_BODY_BYTES = 10_000;
-const RUN_MILLISECONDS = 40_000;
 
 export function handle(request: Request, environment: Environment = Deno.env): Promise<Response> {
   return answered("delete-recordings", async () => {
-    requirePost(request);
-    requireFunctionsKey(request, environment);
-    const at = momentOf(await readBody(request, MAXIMUM_BODY_BYTES));
+    const { at } = await readAsked(request, environment);
     const deleted = await deleteDue(readSettings(environment), performance.now() + RUN_MILLISECONDS, at);
     log("info", "deletions", { claimed: deleted.claimed, done: deleted.done });
     return Response.json({ deleted });
   });
-}
-
-function momentOf(body: Uint8Array): string | undefined {
-  const payload = body.byteLength === 0 ? {} : parseJson(body);
-  const at = (payload as Record<string, unknown> | null)?.at;
-  const moved = at === undefined ? undefined : moment(at);
-  if (moved === null) throw new Problem(400, "bad_request", "The request is not understood: at is no moment.");
-  return moved;
 }
 
 if (import.meta.main) Deno.serve((request) => handle(request));

@@ -6,16 +6,13 @@
  * come to is due still. A message counts as sent when its provider has accepted it, and not before. The answer counts
  * what was done; one message's failure is a row with a code, and no failure of the request.
  */
+import { readAsked, RUN_MILLISECONDS } from "../_shared/errands.ts";
 import { log } from "../_shared/events.ts";
 import { INTERNET } from "../_shared/exchange.ts";
-import { answered, Problem } from "../_shared/problems.ts";
-import { moment, parseJson, readBody, requirePost } from "../_shared/requests.ts";
-import { requireFunctionsKey } from "../_shared/senders.ts";
+import { answered } from "../_shared/problems.ts";
 import { type Environment, readSettings } from "../_shared/settings.ts";
 import { deliver } from "./delivering.ts";
 
-const MAXIMUM_BODY_BYTES = 10_000;
-const RUN_MILLISECONDS = 40_000;
 const SEND_SECONDS = 15;
 
 export function handle(
@@ -24,10 +21,8 @@ export function handle(
   patience: { readonly runMilliseconds?: number; readonly sendSeconds?: number } = {},
 ): Promise<Response> {
   return answered("notify-caregiver", async () => {
-    requirePost(request);
-    requireFunctionsKey(request, environment);
     const begun = performance.now();
-    const at = momentOf(await readBody(request, MAXIMUM_BODY_BYTES));
+    const { at } = await readAsked(request, environment);
     const settings = readSettings(environment);
     const delivered = await deliver({
       ...(at ? { at } : {}),
@@ -42,19 +37,6 @@ export function handle(
     });
     return Response.json({ delivered });
   });
-}
-
-function momentOf(body: Uint8Array): string | undefined {
-  const payload = body.byteLength === 0 ? {} : parseJson(body);
-  if (typeof payload !== "object" || payload === null || Array.isArray(payload)) throw wrong("the body is no object");
-  const { at } = payload as Record<string, unknown>;
-  const moved = at === undefined ? undefined : moment(at);
-  if (moved === null) throw wrong("at is no moment");
-  return moved;
-}
-
-function wrong(why: string): Problem {
-  return new Problem(400, "bad_request", `The request is not understood: ${why}.`);
 }
 
 if (import.meta.main) Deno.serve((request) => handle(request));
