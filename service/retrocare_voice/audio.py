@@ -46,7 +46,7 @@ class Piece:
 
     @property
     def energy(self) -> float:
-        return float(np.square(self.samples, dtype=np.float64).sum())
+        return float(np.dot(self.samples, self.samples))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,11 +189,11 @@ class _Kept:
         return tuple(self._pieces), math.sqrt(self._energy / max(1, self._sounding)) / scale
 
     def _cut_off(self, samples: int) -> None:
-        piece = Piece(self._cut * self._size, np.frombuffer(bytes(self._open[: 4 * samples]), np.float32))
+        piece = Piece(self._cut * self._size, np.frombuffer(self._open[: 4 * samples], np.float32))
         del self._open[: 4 * samples]
         self._energy += piece.energy
         self._sounding += int(np.count_nonzero(piece.samples))
-        self._peak = max(self._peak, float(np.abs(piece.samples).max()))
+        self._peak = max(self._peak, float(piece.samples.max()), -float(piece.samples.min()))
         if len(self._pieces) * self._neighbours <= self._cut:
             self._pieces.append(piece)
         else:
