@@ -17,11 +17,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from databases import Database, Server, short_folder
-from models import MODELS
+from inputs import MODELS, SPEECH, TESTS
 from networks import SMALL, write_ecapa
 from retrocare_voice.embedded import embedded
 
-TESTS = Path(__file__).resolve().parent
 GIVEN_URL = os.environ.get("RETROCARE_TEST_DATABASE_URL", "")
 VERSIONS = [0] if GIVEN_URL else [16, 18]  # 0: whatever the given server is
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "60"}
@@ -79,10 +78,9 @@ def empty_database(server: Server) -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def speech_dir() -> Path:
     """Real recordings, a folder a person below librispeech/ and digits/; not part of the repository."""
-    folder = Path(os.environ.get("RETROCARE_SPEECH_DIR") or TESTS.parent.parent / "shared" / "speech")
-    if not folder.is_dir():
-        pytest.skip(f"no recordings in {folder}: set RETROCARE_SPEECH_DIR")
-    return folder
+    if not SPEECH.is_dir():
+        pytest.skip(f"no recordings in {SPEECH}: set RETROCARE_SPEECH_DIR")
+    return SPEECH
 
 
 @pytest.fixture(scope="session")

@@ -141,14 +141,16 @@ class Server:
 
 
 @contextmanager
-def short_folder() -> Iterator[Path]:
+def short_folder(in_memory: bool = True) -> Iterator[Path]:
     """Make a folder that another account may enter, with a path short enough for a socket.
 
-    In memory where there is room: a database is cloned in 8 ms there, in 50 to 400 ms on a disk.
+    In memory where there is room: a database is cloned in 8 ms there, in 50 to 400 ms on a disk. What may be larger
+    than memory asks for the disk.
     """
     memory = Path("/dev/shm")
     has_room = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 << 30
-    folder = Path(tempfile.mkdtemp(prefix="rc-", dir=memory if has_room else "/tmp"))
+    place = "/var/tmp" if not in_memory else memory if has_room else "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir=place))
     folder.chmod(0o755)
     try:
         yield folder

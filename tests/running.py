@@ -16,7 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from databases import Database
-from models import MODELS
+from inputs import MODELS
 from records import Records
 from retrocare_voice.admission import Admission
 from retrocare_voice.app import create_app

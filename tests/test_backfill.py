@@ -9,8 +9,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -285,30 +286,45 @@ def test_metrics_keep_a_backfill_apart_so_that_no_alarm_rings_for_it(records: Re
 # The command, with encoders that hear.
 
 
-@pytest.fixture
-def retrocare(
-    database: Database, host: RecordingHost, ecapa_dir: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    environment = bare_environment(
-        DATABASE_URL=database.service_url,
-        RETROCARE_FETCH_PRIVATE_HOSTS=host.named,
-        RETROCARE_ECAPA_DIR=str(ecapa_dir),
-        RETROCARE_POLL_SECONDS="0.2",
-    )
+@dataclass
+class Retrocare:
+    """The command line, on the test's database and recordings."""
 
-    def run(*words: str, background: bool = False) -> subprocess.CompletedProcess[str]:
+    environment: dict[str, str]
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [RETROCARE, *words]
-        if background:
-            return subprocess.Popen(  # type: ignore[return-value]
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=240, check=False)
 
-    return run
+    @contextmanager
+    def beside(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """Run it beside the test; whatever becomes of that, the process is ended with it."""
+        command = [RETROCARE, *words]
+        process = subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.communicate(timeout=60)
+
+
+@pytest.fixture
+def retrocare(database: Database, host: RecordingHost, ecapa_dir: Path) -> Retrocare:
+    return Retrocare(
+        bare_environment(
+            DATABASE_URL=database.service_url,
+            RETROCARE_FETCH_PRIVATE_HOSTS=host.named,
+            RETROCARE_ECAPA_DIR=str(ecapa_dir),
+            RETROCARE_POLL_SECONDS="0.2",
+        )
+    )
 
 
 def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_last_step(
-    database: Database, host: RecordingHost, retrocare: Callable[..., subprocess.CompletedProcess[str]]
+    database: Database, host: RecordingHost, retrocare: Retrocare
 ) -> None:
     added = json.loads(retrocare("patient", "add", "Ana", "--consent", "--json").stdout)
     records, patient_id = Records(database), UUID(added[0]["id"])
@@ -318,7 +334,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
             patient_id, NOON + timedelta(days=number), "provider", host.offer(name, RECORDINGS / f"{name}.flac")
         )
     assert not records.rows("select from voice.checks")
-    with background(retrocare("worker", background=True)):
+    with retrocare.beside("worker"):
         until(
             lambda: (
                 records.one("select count(*) from public.call_logs where check_state in ('scored', 'enrolled')") == 5
@@ -334,11 +350,10 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
         go_on.wait(60)
 
     host.answers["02-enrol-tuesday"] = slow
-    process = retrocare("backfill", "--encoder", "ecapa", background=True)
-    with background(process):
+    with retrocare.beside("backfill", "--encoder", "ecapa") as process:
         assert asked.wait(120)
-        process.send_signal(signal.SIGINT)  # type: ignore[attr-defined]
-        _, told = process.communicate(timeout=60)  # type: ignore[attr-defined]
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "The same command goes on from here" in told
     go_on.set()
@@ -364,21 +379,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
     assert "encoder_not_active" in refused.stderr
 
 
-@contextmanager
-def background(process: object) -> Iterator[None]:
-    """Whatever becomes of the test, the process is ended with it."""
-    assert isinstance(process, subprocess.Popen)
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
-
-
-def test_the_command_ends_with_1_where_patients_would_be_left_behind(
-    database: Database, retrocare: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_the_command_ends_with_1_where_patients_would_be_left_behind(database: Database, retrocare: Retrocare) -> None:
     retrocare("patient", "add", "Ana", "--consent")
     enrolled = retrocare("enroll", "Ana", str(RECORDINGS / "01-enrol-monday.flac"))
     assert enrolled.returncode == 0, enrolled.stderr

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dialogues import RATE, Dialogue, dialogues, voices
 from hostile import written
-from models import MODELS
+from inputs import MODELS
 from retrocare_voice.audio import NamedChannel, decode
 from retrocare_voice.channels import Comparison, Intervals, intervals_of
 from retrocare_voice.demo import RECORDINGS

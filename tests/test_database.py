@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 import databases
-from models import MODELS
+from inputs import MODELS
 from records import Records
 from retrocare_voice.connection import connected
 from retrocare_voice.database import Database

@@ -148,7 +148,6 @@ def load_encoder(
         except ConfigurationError as absent:
             weights, why = _find("ge2e", model_dir, None, fetch_seconds), f"ECAPA is not at hand: {absent}"
     encoder, how = _loaded(weights, model_dir, threads or available_cores(), say)
-    embed(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32), encoder)
     return EncoderChoice(encoder, f"the encoder is {encoder.id}, because {why}; {how}")
 
 
@@ -186,4 +185,5 @@ def _loaded(weights: Weights, model_dir: Path, threads: int, say: Callable[[str]
         import torch
 
         torch.set_num_threads(threads)
+        embed(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32), encoder)  # warm, as probes do
         return encoder, f"torch runs it: {refused}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -13,16 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import models
 from bench import budget, calls, completion, scale, search, start, steps, views
-from bench.bulk import disk_folder
 from databases import Server, short_folder
+from inputs import MODELS, SPEECH
 from networks import FULL, write_ecapa
 from retrocare_voice.embedded import embedded
 from retrocare_voice.encoder import load_encoder
+from retrocare_voice.weights import is_complete
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SPEECH = Path(os.environ.get("RETROCARE_SPEECH_DIR") or REPOSITORY.parent / "shared" / "speech")
 LOADING = {  # for tables that are loaded at once, on a server that is thrown away
     "shared_buffers": "2GB",
     "maintenance_work_mem": "2GB",
@@ -43,7 +41,7 @@ def tell(line: str) -> None:
 
 @contextmanager
 def running(version: int, settings: dict[str, str], on_disk: bool) -> Iterator[Server]:
-    with disk_folder() if on_disk else short_folder() as folder, embedded(folder, version, settings) as started:
+    with short_folder(in_memory=not on_disk) as folder, embedded(folder, version, settings) as started:
         server = Server(started.admin_url())
         try:
             yield server
@@ -53,8 +51,8 @@ def running(version: int, settings: dict[str, str], on_disk: bool) -> Iterator[S
 
 def weights() -> Path:
     """Write ECAPA of the real size once, with random weights."""
-    folder = models.MODELS / "ecapa-of-the-real-size"
-    return folder if folder.is_dir() else write_ecapa(folder, FULL, 128)
+    folder = MODELS / "ecapa-of-the-real-size"
+    return folder if is_complete(folder) else write_ecapa(folder, FULL, 128)
 
 
 def measure_calls(chosen: argparse.Namespace) -> Measured:
@@ -88,7 +86,7 @@ def measure_start(chosen: argparse.Namespace) -> Measured:
 def measure_budget(chosen: argparse.Namespace) -> Measured:
     if not SPEECH.is_dir():
         return f"left out: no recordings in {SPEECH} (set RETROCARE_SPEECH_DIR)", [], None
-    encoder = load_encoder("ge2e", model_dir=models.MODELS, ecapa_dir=None).encoder
+    encoder = load_encoder("ge2e", model_dir=MODELS, ecapa_dir=None).encoder
     points = budget.bench_budget(SPEECH, encoder, splits=4, tell=tell)
     mixtures = budget.bench_outliers(SPEECH, encoder)
     return (
@@ -170,7 +168,7 @@ def main() -> int:
         tell(f"== {what}: {describes}")
         table, wrong, found = measure(chosen)
         tell(table)
-        tell("\n".join(wrong) if wrong else f"{promise}" if found else "not measured")
+        tell("\n".join(wrong) if wrong else promise if found else "not measured")
         tell(f"   {time.monotonic() - begun:.0f} s")
         everything[what] = {"found": found, "falls_short": wrong}
         short += wrong

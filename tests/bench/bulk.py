@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,17 +130,6 @@ def copy_rows(connection: Connection, table: str, rows: int, batches: Iterator[M
             advance(len(next(iter(batch.values()))))
             batch = coming.result()
         copy.write(END)
-
-
-@contextmanager
-def disk_folder() -> Iterator[Path]:
-    """Make a folder as ``databases.short_folder`` does, on the disk: what is loaded may be larger than memory."""
-    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ import psycopg
 from pgvector import Vector
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from bench import p50_and_p95
 from bench.pattern import Store
 from databases import Database
 from records import Records, Row
@@ -92,7 +92,7 @@ def _measured(
             spent[0].append(1000 * (between - begun))
             spent[1].append(1000 * (time.perf_counter() - between))
     store.close()
-    ours, theirs = ((statistics.median(some), statistics.quantiles(some, n=20)[-1]) for some in spent)
+    ours, theirs = map(p50_and_p95, spent)
     return Completion(place, *ours, *theirs)
 
 

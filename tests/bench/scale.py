@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from uuid import UUID
 import numpy as np
 from pgvector import Vector
 
+from bench import p50_and_p95
 from bench.bulk import Vectors, near, progress
 from bench.history import DIMENSION, ENCODER, TABLES, load_calls
 from databases import Connection, Database, Server
@@ -42,7 +42,7 @@ class Took:
 
     @classmethod
     def of(cls, spent: Sequence[float]) -> Took:
-        return cls(statistics.median(spent), statistics.quantiles(spent, n=20)[-1])
+        return cls(*p50_and_p95(spent))
 
 
 @dataclass(frozen=True)

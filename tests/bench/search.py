@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pgvector import Vector
 
+from bench import p50_and_p95
 from bench.bulk import (
     Field,
     Mixture,
@@ -95,8 +96,7 @@ def _bench(database: Database, size: int, queries: int, tell: Callable[[str], No
     bare = _complete(database, voices[completions : 2 * completions], completions)
     tell(f"   {size:>9,} voices: {completions} baselines got a new version, with the index and without")
     return Found(
-        size, right / queries, statistics.median(spent), statistics.quantiles(spent, n=20)[-1],
-        statistics.quantiles(in_vain, n=20)[-1], loaded, taken[index], size_bytes,
+        size, right / queries, *p50_and_p95(spent), p50_and_p95(in_vain)[1], loaded, taken[index], size_bytes,
         statistics.median(indexed), statistics.median(bare),
     )  # fmt: skip
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+from bench import p50_and_p95
 from databases import Connection, Database
 from records import Records
 
@@ -159,7 +159,7 @@ def _read(connection: Connection, name: str, own: Sequence[UUID], runs: int, lar
     plan = connection.execute(b"explain (format json) " + query, {"patient_id": own[0]}).fetchone()
     assert plan
     scanned = sorted(set(_sequential(plan[0][0]["Plan"])) & large)
-    return Read(name, statistics.median(taken), statistics.quantiles(taken, n=20)[-1], rows, scanned)
+    return Read(name, *p50_and_p95(taken), rows, scanned)
 
 
 def _sequential(node: dict[str, Any]) -> Iterator[str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import models  # noqa: F401  # which the processes that are started inherit
 from databases import Database, Server, short_folder
 from faults import crashes, fuzz, load, matrix, sharing
+from inputs import SPEECH
 from retrocare_voice.embedded import embedded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SPEECH = Path(os.environ.get("RETROCARE_SPEECH_DIR") or REPOSITORY.parent / "shared" / "speech")
 
 
 def main() -> int:

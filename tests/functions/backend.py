@@ -32,7 +32,7 @@ from psycopg.conninfo import conninfo_to_dict
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "service")]
 
-import models  # noqa: E402, F401  # which the processes that are started inherit
+import inputs  # noqa: E402, F401  # which the processes that are started inherit
 from databases import Database, Server, short_folder  # noqa: E402
 from retrocare_voice.embedded import embedded  # noqa: E402
 
