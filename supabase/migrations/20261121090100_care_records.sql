@@ -120,7 +120,7 @@ returns boolean
 language plpgsql
 immutable
 strict
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;

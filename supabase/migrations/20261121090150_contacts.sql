@@ -6,7 +6,7 @@ language sql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select is_phone_number.phone ~ '^\+[1-9][0-9]{5,14}$'
 $$;
@@ -39,7 +39,7 @@ create function voice.role_of_caller(patient_id uuid)
 returns public.caregiver_role
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.role
     from public.patient_caregivers

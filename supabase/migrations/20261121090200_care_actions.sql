@@ -5,7 +5,7 @@ create function voice.lock_patient(patient_id uuid)
 returns public.patients
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     locked public.patients;
@@ -32,7 +32,7 @@ returns public.patients
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into public.patients (name, timezone, voice_consent_at)
     values (add_patient.name, add_patient.timezone, case when add_patient.has_consent then now() end)
@@ -47,7 +47,7 @@ returns public.patients
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     patient public.patients := voice.lock_patient(set_consent.patient_id);
@@ -69,7 +69,7 @@ returns public.health_flags
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     flagged public.health_flags;
@@ -91,7 +91,7 @@ returns setof public.health_flags
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform voice.lock_patient(unflag_patient.patient_id);
@@ -122,7 +122,7 @@ returns uuid
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     call public.call_logs;

@@ -56,7 +56,7 @@ returns text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select encoders.id from voice.encoders where encoders.is_active
 $$;

@@ -94,7 +94,7 @@ create function voice.retry_wait(attempts integer, cap_seconds double precision 
 returns interval
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select make_interval(secs => (0.8 + 0.4 * random()) * least(
         coalesce(retry_wait.cap_seconds, settings.retry_cap_seconds),
@@ -110,7 +110,7 @@ returns voice.policies
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     found_policy voice.policies;

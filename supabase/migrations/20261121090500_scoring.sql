@@ -30,7 +30,7 @@ language plpgsql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     similarity double precision;
@@ -62,7 +62,7 @@ language plpgsql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if anomaly.raw_similarity = 'NaN' then
@@ -79,7 +79,7 @@ returns double precision
 language plpgsql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if noise_adjusted.snr_db = 'NaN' then
@@ -104,7 +104,7 @@ returns double precision
 language sql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select time_adjusted.anomaly * (1 - coalesce(
         (
@@ -126,7 +126,7 @@ language sql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select extract(epoch from (local_hour.occurred_at at time zone local_hour.timezone)::time)::double precision / 3600
 $$;
@@ -139,7 +139,7 @@ language sql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select (local_date.occurred_at at time zone local_date.timezone)::date
 $$;
@@ -151,7 +151,7 @@ returns public.anomaly_severity
 language plpgsql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if severity.score = 'NaN' then
@@ -173,7 +173,7 @@ returns public.alert_type
 language sql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case alert_type.severity
         when 'medium' then 'warning'::public.alert_type
@@ -194,7 +194,7 @@ create function voice.judge(
 returns voice.judgement
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     judged voice.judgement;
@@ -229,7 +229,7 @@ returns voice.judgement
 language plpgsql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     policy voice.policies := voice.policy(coalesce(compare.encoder, voice.active_encoder()));

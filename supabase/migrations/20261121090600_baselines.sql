@@ -17,7 +17,7 @@ create function voice.is_unwell_at(patient_id uuid, at timestamptz)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select exists (
         select from public.health_flags
@@ -33,7 +33,7 @@ create function voice.is_healthy_at(patient public.patients, at timestamptz)
 returns boolean
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select not voice.is_unwell_at(patient.id, is_healthy_at.at)
         and not exists (
@@ -102,7 +102,7 @@ create function voice.current_baseline(patient_id uuid, encoder text)
 returns voice.baselines
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select baselines.*
     from voice.baselines
@@ -117,7 +117,7 @@ create function voice.averaged(embedding_ids bigint[])
 returns extensions.vector
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select extensions.l2_normalize(extensions.avg(embeddings.embedding))
     from voice.embeddings
@@ -130,7 +130,7 @@ create function voice.build_baseline(patient_id uuid, encoder text, embedding_id
 returns voice.baselines
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     built voice.baselines;
@@ -182,7 +182,7 @@ create function voice.sample_ids(baseline_id bigint)
 returns bigint[]
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(array_agg(baseline_samples.embedding_id order by baseline_samples.embedding_id), '{}')
     from voice.baseline_samples

@@ -23,7 +23,7 @@ create function voice.index_voices(encoder text, degree integer default 24, buil
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     name text := 'voices_of_' || md5(index_voices.encoder);  -- an id may be longer than a name
@@ -48,7 +48,7 @@ create function voice.on_encoder()
 returns trigger
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform voice.index_voices(new.id);
@@ -64,7 +64,7 @@ create function voice.searched_encoder(
 returns voice.encoders
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     searched voice.encoders;
@@ -113,7 +113,7 @@ returns setof public.voice_match
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     searched voice.encoders := voice.searched_encoder(

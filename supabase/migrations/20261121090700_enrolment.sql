@@ -4,7 +4,7 @@ create function voice.enrolment_samples(enrolment_id uuid, encoder text)
 returns bigint[]
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(array_agg(embeddings.id order by embeddings.id), '{}')
     from public.call_logs
@@ -20,7 +20,7 @@ create function voice.enrol(call public.call_logs, embedding_id bigint, policy v
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     present voice.baselines := voice.current_baseline(call.patient_id, policy.encoder);
@@ -50,7 +50,7 @@ create function voice.add_sample(baseline voice.baselines, embedding_id bigint, 
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if baseline.sample_count >= policy.baseline_target_samples then
@@ -69,7 +69,7 @@ create function voice.withdraw_samples(patient_id uuid)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     affected record;
@@ -108,7 +108,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform voice.withdraw_samples(new.patient_id);
@@ -122,7 +122,7 @@ create function voice.refuse_change()
 returns trigger
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     raise exception using

@@ -17,7 +17,7 @@ create function voice.scoring_policy_id(policy voice.policies)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     kept_id integer;
@@ -110,7 +110,7 @@ create function voice.note_checkin(patient public.patients, at timestamptz, scor
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
     values (patient.id, voice.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
@@ -133,7 +133,7 @@ create function voice.score_call(
 returns public.voice_anomaly_logs
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     local_hour double precision := voice.local_hour(call."timestamp", patient.timezone);
@@ -179,7 +179,7 @@ returns setof public.voice_anomaly_logs
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select *
     from public.voice_anomaly_logs

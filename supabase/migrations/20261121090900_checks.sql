@@ -99,7 +99,7 @@ create function voice.request_check(call public.call_logs, encoder text)
 returns voice.checks
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     has_consent boolean := (select voice_consent_at is not null from public.patients where id = call.patient_id);
@@ -127,7 +127,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     active text := voice.active_encoder();
@@ -157,7 +157,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update public.call_logs
@@ -180,7 +180,7 @@ returns boolean
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     registered voice.encoders;

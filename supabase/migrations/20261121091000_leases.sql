@@ -23,7 +23,7 @@ create function voice.claim_of(check_id bigint, is_yours boolean)
 returns voice.claim
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         checks.id,
@@ -52,7 +52,7 @@ create function voice.lease(check_id bigint, worker text, lease_seconds double p
 returns voice.claim
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update voice.checks
@@ -74,7 +74,7 @@ returns voice.claim
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     call public.call_logs;
@@ -121,7 +121,7 @@ create function voice.bury_lost_checks(encoder text)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.checks
     set state = 'dead',
@@ -150,7 +150,7 @@ returns setof voice.claim
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     of_backfill boolean;
@@ -229,7 +229,7 @@ returns boolean
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.checks
     set leased_until = clock_timestamp() + make_interval(secs => renew_lease.lease_seconds)

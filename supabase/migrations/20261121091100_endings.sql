@@ -22,7 +22,7 @@ returns voice.check_result
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         checks.call_log_id,
@@ -48,7 +48,7 @@ create function voice.held_check(check_id bigint, lease_token uuid)
 returns voice.checks
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     held voice.checks;
@@ -84,7 +84,7 @@ create function voice.finish_check(
 returns voice.check_result
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update voice.checks
@@ -116,7 +116,7 @@ returns voice.check_result
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     held voice.checks := voice.held_check(abstain_check.check_id, abstain_check.lease_token);
@@ -141,7 +141,7 @@ returns voice.check_result
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     held voice.checks := voice.held_check(fail_check.check_id, fail_check.lease_token);
@@ -182,7 +182,7 @@ returns boolean
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.checks
     set state = 'queued',

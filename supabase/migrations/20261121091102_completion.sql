@@ -12,7 +12,7 @@ create function voice.keep_print(
 returns voice.embeddings
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     kept voice.embeddings;
@@ -38,7 +38,7 @@ create function voice.hand_over(check_id bigint)
 returns voice.check_result
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update voice.checks
@@ -68,7 +68,7 @@ returns voice.check_result
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     held voice.checks;

@@ -82,7 +82,7 @@ create function voice.rebuild_baseline(patient_id uuid, encoder text)
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     wanted voice.rebuilding;
@@ -106,7 +106,7 @@ returns integer
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     found_id uuid;

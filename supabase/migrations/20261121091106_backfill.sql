@@ -5,7 +5,7 @@ create function voice.enrol_archived(patient public.patients, call public.call_l
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     present voice.baselines := voice.current_baseline(patient.id, print.encoder);
@@ -37,7 +37,7 @@ create function voice.build_from_backfill(patient public.patients, call public.c
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if print.encoder = voice.active_encoder() then
@@ -61,7 +61,7 @@ returns integer
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_active boolean := open_backfill.encoder is not distinct from voice.active_encoder();
@@ -132,7 +132,7 @@ returns bigint
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select count(*)
     from voice.checks
@@ -150,7 +150,7 @@ returns table (
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select encoders.id, encoders.is_active, done.*, built.*
     from voice.encoders
@@ -185,7 +185,7 @@ returns table (patient_id uuid, sample_count bigint, gone_count bigint, failed_c
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select rebuilding.patient_id, rebuilding.sample_count, rebuilding.gone_count, rebuilding.failed_count
     from voice.rebuilding

@@ -10,7 +10,7 @@ returns void
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.encoders
     set calls_wait_until = clock_timestamp() + make_interval(secs => least(hold_calls.hold_seconds, 60))
@@ -25,7 +25,7 @@ create function voice.adopt_checks(at timestamptz)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     adopted integer;
@@ -66,7 +66,7 @@ create function voice.adopt_archive()
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.checks
     set encoder = voice.active_encoder()
@@ -90,7 +90,7 @@ returns integer
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set lock_timeout = '10s'
 as $$
 declare

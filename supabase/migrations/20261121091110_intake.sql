@@ -78,7 +78,7 @@ create function voice.ended_as(ended_reason text)
 returns voice.ended_reasons
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select ended_reasons
     from voice.ended_reasons
@@ -110,7 +110,7 @@ create function voice.reported_patient(patient_id uuid, phone text)
 returns uuid
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case when count(*) = 1 then min(patients.id::text)::uuid end
     from public.patients
@@ -129,7 +129,7 @@ language sql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
         when jsonb_typeof(intervals) <> 'array' or jsonb_array_length(intervals) > 10000 then false
@@ -155,7 +155,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not voice.are_intervals(new.speech_intervals) then

@@ -47,7 +47,7 @@ create function voice.end_recording(call_log_id uuid, state public.recording_sta
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update voice.recordings
@@ -68,7 +68,7 @@ create function voice.expire_recordings(at timestamptz)
 returns integer
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with lost as (
         select recordings.call_log_id
@@ -107,7 +107,7 @@ returns setof public.recording_claim
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform voice.expire_recordings(claim_recordings.at);
@@ -146,7 +146,7 @@ create function voice.publish_recording(call_log_id uuid)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update public.call_logs
     set recording_ref = recordings.recording_ref,
@@ -170,7 +170,7 @@ returns boolean
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     held voice.recordings;
@@ -216,7 +216,7 @@ returns public.recording_state
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     failed voice.recordings;

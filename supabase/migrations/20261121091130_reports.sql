@@ -6,7 +6,7 @@ create function voice.queue_recording(
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into voice.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
     select
@@ -35,7 +35,7 @@ returns public.received_call
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -133,7 +133,7 @@ create function voice.match_calls(at timestamptz)
 returns integer
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with taken as (
         delete from voice.unmatched_calls
@@ -158,7 +158,7 @@ create function voice.redecide_calls(at timestamptz)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     decided record;
@@ -191,7 +191,7 @@ returns setof text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select distinct listed.id
     from unnest(unreported_calls.provider_call_ids) as listed (id)
@@ -211,7 +211,7 @@ returns timestamptz
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select greatest(
         sweep_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
@@ -229,7 +229,7 @@ returns void
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.providers
     set swept_until = greatest(providers.swept_until, finish_sweep.until)

@@ -148,7 +148,7 @@ create function voice.note_change(
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
         alert_id, patient_id, change, level, cause, log_id, actor_id, snoozed_until, outcome, changed_at

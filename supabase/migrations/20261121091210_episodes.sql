@@ -5,7 +5,7 @@ returns public.alert_level
 language sql
 immutable
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case alert_level.severity
         when 'medium' then 'warning'::public.alert_level
@@ -20,7 +20,7 @@ create function voice.after_quiet_hours(at timestamptz, timezone text, quiet_fro
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
         when quiet_from = quiet_until then after_quiet_hours.at
@@ -41,7 +41,7 @@ create function voice.answer_due_at(patient_id uuid, level public.alert_level, m
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
             when alert_policies.waits_for_morning then voice.after_quiet_hours(
@@ -64,7 +64,7 @@ create function voice.raise_alert(
 returns public.caregiver_alerts
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     due_at timestamptz := voice.answer_due_at(
@@ -128,7 +128,7 @@ create function voice.advance_alerts(at timestamptz)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts;

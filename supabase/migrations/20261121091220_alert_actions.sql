@@ -4,7 +4,7 @@ create function voice.alert_to_act_on(alert_id uuid)
 returns public.caregiver_alerts
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts;
@@ -37,7 +37,7 @@ create function voice.refuse_resolved(alert public.caregiver_alerts)
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if alert.state = 'resolved' then
@@ -56,7 +56,7 @@ returns public.caregiver_alerts
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := voice.alert_to_act_on(acknowledge_alert.alert_id);
@@ -87,7 +87,7 @@ returns public.caregiver_alerts
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := voice.alert_to_act_on(snooze_alert.alert_id);
@@ -127,7 +127,7 @@ create function voice.resolve(
 returns public.caregiver_alerts
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update public.caregiver_alerts
@@ -152,7 +152,7 @@ returns public.caregiver_alerts
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := voice.alert_to_act_on(resolve_alert.alert_id);
@@ -183,7 +183,7 @@ create function public.acknowledge_alert(alert_id uuid)
 returns public.caregiver_alerts
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.acknowledge_alert(acknowledge_alert.alert_id, now());
 end;
@@ -196,7 +196,7 @@ create function public.snooze_alert(alert_id uuid, until timestamptz)
 returns public.caregiver_alerts
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.snooze_alert(snooze_alert.alert_id, snooze_alert.until, now());
 end;
@@ -209,7 +209,7 @@ create function public.resolve_alert(alert_id uuid, outcome public.alert_outcome
 returns public.caregiver_alerts
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.resolve_alert(resolve_alert.alert_id, resolve_alert.outcome, resolve_alert.notes, now());
 end;

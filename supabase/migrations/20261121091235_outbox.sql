@@ -61,7 +61,7 @@ create function voice.caregiver_addresses(caregiver public.patient_caregivers)
 returns table (channel text, address text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select delivery_channels.id, addresses.address
     from voice.delivery_channels
@@ -83,7 +83,7 @@ create function voice.caregivers_to_tell(change public.alert_changes)
 returns setof public.patient_caregivers
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with reachable as (
         select
@@ -127,7 +127,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into voice.deliveries (alert_id, change_id, caregiver_id, channel, run_at)

@@ -5,7 +5,7 @@ create function voice.cancel_deliveries(at timestamptz)
 returns integer
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with cancelled as (
         update voice.deliveries
@@ -63,7 +63,7 @@ returns setof public.delivery_claim
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform voice.cancel_deliveries(claim_deliveries.at);
@@ -139,7 +139,7 @@ returns boolean
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     sent voice.deliveries;
@@ -184,7 +184,7 @@ returns public.delivery_state
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     setting voice.settings := (select settings from voice.settings);

@@ -11,7 +11,7 @@ returns table (
 )
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     with known as (
         select
@@ -86,7 +86,7 @@ create function voice.note_silence(at timestamptz)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     silence record;
@@ -122,7 +122,7 @@ create function voice.end_silence(at timestamptz)
 returns integer
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with heard as (
         select caregiver_alerts as alert

@@ -11,7 +11,7 @@ create function public.receive_call_report(
 returns public.received_call
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.receive_call_report(
         receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id,
@@ -29,7 +29,7 @@ create function public.unreported_calls(provider text, provider_call_ids text[])
 returns setof text
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.unreported_calls(unreported_calls.provider, unreported_calls.provider_call_ids);
 end;
@@ -41,7 +41,7 @@ create function public.sweep_since(provider text, at timestamptz default now())
 returns timestamptz
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.sweep_since(sweep_since.provider, sweep_since.at);
 end;
@@ -53,7 +53,7 @@ create function public.finish_sweep(provider text, until timestamptz)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.finish_sweep(finish_sweep.provider, finish_sweep.until);
 end;
@@ -67,7 +67,7 @@ create function public.claim_recordings(
 returns setof public.recording_claim
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.claim_recordings(
         claim_recordings.worker, claim_recordings.count, claim_recordings.lease_seconds, claim_recordings.call_log_id,
@@ -83,7 +83,7 @@ create function public.store_recording(
 returns boolean
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.store_recording(
         store_recording.call_log_id, store_recording.lease_token, store_recording.recording_ref,
@@ -100,7 +100,7 @@ create function public.fail_recording(
 returns public.recording_state
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.fail_recording(
         fail_recording.call_log_id, fail_recording.lease_token, fail_recording.code, fail_recording.message,
@@ -117,7 +117,7 @@ create function public.claim_deliveries(
 returns setof public.delivery_claim
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.claim_deliveries(
         claim_deliveries.worker, claim_deliveries.count, claim_deliveries.lease_seconds, claim_deliveries.at);
@@ -132,7 +132,7 @@ create function public.finish_delivery(
 returns boolean
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.finish_delivery(
         finish_delivery.delivery_id, finish_delivery.lease_token, finish_delivery.provider_message_id, finish_delivery.at);
@@ -149,7 +149,7 @@ create function public.fail_delivery(
 returns public.delivery_state
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.fail_delivery(
         fail_delivery.delivery_id, fail_delivery.lease_token, fail_delivery.code, fail_delivery.message,
@@ -164,7 +164,7 @@ create function public.run_sweeps(at timestamptz default now())
 returns jsonb
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.sweep(run_sweeps.at);
 end;
@@ -179,7 +179,7 @@ create function public.match_voices(
 returns setof public.voice_match
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.match_voices(
         match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);

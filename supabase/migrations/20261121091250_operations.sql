@@ -21,7 +21,7 @@ returns table (
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         checks.id,
@@ -62,7 +62,7 @@ returns setof bigint
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.checks
     set state = 'queued',
@@ -155,7 +155,7 @@ returns setof public.voice_pipeline_health
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select * from public.voice_pipeline_health
 $$;

@@ -28,7 +28,7 @@ returns table (
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select 'unmatched_call'::public.trouble_kind, null::uuid, null::uuid, null::uuid,
         unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,

@@ -10,7 +10,7 @@ create function voice.ring(bell text, body jsonb)
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_service constant boolean := ring.bell = 'wake';
@@ -50,7 +50,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform voice.ring(tg_argv[0], '{}');
@@ -65,7 +65,7 @@ create function voice.make_rounds()
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     due record;

@@ -50,7 +50,7 @@ returns table (
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select
         patients.id,
@@ -90,7 +90,7 @@ returns table (relation text, row_count bigint, detail text)
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select 'public.call_logs', count(*), string_agg(distinct check_state::text, ', ' order by check_state::text)
     from public.call_logs where call_logs.patient_id = row_counts.patient_id

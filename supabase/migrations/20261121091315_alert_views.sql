@@ -6,7 +6,7 @@ returns text
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.name
     from public.patient_caregivers
@@ -120,7 +120,7 @@ create function voice.publish_live_updates()
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     live record;

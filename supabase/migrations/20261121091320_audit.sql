@@ -34,7 +34,7 @@ create function voice.note_audit(
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into voice.audit_log (action, actor_id, actor_role, patient_id, subject, detail)
     values (
@@ -50,7 +50,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
@@ -87,7 +87,7 @@ create function voice.refuse_rewriting()
 returns trigger
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     raise exception using
@@ -104,7 +104,7 @@ returns setof voice.audit_log
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select *
     from voice.audit_log

@@ -36,7 +36,7 @@ returns trigger
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if new.voice_consent_at is not null then
@@ -64,7 +64,7 @@ create function voice.consenting_patient(patient_id uuid)
 returns public.patients
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
@@ -88,7 +88,7 @@ returns public.voice_consents
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -123,7 +123,7 @@ returns void
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     patient public.patients := voice.consenting_patient(withdraw_consent.patient_id);
@@ -142,7 +142,7 @@ create function public.record_consent(patient_id uuid, evidence text, given_at t
 returns public.voice_consents
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.record_consent(record_consent.patient_id, record_consent.evidence, record_consent.given_at);
 end;
@@ -155,7 +155,7 @@ create function public.withdraw_consent(patient_id uuid)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.withdraw_consent(withdraw_consent.patient_id);
 end;

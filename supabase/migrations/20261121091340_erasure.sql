@@ -54,7 +54,7 @@ language sql
 immutable
 strict
 parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
 $$;
@@ -65,7 +65,7 @@ create function voice.delete_recording(call public.call_logs)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into voice.deletions (patient_id, kind, reference)
     select call.patient_id, 'storage_object'::public.deletion_kind, found.path
@@ -94,7 +94,7 @@ create function voice.delete_orphan(recording_ref text)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     insert into voice.deletions (patient_id, kind, reference)
     select split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', voice.storage_path(delete_orphan.recording_ref)
@@ -110,7 +110,7 @@ create function voice.erase_voice(patient_id uuid, reason text)
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     counts jsonb;
@@ -164,7 +164,7 @@ returns jsonb
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     counts jsonb := voice.erase_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
@@ -184,7 +184,7 @@ returns jsonb
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     counts jsonb := voice.erase_voice(erase_patient.patient_id, erase_patient.reason);

@@ -15,7 +15,7 @@ returns setof public.deletion_claim
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.deletions as claimed
     set state = 'leased',
@@ -43,7 +43,7 @@ returns boolean
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     with done as (
         update voice.deletions
@@ -68,7 +68,7 @@ returns void
 language sql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     update voice.deletions
     set state = 'queued',
@@ -89,7 +89,7 @@ create function voice.due_deletions(at timestamptz)
 returns bigint
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select count(*)
     from voice.deletions
@@ -114,7 +114,7 @@ create function voice.enforce_retention(at timestamptz)
 returns integer
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     policy record;
@@ -177,7 +177,7 @@ returns setof voice.tombstones
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select * from voice.tombstones order by erased_at, id
 $$;
@@ -191,7 +191,7 @@ returns boolean
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if exists (select from voice.tombstones where tombstones.id = replay_tombstone.id) then

@@ -5,7 +5,7 @@ returns jsonb
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     patient public.patients := voice.consenting_patient(export_patient.patient_id);
@@ -52,7 +52,7 @@ returns text
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     call public.call_logs;
@@ -81,7 +81,7 @@ create function public.export_patient(patient_id uuid)
 returns jsonb
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.export_patient(export_patient.patient_id);
 end;
@@ -94,7 +94,7 @@ create function public.read_recording(call_log_id uuid)
 returns text
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.read_recording(read_recording.call_log_id);
 end;
@@ -107,7 +107,7 @@ create function public.erase_patient_voice(patient_id uuid, reason text)
 returns jsonb
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.erase_patient_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
 end;
@@ -119,7 +119,7 @@ create function public.erase_patient(patient_id uuid, reason text)
 returns jsonb
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.erase_patient(erase_patient.patient_id, erase_patient.reason);
 end;
@@ -131,7 +131,7 @@ create function public.claim_deletions(worker text, count integer, lease_seconds
 returns setof public.deletion_claim
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.claim_deletions(
         claim_deletions.worker, claim_deletions.count, claim_deletions.lease_seconds, claim_deletions.at);
@@ -144,7 +144,7 @@ create function public.finish_deletion(deletion_id bigint, lease_token uuid, at 
 returns boolean
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.finish_deletion(finish_deletion.deletion_id, finish_deletion.lease_token, finish_deletion.at);
 end;
@@ -156,7 +156,7 @@ create function public.fail_deletion(deletion_id bigint, lease_token uuid, code 
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.fail_deletion(fail_deletion.deletion_id, fail_deletion.lease_token, fail_deletion.code, fail_deletion.at);
 end;

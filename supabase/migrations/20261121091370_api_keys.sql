@@ -42,7 +42,7 @@ returns voice.api_key
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     added voice.api_keys;
@@ -62,7 +62,7 @@ returns boolean
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update voice.api_keys
@@ -81,7 +81,7 @@ returns setof voice.api_key
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at
     from voice.api_keys
@@ -96,7 +96,7 @@ returns table (name text, is_allowed boolean)
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     used voice.api_keys;

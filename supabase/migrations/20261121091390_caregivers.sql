@@ -4,7 +4,7 @@ create function voice.lock_as_primary(patient_id uuid)
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if voice.role_of_caller(lock_as_primary.patient_id) is null then
@@ -32,7 +32,7 @@ create function voice.refuse_wrong_contact(role public.caregiver_role, phone tex
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if refuse_wrong_contact.role is null then
@@ -67,7 +67,7 @@ create function voice.refuse_losing_the_last_primary(patient_id uuid)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not exists (
@@ -94,7 +94,7 @@ returns public.patient_caregivers
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     added public.patient_caregivers;
@@ -128,7 +128,7 @@ returns public.patient_caregivers
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     patient_id uuid := (
@@ -171,7 +171,7 @@ returns void
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     patient_id uuid := (

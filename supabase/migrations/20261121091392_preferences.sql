@@ -7,7 +7,7 @@ returns public.patient_caregivers
 language plpgsql
 volatile
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     changed public.patient_caregivers;
@@ -49,7 +49,7 @@ create function public.set_my_preferences(
 returns public.patient_caregivers
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.set_my_preferences(
         set_my_preferences.patient_id, set_my_preferences.patient_known_as, set_my_preferences.language,
@@ -72,7 +72,7 @@ create function public.add_caregiver(
 returns public.patient_caregivers
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.add_caregiver(
         add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
@@ -89,7 +89,7 @@ create function public.change_caregiver(
 returns public.patient_caregivers
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.change_caregiver(
         change_caregiver.caregiver_id, change_caregiver.role, change_caregiver.name, change_caregiver.phone,
@@ -104,7 +104,7 @@ create function public.remove_caregiver(caregiver_id uuid)
 returns void
 language sql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 begin atomic
     select voice.remove_caregiver(remove_caregiver.caregiver_id);
 end;

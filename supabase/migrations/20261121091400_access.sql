@@ -6,7 +6,7 @@ returns setof uuid
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.patient_id
     from public.patient_caregivers

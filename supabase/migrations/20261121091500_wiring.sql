@@ -178,7 +178,7 @@ create function voice.schedule_rounds()
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if to_regprocedure('cron.schedule(text, text, text)') is null then

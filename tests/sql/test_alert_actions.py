@@ -253,7 +253,7 @@ def test_a_step_that_fails_keeps_no_other_from_being_done(records: Records, pati
     sign(records, patient_id, EMERGENCY)
     records.do(
         """create or replace function voice.note_silence(at timestamptz) returns integer language plpgsql
-           set search_path = '' as $$ begin raise exception 'broken'; end $$"""
+           set search_path = pg_catalog, pg_temp as $$ begin raise exception 'broken'; end $$"""
     )
     [swept] = records.rpc("run_sweeps", at=NOON + timedelta(hours=1))
     assert (swept["run_sweeps"]["note_silence"], swept["run_sweeps"]["advance_alerts"]) == (-1, 1)
