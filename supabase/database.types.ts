@@ -1348,7 +1348,7 @@ export type Database = {
           isSetofReturn: false;
         };
       };
-      "run_sweeps": { Args: { "at"?: string }; Returns: Json };
+      "run_job": { Args: { "at"?: string; "job": string }; Returns: number };
       "set_my_preferences": {
         Args: {
           "language": string;
@@ -1424,6 +1424,19 @@ export type Database = {
       };
       "sweep_since": { Args: { "at"?: string; "provider": string }; Returns: string };
       "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
+      "upsert_call": {
+        Args: {
+          "ended_reason"?: string;
+          "occurred_at"?: string;
+          "patient_id": string;
+          "provider": string;
+          "provider_call_id": string;
+          "recording_channel"?: Database["public"]["Enums"]["recording_channel"];
+          "recording_ref"?: string;
+          "summary"?: string;
+        };
+        Returns: string;
+      };
       "withdraw_consent": { Args: { "patient_id": string }; Returns: undefined };
     };
     Enums: {
@@ -1437,6 +1450,7 @@ export type Database = {
         | "acknowledged"
         | "snoozed"
         | "woken"
+        | "reopened"
         | "resolved";
       "alert_level": "warning" | "emergency" | "critical";
       "alert_outcome": "ill" | "not_ill" | "other_person" | "wrong_recording" | "other";
@@ -1458,7 +1472,7 @@ export type Database = {
         | "recording_read"
         | "voice_matched"
         | "key_used";
-      "call_disposition": "judge" | "skip" | "unknown" | "unmatched";
+      "call_disposition": "judge" | "skip" | "unknown" | "unmatched" | "erased";
       "call_source": "provider" | "api" | "upload" | "onboarding" | "archive";
       "caregiver_role": "viewer" | "family" | "clinician" | "primary";
       "check_reason":
@@ -1511,7 +1525,11 @@ export type Database = {
         | "delivery_delayed"
         | "delivery_dead"
         | "alert_untold"
-        | "alert_unanswered";
+        | "alert_unanswered"
+        | "recordings_unusable"
+        | "deletion_delayed"
+        | "job_failed"
+        | "jobs_late";
     };
     CompositeTypes: {
       "deletion_claim": {
@@ -1675,6 +1693,7 @@ export const Constants = {
         "acknowledged",
         "snoozed",
         "woken",
+        "reopened",
         "resolved",
       ],
       "alert_level": ["warning", "emergency", "critical"],
@@ -1698,7 +1717,7 @@ export const Constants = {
         "voice_matched",
         "key_used",
       ],
-      "call_disposition": ["judge", "skip", "unknown", "unmatched"],
+      "call_disposition": ["judge", "skip", "unknown", "unmatched", "erased"],
       "call_source": ["provider", "api", "upload", "onboarding", "archive"],
       "caregiver_role": ["viewer", "family", "clinician", "primary"],
       "check_reason": [
@@ -1754,6 +1773,10 @@ export const Constants = {
         "delivery_dead",
         "alert_untold",
         "alert_unanswered",
+        "recordings_unusable",
+        "deletion_delayed",
+        "job_failed",
+        "jobs_late",
       ],
     },
   },

@@ -31,7 +31,7 @@ def household(records: Records) -> Household:
     records.call("flag_patient", patient_id, "tired", now - timedelta(days=5))
     for days in (4, 3, 2):
         claim = records.open(records.call_log(patient_id, now - timedelta(days=days)))
-        records.call("abstain_check", claim["check_id"], claim["lease_token"], "too_noisy", "{}")
+        records.call("abstain_check", claim["check_id"], claim["lease_token"], "no_speech", "{}")
     claim = records.open(records.call_log(patient_id, now - timedelta(days=1)))
     records.call("fail_check", claim["check_id"], claim["lease_token"], "unreadable", "it cannot be read", True)
     records.report("call 1", patient_id=patient_id, recording_url="https://example.org/1.wav", at=now)
@@ -41,10 +41,13 @@ def household(records: Records) -> Household:
     )
     records.do("insert into voice.tombstones (patient_id, scope, reason) values (%s, 'voice', 'asked')", uuid4())
     records.do("insert into voice.api_keys (name, key_sha256, scopes) values ('robot', %s, '{embed}')", b"\0" * 32)
+    records.call("record_call", patient_id, None, "api", None, None, now, None, "robot", "first", b"\0" * 32)
+    records.do("select voice.note_job_failure('match_calls', 'vapi/1', '22P02', 'it cannot be read', now())")
     records.do(
         "insert into storage.objects (bucket_id, name) values ('voice-recordings', %s)", f"{patient_id}/recording.wav"
     )
     made.arguments = {
+        "job": "advance_alerts",
         "patient_id": patient_id,
         "patient_ids": [patient_id],
         "call_log_id": records.one("select id from public.call_logs where provider_call_id = 'call 1'"),

@@ -180,9 +180,9 @@ def test_a_function_that_is_away_is_asked_again(records: Records, asked: Functio
 
 def test_a_database_that_is_away_ends_no_round(records: Records) -> None:
     with rounds(records.database, None) as made:
-        records.do("revoke execute on function voice.sweep from retrocare_service")
+        records.do("revoke execute on function voice.due_jobs from retrocare_service")
         made.make_round()
-        records.do("grant execute on function voice.sweep to retrocare_service")
+        records.do("grant execute on function voice.due_jobs to retrocare_service")
         made.make_round()
 
 
@@ -202,7 +202,7 @@ def test_the_service_makes_the_rounds_and_is_not_ready_without_them(database: Da
 
 def test_an_error_that_nobody_foresaw_ends_the_rounds_and_is_seen(records: Records) -> None:
     class Broken:
-        def sweep(self) -> dict[str, int]:
+        def due_jobs(self) -> list[str]:
             raise RuntimeError("unforeseen")
 
     made = Rounds(settings_for(records.database), Broken())  # type: ignore[arg-type]

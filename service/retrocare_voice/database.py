@@ -197,9 +197,14 @@ class Database:
 
     # time, and the operator
 
-    def sweep(self) -> dict[str, int]:
-        """Do what is due because time has passed; return how much, by step, -1 where a step failed."""
-        return dict(self._row("sweep")["sweep"])
+    def due_jobs(self, *, all_of_them: bool = False) -> list[str]:
+        """Return the jobs whose turn it is, or all, in the order in which to run them."""
+        return [row["due_jobs"] for row in self._rows("due_jobs", *(["infinity"] if all_of_them else []))]
+
+    def run_job(self, job: str) -> int | None:
+        """Do what is due of a job; return how much, -1 where it failed, None while another run is under way."""
+        done: int | None = self._row("run_job", job)["run_job"]
+        return done
 
     def due_work(self) -> Row:
         return self._row("due_work")

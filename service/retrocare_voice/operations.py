@@ -120,8 +120,8 @@ def troubles(
 def sweep(as_json: Json = False) -> None:
     """Do what is due because time has passed, as pg_cron and `retrocare start` do; say how much of it."""
     with opened() as database:
-        done = database.sweep()
-    print_json(done) if as_json else print_rows([{"step": step, "done": count} for step, count in done.items()])
+        done = {job: database.run_job(job) for job in database.due_jobs(all_of_them=True)}
+    print_json(done) if as_json else print_rows([{"job": job, "done": count} for job, count in done.items()])
     if -1 in done.values():
         sys.exit(1)
 

@@ -19,6 +19,8 @@ ERRORS: dict[str, tuple[type[RetrocareError], str]] = {
     "RV005": (Unprocessable, "not_comparable"),
     "RV006": (Conflict, "call_of_another_patient"),
     "RV007": (Conflict, "baselines_missing"),
+    "RV008": (BadRequest, "impossible_time"),
+    "RV009": (Unprocessable, "idempotency_key_reused"),
 }
 NOT_MIGRATED = ("3F000", "42883", "42P01", "42501", "28000")
 

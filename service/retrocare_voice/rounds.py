@@ -1,6 +1,7 @@
 """The rounds: what time makes due. pg_cron does the same on hosted Supabase; where both do, nothing is done twice.
 
-Every round is one SQL call, voice.sweep, and a request to each edge function for which work is due.
+Every round runs the jobs whose turn it is, each in a transaction of its own, and asks each edge function for which work is
+due. A job that fails is the operator's (voice.troubles), and keeps no other from being done.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from retrocare_voice.settings import Settings
 
 FUNCTION_SECONDS = 90.0  # longer than an edge function works before it leaves the rest to the next call
 STOP_SECONDS = 1.0
+FAILED = -1  # what voice.run_job returns where it could not even list what is due
 
 
 class Rounds:
@@ -53,12 +55,11 @@ class Rounds:
     def make_round(self) -> None:
         """Do what is due now."""
         try:
-            done: dict[str, Any] = {step: count for step, count in self.database.sweep().items() if count}
-            if done:
-                event("swept", **done)
+            for job in self.database.due_jobs():
+                self._run(job)
             due = self.database.due_work()
         except RetrocareError as error:
-            event("not_swept", code=error.code)
+            event("round_failed", code=error.code)
             return
         is_sweep_due = time.monotonic() - self._swept_at >= self.settings.provider_sweep_seconds
         if due["deliveries"]:
@@ -69,6 +70,17 @@ class Rounds:
             self._swept_at = time.monotonic()
         elif due["recordings"]:
             self._ask("collect-recordings", {})
+
+    def _run(self, job: str) -> None:
+        try:
+            done = self.database.run_job(job)
+        except RetrocareError as error:
+            event("job_failed", job=job, code=error.code)
+            return
+        if done == FAILED:
+            event("job_failed", job=job, code="listing_failed")
+        elif done:
+            event("job_done", job=job, count=done)
 
     def _ask(self, function: str, body: dict[str, Any]) -> bool:
         """Ask an edge function to work, beside the rounds: copying recordings must not keep a message waiting.

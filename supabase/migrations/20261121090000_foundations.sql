@@ -85,3 +85,7 @@ grant execute on function voice.rising_uuid to authenticated, service_role;
 --     RV001 the lease is lost        RV004 no such encoder           RV100 this project cannot be adopted as it is
 --     RV002 no such patient          RV005 not a comparable vector
 --     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
+--     RV008 an impossible time       RV009 an idempotency key of another request
+--
+-- Locks are taken in one order: the encoders, then the patient, then whatever is the patient's. Whoever would need a second patient, or
+-- holds something of a patient already, does not wait for the patient (voice.try_lock_patient).

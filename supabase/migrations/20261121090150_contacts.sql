@@ -52,7 +52,7 @@ revoke execute on function voice.role_of_caller from public;
 comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
 comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted; null: none.';
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
-comment on column public.patient_caregivers.language is 'Of messages, a language of voice.alert_texts; one that is not there is English.';
+comment on column public.patient_caregivers.language is 'Of messages, a language of voice.alert_texts; what is not translated into it is told in English.';
 comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
 comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as voice.settings says.';
 comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as voice.settings says.';

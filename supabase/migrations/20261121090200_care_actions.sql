@@ -27,6 +27,46 @@ comment on function voice.lock_patient is
     'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
 revoke execute on function voice.lock_patient from public;
 
+create function voice.try_lock_patient(patient_id uuid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from public.patients
+    where patients.id = try_lock_patient.patient_id
+    for no key update skip locked;
+    return found;
+end
+$$;
+comment on function voice.try_lock_patient is
+    'As voice.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
+revoke execute on function voice.try_lock_patient from public;
+
+create function voice.lock_patient_or_refuse(patient_id uuid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
+    if voice.try_lock_patient(lock_patient_or_refuse.patient_id) then
+        return true;
+    elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
+        raise exception using
+            errcode = 'PT409',
+            message = 'Somebody works on this patient at this moment',
+            hint = 'Nothing was changed: try again.';
+    end if;
+    return false;
+end
+$$;
+comment on function voice.lock_patient_or_refuse is
+    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
+revoke execute on function voice.lock_patient_or_refuse from public;
+
 create function voice.add_patient(name text, timezone text, has_consent boolean)
 returns public.patients
 language sql
@@ -108,62 +148,3 @@ comment on function voice.unflag_patient is
     'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
 revoke execute on function voice.unflag_patient from public;
 grant execute on function voice.unflag_patient to retrocare_service;
-
-create function voice.record_call(
-    patient_id uuid,
-    call_log_id uuid,
-    source public.call_source,
-    recording_ref text,
-    recording_channel public.recording_channel,
-    occurred_at timestamptz,
-    enrolment_id uuid
-)
-returns uuid
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    call public.call_logs;
-begin
-    perform voice.lock_patient(record_call.patient_id);
-    if record_call.call_log_id is null then
-        insert into public.call_logs (patient_id, source, recording_ref, recording_channel, "timestamp", enrolment_id)
-        values (
-            record_call.patient_id, record_call.source, record_call.recording_ref, record_call.recording_channel,
-            coalesce(record_call.occurred_at, now()), record_call.enrolment_id
-        )
-        returning * into call;
-        return call.id;
-    end if;
-
-    update public.call_logs
-    set recording_ref = case
-            -- What has been judged needs no address any more.
-            when call_logs.check_state is null or call_logs.check_state in ('queued', 'leased', 'dead', 'skipped')
-            then coalesce(call_logs.recording_ref, record_call.recording_ref)
-            else call_logs.recording_ref
-        end,
-        recording_channel = coalesce(call_logs.recording_channel, record_call.recording_channel)
-    where call_logs.id = record_call.call_log_id and call_logs.patient_id = record_call.patient_id
-    returning * into call;
-    if found then
-        return call.id;
-    end if;
-    if exists (select from public.call_logs where call_logs.id = record_call.call_log_id) then
-        raise exception using
-            errcode = 'RV006',
-            message = format('Call %s is another patient''s', record_call.call_log_id),
-            hint = 'patientId and callLogId must belong together.';
-    end if;
-    raise exception using
-        errcode = 'RV003',
-        message = format('No call %s', record_call.call_log_id),
-        hint = 'Without callLogId a call is made for the recording.';
-end
-$$;
-comment on function voice.record_call is
-    'The id of the call that a recording belongs to: the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006. Called by the service before open_check, in one transaction.';
-revoke execute on function voice.record_call from public;
-grant execute on function voice.record_call to retrocare_service;

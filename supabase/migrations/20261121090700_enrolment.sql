@@ -65,7 +65,7 @@ comment on function voice.add_sample is
     'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds voice.lock_patient.';
 revoke execute on function voice.add_sample from public;
 
-create function voice.withdraw_samples(patient_id uuid)
+create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
 returns integer
 language plpgsql
 volatile
@@ -73,35 +73,72 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     affected record;
-    withdrawn integer := 0;
+    removed integer := 0;
 begin
-    perform voice.lock_patient(withdraw_samples.patient_id);
     for affected in
         select
             baselines.encoder,
             baselines.enrolment_id,
-            baselines.sample_count,
-            coalesce(array_agg(embeddings.id order by embeddings.id)
-                filter (where not voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")), '{}') as kept_ids
+            count(*) filter (where baseline_samples.embedding_id = any (remove_samples.embedding_ids)) as removed_count,
+            coalesce(array_agg(baseline_samples.embedding_id order by baseline_samples.embedding_id)
+                filter (where baseline_samples.embedding_id <> all (remove_samples.embedding_ids)), '{}') as kept_ids
         from voice.baselines
         join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
-        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-        join public.call_logs on call_logs.id = embeddings.call_log_id
-        where baselines.patient_id = withdraw_samples.patient_id and baselines.superseded_at is null
+        where baselines.patient_id = remove_samples.patient_id and baselines.superseded_at is null
         group by baselines.id
     loop
-        if cardinality(affected.kept_ids) < affected.sample_count then
-            withdrawn := withdrawn + affected.sample_count - cardinality(affected.kept_ids);
-            perform voice.build_baseline(
-                withdraw_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
+        if affected.removed_count > 0 then
+            removed := removed + affected.removed_count;
+            perform voice.build_baseline(remove_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
         end if;
     end loop;
-    return withdrawn;
+    return removed;
+end
+$$;
+comment on function voice.remove_samples is
+    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds voice.lock_patient.';
+revoke execute on function voice.remove_samples from public;
+
+create function voice.withdraw_samples(patient_id uuid)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform voice.lock_patient(withdraw_samples.patient_id);
+    return voice.remove_samples(withdraw_samples.patient_id, array(
+        select embeddings.id
+        from voice.embeddings
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where embeddings.patient_id = withdraw_samples.patient_id
+            and voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+    ));
 end
 $$;
 comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left. With none left, the next healthy call enrols.';
+    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
 revoke execute on function voice.withdraw_samples from public;
+
+create function voice.lock_flagged_patient()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if tg_op = 'INSERT' then
+        perform voice.lock_patient(new.patient_id);
+    else
+        perform voice.lock_patient_or_refuse(new.patient_id);
+    end if;
+    return new;
+end
+$$;
+comment on function voice.lock_flagged_patient is
+    'Trigger: a flag rebuilds baselines, so its patient is locked before anything else. Definer: whoever flags may not lock patients.';
+revoke execute on function voice.lock_flagged_patient from public;
 
 create function voice.on_health_flag()
 returns trigger

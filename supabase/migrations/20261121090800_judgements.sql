@@ -138,7 +138,8 @@ as $$
 declare
     local_hour double precision := voice.local_hour(call."timestamp", patient.timezone);
     judged voice.judgement := voice.judge(baseline.embedding, print.embedding, print.snr_db, local_hour, policy);
-    is_sample boolean := judged.severity = 'low'
+    -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
+    is_sample boolean := voice.severity(judged.anomaly, policy) = 'low'
         and voice.is_healthy_at(patient, call."timestamp")
         and voice.add_sample(baseline, print.id, policy);
     logged public.voice_anomaly_logs;

@@ -49,6 +49,8 @@ create table voice.checks (
     leased_until timestamptz,
     log_id uuid
         constraint a_check_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
+    duplicate_of uuid
+        constraint a_check_keeps_the_call_that_it_repeats references public.call_logs (id) on delete set null,
     added_to_baseline boolean not null default false,
     snr_db double precision,
     quality jsonb not null default '{}',
@@ -68,6 +70,7 @@ create index live_checks_by_patient on voice.checks (patient_id, encoder, is_bac
     where state in ('queued', 'leased');
 create index checks_by_encoder on voice.checks (encoder);
 create index checks_by_log on voice.checks (log_id);
+create index checks_by_repeated_call on voice.checks (duplicate_of) where duplicate_of is not null;
 create index checks_to_claim on voice.checks (encoder, is_backfill, run_at, id) where state = 'queued';
 create index checks_by_lease on voice.checks (encoder, is_backfill, run_at, id)
     where state = 'leased' or (state = 'queued' and lost_leases > 0);
@@ -80,6 +83,7 @@ comment on column voice.checks.attempts is 'Counted when the check is handed out
 comment on column voice.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
 comment on column voice.checks.run_at is 'Not before this moment.';
 comment on column voice.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
+comment on column voice.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
 comment on column voice.checks.quality is 'What was measured, judged or not.';
 
 create table voice.check_errors (

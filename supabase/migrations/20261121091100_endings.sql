@@ -1,6 +1,5 @@
 -- Endings: a check is completed (next chapter), abstained from, given back, or fails: one transaction, all or nothing, fenced by
--- the lease token. Who lost the lease changes nothing, who asks twice gets the same answer. Locks are taken in one order:
--- encoders, patient, check, call.
+-- the lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
 
 create type voice.check_result as (
     call_log_id uuid,
@@ -13,9 +12,11 @@ create type voice.check_result as (
     snr double precision,
     severity public.anomaly_severity,
     alert_type public.alert_type,
-    added_to_baseline boolean
+    added_to_baseline boolean,
+    duplicate_of uuid
 );
-comment on type voice.check_result is 'How a check stands; the scores are null where there is none.';
+comment on type voice.check_result is
+    'How a check stands; the scores are null where there is none. Of a recording that was judged before (duplicate_of: that call), what was found then.';
 
 create function voice.stored_result(check_id bigint)
 returns voice.check_result
@@ -25,20 +26,32 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select
-        checks.call_log_id,
-        checks.state,
-        checks.reason,
-        checks.log_id,
+        asked.call_log_id,
+        told.state,
+        told.reason,
+        told.log_id,
         voice_anomaly_logs.anomaly_score,
         voice_anomaly_logs.raw_similarity,
         voice_anomaly_logs.normalized_score,
-        checks.snr_db,
+        told.snr_db,
         voice_anomaly_logs.severity,
         voice_anomaly_logs.alert_type,
-        checks.added_to_baseline
-    from voice.checks
-    left join public.voice_anomaly_logs on voice_anomaly_logs.id = checks.log_id
-    where checks.id = stored_result.check_id
+        told.added_to_baseline,
+        case when told.id <> asked.id then told.call_log_id end
+    from voice.checks as asked
+    cross join lateral (
+        select checks.*
+        from voice.checks
+        where checks.id = asked.id
+            or (asked.duplicate_of is not null
+                and checks.call_log_id = asked.duplicate_of
+                and checks.encoder = asked.encoder
+                and checks.state in ('scored', 'enrolled'))
+        order by checks.id = asked.id, checks.id
+        limit 1
+    ) as told
+    left join public.voice_anomaly_logs on voice_anomaly_logs.id = told.log_id
+    where asked.id = stored_result.check_id
 $$;
 comment on function voice.stored_result is 'How a check stands or ended. Called by the service where open_check gave no lease.';
 revoke execute on function voice.stored_result from public;

@@ -80,6 +80,7 @@ declare
     logged public.voice_anomaly_logs;
     is_healthy boolean;
     is_sample boolean;
+    first_call_id uuid;
 begin
     -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
     lock table voice.encoders in row exclusive mode;
@@ -96,13 +97,14 @@ begin
     if patient.voice_consent_at is null then
         return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
     end if;
-    if exists (
-        select from voice.embeddings
-        where embeddings.patient_id = patient.id
-            and embeddings.encoder = held.encoder
-            and embeddings.audio_sha256 = complete_check.audio_sha256
-            and embeddings.call_log_id <> call.id
-    ) then
+    select embeddings.call_log_id into first_call_id
+    from voice.embeddings
+    where embeddings.patient_id = patient.id
+        and embeddings.encoder = held.encoder
+        and embeddings.audio_sha256 = complete_check.audio_sha256
+        and embeddings.call_log_id <> call.id;
+    if found then
+        update voice.checks set duplicate_of = first_call_id where checks.id = held.id;
         return voice.finish_check(held.id, 'skipped', 'duplicate_recording', null, false,
             complete_check.snr_db, complete_check.quality);
     end if;

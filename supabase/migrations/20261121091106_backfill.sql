@@ -24,8 +24,7 @@ begin
     ) then
         return false;
     end if;
-    return (voice.judge(present.embedding, print.embedding, print.snr_db,
-            voice.local_hour(call."timestamp", patient.timezone), policy)).severity = 'low'
+    return voice.severity(voice.anomaly(voice.raw_similarity(present.embedding, print.embedding)), policy) = 'low'
         and voice.add_sample(present, print.id, policy);
 end
 $$;

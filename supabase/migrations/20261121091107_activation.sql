@@ -21,14 +21,52 @@ comment on function voice.hold_calls is
 revoke execute on function voice.hold_calls from public;
 grant execute on function voice.hold_calls to retrocare_service;
 
-create function voice.adopt_checks(at timestamptz)
+create function voice.is_stranded("check" voice.checks, at timestamptz)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not "check".is_backfill
+        and ("check".state = 'queued' or ("check".state = 'leased' and "check".leased_until < is_stranded.at))
+        and not exists (
+            select from voice.checks as twin
+            where twin.call_log_id = "check".call_log_id
+                and twin.encoder = voice.active_encoder()
+                and not twin.is_backfill
+                and twin.state in ('queued', 'leased')
+        )
+$$;
+comment on function voice.is_stranded is
+    'Whether a check of an encoder that is not active (any more) waits for a worker that may never come. The caller asks about such encoders alone.';
+revoke execute on function voice.is_stranded from public;
+
+create function voice.checks_to_reassign(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select stranded.id::text
+    from voice.checks as stranded
+    where stranded.encoder = any (array(select encoders.id from voice.encoders where not encoders.is_active))
+        and stranded.state in ('queued', 'leased')
+        and voice.is_stranded(stranded, checks_to_reassign.at)
+    order by stranded.id
+    limit checks_to_reassign.maximum_rows
+$$;
+comment on function voice.checks_to_reassign is
+    'Calls that wait to be judged by an encoder that is not active (any more). Called by voice.activate_encoder, and by voice.run_job for those that came back since: a lease that expired, an attempt that failed.';
+revoke execute on function voice.checks_to_reassign from public;
+
+create function voice.reassign_checks(check_ids bigint[], at timestamptz)
 returns integer
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    adopted integer;
+    reassigned integer;
 begin
     perform voice.bury_lost_checks(encoders.id) from voice.encoders where not encoders.is_active;
     update voice.checks
@@ -41,26 +79,30 @@ begin
     from (
         select stranded.id
         from voice.checks as stranded
-        where stranded.encoder = any (array(select encoders.id from voice.encoders where not encoders.is_active))
-            and not stranded.is_backfill
-            and (stranded.state = 'queued' or (stranded.state = 'leased' and stranded.leased_until < adopt_checks.at))
-            and not exists (
-                select from voice.checks as twin
-                where twin.call_log_id = stranded.call_log_id
-                    and twin.encoder = voice.active_encoder()
-                    and not twin.is_backfill
-                    and twin.state in ('queued', 'leased')
-            )
+        where stranded.id = any (reassign_checks.check_ids) and voice.is_stranded(stranded, reassign_checks.at)
         for no key update of stranded skip locked
     ) as found
     where checks.id = found.id;
-    get diagnostics adopted = row_count;
-    return adopted;
+    get diagnostics reassigned = row_count;
+    return reassigned;
 end
 $$;
-comment on function voice.adopt_checks is
-    'Hands calls that wait to be judged by an encoder that is not active (any more) over to the active one; how many. Called by voice.activate_encoder, and by voice.sweep for those that came back since: a lease that expired, an attempt that failed.';
-revoke execute on function voice.adopt_checks from public;
+comment on function voice.reassign_checks is 'Hands these checks over to the active encoder; how many. Called by voice.activate_encoder and voice.reassign_check.';
+revoke execute on function voice.reassign_checks from public;
+
+create function voice.reassign_check(check_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return voice.try_lock_patient((select checks.patient_id from voice.checks where checks.id = reassign_check.check_id::bigint))
+        and voice.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
+end
+$$;
+comment on function voice.reassign_check is 'Hands one of voice.checks_to_reassign over to the active encoder; whether it did. Called by voice.run_job.';
+revoke execute on function voice.reassign_check from public;
 
 create function voice.adopt_archive()
 returns void
@@ -128,7 +170,8 @@ begin
     update voice.encoders set is_active = false where encoders.is_active;
     update voice.encoders set is_active = true where encoders.id = activate_encoder.encoder;
     perform voice.adopt_archive();
-    return voice.adopt_checks(clock_timestamp());
+    return voice.reassign_checks(
+        array(select id::bigint from voice.checks_to_reassign(clock_timestamp(), null) as id), clock_timestamp());
 end
 $$;
 comment on function voice.activate_encoder is

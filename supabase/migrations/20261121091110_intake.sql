@@ -16,7 +16,8 @@ create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
     'skip',         -- voicemail, nobody, an error: its recording is not even copied
     'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
-    'unmatched'     -- of no patient that is known: the report is kept, and waits for the patient's id or number
+    'unmatched',    -- of no patient that is known: the report is kept, and waits for the patient's id or number
+    'erased'        -- the call, or the person, was erased: nothing of the report is kept
 );
 comment on type public.call_disposition is 'What becomes of a reported call.';
 
@@ -40,12 +41,16 @@ create table voice.ended_reasons (
     disposition public.call_disposition not null
         constraint a_row_decides check (disposition in ('judge', 'skip')),
     reason public.check_reason,
+    needs_speech boolean not null default false
+        constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
     constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
     constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
 );
 alter table voice.ended_reasons enable row level security;
 comment on table voice.ended_reasons is
     'What the provider''s words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the very word decides, else one that skips, else the longest.';
+comment on column voice.ended_reasons.needs_speech is
+    'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
 insert into voice.ended_reasons (pattern, disposition, reason) values
     ('customer-ended-call', 'judge', null),
     ('customer-ended-call-%', 'judge', null),
@@ -92,6 +97,21 @@ as $$
 $$;
 comment on function voice.ended_as is 'The row that decides about calls that ended so; null: nobody has decided.';
 revoke execute on function voice.ended_as from public;
+
+create function voice.skip_reason(call public.call_logs)
+returns public.check_reason
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when decided.disposition = 'skip' then decided.reason
+        when decided.needs_speech and call.speech_intervals = '[]' then 'nobody_spoke'
+    end
+    from voice.ended_as(call.ended_reason) as decided
+$$;
+comment on function voice.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
+revoke execute on function voice.skip_reason from public;
 
 create table voice.unmatched_calls (
     provider text not null

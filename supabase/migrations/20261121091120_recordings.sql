@@ -64,26 +64,51 @@ $$;
 comment on function voice.end_recording is 'The recording never comes, and its call says so.';
 revoke execute on function voice.end_recording from public;
 
-create function voice.expire_recordings(at timestamptz)
-returns integer
+create function voice.recordings_to_expire(at timestamptz, maximum_rows integer)
+returns setof text
 language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select recordings.call_log_id::text
+    from voice.recordings
+    where recordings.state in ('queued', 'leased')
+        and recordings.expires_at <= recordings_to_expire.at
+        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
+    order by recordings.expires_at
+    limit recordings_to_expire.maximum_rows
+$$;
+comment on function voice.recordings_to_expire is 'Calls whose recording the provider has forgotten before it was copied. Called by voice.run_job.';
+revoke execute on function voice.recordings_to_expire from public;
+
+create function voice.expire_recording(call_log_id text, at timestamptz)
+returns boolean
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    with lost as (
-        select recordings.call_log_id
-        from voice.recordings
-        where recordings.state in ('queued', 'leased') and recordings.expires_at <= expire_recordings.at
-            and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
-        for update skip locked
-    ),
-    ended as (
-        select voice.end_recording(lost.call_log_id, 'expired', expire_recordings.at) from lost
-    )
-    select count(*)::integer from ended
+declare
+    lost voice.recordings;
+begin
+    select recordings.* into lost from voice.recordings where recordings.call_log_id = expire_recording.call_log_id::uuid;
+    if not voice.try_lock_patient(lost.patient_id) then
+        return false;
+    end if;
+    select recordings.* into lost
+    from voice.recordings
+    where recordings.call_log_id = lost.call_log_id
+        and recordings.expires_at <= expire_recording.at
+        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
+    for update skip locked;
+    if not found then
+        return false;
+    end if;
+    perform voice.end_recording(lost.call_log_id, 'expired', expire_recording.at);
+    return true;
+end
 $$;
-comment on function voice.expire_recordings is 'Ends what the provider has forgotten; how many. Called by voice.sweep and voice.claim_recordings.';
-revoke execute on function voice.expire_recordings from public;
+comment on function voice.expire_recording is 'The provider has forgotten the recording, and its call says so; whether it did. Called by voice.run_job.';
+revoke execute on function voice.expire_recording from public;
 
 create type public.recording_claim as (
     call_log_id uuid,
@@ -110,7 +135,6 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform voice.expire_recordings(claim_recordings.at);
     return query
         update voice.recordings as claimed
         set state = 'leased',
@@ -122,6 +146,7 @@ begin
             select due.call_log_id
             from voice.recordings as due
             where due.state in ('queued', 'leased')
+                and due.expires_at > claim_recordings.at
                 and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
                 and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
             order by due.run_at, due.call_log_id
@@ -158,6 +183,7 @@ as $$
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
         and (voice.ended_as(call_logs.ended_reason)).disposition = 'judge'
+        and voice.skip_reason(call_logs) is null
 $$;
 comment on function voice.publish_recording is
     'Gives the call its copied recording, which queues the check, where the call is worth judging.';
@@ -175,14 +201,15 @@ as $$
 declare
     held voice.recordings;
 begin
-    select recordings.* into held from voice.recordings where recordings.call_log_id = store_recording.call_log_id;
-    if held.call_log_id is null then
+    perform from public.patients
+    where patients.id = (
+        select recordings.patient_id from voice.recordings where recordings.call_log_id = store_recording.call_log_id
+    )
+    for no key update;
+    select recordings.* into held from voice.recordings where recordings.call_log_id = store_recording.call_log_id for update;
+    if not found then
         perform voice.delete_orphan(store_recording.recording_ref); -- erased while it was copied
     end if;
-    if held.lease_token is distinct from store_recording.lease_token then
-        return false;
-    end if;
-    perform voice.lock_patient(held.patient_id);
     update voice.recordings
     set state = 'stored',
         recording_ref = store_recording.recording_ref,
@@ -221,6 +248,11 @@ as $$
 declare
     failed voice.recordings;
 begin
+    perform from public.patients
+    where patients.id = (
+        select recordings.patient_id from voice.recordings where recordings.call_log_id = fail_recording.call_log_id
+    )
+    for no key update;
     update voice.recordings
     set state = 'queued',
         error_code = fail_recording.code,

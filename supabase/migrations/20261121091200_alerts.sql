@@ -12,7 +12,7 @@ comment on type public.alert_level is 'How urgent: medium, high and critical sco
 create type public.alert_state as enum (
     'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
     'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
-    'acknowledged',     -- somebody sees to it          -> open (raised), snoozed, resolved
+    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
     'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
     'resolved'          -- the episode is over: end
 );
@@ -36,6 +36,7 @@ create type public.alert_change as enum (
     'reminded',         -- and still nobody
     'acknowledged', 'snoozed',
     'woken',            -- the snooze is over: open again
+    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
     'resolved'
 );
 comment on type public.alert_change is 'What happened to an alert.';
@@ -53,16 +54,20 @@ create table voice.alert_policies (
     maximum_snooze_hours double precision not null
         constraint a_snooze_ends check (maximum_snooze_hours > 0),
     waits_for_morning boolean not null,
+    maximum_silent_hours double precision not null
+        constraint an_unresolved_alert_speaks_again check (maximum_silent_hours > 0 and maximum_silent_hours <= 8784),
     constraint only_a_warning_waits_for_morning check (level = 'warning' or not waits_for_morning)
 );
 alter table voice.alert_policies enable row level security;
 insert into voice.alert_policies values
-    ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true),
-    ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false),
-    ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false);
+    ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
+    ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
+    ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
 comment on table voice.alert_policies is 'Who is told at each level, when others are, and how often.';
 comment on column voice.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
 comment on column voice.alert_policies.further_roles is 'Who is told when nobody has answered.';
+comment on column voice.alert_policies.maximum_silent_hours is
+    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
 comment on column voice.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
 
 create table public.caregiver_alerts (
@@ -81,7 +86,7 @@ create table public.caregiver_alerts (
     reminder_count integer not null default 0,
     opened_at timestamptz not null default now(),
     last_raised_at timestamptz not null default now(),
-    next_change_at timestamptz,
+    next_change_at timestamptz default now(),
     acknowledged_at timestamptz,
     acknowledged_by uuid
         constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
@@ -92,6 +97,7 @@ create table public.caregiver_alerts (
     outcome public.alert_outcome,
     notes text,
     constraint a_changed_voice_has_its_score check (cause <> 'voice_changed' or anomaly_score is not null),
+    constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or next_change_at is not null),
     constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
     constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
     constraint a_snoozed_alert_has_its_end check ((state = 'snoozed') = (snoozed_until is not null)),
@@ -110,7 +116,7 @@ comment on column public.caregiver_alerts.cause is 'What the last sign was that 
 comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
 comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode; log_id is its log. Null: no voice was judged.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
-comment on column public.caregiver_alerts.next_change_at is 'When a sweep escalates, reminds or wakes it; null: it waits for a caregiver.';
+comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
 
 create table public.alert_changes (

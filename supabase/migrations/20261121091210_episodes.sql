@@ -67,10 +67,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    due_at timestamptz := voice.answer_due_at(
-        raise_alert.patient_id, raise_alert.level,
-        (select escalate_after_minutes from voice.alert_policies where alert_policies.level = raise_alert.level),
-        raise_alert.at);
+    due_at timestamptz;
     earlier public.caregiver_alerts;
     alert public.caregiver_alerts;
     change public.alert_change := 'opened';
@@ -79,7 +76,12 @@ begin
     from public.caregiver_alerts
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
     for update;
-    if not found then
+    -- On the clock of the worst sign of the episode, not of the last one.
+    select voice.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
+    into due_at
+    from voice.alert_policies
+    where alert_policies.level = greatest(raise_alert.level, earlier.level);
+    if earlier.id is null then
         insert into public.caregiver_alerts (
             patient_id, level, cause, causes, log_id, anomaly_score, opened_at, last_raised_at, next_change_at
         )
@@ -91,7 +93,10 @@ begin
     else
         change := case
             when raise_alert.level > earlier.level then 'raised'
-            when raise_alert.cause <> all (earlier.causes) and earlier.state in ('acknowledged', 'snoozed') then 'raised'
+            when earlier.state in ('acknowledged', 'snoozed')
+                -- Of another kind, or after the time for which somebody said that they see to it.
+                and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
+                then 'raised'
             else 'repeated'
         end;
         update public.caregiver_alerts
@@ -124,8 +129,23 @@ comment on function voice.raise_alert is
     'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds voice.lock_patient. Called by voice.score_call and voice.note_silence.';
 revoke execute on function voice.raise_alert from public;
 
-create function voice.advance_alerts(at timestamptz)
-returns integer
+create function voice.alerts_to_advance(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select caregiver_alerts.id::text
+    from public.caregiver_alerts
+    where caregiver_alerts.resolved_at is null and caregiver_alerts.next_change_at <= alerts_to_advance.at
+    order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
+    limit alerts_to_advance.maximum_rows
+$$;
+comment on function voice.alerts_to_advance is 'The alerts whose time has come, the most urgent first. Called by voice.run_job.';
+revoke execute on function voice.alerts_to_advance from public;
+
+create function voice.advance_alert(alert_id text, at timestamptz)
+returns boolean
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
@@ -134,35 +154,49 @@ declare
     alert public.caregiver_alerts;
     policy voice.alert_policies;
     moved public.alert_change;
-    advanced integer := 0;
 begin
-    for alert in
-        select caregiver_alerts.*
-        from public.caregiver_alerts
-        where caregiver_alerts.resolved_at is null and caregiver_alerts.next_change_at <= advance_alerts.at
-        order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
-        for update skip locked
-    loop
-        select alert_policies.* into policy from voice.alert_policies where alert_policies.level = alert.level;
-        moved := case alert.state when 'snoozed' then 'woken' when 'open' then 'escalated' else 'reminded' end;
-        update public.caregiver_alerts
-        set state = case moved when 'woken' then 'open'::public.alert_state else 'escalated' end,
-            snoozed_until = null,
-            reminder_count = case moved when 'reminded' then alert.reminder_count + 1 else 0 end,
-            next_change_at = case
-                when moved = 'woken' then voice.answer_due_at(alert.patient_id, alert.level, policy.escalate_after_minutes, advance_alerts.at)
-                when moved = 'escalated' and policy.maximum_reminders > 0 or alert.reminder_count + 1 < policy.maximum_reminders
-                then voice.answer_due_at(alert.patient_id, alert.level, policy.remind_after_minutes, advance_alerts.at)
-            end
-        where caregiver_alerts.id = alert.id
-        returning * into alert;
-        perform voice.note_change(
-            alert, moved, advance_alerts.at, log_id => case alert.cause when 'voice_changed' then alert.log_id end);
-        advanced := advanced + 1;
-    end loop;
-    return advanced;
+    select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = advance_alert.alert_id::uuid;
+    if not voice.try_lock_patient(alert.patient_id) then
+        return false;
+    end if;
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert.id
+        and caregiver_alerts.resolved_at is null
+        and caregiver_alerts.next_change_at <= advance_alert.at
+    for update;
+    if not found then
+        return false;
+    end if;
+    select alert_policies.* into policy from voice.alert_policies where alert_policies.level = alert.level;
+    moved := case alert.state
+        when 'snoozed' then 'woken'
+        when 'acknowledged' then 'reopened'
+        when 'open' then 'escalated'
+        else 'reminded'
+    end;
+    alert.reminder_count := case moved when 'reminded' then alert.reminder_count + 1 else 0 end;
+    update public.caregiver_alerts
+    set state = case when moved in ('woken', 'reopened') then 'open'::public.alert_state else 'escalated' end,
+        acknowledged_at = null,
+        acknowledged_by = null,
+        snoozed_until = null,
+        reminder_count = alert.reminder_count,
+        next_change_at = voice.answer_due_at(
+            alert.patient_id, alert.level,
+            case
+                when moved in ('woken', 'reopened') then policy.escalate_after_minutes
+                when alert.reminder_count < policy.maximum_reminders then policy.remind_after_minutes
+                else 60 * policy.maximum_silent_hours
+            end,
+            advance_alert.at)
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform voice.note_change(
+        alert, moved, advance_alert.at, log_id => case alert.cause when 'voice_changed' then alert.log_id end);
+    return true;
 end
 $$;
-comment on function voice.advance_alerts is
-    'Wakes what was snoozed, escalates what nobody answered, and reminds; how many. Called by voice.sweep.';
-revoke execute on function voice.advance_alerts from public;
+comment on function voice.advance_alert is
+    'Wakes what was snoozed, reopens what was acknowledged and never resolved, escalates what nobody answered, and reminds; whether it did. Called by voice.run_job.';
+revoke execute on function voice.advance_alert from public;

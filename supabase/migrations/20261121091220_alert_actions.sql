@@ -70,7 +70,9 @@ begin
         acknowledged_at = acknowledge_alert.at,
         acknowledged_by = (select auth.uid()),
         snoozed_until = null,
-        next_change_at = null
+        next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
+            select maximum_silent_hours from voice.alert_policies where alert_policies.level = alert.level
+        ))
     where caregiver_alerts.id = alert.id
     returning * into alert;
     perform voice.note_change(alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()));
@@ -144,7 +146,7 @@ begin
     return alert;
 end
 $$;
-comment on function voice.resolve is 'The episode is over. Called by voice.resolve_alert, and by a sweep when a silent patient was heard again.';
+comment on function voice.resolve is 'The episode is over. Called by voice.resolve_alert, and by a job when a silent patient was heard again.';
 revoke execute on function voice.resolve from public;
 
 create function voice.resolve_alert(alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz)
@@ -188,7 +190,7 @@ begin atomic
     select voice.acknowledge_alert(acknowledge_alert.alert_id, now());
 end;
 comment on function public.acknowledge_alert is
-    'For caregivers: I see to it. Stops reminders; the others who were told hear of it. Raises PT403, PT404, PT409.';
+    'For caregivers: I see to it. Stops reminders for the hours that voice.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.';
 revoke execute on function public.acknowledge_alert from public, anon, service_role;
 grant execute on function public.acknowledge_alert to authenticated;
 

@@ -21,6 +21,7 @@ insert into voice.alert_openings (language, change, is_by_rule, text, is_whole) 
     ('en', 'escalated', true, 'Nobody has answered yet. ', false),
     ('en', 'reminded', true, 'Still nobody has answered. ', false),
     ('en', 'woken', true, 'As you asked, once more: ', false),
+    ('en', 'reopened', true, 'Somebody saw to this some time ago, but nobody has said how it ended. ', false),
     ('en', 'acknowledged', false, '{who} is looking after {patient} now. You need not do anything.', true),
     ('en', 'resolved', false, '{who} has looked after {patient}, and the matter is closed. You need not do anything.', true),
     ('en', 'resolved', true, 'We have heard {patient} on the phone again. You need not do anything.', true);
@@ -68,7 +69,6 @@ as $$
         select
             voice.plain_name(coalesce(nullif(caregiver.patient_known_as, ''), patients.name), 'the person you care for') as patient,
             coalesce(caregiver.timezone, patients.timezone) as timezone,
-            coalesce((select alert_openings.language from voice.alert_openings where alert_openings.language = caregiver.language limit 1), 'en') as language,
             ' at ' || to_char(
                 call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
             ) as at_time,
@@ -83,18 +83,32 @@ as $$
         where patients.id = change.patient_id
     ),
     written as (
-        select alert_openings.text || case when alert_openings.is_whole then '' else alert_texts.text end as text
-        from place
-        join voice.alert_openings
-            on alert_openings.language = place.language
-            and alert_openings.change = change.change
-            and alert_openings.is_by_rule = (change.actor_id is null)
-        left join voice.alert_texts
-            on alert_texts.language = place.language
-            and alert_texts.cause = change.cause
-            and alert_texts.level <= change.level
-        order by alert_texts.level desc nulls last
-        limit 1
+        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
+        select opening.text || case
+            when opening.is_whole then ''
+            else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
+        end as text
+        from (
+            select alert_openings.text, alert_openings.is_whole
+            from voice.alert_openings
+            where alert_openings.change = change.change and alert_openings.is_by_rule = (change.actor_id is null)
+            order by
+                alert_openings.language = caregiver.language desc,
+                alert_openings.language = 'en' desc,
+                alert_openings.language
+            limit 1
+        ) as opening
+        left join lateral (
+            select alert_texts.text
+            from voice.alert_texts
+            where alert_texts.cause = change.cause and alert_texts.level <= change.level
+            order by
+                alert_texts.language = caregiver.language desc,
+                alert_texts.language = 'en' desc,
+                alert_texts.language,
+                alert_texts.level desc
+            limit 1
+        ) as happened on true
     )
     select replace(replace(replace(replace(written.text,
         '{patient}', place.patient), '{who}', place.who), '{when}', coalesce(place.at_time, '')), '{link}', place.link)

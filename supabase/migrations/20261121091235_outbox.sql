@@ -145,9 +145,22 @@ begin
     join voice.alert_policies on alert_policies.level = new.level
     cross join voice.settings
     where exists (
-        select from voice.alert_openings
-        where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor_id is null)
-    );
+            select from voice.alert_openings
+            where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor_id is null)
+        )
+        -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
+        and not (new.change = 'acknowledged' and exists (
+            select from public.alert_changes as earlier
+            where earlier.alert_id = new.alert_id
+                and earlier.change = 'acknowledged'
+                and earlier.id <> new.id
+                and not exists (
+                    select from public.alert_changes as pressing
+                    where pressing.alert_id = new.alert_id
+                        and pressing.change in ('opened', 'raised', 'escalated', 'reminded', 'woken', 'reopened')
+                        and pressing.changed_at > earlier.changed_at
+                )
+        ));
     return null;
 end
 $$;

@@ -1,8 +1,39 @@
 -- Deliveries: how a message gets into a sender's hands, and what became of it. As for checks: claimed with a lease, the attempt
 -- counted at the claim, an end exactly once.
 
-create function voice.cancel_deliveries(at timestamptz)
-returns integer
+create function voice.deliveries_to_cancel(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select waiting.id::text
+    from voice.deliveries as waiting
+    join public.alert_changes on alert_changes.id = waiting.change_id
+    join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
+    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+        and (
+            -- Somebody has answered: what was meant to press would only frighten.
+            (alert_changes.change not in ('acknowledged', 'resolved')
+                and caregiver_alerts.state not in ('open', 'escalated'))
+            or exists (
+                select from voice.deliveries as newer
+                where newer.alert_id = waiting.alert_id
+                    and newer.caregiver_id = waiting.caregiver_id
+                    and newer.channel = waiting.channel
+                    and newer.id > waiting.id
+                    and newer.state in ('queued', 'leased', 'accepted')
+            )
+        )
+    order by waiting.id
+    limit deliveries_to_cancel.maximum_rows
+$$;
+comment on function voice.deliveries_to_cancel is
+    'Messages that need not be sent any more: somebody has answered, or a newer one tells more. None is handed out. Called by voice.claim_deliveries and voice.run_job.';
+revoke execute on function voice.deliveries_to_cancel from public;
+
+create function voice.cancel_delivery(delivery_id text, at timestamptz)
+returns boolean
 language sql
 volatile
 set search_path = pg_catalog, pg_temp
@@ -10,36 +41,21 @@ as $$
     with cancelled as (
         update voice.deliveries
         set state = 'cancelled',
-            finished_at = cancel_deliveries.at
+            finished_at = cancel_delivery.at
         from (
             select waiting.id
             from voice.deliveries as waiting
-            join public.alert_changes on alert_changes.id = waiting.change_id
-            join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
-            where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
-                and (
-                    -- Somebody has answered: what was meant to press would only frighten.
-                    (alert_changes.change not in ('acknowledged', 'resolved')
-                        and caregiver_alerts.state not in ('open', 'escalated'))
-                    or exists (
-                        select from voice.deliveries as newer
-                        where newer.alert_id = waiting.alert_id
-                            and newer.caregiver_id = waiting.caregiver_id
-                            and newer.channel = waiting.channel
-                            and newer.id > waiting.id
-                            and newer.state in ('queued', 'leased', 'accepted')
-                    )
-                )
-            for update of waiting skip locked
+            where waiting.id = cancel_delivery.delivery_id::bigint
+                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+            for update skip locked
         ) as overtaken
         where deliveries.id = overtaken.id
         returning deliveries.id
     )
-    select count(*)::integer from cancelled
+    select exists (select from cancelled)
 $$;
-comment on function voice.cancel_deliveries is
-    'Ends what need not be sent any more; how many. Called by voice.claim_deliveries and voice.sweep.';
-revoke execute on function voice.cancel_deliveries from public;
+comment on function voice.cancel_delivery is 'Ends a message that need not be sent any more; whether it did. Called by voice.run_job.';
+revoke execute on function voice.cancel_delivery from public;
 
 create type public.delivery_claim as (
     delivery_id bigint,
@@ -65,9 +81,9 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    overtaken bigint[] := array(select id::bigint from voice.deliveries_to_cancel(claim_deliveries.at, null) as id);
 begin
-    perform voice.cancel_deliveries(claim_deliveries.at);
-
     -- Senders that vanish count as attempts, and an address may be gone by now.
     update voice.deliveries
     set state = 'dead',
@@ -91,6 +107,7 @@ begin
         ) as addressed
         where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
                 or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            and due.id <> all (overtaken)
             and (not addressed.is_left
                 or due.attempts >= (select settings.delivery_maximum_attempts from voice.settings))
         for update of due skip locked
@@ -110,8 +127,9 @@ begin
             select due.id
             from voice.deliveries as due
             join public.alert_changes on alert_changes.id = due.change_id
-            where (due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                or (due.state = 'leased' and due.leased_until < clock_timestamp())
+            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
+                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+                and due.id <> all (overtaken)
             order by alert_changes.level desc, due.run_at, due.id
             for update of due skip locked
             limit claim_deliveries.count
@@ -130,7 +148,7 @@ begin
 end
 $$;
 comment on function voice.claim_deliveries is
-    'Hands out up to count messages that are due, the most urgent first, after ending what need not be sent any more. Definer: the edge function reads no number by itself.';
+    'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
 revoke execute on function voice.claim_deliveries from public;
 grant execute on function voice.claim_deliveries to service_role;
 
@@ -144,6 +162,15 @@ as $$
 declare
     sent voice.deliveries;
 begin
+    -- The log behind it is the patient's, and a patient is locked first.
+    perform from public.patients
+    where patients.id = (
+        select caregiver_alerts.patient_id
+        from voice.deliveries
+        join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
+        where deliveries.id = finish_delivery.delivery_id
+    )
+    for no key update;
     update voice.deliveries
     set state = 'accepted',
         provider_message_id = finish_delivery.provider_message_id,

@@ -22,11 +22,13 @@ begin atomic
             (
                 select max(call_logs."timestamp")
                 from public.call_logs
-                where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+                where call_logs.patient_id = patients.id
+                    and call_logs.check_state in ('scored', 'enrolled', 'held')
+                    and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
             ) as last_heard_at
         from public.patients
         cross join voice.settings
-        where patients.voice_consent_at is not null
+        where isfinite(patients.voice_consent_at)
     ),
     answered as (
         select
@@ -37,7 +39,8 @@ begin atomic
                     select from public.call_logs
                     where call_logs.patient_id = known.id
                         and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
-                        and (call_logs.check_state = 'not_assessable' or call_logs.check_reason = 'nobody_spoke')
+                        -- Where nothing was to be heard. What could not be read or told apart is the operator's.
+                        and call_logs.check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke')
                     limit 1000
                 ) as unusable
             ) as unusable_calls
@@ -50,7 +53,7 @@ begin atomic
     cross join lateral (
         select 'nothing_heard'::public.alert_cause as cause
         where coalesce(answered.last_heard_at, answered.voice_consent_at)
-            <= silences.at - make_interval(days => answered.silent_after_days)
+            <= silences.at - make_interval(days => least(answered.silent_after_days, 36500))
         union all
         select 'no_usable_speech'
         where answered.unusable_calls >= answered.unusable_calls_in_a_row
@@ -61,7 +64,7 @@ comment on function voice.silences is
 revoke execute on function voice.silences from public;
 grant execute on function voice.silences to authenticated, service_role;
 create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
-    where check_state = 'not_assessable' or check_reason = 'nobody_spoke';
+    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
 create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
 
 create view public.silent_patients
@@ -82,69 +85,101 @@ revoke all on public.silent_patients from anon, authenticated, service_role;
 grant select on public.silent_patients to authenticated, service_role;
 grant select (is_only, unusable_calls_in_a_row) on voice.settings to authenticated, service_role;
 
-create function voice.note_silence(at timestamptz)
-returns integer
+create function voice.silences_to_note(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select silences.patient_id || ' ' || silences.cause
+    from voice.silences(silences_to_note.at) as silences
+    join public.patients on patients.id = silences.patient_id
+    where not exists (
+        select from public.caregiver_alerts
+        where caregiver_alerts.patient_id = silences.patient_id
+            -- Once an episode; and after it, not again before something was heard, or as many days have passed.
+            and silences.cause = any (caregiver_alerts.causes)
+            and (caregiver_alerts.resolved_at is null
+                or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
+                    and caregiver_alerts.resolved_at > silences_to_note.at
+                        - make_interval(days => coalesce(least(patients.silent_after_days, 36500), 1))))
+    )
+    order by silences.patient_id, silences.cause
+    limit silences_to_note.maximum_rows
+$$;
+comment on function voice.silences_to_note is 'Silences that nobody has been told of: patient and cause. Called by voice.run_job.';
+revoke execute on function voice.silences_to_note from public;
+
+create function voice.note_silence(silence text, at timestamptz)
+returns boolean
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    silence record;
-    noted integer := 0;
+    patient_id constant uuid := split_part(note_silence.silence, ' ', 1)::uuid;
 begin
-    for silence in
-        select silences.patient_id, silences.cause
-        from voice.silences(note_silence.at) as silences
-        join public.patients on patients.id = silences.patient_id
-        where not exists (
-            select from public.caregiver_alerts
-            where caregiver_alerts.patient_id = silences.patient_id
-                -- Once an episode; and after it, not again before something was heard, or as many days have passed.
-                and silences.cause = any (caregiver_alerts.causes)
-                and (caregiver_alerts.resolved_at is null
-                    or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
-                        and caregiver_alerts.resolved_at
-                            > note_silence.at - make_interval(days => coalesce(patients.silent_after_days, 1))))
-        )
-        order by silences.patient_id
-        for no key update of patients skip locked
-    loop
-        perform voice.raise_alert(silence.patient_id, silence.cause, 'warning', note_silence.at);
-        noted := noted + 1;
-    end loop;
-    return noted;
+    if not voice.try_lock_patient(patient_id) then
+        return false;
+    end if;
+    perform voice.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2)::public.alert_cause, 'warning', note_silence.at);
+    return true;
 end
 $$;
-comment on function voice.note_silence is 'Raises an alert for each new silence; how many. Called by voice.sweep.';
+comment on function voice.note_silence is 'Raises the alert of a new silence; whether it did. Called by voice.run_job.';
 revoke execute on function voice.note_silence from public;
 
-create function voice.end_silence(at timestamptz)
-returns integer
+create function voice.silences_to_end(at timestamptz, maximum_rows integer)
+returns setof text
 language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select caregiver_alerts.id::text
+    from public.caregiver_alerts
+    where caregiver_alerts.resolved_at is null
+        and 'voice_changed' <> all (caregiver_alerts.causes)
+        and exists (
+            select from public.call_logs
+            where call_logs.patient_id = caregiver_alerts.patient_id
+                and call_logs."timestamp" > caregiver_alerts.opened_at
+                and call_logs.check_state in ('scored', 'enrolled', 'held')
+        )
+        and not exists (
+            select from voice.silences(silences_to_end.at) as silences
+            where silences.patient_id = caregiver_alerts.patient_id
+        )
+    order by caregiver_alerts.opened_at
+    limit silences_to_end.maximum_rows
+$$;
+comment on function voice.silences_to_end is 'Alerts about the silence of patients who are heard again. Called by voice.run_job.';
+revoke execute on function voice.silences_to_end from public;
+
+create function voice.end_silence(alert_id text, at timestamptz)
+returns boolean
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    with heard as (
-        select caregiver_alerts as alert
-        from public.caregiver_alerts
-        where caregiver_alerts.resolved_at is null
-            and 'voice_changed' <> all (caregiver_alerts.causes)
-            and exists (
-                select from public.call_logs
-                where call_logs.patient_id = caregiver_alerts.patient_id
-                    and call_logs."timestamp" > caregiver_alerts.opened_at
-                    and call_logs.check_state in ('scored', 'enrolled', 'held')
-            )
-            and not exists (
-                select from voice.silences(end_silence.at) as silences
-                where silences.patient_id = caregiver_alerts.patient_id
-            )
-        for update skip locked
-    ),
-    resolved as (
-        select voice.resolve(heard.alert, null, null, null, end_silence.at) from heard
-    )
-    select count(*)::integer from resolved
+declare
+    alert public.caregiver_alerts;
+begin
+    select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = end_silence.alert_id::uuid;
+    if not voice.try_lock_patient(alert.patient_id) then
+        return false;
+    end if;
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert.id
+        and caregiver_alerts.resolved_at is null
+        and 'voice_changed' <> all (caregiver_alerts.causes)
+    for update;
+    if not found then
+        return false;
+    end if;
+    perform voice.resolve(alert, null, null, null, end_silence.at);
+    return true;
+end
 $$;
-comment on function voice.end_silence is 'Closes the alerts about silence of patients who are heard again; how many. Called by voice.sweep.';
+comment on function voice.end_silence is 'Closes an alert about a silence that is over; whether it did. Called by voice.run_job.';
 revoke execute on function voice.end_silence from public;

@@ -160,17 +160,18 @@ comment on function public.fail_delivery is
 revoke execute on function public.fail_delivery from public, anon, authenticated;
 grant execute on function public.fail_delivery to service_role;
 
-create function public.run_sweeps(at timestamptz default now())
-returns jsonb
+create function public.run_job(job text, at timestamptz default now())
+returns integer
 language sql
 volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select voice.sweep(run_sweeps.at);
+    select voice.run_job(run_job.job, run_job.at);
 end;
-comment on function public.run_sweeps is 'For operators (service_role): does everything that is due because time has passed.';
-revoke execute on function public.run_sweeps from public, anon, authenticated;
-grant execute on function public.run_sweeps to service_role;
+comment on function public.run_job is
+    'For operators (service_role): does what is due of one job of voice.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.';
+revoke execute on function public.run_job from public, anon, authenticated;
+grant execute on function public.run_job to service_role;
 
 create function public.match_voices(
     embedding extensions.vector, encoder text default null, count integer default 5,

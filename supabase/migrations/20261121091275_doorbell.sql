@@ -14,9 +14,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_service constant boolean := ring.bell = 'wake';
+    -- Once a transaction: whoever deletes a thousand recordings rings once.
+    rung constant text := 'retrocare.rung_' || replace(ring.bell, '-', '_');
     url text;
     key text;
 begin
+    if current_setting(rung, true) = 'yes' then
+        return;
+    end if;
+    perform set_config(rung, 'yes', true);
     if to_regclass('vault.decrypted_secrets') is null
         or not exists (
             select from pg_catalog.pg_proc where proname = 'http_post' and pronamespace = to_regnamespace('net')
@@ -61,7 +67,7 @@ comment on function voice.ring_doorbell is
     'Trigger: rings the bell that it is created with. Definer: whoever writes calls reads no secret.';
 revoke execute on function voice.ring_doorbell from public;
 
-create function voice.make_rounds()
+create function voice.wake_functions()
 returns void
 language plpgsql
 volatile
@@ -70,7 +76,6 @@ as $$
 declare
     due record;
 begin
-    perform voice.sweep(now());
     select due_work.* into due from voice.due_work(now()) as due_work;
     if due.recordings > 0 then
         perform voice.ring('collect-recordings', '{}');
@@ -83,6 +88,6 @@ begin
     end if;
 end
 $$;
-comment on function voice.make_rounds is
-    'Every minute: the sweep, and the edge functions where work is due that no doorbell announced, such as a retry. Called by pg_cron.';
-revoke execute on function voice.make_rounds from public;
+comment on function voice.wake_functions is
+    'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
+revoke execute on function voice.wake_functions from public;

@@ -61,24 +61,56 @@ $$;
 comment on function voice.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
 revoke execute on function voice.storage_path from public;
 
-create function voice.delete_recording(call public.call_logs)
+create function voice.queue_deletion(patient_id uuid, kind public.deletion_kind, reference text)
 returns void
 language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into voice.deletions (patient_id, kind, reference)
-    select call.patient_id, 'storage_object'::public.deletion_kind, found.path
+    values (queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference)
+    -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
+    on conflict (kind, reference) do update
+    set state = 'queued',
+        attempts = 0,
+        run_at = now(),
+        lease_token = null,
+        leased_until = null,
+        error_code = null,
+        finished_at = null
+$$;
+comment on function voice.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before.';
+revoke execute on function voice.queue_deletion from public;
+
+create function voice.queue_deletions(call public.call_logs)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select voice.queue_deletion(call.patient_id, copies.kind, copies.reference)
     from (
-        select voice.storage_path(call.recording_ref) as path
+        select 'storage_object'::public.deletion_kind as kind, voice.storage_path(call.recording_ref) as reference
         union
-        select voice.storage_path(recordings.recording_ref) from voice.recordings where recordings.call_log_id = call.id
-    ) as found
-    where found.path is not null
-    union all
-    select call.patient_id, 'provider_call'::public.deletion_kind, call.provider || '/' || call.provider_call_id
-    where call.provider_call_id is not null
-    on conflict do nothing;
+        select 'storage_object', voice.storage_path(recordings.recording_ref)
+        from voice.recordings
+        where recordings.call_log_id = call.id
+        union
+        select 'provider_call', call.provider || '/' || call.provider_call_id
+    ) as copies
+    where copies.reference is not null
+    order by copies.kind, copies.reference
+$$;
+comment on function voice.queue_deletions is 'Has the copies of a call''s recording deleted: in Storage and at the provider.';
+revoke execute on function voice.queue_deletions from public;
+
+create function voice.delete_recording(call public.call_logs)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select voice.queue_deletions(call);
     delete from voice.recordings where recordings.call_log_id = call.id;
     update public.call_logs
     set recording_ref = null,
@@ -87,7 +119,7 @@ as $$
     where call_logs.id = call.id;
 $$;
 comment on function voice.delete_recording is
-    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider.';
+    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider. The caller holds voice.lock_patient.';
 revoke execute on function voice.delete_recording from public;
 
 create function voice.delete_orphan(recording_ref text)
@@ -96,11 +128,9 @@ language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into voice.deletions (patient_id, kind, reference)
-    select split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', voice.storage_path(delete_orphan.recording_ref)
-    where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f-]{36}/'
-    on conflict (kind, reference) do update
-    set state = 'queued', finished_at = null, run_at = now()
+    select voice.queue_deletion(
+        split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', voice.storage_path(delete_orphan.recording_ref))
+    where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
 $$;
 comment on function voice.delete_orphan is
     'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by voice.store_recording.';
@@ -187,11 +217,14 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    counts jsonb := voice.erase_voice(erase_patient.patient_id, erase_patient.reason);
+    counts jsonb;
 begin
-    delete from public.patients where patients.id = erase_patient.patient_id;
+    -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
+    perform from public.patients where patients.id = erase_patient.patient_id for update;
+    counts := voice.erase_voice(erase_patient.patient_id, erase_patient.reason);
     insert into voice.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
     perform voice.note_audit('person_erased', 'voice.erase_patient', erase_patient.patient_id, counts);
+    delete from public.patients where patients.id = erase_patient.patient_id;
     return counts;
 end
 $$;
@@ -199,3 +232,56 @@ comment on function voice.erase_patient is
     'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as voice.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function voice.erase_patient from public;
 grant execute on function voice.erase_patient to retrocare_service, service_role;
+
+-- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
+
+create function voice.on_patient_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (
+        select from voice.tombstones
+        where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
+    ) then
+        perform voice.erase_voice(old.id, 'the row was deleted');
+        insert into voice.tombstones (patient_id, scope, reason) values (old.id, 'person', 'the row was deleted');
+        perform voice.note_audit('person_erased', 'public.patients', old.id);
+    end if;
+    return old;
+end
+$$;
+comment on function voice.on_patient_deleted is
+    'Trigger: whoever deletes a patient''s row erases the person. Definer: whoever deletes it may not touch voice.';
+revoke execute on function voice.on_patient_deleted from public;
+
+create function voice.on_call_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if voice.lock_patient_or_refuse(old.patient_id) then
+        perform voice.queue_deletions(old);
+        perform voice.remove_samples(old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
+        -- Versions that were made of it are of it for ever.
+        delete from voice.baselines
+        where baselines.patient_id = old.patient_id
+            and exists (
+                select
+                from voice.baseline_samples
+                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
+            );
+    end if;
+    return old;
+end
+$$;
+comment on function voice.on_call_deleted is
+    'Trigger: a call''s copies are deleted with its row, and its voice leaves the baselines. Definer: as voice.on_patient_deleted.';
+revoke execute on function voice.on_call_deleted from public;

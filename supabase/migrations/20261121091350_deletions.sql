@@ -100,73 +100,268 @@ revoke execute on function voice.due_deletions from public;
 
 create table voice.retention_policies (
     subject text constraint retention_policies_pkey primary key
-        constraint what_is_kept_is_known check (subject in ('recordings', 'voiceprints', 'unmatched_calls', 'errors', 'deliveries')),
+        constraint what_is_kept_is_known check (
+            subject in ('recordings', 'voiceprints', 'unmatched_calls', 'errors', 'deliveries', 'idempotency_keys')),
     keep_days double precision not null
         constraint something_is_kept_a_while check (keep_days > 0 and keep_days < 36500)
 );
 alter table voice.retention_policies enable row level security;
 insert into voice.retention_policies values
-    ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365);
+    ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365), ('idempotency_keys', 1);
 comment on table voice.retention_policies is
     'For how long what is kept, in days; a row that is removed: for ever. Voiceprints of which the current baseline is made stay as long as it does.';
 
-create function voice.enforce_retention(at timestamptz)
-returns integer
+create function voice.kept_since(subject text, at timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select kept_since.at - make_interval(secs => 86400 * retention_policies.keep_days)
+    from voice.retention_policies
+    where retention_policies.subject = kept_since.subject
+$$;
+comment on function voice.kept_since is 'What came before this moment is kept no longer; null: it is kept for ever. Called by the jobs that delete.';
+revoke execute on function voice.kept_since from public;
+
+-- Each pair is a job of voice.jobs: what is too old, and the deletion of one of it.
+
+create function voice.old_recordings(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select call_logs.id::text
+    from public.call_logs
+    -- Since it came here: an archive that is imported is not gone at once.
+    where call_logs.created_at < voice.kept_since('recordings', old_recordings.at)
+        and (call_logs.recording_ref is not null
+            -- Copied, and never given to the call: nobody has decided about its ended reason.
+            or exists (
+                select from voice.recordings
+                where recordings.call_log_id = call_logs.id and recordings.recording_ref is not null
+            ))
+        and (call_logs.check_state is null or call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
+    order by call_logs.created_at
+    limit old_recordings.maximum_rows
+$$;
+comment on function voice.old_recordings is 'Calls whose recording is kept no longer, judged or not. Called by voice.run_job.';
+revoke execute on function voice.old_recordings from public;
+
+create function voice.delete_old_recording(call_log_id text, at timestamptz)
+returns boolean
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    policy record;
-    ended integer;
-    total integer := 0;
+    call public.call_logs;
 begin
-    for policy in
-        select retention_policies.subject, enforce_retention.at - make_interval(secs => 86400 * retention_policies.keep_days) as before
-        from voice.retention_policies
-    loop
-        case policy.subject
-            when 'recordings' then
-                with forgotten as (
-                    select voice.delete_recording(call_logs)
-                    from public.call_logs
-                    -- Since it came here: an archive that is imported is not gone at once.
-                    where call_logs.created_at < policy.before
-                        and call_logs.recording_ref is not null
-                        and (call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
-                )
-                select count(*) into ended from forgotten;
-            when 'voiceprints' then
-                delete from voice.embeddings
-                where embeddings.created_at < policy.before
-                    and not exists (
-                        select
-                        from voice.baseline_samples
-                        join voice.baselines on baselines.id = baseline_samples.baseline_id
-                        where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-                    );
-                get diagnostics ended = row_count;
-                delete from voice.baselines where baselines.superseded_at < policy.before;
-            when 'unmatched_calls' then
-                delete from voice.unmatched_calls where unmatched_calls.received_at < policy.before;
-                get diagnostics ended = row_count;
-            when 'errors' then
-                delete from voice.check_errors where check_errors.occurred_at < policy.before;
-                get diagnostics ended = row_count;
-            when 'deliveries' then
-                delete from voice.deliveries where deliveries.finished_at < policy.before;
-                get diagnostics ended = row_count;
-        end case;
-        if ended > 0 then
-            perform voice.note_audit('retention_enforced', policy.subject, null, jsonb_build_object('rows', ended));
-        end if;
-        total := total + ended;
-    end loop;
-    return total;
+    select call_logs.* into call from public.call_logs where call_logs.id = delete_old_recording.call_log_id::uuid;
+    if not voice.try_lock_patient(call.patient_id) then
+        return false;
+    end if;
+    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
+    perform voice.delete_recording(call);
+    return true;
 end
 $$;
-comment on function voice.enforce_retention is 'Ends what has been kept for as long as voice.retention_policies says; how many rows. Called by voice.sweep.';
-revoke execute on function voice.enforce_retention from public;
+comment on function voice.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_recording from public;
+
+create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select embeddings.id::text
+    from voice.embeddings
+    where embeddings.created_at < voice.kept_since('voiceprints', old_voiceprints.at)
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        )
+    order by embeddings.created_at
+    limit old_voiceprints.maximum_rows
+$$;
+comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by voice.run_job.';
+revoke execute on function voice.old_voiceprints from public;
+
+create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not voice.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.embeddings
+    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        );
+    return found;
+end
+$$;
+comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_voiceprint from public;
+
+create function voice.old_baselines(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select baselines.id::text
+    from voice.baselines
+    where baselines.superseded_at < voice.kept_since('voiceprints', old_baselines.at)
+    order by baselines.superseded_at
+    limit old_baselines.maximum_rows
+$$;
+comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by voice.run_job.';
+revoke execute on function voice.old_baselines from public;
+
+create function voice.delete_old_baseline(baseline_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not voice.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
+    return found;
+end
+$$;
+comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_baseline from public;
+
+create function voice.old_unmatched_calls(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    from voice.unmatched_calls
+    where unmatched_calls.received_at < voice.kept_since('unmatched_calls', old_unmatched_calls.at)
+    order by unmatched_calls.received_at
+    limit old_unmatched_calls.maximum_rows
+$$;
+comment on function voice.old_unmatched_calls is 'Reports of nobody known that are kept no longer. Called by voice.run_job.';
+revoke execute on function voice.old_unmatched_calls from public;
+
+create function voice.delete_old_unmatched_call(reference text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from voice.unmatched_calls where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = delete_old_unmatched_call.reference;
+    return found;
+end
+$$;
+comment on function voice.delete_old_unmatched_call is 'Deletes one of them; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_unmatched_call from public;
+
+create function voice.old_errors(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select check_errors.id::text
+    from voice.check_errors
+    where check_errors.occurred_at < voice.kept_since('errors', old_errors.at)
+    order by check_errors.occurred_at
+    limit old_errors.maximum_rows
+$$;
+comment on function voice.old_errors is 'Failures of checks that are kept no longer. Called by voice.run_job.';
+revoke execute on function voice.old_errors from public;
+
+create function voice.delete_old_error(error_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from voice.check_errors where check_errors.id = delete_old_error.error_id::bigint;
+    return found;
+end
+$$;
+comment on function voice.delete_old_error is 'Deletes one of them; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_error from public;
+
+create function voice.old_deliveries(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select deliveries.id::text
+    from voice.deliveries
+    where deliveries.finished_at < voice.kept_since('deliveries', old_deliveries.at)
+    order by deliveries.finished_at
+    limit old_deliveries.maximum_rows
+$$;
+comment on function voice.old_deliveries is 'Messages that are kept no longer. Called by voice.run_job.';
+revoke execute on function voice.old_deliveries from public;
+
+create function voice.delete_old_delivery(delivery_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from voice.deliveries where deliveries.id = delete_old_delivery.delivery_id::bigint;
+    return found;
+end
+$$;
+comment on function voice.delete_old_delivery is 'Deletes one of them; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_delivery from public;
+
+create function voice.old_idempotency_keys(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
+    from voice.idempotency_keys
+    where idempotency_keys.created_at < voice.kept_since('idempotency_keys', old_idempotency_keys.at)
+    order by idempotency_keys.created_at
+    limit old_idempotency_keys.maximum_rows
+$$;
+comment on function voice.old_idempotency_keys is 'Idempotency keys that are kept no longer. Called by voice.run_job.';
+revoke execute on function voice.old_idempotency_keys from public;
+
+create function voice.delete_old_idempotency_key(reference text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from voice.idempotency_keys where jsonb_build_array(idempotency_keys.caller, idempotency_keys.key) = delete_old_idempotency_key.reference::jsonb;
+    return found;
+end
+$$;
+comment on function voice.delete_old_idempotency_key is 'Deletes one of them; whether it did. Called by voice.run_job.';
+revoke execute on function voice.delete_old_idempotency_key from public;
 create index embeddings_by_age on voice.embeddings (created_at);
 create index check_errors_by_age on voice.check_errors (occurred_at);
 create index deliveries_by_age on voice.deliveries (finished_at);

@@ -13,6 +13,12 @@ create trigger garbled_intervals_are_forgotten
     when (new.speech_intervals is not null)
     execute function voice.forget_garbled_intervals();
 
+--   It began before now, and stays with its patient.
+create trigger impossible_calls_are_refused
+    before insert or update of "timestamp", patient_id on public.call_logs
+    for each row
+    execute function voice.refuse_impossible_call();
+
 --   A call's recording is here: its check is queued, in the same transaction.
 create trigger request_check_with_the_call
     after insert on public.call_logs
@@ -74,12 +80,28 @@ create trigger consent_changed
     when ((old.voice_consent_at is null) <> (new.voice_consent_at is null))
     execute function voice.on_consent();
 
+--   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
+create trigger a_deleted_patient_is_erased
+    before delete on public.patients
+    for each row
+    execute function voice.on_patient_deleted();
+
+create trigger a_deleted_call_leaves_nothing
+    before delete on public.call_logs
+    for each row
+    execute function voice.on_call_deleted();
+
 create trigger deletion_doorbell
     after insert on voice.deletions
     for each statement
     execute function voice.ring_doorbell('delete-recordings');
 
 -- 6 A health flag is noted or moved: the samples that it covers leave the baselines.
+create trigger a_flagged_patient_is_locked
+    before insert or update of patient_id, started_at, resolved_at on public.health_flags
+    for each row
+    execute function voice.lock_flagged_patient();
+
 create trigger health_flag_noted
     after insert or update of patient_id, started_at, resolved_at on public.health_flags
     for each row
@@ -172,26 +194,35 @@ create trigger tombstones_are_only_added_to
     for each statement
     execute function voice.refuse_rewriting();
 
--- 9 Time passes: where pg_cron exists, the rounds are made every minute, and the provider's calls are looked through now and then.
--- Elsewhere `retrocare start` does both.
-create function voice.schedule_rounds()
+-- 9 Time passes: where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
+-- `retrocare start` does both.
+create function voice.schedule_jobs()
 returns boolean
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    job record;
 begin
     if to_regprocedure('cron.schedule(text, text, text)') is null then
         return false;
     end if;
+    for job in select jobs.id, jobs.every_minutes from voice.jobs loop
+        execute 'select cron.schedule($1, $2, $3)'
+        using
+            'retrocare-' || replace(job.id, '_', '-'),
+            case job.every_minutes when 1 then '* * * * *' else format('*/%s * * * *', job.every_minutes) end,
+            format('select voice.run_job(%L)', job.id);
+    end loop;
     execute 'select cron.schedule($1, $2, $3)'
-    using 'retrocare-rounds', '* * * * *', 'select voice.make_rounds()';
+    using 'retrocare-wake-functions', '* * * * *', 'select voice.wake_functions()';
     execute 'select cron.schedule($1, $2, $3)'
     using 'retrocare-provider-sweep', '*/5 * * * *', 'select voice.ring(''collect-recordings'', ''{"sweep": true}'')';
     return true;
 end
 $$;
-comment on function voice.schedule_rounds is
-    'Schedules the rounds with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
-revoke execute on function voice.schedule_rounds from public;
-select voice.schedule_rounds();
+comment on function voice.schedule_jobs is
+    'Schedules the jobs with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
+revoke execute on function voice.schedule_jobs from public;
+select voice.schedule_jobs();

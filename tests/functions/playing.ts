@@ -191,8 +191,11 @@ export class Day implements AsyncDisposable {
   }
 
   async #timePasses(at: string): Promise<void> {
-    const { data, error } = await this.project.client.rpc("run_sweeps", { at });
-    if (error || Object.values(data).includes(-1)) throw new Error(`run_sweeps: ${JSON.stringify(error ?? data)}`);
+    const jobs = await this.project.sql`select job from voice.due_jobs('infinity') as job`;
+    for (const { job } of jobs) {
+      const { data, error } = await this.project.client.rpc("run_job", { job, at });
+      if (error || data === -1) throw new Error(`run_job ${job}: ${JSON.stringify(error ?? data)}`);
+    }
   }
 
   async #ask(name: string, body: Json): Promise<void> {

@@ -63,7 +63,7 @@ def queue(records: Records, patient_id: UUID) -> UUID:
 
 
 def sweep(records: Records) -> int:
-    return int(records.call("sweep", datetime.now(UTC))["sweep"]["adopt_checks"])
+    return int(records.run_jobs(datetime.now(UTC))["reassign_checks"])
 
 
 def check(records: Records, call_log_id: UUID) -> Row:

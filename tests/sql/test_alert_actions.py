@@ -44,8 +44,8 @@ def history(records: Records) -> list[tuple[str, UUID | None]]:
 
 
 def sweep(records: Records, at: datetime) -> None:
-    [swept] = records.rpc("run_sweeps", at=at)
-    assert -1 not in swept["run_sweeps"].values()
+    swept = records.run_jobs(at)
+    assert -1 not in swept.values()
 
 
 def test_acknowledging_says_who_and_when_and_stops_the_reminders(
@@ -55,9 +55,54 @@ def test_acknowledging_says_who_and_when_and_stops_the_reminders(
     [answered] = records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
     assert (answered["state"], answered["acknowledged_by"]) == ("acknowledged", primary)
     assert answered["acknowledged_at"] is not None
-    sweep(records, NOON + timedelta(days=30))
+    assert answered["next_change_at"] == answered["acknowledged_at"] + timedelta(hours=24)
+    sweep(records, answered["next_change_at"] - timedelta(seconds=1))
     assert alert(records)["state"] == "acknowledged"
     assert history(records) == [("opened", None), ("acknowledged", primary)]
+
+
+@pytest.mark.parametrize(("similarity", "hours"), [(WARNING, 168), (EMERGENCY, 24), (CRITICAL, 4)])
+def test_an_acknowledgement_ends_and_the_alert_is_open_again_and_told(
+    records: Records, patient_id: UUID, primary: UUID, similarity: float, hours: int
+) -> None:
+    opened = sign(records, patient_id, similarity)
+    [answered] = records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
+    ends = answered["acknowledged_at"] + timedelta(hours=hours)
+    sweep(records, ends - timedelta(seconds=1))
+    assert alert(records)["state"] == "acknowledged"
+    sweep(records, ends)
+    again = alert(records)
+    assert (again["state"], again["acknowledged_at"], again["acknowledged_by"]) == ("open", None, None)
+    assert history(records)[-1] == ("reopened", None)
+    [told] = [row for row in records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=ends + timedelta(days=1))]
+    assert told["message"].startswith("Somebody saw to this some time ago, but nobody has said how it ended. ")
+    sweep(records, again["next_change_at"])
+    assert alert(records)["state"] == "escalated"
+
+
+def test_a_later_sign_tells_again_even_where_no_job_has_run(records: Records, patient_id: UUID, primary: UUID) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
+    later = datetime.now(NOON.tzinfo)
+    assert sign(records, patient_id, EMERGENCY, later)["state"] == "acknowledged"
+    records.do("update public.caregiver_alerts set next_change_at = next_change_at - interval '40 days'")
+    raised = sign(records, patient_id, EMERGENCY, later + timedelta(seconds=1))
+    assert (raised["id"], raised["state"]) == (opened["id"], "open")
+    assert history(records)[-1] == ("raised", None)
+
+
+def test_a_silence_raises_an_acknowledged_emergency_on_the_emergencys_clock(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
+    records.do("update public.patients set silent_after_days = 3")
+    night = NOON + timedelta(days=300, hours=11)  # in the quiet hours, for which a warning would wait
+    records.do("update public.caregiver_alerts set next_change_at = %s", night + timedelta(days=1))
+    sweep(records, night)
+    raised = alert(records)
+    assert (raised["state"], raised["level"], raised["cause"]) == ("open", "emergency", "nothing_heard")
+    assert raised["next_change_at"] == night + timedelta(minutes=15)
 
 
 def test_acknowledging_twice_the_first_counts(records: Records, patient_id: UUID, primary: UUID) -> None:
@@ -125,7 +170,7 @@ def test_only_the_patients_caregivers_act(
     for role in ("primary", "family", "clinician"):
         records.do(
             """update public.caregiver_alerts
-               set state = 'open', snoozed_until = null, resolved_at = null, outcome = null"""
+               set state = 'open', snoozed_until = null, resolved_at = null, outcome = null, next_change_at = now()"""
         )
         records.rpc(action, sub=records.caregiver(patient_id, role), alert_id=opened["id"], **more)
     assert alert(records)["state"] != "open"
@@ -185,10 +230,15 @@ def test_what_nobody_answers_is_escalated_and_then_reminded_of(
         sweep(records, due - timedelta(seconds=1))
         sweep(records, due)
         sweep(records, due)
-    sweep(records, due + timedelta(days=30))
     assert [change for change, _ in history(records)] == ["opened", "escalated", *["reminded"] * times]
     [trouble] = [row for row in records.seen("voice_troubles") if row["kind"] == "alert_unanswered"]
     assert (trouble["alert_id"], trouble["code"]) == (alert(records)["id"], "nobody_answers")
+    # And then now and then for ever: no alert that nobody answers falls silent.
+    for _ in range(3):
+        due += timedelta(hours={WARNING: 168, EMERGENCY: 24, CRITICAL: 4}[similarity])
+        sweep(records, due - timedelta(seconds=1))
+        sweep(records, due)
+    assert [change for change, _ in history(records)] == ["opened", "escalated", *["reminded"] * (times + 3)]
 
 
 def test_nobody_is_expected_to_answer_a_warning_at_night(records: Records, patient_id: UUID) -> None:
@@ -238,23 +288,3 @@ def test_the_history_cannot_be_rewritten(records: Records, patient_id: UUID) -> 
         records.do("update public.alert_changes set changed_at = now()")
     with pytest.raises(psycopg.errors.InsufficientPrivilege), records.database.as_role("service_role") as connection:
         connection.execute("delete from public.alert_changes")
-
-
-def test_of_two_sweeps_at_once_one_works(records: Records, patient_id: UUID) -> None:
-    sign(records, patient_id, EMERGENCY)
-    with records.database.connect(records.database.owner_url) as other, other.transaction():
-        other.execute("select voice.sweep(%s)", [NOON])
-        assert records.rpc("run_sweeps", at=NOON + timedelta(hours=1)) == [{"run_sweeps": {}}]
-    sweep(records, NOON + timedelta(hours=1))
-    assert alert(records)["state"] == "escalated"
-
-
-def test_a_step_that_fails_keeps_no_other_from_being_done(records: Records, patient_id: UUID) -> None:
-    sign(records, patient_id, EMERGENCY)
-    records.do(
-        """create or replace function voice.note_silence(at timestamptz) returns integer language plpgsql
-           set search_path = pg_catalog, pg_temp as $$ begin raise exception 'broken'; end $$"""
-    )
-    [swept] = records.rpc("run_sweeps", at=NOON + timedelta(hours=1))
-    assert (swept["run_sweeps"]["note_silence"], swept["run_sweeps"]["advance_alerts"]) == (-1, 1)
-    assert alert(records)["state"] == "escalated"

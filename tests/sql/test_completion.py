@@ -229,12 +229,24 @@ def test_consent_given_later_opens_the_call_anew(records: Records) -> None:
     assert records.complete(records.open(call_log_id))["state"] == "enrolled"
 
 
-def test_the_same_audio_on_another_call_is_a_duplicate(records: Records) -> None:
+def test_the_same_audio_on_another_call_is_a_duplicate_and_returns_what_was_found_then(records: Records) -> None:
     patient_id = records.patient()
-    records.judge(patient_id, recording="monday")
-    result = records.judge(patient_id, recording="monday")
-    assert (result["state"], result["reason"]) == ("skipped", "duplicate_recording")
+    records.judge(patient_id)
+    first = records.judge(patient_id, at_cosine(0.7), recording="monday")
+    again = records.judge(patient_id, USUAL, recording="monday")
+    assert again == first | {"call_log_id": again["call_log_id"], "duplicate_of": first["call_log_id"]}
+    assert (first["duplicate_of"], first["anomaly_score"]) == (None, pytest.approx(0.3))
+    call = records.row("select check_state, check_reason, anomaly_score from public.call_logs where id = %s", again["call_log_id"])
+    assert call == {"check_state": "skipped", "check_reason": "duplicate_recording", "anomaly_score": None}
+    assert records.one("select count(*) from public.voice_anomaly_logs") == 1
     assert records.judge(records.patient(), recording="monday")["state"] == "enrolled"
+
+
+def test_a_duplicate_of_an_enrolment_says_that_it_is_enrolled(records: Records) -> None:
+    patient_id = records.patient()
+    first = records.judge(patient_id, recording="monday")
+    again = records.judge(patient_id, recording="monday")
+    assert (again["state"], again["duplicate_of"], again["anomaly_score"]) == ("enrolled", first["call_log_id"], None)
 
 
 def test_a_recording_that_cannot_be_judged_leaves_its_reason_and_no_score(records: Records) -> None:

@@ -74,7 +74,7 @@ def test_a_new_alert_rings_at_the_sender_in_the_same_transaction(rung: Records) 
     assert (FUNCTIONS + "notify-caregiver", "Bearer another key", 2000) in posts(rung)
 
 
-def test_the_rounds_ring_only_where_work_is_due(rung: Records) -> None:
+def test_every_minute_the_functions_are_woken_only_where_work_is_due(rung: Records) -> None:
     patient_id = rung.patient()
     rung.caregiver(patient_id)
     rung.judge(patient_id)
@@ -82,16 +82,16 @@ def test_the_rounds_ring_only_where_work_is_due(rung: Records) -> None:
     now = datetime.now(UTC)
     rung.report("call-1", patient_id=patient_id, started_at=now, ended_at=now, at=now)
     rung.database.admin.execute("delete from net.posts")
-    rung.do("select voice.make_rounds()")
+    rung.do("select voice.wake_functions()")
     assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "collect-recordings", FUNCTIONS + "notify-caregiver"]
     rung.database.admin.execute("delete from net.posts")
     rung.do("update voice.deliveries set run_at = now() + interval '1 hour'")
     rung.do("update voice.recordings set run_at = now() + interval '1 hour'")
-    rung.do("select voice.make_rounds()")
+    rung.do("select voice.wake_functions()")
     assert posts(rung) == []
 
 
-def test_where_pg_cron_exists_the_rounds_and_the_sweep_of_the_provider_are_scheduled(empty_database: Database) -> None:
+def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_sweep_of_the_provider(empty_database: Database) -> None:
     empty_database.admin.execute(
         """create schema cron;
            create table cron.job (jobname text primary key, schedule text, command text);
@@ -105,11 +105,12 @@ def test_where_pg_cron_exists_the_rounds_and_the_sweep_of_the_provider_are_sched
     empty_database.admin.execute(STAND_INS.encode())
     migrate(empty_database.owner_url)
     jobs = empty_database.admin.execute("select jobname, schedule, command from cron.job order by 1").fetchall()
-    assert [(name, schedule) for name, schedule, _ in jobs] == [
-        ("retrocare-provider-sweep", "*/5 * * * *"),
-        ("retrocare-rounds", "* * * * *"),
-    ]
-    assert empty_database.owner.execute("select voice.schedule_rounds()").fetchone() == (True,)  # and again
+    scheduled = {name: schedule for name, schedule, _ in jobs}
+    assert scheduled["retrocare-provider-sweep"] == "*/5 * * * *"
+    assert scheduled["retrocare-wake-functions"] == scheduled["retrocare-advance-alerts"] == "* * * * *"
+    assert scheduled["retrocare-delete-old-recordings"] == "*/10 * * * *"
+    assert len(scheduled) == empty_database.owner.execute("select 2 + count(*) from voice.jobs").fetchone()[0]
+    assert empty_database.owner.execute("select voice.schedule_jobs()").fetchone() == (True,)  # and again
     for _, _, command in jobs:
         empty_database.owner.execute(command)
     rung = empty_database.admin.execute("select url, body from net.posts").fetchall()

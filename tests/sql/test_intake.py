@@ -188,9 +188,9 @@ def store(records: Records, call_log_id: UUID) -> None:
 
 def decide(records: Records, disposition: str, reason: str | None = None) -> None:
     records.do("insert into voice.ended_reasons values ('a-new-%%', %s, %s)", disposition, reason)
-    [swept] = records.rpc("run_sweeps", at=NOON)
-    assert swept["run_sweeps"]["redecide_calls"] == 1
-    assert records.rpc("run_sweeps", at=NOON)[0]["run_sweeps"]["redecide_calls"] == 0
+    swept = records.run_jobs(NOON)
+    assert swept["redecide_calls"] == 1
+    assert records.run_jobs(NOON)["redecide_calls"] == 0
 
 
 def test_of_the_patterns_that_match_the_very_word_decides_else_one_that_skips(
@@ -252,7 +252,7 @@ def test_a_sweep_takes_it_in_once_the_patient_has_the_number(records: Records) -
     patient_id = records.patient()
     records.report("call-1", phone="+4930777777", summary="Talked.", speech_intervals=Jsonb([[1, 2]]))
     records.do("update public.patients set phone = '+4930777777'")
-    assert records.rpc("run_sweeps", at=NOON)[0]["run_sweeps"]["match_calls"] == 1
+    assert records.run_jobs(NOON)["match_calls"] == 1
     call = the_call(records)
     assert (call["patient_id"], call["summary"], call["timestamp"]) == (patient_id, "Talked.", NOON)
     assert call["speech_intervals"] == [[1, 2]]

@@ -60,8 +60,8 @@ def send_all(records: Records, at: datetime) -> list[dict[str, Any]]:
 
 
 def sweep(records: Records, at: datetime) -> None:
-    [swept] = records.rpc("run_sweeps", at=at)
-    assert -1 not in swept["run_sweeps"].values()
+    swept = records.run_jobs(at)
+    assert -1 not in swept.values()
 
 
 def states(records: Records) -> list[str]:
@@ -232,7 +232,8 @@ def test_a_warning_that_was_answered_before_the_morning_is_not_sent(
     sign(records, patient_id, WARNING, NIGHT)
     alert_id = records.one("select id from public.caregiver_alerts")
     records.rpc("acknowledge_alert", sub=family["family"], alert_id=alert_id)
-    assert claim(records, MORNING + timedelta(days=400)) == []
+    assert claim(records, MORNING + timedelta(days=1)) == []
+    records.run_jobs(MORNING)
     assert states(records) == ["cancelled"]
 
 
@@ -243,6 +244,7 @@ def test_a_newer_message_takes_the_place_of_one_that_waits(
     sign(records, patient_id, EMERGENCY, NIGHT + timedelta(minutes=1))
     assert sorted(told(send_all(records, NIGHT + timedelta(minutes=1)))) == ["family", "primary"]
     assert claim(records, MORNING) == []
+    records.rpc("run_job", job="cancel_deliveries", at=MORNING)
     assert sorted(states(records)) == ["accepted", "accepted", "cancelled"]
 
 
@@ -419,6 +421,49 @@ def test_a_message_says_what_happened_and_what_to_do_in_plain_words(
     assert send_all(records, NOON)[0]["message"] == message
     sweep(records, NOON + timedelta(hours=4))
     assert send_all(records, NOON + timedelta(hours=4))[0]["message"] == "Nobody has answered yet. " + message
+
+
+@pytest.mark.parametrize("missing", ["openings", "texts"])
+def test_what_a_language_lacks_is_told_in_english_and_never_as_nothing(
+    records: Records, patient_id: UUID, missing: str
+) -> None:
+    if missing == "openings":
+        records.do("insert into voice.alert_texts values ('pt', 'voice_changed', 'warning', 'A voz de {patient} mudou.')")
+        expected = "Nobody has answered yet. A voz de Ana mudou."
+    else:
+        records.do("insert into voice.alert_openings values ('pt', 'escalated', true, 'Ninguém respondeu. ', false)")
+        expected = "Ninguém respondeu. URGENT: Ana sounded very different from usual on the phone at 12:00 on 2 March."
+    records.caregiver(patient_id, language="pt")
+    sign(records, patient_id, EMERGENCY)
+    sweep(records, NOON + timedelta(hours=1))
+    [message] = [row["message"] for row in claim(records, NOON + timedelta(hours=1))]
+    assert message.startswith(expected)
+
+
+def test_a_cause_without_any_text_is_told_all_the_same(records: Records, patient_id: UUID) -> None:
+    records.do("delete from voice.alert_texts")
+    records.caregiver(patient_id)
+    sign(records, patient_id, EMERGENCY)
+    [message] = [row["message"] for row in claim(records, NOON)]
+    assert message == "Ana: please call and hear how things are. Then say that you have seen this."
+
+
+def test_who_goes_back_and_forth_sends_one_message_and_not_twenty(
+    records: Records, patient_id: UUID, family: dict[str, UUID]
+) -> None:
+    sign(records, patient_id, EMERGENCY)
+    send_all(records, NOON)
+    alert_id = records.one("select id from public.caregiver_alerts")
+    now = datetime.now(UTC)
+    for _ in range(10):
+        records.rpc("acknowledge_alert", sub=family["family"], alert_id=alert_id)
+        records.rpc("snooze_alert", sub=family["family"], alert_id=alert_id, until=now + timedelta(hours=1))
+    records.rpc("acknowledge_alert", sub=family["family"], alert_id=alert_id)
+    told_of = records.one(
+        """select count(*) from voice.deliveries join public.alert_changes on alert_changes.id = change_id
+           where change = 'acknowledged'"""
+    )
+    assert told_of == 1  # the primary caregiver, who was told of the alert, hears once that it is seen to
 
 
 def test_no_message_speaks_of_scores_or_names_an_illness(records: Records) -> None:

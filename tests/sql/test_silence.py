@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from records import NOON, USUAL, Records, at_cosine
 
@@ -28,17 +29,16 @@ def hear(records: Records, patient_id: UUID, at: datetime, voice: tuple[float, .
 def hear_nothing(records: Records, patient_id: UUID, at: datetime, reason: str = "no_speech") -> None:
     """Let the patient answer a call without a voice that can be judged."""
     if reason == "nobody_spoke":
-        records.report(f"call-{at}", patient_id=patient_id, started_at=at, ended_reason="silence-timed-out")
+        records.report(f"call-{at}", patient_id=patient_id, started_at=at, ended_reason="silence-timed-out", speech_intervals=Jsonb([]))
         return
     claim = records.open(records.call_log(patient_id, at))
     records.call("abstain_check", claim["check_id"], claim["lease_token"], reason, "{}")
 
 
 def sweep(records: Records, at: datetime) -> dict[str, int]:
-    [swept] = records.rpc("run_sweeps", at=at)
-    counts: dict[str, int] = swept["run_sweeps"]
-    assert -1 not in counts.values()
-    return counts
+    done = records.run_jobs(at)
+    assert -1 not in done.values()
+    return done
 
 
 def alerts(records: Records) -> list[tuple[str, str, str]]:
@@ -59,9 +59,9 @@ def test_a_patient_on_a_schedule_who_was_not_heard_for_the_set_days_raises_one_a
     hear(records, patient_id, NOON)
     sweep(records, NOON + 3 * DAY - timedelta(seconds=1))
     assert alerts(records) == []
-    assert sweep(records, NOON + 3 * DAY)["note_silence"] == 1
+    assert sweep(records, NOON + 3 * DAY)["note_silences"] == 1
     assert alerts(records) == [NOTHING]
-    assert sweep(records, NOON + 3 * DAY)["note_silence"] == 0
+    assert sweep(records, NOON + 3 * DAY)["note_silences"] == 0
 
 
 def test_a_patient_who_was_never_heard_is_missed_since_consent(records: Records, patient_id: UUID) -> None:
@@ -88,7 +88,7 @@ def test_calls_that_the_patient_did_not_answer_break_no_silence(
     assert alerts(records) == [NOTHING]
 
 
-@pytest.mark.parametrize("reason", ["no_speech", "too_little_speech", "too_noisy", "nobody_spoke"])
+@pytest.mark.parametrize("reason", ["no_speech", "too_little_speech", "nobody_spoke"])
 def test_several_answered_calls_in_a_row_without_usable_speech_raise_an_alert(
     records: Records, patient_id: UUID, reason: str
 ) -> None:
@@ -101,6 +101,26 @@ def test_several_answered_calls_in_a_row_without_usable_speech_raise_an_alert(
     hear_nothing(records, patient_id, NOON + timedelta(hours=3), reason)
     sweep(records, NOON + DAY)
     assert alerts(records) == [UNUSABLE]
+
+
+@pytest.mark.parametrize("reason", ["ambiguous_channel", "undecodable", "too_long", "too_noisy", "clipped"])
+def test_recordings_that_cannot_be_read_or_told_apart_are_the_operators_and_tell_the_family_nothing(
+    records: Records, patient_id: UUID, reason: str
+) -> None:
+    records.do("update public.patients set silent_after_days = null")
+    hear(records, patient_id, NOON)
+    for hour in range(1, 3):
+        hear_nothing(records, patient_id, NOON + timedelta(hours=hour), reason)
+    assert records.seen("voice_troubles") == []
+    hear_nothing(records, patient_id, NOON + timedelta(hours=3), reason)
+    sweep(records, NOON + DAY)
+    assert alerts(records) == []
+    [issue] = records.seen("voice_troubles")
+    assert (issue["kind"], issue["patient_id"], issue["code"], issue["detail"]) == (
+        "recordings_unusable", patient_id, reason, "3 calls",
+    )  # fmt: skip
+    hear(records, patient_id, NOON + timedelta(hours=4))
+    assert records.seen("voice_troubles") == []
 
 
 def test_a_voice_in_between_begins_the_count_anew(records: Records, patient_id: UUID) -> None:
@@ -135,7 +155,7 @@ def test_when_the_patient_is_heard_again_the_alert_closes_by_itself_and_those_to
     assert told["message"].startswith("We have not been able to hear Ana on the phone for some days.")
     records.rpc("finish_delivery", delivery_id=told["delivery_id"], lease_token=told["lease_token"], at=NOON)
     hear(records, patient_id, NOON + timedelta(hours=1))
-    assert sweep(records, NOON + timedelta(hours=2))["end_silence"] == 1
+    assert sweep(records, NOON + timedelta(hours=2))["end_silences"] == 1
     assert alerts(records) == [("warning", "resolved", "nothing_heard")]
     [told] = claim(records, NOON + timedelta(hours=2))
     assert told["message"] == "We have heard Ana on the phone again. You need not do anything."

@@ -10,7 +10,11 @@ create type public.trouble_kind as enum (
     'delivery_delayed',         -- a message to a caregiver is refused, and tried again
     'delivery_dead',            -- a message to a caregiver that will not be sent
     'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
-    'alert_unanswered'          -- everybody was told as often as the policy says, and nobody answers
+    'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
+    'recordings_unusable',      -- several calls in a row whose recordings cannot be read or told apart: ask the provider
+    'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
+    'job_failed',               -- a job could not do one thing, or list what is due, and tries again
+    'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
 );
 comment on type public.trouble_kind is 'What an operator must see to.';
 
@@ -90,7 +94,41 @@ as $$
     select 'alert_unanswered', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
         'nobody_answers', caregiver_alerts.reminder_count || ' reminders', caregiver_alerts.last_raised_at
     from public.caregiver_alerts
-    where caregiver_alerts.state = 'escalated' and caregiver_alerts.next_change_at is null
+    join voice.alert_policies on alert_policies.level = caregiver_alerts.level
+    where caregiver_alerts.state = 'escalated' and caregiver_alerts.reminder_count >= alert_policies.maximum_reminders
+    union all
+    select 'recordings_unusable', unusable.patient_id, null, null, 'patient ' || unusable.patient_id, unusable.reason,
+        unusable.call_count || ' calls', unusable.last_at
+    from (
+        select call_logs.patient_id, count(*) as call_count, max(call_logs."timestamp") as last_at,
+            (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
+        from public.call_logs
+        where call_logs.check_state = 'not_assessable'
+            and call_logs.check_reason not in ('no_speech', 'too_little_speech')
+            and not exists (
+                select from public.call_logs as later
+                where later.patient_id = call_logs.patient_id
+                    and later."timestamp" > call_logs."timestamp"
+                    and later.check_state in ('scored', 'enrolled', 'held')
+            )
+        group by call_logs.patient_id
+    ) as unusable
+    where unusable.call_count >= (select settings.unusable_calls_in_a_row from voice.settings)
+    union all
+    select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
+        deletions.attempts || ' attempts', deletions.created_at
+    from voice.deletions
+    where deletions.state <> 'done' and deletions.error_code is not null and deletions.attempts >= 3
+    union all
+    select 'job_failed', null, null, null, rtrim(job_failures.job || ' ' || job_failures.subject), job_failures.code,
+        job_failures.message, job_failures.last_failed_at
+    from voice.job_failures
+    union all
+    select 'jobs_late', null, null, null, string_agg(jobs.id, ', ' order by jobs.position), 'jobs_late',
+        count(*) || ' jobs', min(jobs.last_succeeded_at)
+    from voice.jobs
+    where jobs.last_succeeded_at < now() - make_interval(mins => 15 + 3 * jobs.every_minutes)
+    having count(*) > 0
 $$;
 comment on function voice.troubles is
     'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare troubles`.';
@@ -99,6 +137,9 @@ grant execute on function voice.troubles to retrocare_service, service_role;
 create index deliveries_in_trouble on voice.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
 create index recordings_in_trouble on voice.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
+create index deletions_in_trouble on voice.deletions (id) where state <> 'done' and error_code is not null;
+create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
+    where check_state = 'not_assessable' and check_reason not in ('no_speech', 'too_little_speech');
 create index dead_checks on voice.checks (id) where state = 'dead';
 create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
 
