@@ -113,7 +113,13 @@ def test_a_fresh_address_is_tried_at_once(records: Records, patient_id: UUID) ->
         ("customer-did-not-answer", "not_answered"),
         ("customer-busy", "not_answered"),
         ("twilio-reported-customer-misdialed", "not_answered"),
-        ("silence-timed-out", "nobody_spoke"),
+        ("vonage-rejected", "not_answered"),
+        ("call-deleted", "not_answered"),
+        ("scheduled-call-deleted", "not_answered"),
+        ("call.ringing.hook-executed-say", "not_answered"),
+        ("call.ringing.hook-executed-transfer", "not_answered"),
+        ("call.ringing.sip-inbound-caller-hungup-before-call-connect", "not_answered"),
+        ("assistant-join-timed-out", "call_failed"),
         ("pipeline-error-openai-llm-failed", "call_failed"),
         ("call.in-progress.error-vapifault-worker-died", "call_failed"),
         ("call.start.error-get-assistant", "call_failed"),
@@ -137,6 +143,8 @@ def test_what_is_not_the_patient_speaking_is_never_judged(
     [
         "customer-ended-call", "assistant-ended-call", "assistant-ended-call-after-message-spoken",
         "assistant-ended-call-with-hangup-task", "exceeded-max-duration", "assistant-said-end-call-phrase",
+        "silence-timed-out", "call.in-progress.twilio-completed-call", "call.in-progress.sip-completed-call",
+        "vonage-completed", "vonage-disconnected", "call.ending.hook-executed-say", "call.ending.hook-executed-transfer",
     ],
 )  # fmt: skip
 def test_what_is_the_patient_speaking_is_judged(records: Records, patient_id: UUID, ended_reason: str) -> None:
