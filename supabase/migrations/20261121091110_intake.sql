@@ -24,7 +24,7 @@ create table voice.providers (
     id text constraint providers_pkey primary key,
     recording_retention_days double precision not null default 14
         constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
-    sweep_overlap_hours double precision not null default 24
+    sweep_overlap_hours double precision not null default 1
         constraint sweeps_overlap check (sweep_overlap_hours > 0),
     swept_until timestamptz
 );
@@ -32,8 +32,8 @@ alter table voice.providers enable row level security;
 insert into voice.providers (id) values ('vapi');
 comment on table voice.providers is 'The phone providers whose reports are taken.';
 comment on column voice.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column voice.providers.sweep_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: longer than any call.';
-comment on column voice.providers.swept_until is 'Every call made before this moment was asked for; null: never.';
+comment on column voice.providers.sweep_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+comment on column voice.providers.swept_until is 'Every call that was last updated before this moment was listed; null: none was.';
 
 create table voice.ended_reasons (
     pattern text constraint ended_reasons_pkey primary key,
