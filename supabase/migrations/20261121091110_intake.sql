@@ -1,12 +1,15 @@
 -- Intake: what the phone provider reports becomes a call, once, however often and in whatever order it is reported. Whether a
 -- call is worth judging is decided by rows: a voicemail greeting must never be judged as the patient.
 
--- Where recordings are kept: private. Storage is on Supabase; elsewhere there is no bucket to make.
+-- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
 do $$
 begin
     if to_regclass('storage.buckets') is not null then
-        insert into storage.buckets (id, name, public)
-        values ('voice-recordings', 'voice-recordings', false)
+        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+        values (
+            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
+            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
+        )
         on conflict (id) do nothing;
     end if;
 end

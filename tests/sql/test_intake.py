@@ -144,7 +144,8 @@ def test_what_is_not_the_patient_speaking_is_never_judged(
         "customer-ended-call", "assistant-ended-call", "assistant-ended-call-after-message-spoken",
         "assistant-ended-call-with-hangup-task", "exceeded-max-duration", "assistant-said-end-call-phrase",
         "silence-timed-out", "call.in-progress.twilio-completed-call", "call.in-progress.sip-completed-call",
-        "vonage-completed", "vonage-disconnected", "call.ending.hook-executed-say", "call.ending.hook-executed-transfer",
+        "vonage-completed", "vonage-disconnected",
+        "call.ending.hook-executed-say", "call.ending.hook-executed-transfer",
     ],
 )  # fmt: skip
 def test_what_is_the_patient_speaking_is_judged(records: Records, patient_id: UUID, ended_reason: str) -> None:

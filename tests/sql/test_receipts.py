@@ -31,7 +31,9 @@ def claimed(records: Records, at: datetime, count: int = 9) -> list[str]:
     return sorted(claim["provider_message_id"] for claim in records.rpc("claim_receipts", count=count, at=at))
 
 
-def finish(records: Records, provider_message_id: str, is_delivered: bool, at: datetime = NOON + 3 * MINUTE) -> str | None:
+def finish(
+    records: Records, provider_message_id: str, is_delivered: bool, at: datetime = NOON + 3 * MINUTE
+) -> str | None:
     [row] = records.rows("select id from voice.deliveries where provider_message_id = %s", provider_message_id)
     told = records.rpc("finish_receipt", delivery_id=row["id"], is_delivered=is_delivered, message="Failed.", at=at)
     state: str | None = told[0]["finish_receipt"]

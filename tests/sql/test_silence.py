@@ -28,7 +28,12 @@ def hear(records: Records, patient_id: UUID, at: datetime, voice: tuple[float, .
 def hear_nothing(records: Records, patient_id: UUID, at: datetime, reason: str = "no_speech") -> None:
     """Let the patient answer a call without a voice that can be judged."""
     if reason == "nobody_spoke":
-        report = {"patient_id": patient_id, "started_at": at, "ended_reason": "silence-timed-out", "speech_intervals": "[]"}
+        report = {
+            "patient_id": patient_id,
+            "started_at": at,
+            "ended_reason": "silence-timed-out",
+            "speech_intervals": "[]",
+        }
         records.report(f"call-{at}", **report)
         return
     claim = records.open(records.call_log(patient_id, at))
