@@ -1132,11 +1132,11 @@ export type Database = {
         Args: {
           "name": string;
           "patient_id": string;
-          "patient_known_as"?: string;
-          "phone"?: string;
+          "patient_known_as"?: string | null;
+          "phone"?: string | null;
           "role": Database["public"]["Enums"]["caregiver_role"];
-          "user_id"?: string;
-          "webhook_url"?: string;
+          "user_id"?: string | null;
+          "webhook_url"?: string | null;
         };
         Returns: {
           "created_at": string;
@@ -1165,11 +1165,11 @@ export type Database = {
         Args: {
           "caregiver_id": string;
           "name": string;
-          "patient_known_as": string;
-          "phone": string;
+          "patient_known_as": string | null;
+          "phone": string | null;
           "role": Database["public"]["Enums"]["caregiver_role"];
-          "user_id": string;
-          "webhook_url": string;
+          "user_id": string | null;
+          "webhook_url": string | null;
         };
         Returns: {
           "created_at": string;
@@ -1214,8 +1214,24 @@ export type Database = {
           isSetofReturn: true;
         };
       };
+      "claim_receipts": {
+        Args: { "at"?: string; "count": number };
+        Returns: Database["public"]["CompositeTypes"]["receipt_claim"][];
+        SetofOptions: {
+          from: "*";
+          to: "receipt_claim";
+          isOneToOne: false;
+          isSetofReturn: true;
+        };
+      };
       "claim_recordings": {
-        Args: { "at"?: string; "call_log_id"?: string; "count": number; "lease_seconds": number; "worker": string };
+        Args: {
+          "at"?: string;
+          "call_log_id"?: string | null;
+          "count": number;
+          "lease_seconds": number;
+          "worker": string;
+        };
         Returns: Database["public"]["CompositeTypes"]["recording_claim"][];
         SetofOptions: {
           from: "*";
@@ -1256,12 +1272,16 @@ export type Database = {
       };
       "finish_deletion": { Args: { "at"?: string; "deletion_id": number; "lease_token": string }; Returns: boolean };
       "finish_delivery": {
-        Args: { "at"?: string; "delivery_id": number; "lease_token": string; "provider_message_id"?: string };
+        Args: { "at"?: string; "delivery_id": number; "lease_token": string; "provider_message_id"?: string | null };
         Returns: boolean;
+      };
+      "finish_receipt": {
+        Args: { "at"?: string; "delivery_id": number; "is_delivered": boolean; "message"?: string | null };
+        Returns: Database["public"]["Enums"]["delivery_state"];
       };
       "finish_sweep": { Args: { "provider": string; "until": string }; Returns: undefined };
       "match_voices": {
-        Args: { "count"?: number; "embedding": string; "encoder"?: string; "min_similarity"?: number };
+        Args: { "count"?: number; "embedding": string; "encoder"?: string | null; "min_similarity"?: number | null };
         Returns: Database["public"]["CompositeTypes"]["voice_match"][];
         SetofOptions: {
           from: "*";
@@ -1274,19 +1294,19 @@ export type Database = {
       "receive_call_report": {
         Args: {
           "at"?: string;
-          "ended_at"?: string;
-          "ended_reason"?: string;
-          "is_recording_consented"?: boolean;
-          "patient_id"?: string;
-          "phone"?: string;
+          "ended_at"?: string | null;
+          "ended_reason"?: string | null;
+          "is_recording_consented"?: boolean | null;
+          "patient_id"?: string | null;
+          "phone"?: string | null;
           "provider": string;
           "provider_call_id": string;
-          "recording_url"?: string;
-          "recording_url_channel"?: string;
-          "recording_url_expires_at"?: string;
-          "speech_intervals"?: Json;
-          "started_at"?: string;
-          "summary"?: string;
+          "recording_url"?: string | null;
+          "recording_url_channel"?: string | null;
+          "recording_url_expires_at"?: string | null;
+          "speech_intervals"?: Json | null;
+          "started_at"?: string | null;
+          "summary"?: string | null;
         };
         Returns: Database["public"]["CompositeTypes"]["received_call"];
         SetofOptions: {
@@ -1318,7 +1338,7 @@ export type Database = {
       };
       "remove_caregiver": { Args: { "caregiver_id": string }; Returns: undefined };
       "resolve_alert": {
-        Args: { "alert_id": string; "notes"?: string; "outcome": Database["public"]["Enums"]["alert_outcome"] };
+        Args: { "alert_id": string; "notes"?: string | null; "outcome": Database["public"]["Enums"]["alert_outcome"] };
         Returns: {
           "acknowledged_at": string | null;
           "acknowledged_by": string | null;
@@ -1351,12 +1371,12 @@ export type Database = {
       "run_job": { Args: { "at"?: string; "job": string }; Returns: number };
       "set_my_preferences": {
         Args: {
-          "language": string;
+          "language": string | null;
           "patient_id": string;
-          "patient_known_as": string;
-          "quiet_from": string;
-          "quiet_until": string;
-          "timezone": string;
+          "patient_known_as": string | null;
+          "quiet_from": string | null;
+          "quiet_until": string | null;
+          "timezone": string | null;
         };
         Returns: {
           "created_at": string;
@@ -1418,7 +1438,7 @@ export type Database = {
           "lease_token": string;
           "recording_channel": string;
           "recording_ref": string;
-          "speech_intervals"?: Json;
+          "speech_intervals"?: Json | null;
         };
         Returns: boolean;
       };
@@ -1553,6 +1573,11 @@ export type Database = {
         "attempts": number | null;
         "may_have_been_sent": boolean | null;
         "created_at": string | null;
+      };
+      "receipt_claim": {
+        "delivery_id": number | null;
+        "channel": string | null;
+        "provider_message_id": string | null;
       };
       "received_call": {
         "call_log_id": string | null;

@@ -1,12 +1,15 @@
 -- Intake: what the phone provider reports becomes a call, once, however often and in whatever order it is reported. Whether a
 -- call is worth judging is decided by rows: a voicemail greeting must never be judged as the patient.
 
--- Where recordings are kept: private. Storage is on Supabase; elsewhere there is no bucket to make.
+-- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
 do $$
 begin
     if to_regclass('storage.buckets') is not null then
-        insert into storage.buckets (id, name, public)
-        values ('voice-recordings', 'voice-recordings', false)
+        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+        values (
+            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
+            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
+        )
         on conflict (id) do nothing;
     end if;
 end
@@ -25,7 +28,7 @@ create table voice.providers (
     id text constraint providers_pkey primary key,
     recording_retention_days double precision not null default 14
         constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
-    sweep_overlap_hours double precision not null default 24
+    sweep_overlap_hours double precision not null default 1
         constraint sweeps_overlap check (sweep_overlap_hours > 0),
     swept_until timestamptz
 );
@@ -33,8 +36,8 @@ alter table voice.providers enable row level security;
 insert into voice.providers (id) values ('vapi');
 comment on table voice.providers is 'The phone providers whose reports are taken.';
 comment on column voice.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column voice.providers.sweep_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: longer than any call.';
-comment on column voice.providers.swept_until is 'Every call made before this moment was asked for; null: never.';
+comment on column voice.providers.sweep_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+comment on column voice.providers.swept_until is 'Every call that was last updated before this moment was listed; null: none was.';
 
 create table voice.ended_reasons (
     pattern text constraint ended_reasons_pkey primary key,
@@ -60,6 +63,14 @@ insert into voice.ended_reasons (pattern, disposition, reason) values
     ('assistant-said-message-with-end-call-enabled', 'judge', null),
     ('assistant-forwarded-call', 'judge', null),
     ('exceeded-max-duration', 'judge', null),
+    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is the one to judge
+    ('call.in-progress.twilio-completed-call', 'judge', null),
+    ('call.in-progress.sip-completed-call', 'judge', null),
+    ('vonage-completed', 'judge', null),
+    -- The line broke, or a hook spoke or transferred at the end: the patient had been on the line.
+    ('vonage-disconnected', 'judge', null),
+    ('call.ending.hook-executed-say', 'judge', null),
+    ('call.ending.hook-executed-transfer', 'judge', null),
     ('%voicemail%', 'skip', 'voicemail'),
     ('%answering-machine%', 'skip', 'voicemail'),
     ('%did-not-answer%', 'skip', 'not_answered'),
@@ -68,7 +79,13 @@ insert into voice.ended_reasons (pattern, disposition, reason) values
     ('%misdialed%', 'skip', 'not_answered'),
     ('customer-did-not-give-microphone-permission', 'skip', 'not_answered'),
     ('manually-canceled', 'skip', 'not_answered'),
-    ('silence-timed-out', 'skip', 'nobody_spoke'),
+    ('vonage-rejected', 'skip', 'not_answered'),
+    ('call-deleted', 'skip', 'not_answered'),
+    ('scheduled-call-deleted', 'skip', 'not_answered'),
+    ('call.ringing.hook-executed-say', 'skip', 'not_answered'),
+    ('call.ringing.hook-executed-transfer', 'skip', 'not_answered'),
+    ('call.ringing.sip-inbound-caller-hungup-before-call-connect', 'skip', 'not_answered'),
+    ('assistant-join-timed-out', 'skip', 'call_failed'),
     ('%error%', 'skip', 'call_failed'),
     ('%failed%', 'skip', 'call_failed'),
     ('%fault%', 'skip', 'call_failed'),
@@ -78,6 +95,8 @@ insert into voice.ended_reasons (pattern, disposition, reason) values
     ('pipeline-%', 'skip', 'call_failed'),
     ('phone-call-provider-%', 'skip', 'call_failed'),
     ('worker-shutdown', 'skip', 'call_failed');
+
+update voice.ended_reasons set needs_speech = true where ended_reasons.pattern = 'silence-timed-out';
 
 create function voice.ended_as(ended_reason text)
 returns voice.ended_reasons

@@ -298,7 +298,7 @@ as $$
     where providers.id = sweep_since.provider
 $$;
 comment on function voice.sweep_since is
-    'From where on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as voice.receive_call_report.';
+    'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as voice.receive_call_report.';
 revoke execute on function voice.sweep_since from public;
 grant execute on function voice.sweep_since to service_role;
 
@@ -313,6 +313,6 @@ as $$
     set swept_until = greatest(providers.swept_until, finish_sweep.until)
     where providers.id = finish_sweep.provider
 $$;
-comment on function voice.finish_sweep is 'Every call made before until was asked for. Definer: as voice.receive_call_report.';
+comment on function voice.finish_sweep is 'Every call that was last updated before until was listed. Definer: as voice.receive_call_report.';
 revoke execute on function voice.finish_sweep from public;
 grant execute on function voice.finish_sweep to service_role;

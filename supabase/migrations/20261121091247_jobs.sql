@@ -181,7 +181,7 @@ begin
             (select count(*) from voice.recordings
                 where case recordings.state when 'queued' then recordings.run_at <= due_work.at
                     when 'leased' then recordings.leased_until < due_work.at end),
-            (select count(*) from voice.deliveries
+            voice.due_receipts(due_work.at) + (select count(*) from voice.deliveries
                 where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
                     when 'leased' then deliveries.leased_until < due_work.at end),
             voice.due_deletions(due_work.at);

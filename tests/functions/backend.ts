@@ -20,6 +20,7 @@ export interface Backend {
   readonly bucket: string;
   /** The database as retrocare_service. */
   readonly serviceUrl: string;
+  readonly database: { readonly host: string; readonly port: number; readonly database: string };
   readonly client: SupabaseClient;
   /** SQL on one connection, past every grant and policy: to arrange and to look, never what is tested. */
   readonly sql: postgres.Sql;
@@ -57,6 +58,7 @@ export async function backend(): Promise<Backend> {
     jwtSecret: line.jwt_secret,
     bucket: line.bucket,
     serviceUrl: line.service_url,
+    database: line.database,
     client: createClient(line.api_url, line.service_key, { auth: { persistSession: false, autoRefreshToken: false } }),
     sql,
     fresh: async () => void await sql`call fixture.reset()`,

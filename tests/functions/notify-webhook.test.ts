@@ -30,13 +30,15 @@ function receiver(...answers: (number | Response)[]): Served & { readonly receiv
   const received: Received[] = [];
   const served = serve(async (request) => {
     const body = await request.text();
+    const { origin, pathname, search } = new URL(request.url);
     const timestamp = request.headers.get("x-retrocare-timestamp") ?? "";
+    const address = pathname === "/" ? origin : origin + pathname + search;
+    const secret = createHmac("sha256", SECRET).update(address).digest("hex");
     assert.equal(
       request.headers.get("x-retrocare-signature"),
-      createHmac("sha256", SECRET).update(`${timestamp}.${body}`).digest("hex"),
+      createHmac("sha256", secret).update(`${timestamp}.${body}`).digest("hex"),
     );
     assert.ok(Math.abs(Date.now() / 1000 - Number(timestamp)) < 5);
-    const { pathname, search } = new URL(request.url);
     received.push({ path: pathname + search, body, headers: request.headers });
     const answer = answers.shift() ?? 200;
     return answer instanceof Response ? answer : new Response(null, { status: answer });
@@ -71,6 +73,23 @@ Deno.test("webhook() posts the alert, signed", async () => {
   assert.equal(post!.headers.get("content-type"), "application/json");
   assert.equal(post!.headers.get("idempotency-key"), row.idempotency_key);
   assert.deepEqual([row.state, row.provider_message_id], ["accepted", null]);
+});
+
+Deno.test("webhook() signs for each receiver with another secret, and for one always with the same", async () => {
+  await project.fresh();
+  await using host = receiver();
+  const addresses = [`${host.url}/one`, `${host.url}/two`];
+  for (const webhook_url of addresses) await deliveries.raise({ webhook_url });
+  assert.equal((await deliveries.notify(settings(host))).accepted, 2);
+  const secrets = addresses.map((address) => createHmac("sha256", SECRET).update(address).digest("hex"));
+  assert.notEqual(secrets[0], secrets[1]);
+  for (const { path, headers, body } of host.received) {
+    const signed = `${headers.get("x-retrocare-timestamp")}.${body}`;
+    const fits = [...secrets, SECRET].map((secret) =>
+      createHmac("sha256", secret).update(signed).digest("hex") === headers.get("x-retrocare-signature")
+    );
+    assert.deepEqual(fits, [path === "/one", path === "/two", false], path);
+  }
 });
 
 for (const status of [200, 201, 202, 204]) {

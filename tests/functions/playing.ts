@@ -153,6 +153,7 @@ export class Day implements AsyncDisposable {
   #listing(call: PlannedCall): Json {
     return {
       createdAt: this.#at(call.minute),
+      updatedAt: this.#at(call.minute + 5),
       startedAt: this.#at(call.minute),
       endedAt: this.#at(call.minute + 5),
       endedReason: call.endedReason,

@@ -148,6 +148,31 @@ Deno.test("readReport() finds the patient by metadata, then by the customer's id
   assert.equal(patient({ patientId: PATIENT.toUpperCase() }, null, null), PATIENT);
 });
 
+Deno.test("readReport() finds the patient in each place that the provider has for it", () => {
+  const named = { patientId: PATIENT };
+  const metadata = { metadata: named }, variables = { variableValues: named };
+  const places: Json[] = [
+    { call: { id: CALL, assistantOverrides: metadata } },
+    { call: { id: CALL }, assistantOverrides: metadata },
+    { call: { id: CALL, ...metadata } },
+    { call: { id: CALL }, ...metadata },
+    { call: { id: CALL, assistantOverrides: variables } },
+    { call: { id: CALL }, assistantOverrides: variables },
+    { call: { id: CALL }, artifact: variables },
+    { call: { id: CALL, artifact: variables } },
+    { call: { id: CALL }, customer: { assistantOverrides: metadata } },
+    { call: { id: CALL, customer: { assistantOverrides: metadata } } },
+    { call: { id: CALL }, customer: { assistantOverrides: variables } },
+    { call: { id: CALL, customer: { assistantOverrides: variables } } },
+  ];
+  for (const place of places) assert.equal(readReport(place).patientId, PATIENT, JSON.stringify(place));
+  const other = "0".repeat(8) + PATIENT.slice(8);
+  assert.equal(
+    readReport({ ...places[2], ...places[1], call: { id: CALL, metadata: { patientId: other } } }).patientId,
+    PATIENT,
+  );
+});
+
 Deno.test("readReport() takes telephone numbers in international form, however they are grouped", () => {
   const phone = (number: unknown) => readReport({ call: { id: CALL }, customer: { number } }).phone;
   assert.deepEqual(["+351 210-000-001", "+351 (210) 000.001", PHONE].map(phone), [PHONE, PHONE, PHONE]);
@@ -159,12 +184,14 @@ Deno.test("readReport() takes telephone numbers in international form, however t
   );
 });
 
+const said = (secondsFromStart: unknown, more: Json, role = "user") => ({ role, secondsFromStart, ...more });
+const intervals = (messages: unknown, named: Json = {}) =>
+  readReport(report({ messages }, named).message).speechIntervals;
+
 Deno.test("readReport() takes the patient's words alone, in seconds, whole or not", () => {
-  const intervals = (messages: unknown) => readReport(report({ messages }).message).speechIntervals;
-  const said = (secondsFromStart: unknown, more: Json) => ({ role: "user", secondsFromStart, ...more });
   assert.deepEqual(intervals([said(3, { duration: 1000 }), said(1.5, { duration: 250.5 })]), [[1.5, 1.751], [3, 4]]);
   assert.deepEqual(intervals([said(2, { time: 1000, endTime: 2500 })]), [[2, 3.5]]);
-  assert.deepEqual(intervals([{ role: "assistant", secondsFromStart: 1, duration: 1000 }, { role: "bot" }]), []);
+  assert.deepEqual(intervals([said("2", { time: "1000", endTime: "2500.0" })]), [[2, 3.5]]);
   assert.equal(intervals([said(2, {}), said(undefined, { duration: 1000 })]), null, "words whose times are not known");
   assert.equal(intervals([]), null);
   assert.equal(intervals(undefined), null);
@@ -178,7 +205,48 @@ Deno.test("readReport() takes the patient's words alone, in seconds, whole or no
     ]),
     [[7, 8]],
   );
-  assert.equal(intervals([said("1", { duration: "1000" }), null, 7, "user"]), null);
+});
+
+Deno.test("readReport() takes the length of a message from its times before its duration", () => {
+  const times = { time: 1763629204000, endTime: 1763629211000 };
+  for (const duration of [undefined, null, 7, 7000, 3, "7", {}, -7, 1e12]) {
+    assert.deepEqual(intervals([said(6, { ...times, duration })]), [[6, 13]], String(duration));
+  }
+  const backwards = { time: times.endTime, endTime: times.time };
+  assert.deepEqual(intervals([said(6, { ...backwards, duration: 7000 })]), [[6, 13]]);
+});
+
+Deno.test("readReport() tells durations in seconds from durations in milliseconds, and leaves out what it cannot tell", () => {
+  const agent = (start: number, more: Json) => said(start, more, "bot");
+  const measured = { time: 1763629200000, endTime: 1763629201500 };
+  assert.deepEqual(intervals([said(6, { duration: 7 })]), [[6, 13]], "nobody speaks for 7 ms");
+  assert.deepEqual(intervals([said(6, { duration: 7000 })]), [[6, 13]], "nor for 7000 s");
+  assert.deepEqual(intervals([said(6, { duration: 300 }), agent(8, {})]), [[6, 6.3]], "the next one begins after 2 s");
+  assert.equal(intervals([said(6, { duration: 100 }), agent(200, {})]), null, "100 s or 100 ms");
+  const unclear = [said(6, { duration: 100 }), agent(200, {})];
+  assert.deepEqual(
+    intervals([agent(1, { ...measured, duration: 1.5 }), ...unclear]),
+    [[6, 106]],
+    "as another's times tell",
+  );
+  assert.deepEqual(intervals([agent(1, { ...measured, duration: 1500 }), ...unclear]), [[6, 6.1]]);
+  assert.equal(intervals([said(1, { duration: 5 }), said(10, { duration: 5000 })]), null, "they contradict each other");
+  const mixed = [said(1, { duration: 5 }), said(10, { duration: 5000 }), said(20, { time: 0, endTime: 1000 })];
+  assert.deepEqual(intervals(mixed), [[20, 21]]);
+});
+
+Deno.test("readReport() says that the patient was silent only where every message is somebody else's", () => {
+  const agent = { role: "bot", secondsFromStart: 1, time: 0, endTime: 1000 };
+  const system = { role: "system", secondsFromStart: 0 };
+  assert.deepEqual(intervals([system, agent, { role: "assistant" }, { role: "tool_calls" }]), []);
+  assert.equal(intervals([agent, { role: "user" }]), null, "words without times");
+  assert.equal(intervals([agent, said(5, { time: 5000, endTime: 5000 })]), null, "words without a length");
+  for (const unknown of [{ role: "speaker" }, { role: 7 }, {}, null, 7, "user"]) {
+    assert.equal(intervals([agent, unknown]), null, JSON.stringify(unknown));
+  }
+  assert.equal(intervals([agent], { messages: [agent, { role: "user" }] }), null, "an older place has words");
+  const words = said(5, { time: 5000, endTime: 6000 });
+  assert.deepEqual(intervals([agent], { call: { id: CALL, messages: [words] } }), [[5, 6]]);
 });
 
 Deno.test("readReport() tells consent that was given from consent that was asked for", () => {

@@ -96,32 +96,48 @@ Deno.test("handle() leaves alone what was reported, what is not over, and what i
 });
 
 Deno.test("handle() goes through the whole list, whichever way it is sorted, though many calls share a millisecond", async () => {
-  for (const isOldestFirst of [false, true]) {
+  for (
+    const [isOldestFirst, isSortedByUpdate] of [[false, false], [true, false], [false, true], [true, true]] as const
+  ) {
     await project.fresh();
     await records.patient();
     await using vapi = new FakeVapi();
-    vapi.isOldestFirst = isOldestFirst;
-    for (let number = 0; number < 230; number++) {
-      add(vapi, `call-${String(number).padStart(3, "0")}`, Math.floor(number / 30) * 1000);
+    Object.assign(vapi, { isOldestFirst, isSortedByUpdate });
+    for (let number = 0; number < 130; number++) {
+      const updatedAt = new Date(Date.parse(NOW) - Math.floor(number / 30) * HOUR).toISOString();
+      add(vapi, `call-${String(number).padStart(3, "0")}`, (number % 7) * 24 * HOUR, { updatedAt });
     }
     const swept = await sweep(vapi);
-    assert.deepEqual([swept.received, swept.isDone], [230, true], `oldest first: ${isOldestFirst}`);
-    assert.equal(new Set(await callIds()).size, 230);
-    assert.ok(vapi.listed.length <= 5, `${vapi.listed.length} pages`);
-    assert.ok(vapi.listed.every((range) => range.get("limit") === "100"));
+    assert.deepEqual([swept.received, swept.isDone], [130, true], `oldest first: ${isOldestFirst}`);
+    assert.equal(new Set(await callIds()).size, 130);
+    assert.ok(vapi.listed.length <= 20, `${vapi.listed.length} pages`);
   }
 });
 
-Deno.test("handle() comes to an end where a whole page was made in one millisecond", async () => {
+Deno.test("handle() takes in whole pages that were updated in one millisecond", async () => {
   await project.fresh();
   await records.patient();
-  for (const isOldestFirst of [false, true]) {
-    await using vapi = new FakeVapi();
-    vapi.isOldestFirst = isOldestFirst;
-    for (let number = 0; number < 120; number++) add(vapi, `call-${number}`, HOUR);
-    const swept = await sweep(vapi);
-    assert.ok(swept.isDone && vapi.listed.length <= 4, `${vapi.listed.length} pages`);
-  }
+  await using vapi = new FakeVapi();
+  for (let number = 0; number < 120; number++) add(vapi, `call-${number}`, HOUR);
+  add(vapi, "before", HOUR + 1);
+  add(vapi, "after", HOUR - 1);
+  const swept = await sweep(vapi);
+  assert.deepEqual([swept.received, swept.isDone], [122, true]);
+  assert.ok(vapi.listed.length <= 70, `${vapi.listed.length} pages`);
+});
+
+Deno.test("handle() finds a call that was made days ago and ended today", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  add(vapi, "scheduled", 6 * 24 * HOUR, { status: "scheduled" });
+  assert.equal((await sweep(vapi)).received, 0);
+  const [ended, later] = ["2026-11-21T09:00:00.000Z", "2026-11-21T12:00:00.000Z"];
+  const named = { updatedAt: ended, startedAt: ended, endedAt: ended, endedReason: "customer-ended-call" };
+  add(vapi, "scheduled", 6 * 24 * HOUR, named, { customer: wav() });
+  assert.deepEqual(await sweep(vapi, later), { listed: 1, received: 1, unreadable: 0, isDone: true });
+  const [call] = await records.calls();
+  assert.deepEqual([call!.timestamp, call!.recording_channel], [new Date(ended), "customer"]);
 });
 
 Deno.test("handle() looks back past its last sweep, and takes nothing in twice", async () => {
@@ -132,15 +148,15 @@ Deno.test("handle() looks back past its last sweep, and takes nothing in twice",
   await sweep(vapi);
   assert.equal(await sweptUntil(), NOW);
   assert.equal(
-    vapi.listed[0]!.get("createdAtGt"),
-    "2026-11-06T11:59:59.999Z",
+    vapi.listed[0]!.get("updatedAtGe"),
+    "2026-11-06T12:00:00.000Z",
     "the first time, as far as the provider remembers",
   );
   add(vapi, "in-progress-then", HOUR / 2);
   add(vapi, "since", -HOUR / 2);
   const swept = await sweep(vapi, "2026-11-20T13:00:00.000Z");
   assert.deepEqual([swept.listed, swept.received], [3, 2]);
-  assert.equal(vapi.listed[1]!.get("createdAtGt"), "2026-11-19T11:59:59.999Z", "a day before the last sweep");
+  assert.equal(vapi.listed[1]!.get("updatedAtGe"), "2026-11-20T11:00:00.000Z", "an hour before the last sweep");
   assert.deepEqual(await callIds(), ["first", "in-progress-then", "since"]);
   assert.equal((await sweep(vapi, "2026-11-20T13:00:00.000Z")).received, 0);
 });
@@ -177,6 +193,86 @@ Deno.test("handle() ends a sweep in time, and goes on where it was the next time
   assert.ok(!swept.isDone && swept.received < 99, JSON.stringify(swept));
   assert.equal(await sweptUntil(), null);
   assert.equal((await sweep(vapi)).received, 99 - swept.received);
+});
+
+Deno.test("handle() goes on past pages that are too large, and past the one call that is too large by itself", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  for (let number = 0; number < 150; number++) add(vapi, `call-${number}`, number * HOUR);
+  const sizes = (list: URLSearchParams) => {
+    const within = (id: string) => {
+      const made = Date.parse(String(vapi.calls.get(id)!.call.createdAt));
+      return made >= Date.parse(list.get("updatedAtGe")!) && made < Date.parse(list.get("updatedAtLt")!);
+    };
+    return [Number(list.get("limit")), within("call-77")] as const;
+  };
+  vapi.instead = (request) => {
+    const { pathname, searchParams } = new URL(request.url);
+    if (pathname !== "/call") return;
+    const [limit, hasGiant] = sizes(searchParams);
+    vapi.listed.push(searchParams);
+    if (limit > 10 || hasGiant) {
+      return new Response(new ReadableStream(), { headers: { "content-length": "30000000" } });
+    }
+  };
+  const swept = await sweep(vapi);
+  assert.deepEqual([swept.received, swept.unreadable, swept.isDone], [149, 1, true]);
+  assert.ok(!(await callIds()).includes("call-77"));
+  assert.equal(await sweptUntil(), NOW);
+});
+
+Deno.test("handle() asks a provider that is slow for fewer calls at once", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  for (let number = 0; number < 30; number++) add(vapi, `call-${number}`, number * HOUR);
+  vapi.instead = async (request) => {
+    const { pathname, searchParams } = new URL(request.url);
+    if (pathname !== "/call" || Number(searchParams.get("limit")) <= 10) return;
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    return new Response(null, { status: 500 });
+  };
+  const swept = await sweep(vapi, NOW, { RETROCARE_FETCH_SECONDS: "1" });
+  assert.deepEqual([swept.received, swept.isDone], [30, true]);
+});
+
+Deno.test("handle() keeps what it has swept when the provider breaks off, and goes on from there", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  for (let number = 0; number < 150; number++) add(vapi, `call-${number}`, number * HOUR);
+  const broken = Date.parse(NOW) - 24 * HOUR;
+  vapi.instead = (request) => {
+    const range = new URL(request.url).searchParams;
+    const isNew = range.has("limit") && Date.parse(range.get("updatedAtLt")!) > broken;
+    return isNew && vapi.listed.length > 1 ? new Response(null, { status: 502 }) : undefined;
+  };
+  const swept = await sweep(vapi);
+  assert.deepEqual([swept.isDone, swept.code], [false, "provider_unreachable"]);
+  const until = Date.parse((await sweptUntil())!);
+  assert.ok(until > broken - 48 * HOUR && until <= broken, new Date(until).toISOString());
+  vapi.instead = () => undefined;
+  const pages = vapi.listed.length;
+  assert.ok((await sweep(vapi)).isDone);
+  assert.equal(vapi.listed[pages]!.get("updatedAtGe"), new Date(until - HOUR).toISOString());
+  assert.equal((await callIds()).length, 150);
+});
+
+Deno.test("handle() receives the other calls where the database does not take one, and comes back for it", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  for (const id of ["one", "poison", "three"]) add(vapi, id, HOUR);
+  await project.sql`alter table public.call_logs add constraint poison check (provider_call_id <> 'poison')`;
+  try {
+    const swept = await sweep(vapi);
+    assert.deepEqual([swept.received, swept.isDone, swept.code], [2, false, "database_unavailable"]);
+  } finally {
+    await project.sql`alter table public.call_logs drop constraint poison`;
+  }
+  assert.deepEqual([await callIds(), await sweptUntil()], [["one", "three"], null]);
+  assert.deepEqual([(await sweep(vapi)).received, await sweptUntil()], [1, NOW]);
 });
 
 Deno.test("handle() goes on past a call that it cannot read", async () => {

@@ -44,6 +44,8 @@ export class FakeTwilio implements AsyncDisposable {
   unscripted: () => Deed = () => "take";
   /** What is done to every list. */
   listing: Deed = "take";
+  /** What is done to every question for one message. */
+  receipt: Deed = "take";
   /** Where every list says that it goes on. */
   nextPage: string | undefined;
   /** Called before a message is answered. */
@@ -86,6 +88,12 @@ export class FakeTwilio implements AsyncDisposable {
     return message;
   }
 
+  /** What has become of the message that it took last. */
+  report(status: string, errorCode: number | null = null): void {
+    const last = this.messages.pop()!;
+    this.messages.push({ ...last, status, error_code: errorCode });
+  }
+
   count(method: string): number {
     return this.asked.filter((one) => one.method === method).length;
   }
@@ -99,6 +107,13 @@ export class FakeTwilio implements AsyncDisposable {
     this.asked.push(asked);
     if (authorization !== `Basic ${btoa(`${ACCOUNT}:${TOKEN}`)}`) return await refuse(connection, 401, 20003);
     const url = new URL(asked.target, "http://twilio");
+    const [, sid] = /\/Messages\/([^/]+)\.json$/.exec(url.pathname) ?? [];
+    if (sid !== undefined) {
+      const found = this.messages.find((message) => message.sid === sid);
+      if (typeof this.receipt === "object") return await refuse(connection, this.receipt.status, this.receipt.code);
+      if (this.receipt !== "take") return;
+      return found ? await write(connection, 200, found) : await refuse(connection, 404, 20404);
+    }
     if (url.pathname !== `/2010-04-01/Accounts/${ACCOUNT}/Messages.json`) return await refuse(connection, 404, 20404);
     const isSending = asked.method === "POST";
     const deed = isSending ? this.#deeds.get(asked.form.get("To") ?? "")?.shift() ?? this.unscripted() : this.listing;

@@ -22,6 +22,8 @@ export class FakeVapi implements AsyncDisposable {
   readonly leaked: string[] = [];
   key = KEY;
   isOldestFirst = false;
+  /** The list is sorted by updatedAt; else by createdAt. */
+  isSortedByUpdate = false;
   /** It says that a call is deleted, and keeps it. */
   forgetsNothing = false;
   /** Signatures that storage believes. */
@@ -90,11 +92,13 @@ export class FakeVapi implements AsyncDisposable {
 
   #list(range: URLSearchParams): unknown[] {
     this.listed.push(range);
-    const [from, to] = ["createdAtGt", "createdAtLt"].map((name) => Date.parse(range.get(name) ?? ""));
-    const time = (call: { createdAt?: unknown }) => Date.parse(String(call.createdAt));
+    const [from, to] = ["updatedAtGe", "updatedAtLt"].map((name) => Date.parse(range.get(name) ?? ""));
+    const updated = (call: Record<string, unknown>) => Date.parse(String(call.updatedAt ?? call.createdAt));
+    const sorted = (call: Record<string, unknown>) =>
+      this.isSortedByUpdate ? updated(call) : Date.parse(String(call.createdAt));
     const found = [...this.calls].map(([id, { call }]): Record<string, unknown> => ({ id, ...call }))
-      .filter((call) => time(call) > from! && time(call) < to!)
-      .sort((one, other) => (time(other) - time(one)) * (this.isOldestFirst ? -1 : 1));
+      .filter((call) => updated(call) >= from! && updated(call) < to!)
+      .sort((one, other) => (sorted(other) - sorted(one)) * (this.isOldestFirst ? -1 : 1));
     return found.slice(0, Number(range.get("limit") ?? 100));
   }
 

@@ -3,7 +3,7 @@ import { createHmac } from "node:crypto";
 import { handle } from "../../supabase/functions/vapi-webhook/index.ts";
 import { backend } from "./backend.ts";
 import { CALL, PHONE, Records, wav } from "./records.ts";
-import { type Json, report } from "./reports.ts";
+import { type Json, MESSAGES, report } from "./reports.ts";
 import { assertDiscreet, Background, environment, listenToLines, serve, type Served } from "./serving.ts";
 import { FakeVapi } from "./vapi.ts";
 
@@ -483,6 +483,48 @@ Deno.test("handle() copies no recording of a voicemail, or of a call without con
   await hook.background.settled();
   assert.deepEqual(vapi.requests, []);
   assert.deepEqual((await records.calls()).map(({ check_reason }) => check_reason).sort(), ["no_consent", "voicemail"]);
+});
+
+Deno.test("handle() has the recording copied of a patient who fell silent in the middle of a call", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  await using hook = webhook(vapi.settings);
+  const silent = report({ presignedCustomerUrl: vapi.sign(wav()) }, { endedReason: "silence-timed-out" });
+  assert.equal((await post(hook, silent)).body.disposition, "judge");
+  await hook.background.settled();
+  const [call] = await records.calls();
+  assert.deepEqual([call!.check_reason, call!.recording_channel], [null, "customer"]);
+  assert.deepEqual(call!.speech_intervals, [[4, 5.5], [10.25, 12.501]]);
+});
+
+Deno.test("handle() says of a call in which the patient said nothing that it has no speech, and of others nothing", async () => {
+  await project.fresh();
+  await records.patient();
+  await using hook = webhook();
+  const agents = MESSAGES.filter(({ role }) => role !== "user");
+  const kept: Record<string, unknown> = { silent: [], none: null, odd: null };
+  const messages: Record<string, unknown> = { silent: agents, none: [], odd: [...agents, { role: "stranger" }] };
+  for (const id of Object.keys(kept)) {
+    await post(hook, report({ messages: messages[id] }, { call: { id }, endedReason: "customer-ended-call" }));
+  }
+  const calls = await records.calls();
+  const found = calls.map((call): [unknown, unknown] => [call.provider_call_id, call.speech_intervals]);
+  assert.deepEqual(Object.fromEntries(found), kept);
+});
+
+Deno.test("handle() keeps the recording of a call that ended in a way that nobody knows", async () => {
+  await project.fresh();
+  await records.patient();
+  await using vapi = new FakeVapi();
+  await using hook = webhook(vapi.settings);
+  const recording = wav();
+  const unheardOf = report({ presignedCustomerUrl: vapi.sign(recording) }, { endedReason: "ended-by-moonlight" });
+  assert.equal((await post(hook, unheardOf)).body.disposition, "unknown");
+  await hook.background.settled();
+  const [kept] = await records.recordings();
+  assert.equal(kept!.state, "stored");
+  assert.equal((await records.calls())[0]!.check_reason, "ended_reason_unknown");
 });
 
 Deno.test("handle() answers 503 where the database does not answer, so that the report may come again", async () => {

@@ -113,7 +113,13 @@ def test_a_fresh_address_is_tried_at_once(records: Records, patient_id: UUID) ->
         ("customer-did-not-answer", "not_answered"),
         ("customer-busy", "not_answered"),
         ("twilio-reported-customer-misdialed", "not_answered"),
-        ("silence-timed-out", "nobody_spoke"),
+        ("vonage-rejected", "not_answered"),
+        ("call-deleted", "not_answered"),
+        ("scheduled-call-deleted", "not_answered"),
+        ("call.ringing.hook-executed-say", "not_answered"),
+        ("call.ringing.hook-executed-transfer", "not_answered"),
+        ("call.ringing.sip-inbound-caller-hungup-before-call-connect", "not_answered"),
+        ("assistant-join-timed-out", "call_failed"),
         ("pipeline-error-openai-llm-failed", "call_failed"),
         ("call.in-progress.error-vapifault-worker-died", "call_failed"),
         ("call.start.error-get-assistant", "call_failed"),
@@ -137,6 +143,9 @@ def test_what_is_not_the_patient_speaking_is_never_judged(
     [
         "customer-ended-call", "assistant-ended-call", "assistant-ended-call-after-message-spoken",
         "assistant-ended-call-with-hangup-task", "exceeded-max-duration", "assistant-said-end-call-phrase",
+        "silence-timed-out", "call.in-progress.twilio-completed-call", "call.in-progress.sip-completed-call",
+        "vonage-completed", "vonage-disconnected",
+        "call.ending.hook-executed-say", "call.ending.hook-executed-transfer",
     ],
 )  # fmt: skip
 def test_what_is_the_patient_speaking_is_judged(records: Records, patient_id: UUID, ended_reason: str) -> None:
@@ -287,7 +296,7 @@ def test_a_sweep_begins_where_the_last_one_ended_with_an_overlap(records: Record
         return records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"]
 
     assert since() == NOON - timedelta(days=14)
-    for hours, expected in ((2, 26), (50, 26), (1, 25)):
+    for hours, expected in ((2, 3), (50, 3), (1, 2)):
         records.rpc("finish_sweep", provider="vapi", until=NOON - timedelta(hours=hours))
         assert since() == NOON - timedelta(hours=expected)
     assert records.rpc("sweep_since", provider="other", at=NOON)[0]["sweep_since"] is None

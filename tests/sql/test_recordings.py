@@ -5,8 +5,10 @@ Where it never comes, the call says so.
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from records import NOON, Records
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 REF = "storage:voice-recordings/a/b.wav"
 LATER = NOON + timedelta(hours=1)
 END = NOON + timedelta(minutes=5, days=14)
@@ -208,9 +211,14 @@ def test_erasing_the_patient_takes_the_recordings_along(records: Records, call_l
     assert records.one("select count(*) from voice.recordings") == 0
 
 
-def test_recordings_are_kept_in_a_private_bucket(records: Records) -> None:
-    bucket = records.database.admin.execute("select id, public from storage.buckets").fetchall()
-    assert bucket == [("voice-recordings", False)]
+def test_recordings_are_kept_in_a_private_bucket_that_takes_audio_of_50_mib(records: Records) -> None:
+    buckets = records.database.admin.execute(
+        "select id, public, file_size_limit, allowed_mime_types from storage.buckets"
+    ).fetchall()
+    audio = (REPOSITORY / "supabase" / "functions" / "_shared" / "audio.ts").read_text()
+    uploaded = set(re.findall(r'contentType: "([^"]+)"', audio))
+    [(name, is_public, limit, types)] = buckets
+    assert (name, is_public, limit, set(types)) == ("voice-recordings", False, 50 * 2**20, uploaded)
 
 
 @pytest.mark.parametrize(

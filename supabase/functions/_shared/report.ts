@@ -6,6 +6,7 @@
  * is taken. What is of another kind is as if it were not there: a call is never lost for a field that is odd. Only a
  * report without the id of its call is refused.
  */
+import { type Interval, speechIntervals } from "./messages.ts";
 import { isUuid, moment } from "./requests.ts";
 
 export type SourceChannel = "customer" | "stereo" | "mixed";
@@ -28,8 +29,8 @@ export interface CallReport {
   readonly summary: string | null;
   /** Every address of the recording, the best first. */
   readonly sources: readonly Source[];
-  /** When the patient spoke, [start, end] in seconds from the start; null: not known. */
-  readonly speechIntervals: readonly (readonly [number, number])[] | null;
+  /** When the patient spoke; empty: the messages show that the patient said nothing; null: not known. */
+  readonly speechIntervals: readonly Interval[] | null;
   /** null: nothing was said of consent. */
   readonly isRecordingConsented: boolean | null;
 }
@@ -41,15 +42,13 @@ type Json = Record<string, unknown>;
 
 const CALL_ID = /^[A-Za-z0-9_-]{1,100}$/;
 const LONGEST_SUMMARY = 10_000;
-const LONGEST_CALL_SECONDS = 24 * 3600;
-const MOST_INTERVALS = 5_000;
 
 /** Read the `message` of a webhook, or `{call}` for a call of the provider's list. Raises UnreadableReport. */
 export function readReport(message: Json): CallReport {
   const call = object(message.call);
   const places = [object(message.artifact), message, object(call.artifact), call];
   const customers = [object(message.customer), object(call.customer)];
-  const overrides = [message, call].map((place) => object(object(place.assistantOverrides).variableValues));
+  const overrides = [call, message, ...customers].map((place) => object(place.assistantOverrides));
   const providerCallId = first([call.id, message.callId], callId);
   if (providerCallId === null) {
     throw new UnreadableReport("The report has no call with an id.");
@@ -57,9 +56,9 @@ export function readReport(message: Json): CallReport {
   return {
     providerCallId,
     patientId: first([
-      object(call.metadata).patientId,
+      ...[...overrides, call, message].map((place) => object(place.metadata).patientId),
       ...customers.map((customer) => customer.externalId),
-      ...overrides.map((values) => values.patientId),
+      ...[...overrides, ...places].map((place) => object(place.variableValues).patientId),
     ], (value) => isUuid(value) ? value.toLowerCase() : null),
     phone: first(customers.map((customer) => customer.number), phoneNumber),
     startedAt: first([message.startedAt, call.startedAt], moment),
@@ -70,7 +69,7 @@ export function readReport(message: Json): CallReport {
       (value) => text(value, LONGEST_SUMMARY),
     ),
     sources: sourcesOf(places),
-    speechIntervals: first(places.map((place) => place.messages), speechIntervals),
+    speechIntervals: speechIntervals(places.map((place) => place.messages)),
     isRecordingConsented: first([message, call].map((place) => object(place.compliance).recordingConsent), consent),
   };
 }
@@ -111,22 +110,6 @@ function signedUntil(address: string): string | null {
   return moment(Date.UTC(year, month - 1, ...rest) + 1000 * seconds);
 }
 
-/** The times of the patient's messages: `secondsFromStart` in seconds; `duration`, `time` and `endTime` in milliseconds. */
-function speechIntervals(messages: unknown): [number, number][] | null {
-  if (!Array.isArray(messages) || messages.length === 0) return null;
-  const spoken = messages.map(object).filter((message) => message.role === "user").slice(0, MOST_INTERVALS);
-  const intervals = spoken.map((message) => {
-    const start = number(message.secondsFromStart);
-    const length = number(message.duration) ?? difference(number(message.endTime), number(message.time));
-    return start !== null && length !== null ? [start, start + length / 1000] as const : null;
-  }).filter((interval) => interval !== null);
-  if (spoken.length > 0 && intervals.length === 0) return null;
-  return intervals
-    .filter(([start, end]) => start >= 0 && end > start && end <= LONGEST_CALL_SECONDS)
-    .map(([start, end]): [number, number] => [rounded(start), rounded(end)])
-    .sort(([one], [other]) => one - other);
-}
-
 /** It is a part of addresses, so that it is refused rather than repaired. */
 function callId(value: unknown): string | null {
   return typeof value === "string" && CALL_ID.test(value) ? value : null;
@@ -150,18 +133,6 @@ function text(value: unknown, longest: number): string | null {
 
 function object(value: unknown): Json {
   return typeof value === "object" && value !== null && !Array.isArray(value) ? value as Json : {};
-}
-
-function number(value: unknown): number | null {
-  return typeof value === "number" && Number.isFinite(value) ? value : null;
-}
-
-function difference(later: number | null, earlier: number | null): number | null {
-  return later !== null && earlier !== null ? later - earlier : null;
-}
-
-function rounded(seconds: number): number {
-  return Math.round(seconds * 1000) / 1000;
 }
 
 function first<T>(candidates: readonly unknown[], read: (candidate: unknown) => T | null): T | null {

@@ -2,19 +2,24 @@
 import { Database } from "./database.ts";
 import { log } from "./events.ts";
 import { FetchFailure } from "./fetches.ts";
+import { updatedCalls } from "./listing.ts";
+import { Problem } from "./problems.ts";
 import { readReport, UnreadableReport } from "./report.ts";
 import type { Settings } from "./settings.ts";
-import { codeOf, Vapi } from "./vapi.ts";
+import { codeOf, type ListedCall, Vapi } from "./vapi.ts";
 
 export interface Swept {
   readonly listed: number;
   readonly received: number;
-  /** Calls of the list that could not be read. */
+  /** Calls of the list that could not be read, and pages that hold such. */
   readonly unreadable: number;
-  /** The whole list was gone through; if not, the next sweep begins where this one did. */
+  /** The whole list was gone through; if not, the next sweep goes on where this one ended. */
   readonly isDone: boolean;
   readonly code?: string;
 }
+
+/** So many calls that the database does not take now are enough to say that it takes none. */
+const MOST_FAILURES = 3;
 
 /** List the provider's calls since the last sweep, and receive those that are not known. Raises a Problem. */
 export async function sweep(settings: Settings, until: number, at?: string): Promise<Swept> {
@@ -24,36 +29,46 @@ export async function sweep(settings: Settings, until: number, at?: string): Pro
     log("error", "sweep_impossible", { code: "provider_key_missing" });
     return { listed: 0, received: 0, unreadable: 0, isDone: false, code: "provider_key_missing" };
   }
-  const now = at ?? new Date().toISOString();
-  const since = await database.sweepSince(at) ?? now;
-  let listed = 0, received = 0, unreadable = 0, isDone = true, code: string | undefined;
+  const now = at ? Date.parse(at) : Date.now();
+  const since = Date.parse(await database.sweepSince(at) ?? new Date(now).toISOString());
+  let listed = 0, received = 0, unreadable = 0, isOver = false, code: string | undefined;
+  const failures: Problem[] = [];
+  let sweptUntil = since;
+
+  /** What cannot be read, or not be stored now, keeps no other call from being received. */
+  const receive = async (call: ListedCall): Promise<void> => {
+    try {
+      const taken = await database.receiveCallReport(readReport({ call }), at);
+      received++;
+      log("info", "call_swept", { call_log_id: taken.call_log_id, disposition: taken.disposition });
+    } catch (error) {
+      if (error instanceof UnreadableReport || (error instanceof Problem && error.status < 500)) unreadable++;
+      else if (error instanceof Problem && failures.push(error) < MOST_FAILURES) return;
+      else throw error;
+    }
+  };
+
   try {
-    for await (const calls of vapi.calls(since, now)) {
-      const ended = calls.filter((call) => call.status === "ended");
-      listed += calls.length;
+    for await (const page of updatedCalls(vapi, since, now + 1)) {
+      const ended = page.calls.filter((call) => call.status === "ended");
+      listed += page.calls.length;
+      if (page.isPassedOver) unreadable++;
       const unreported = new Set(
         ended.length ? await database.unreportedCalls(ended.map((call) => String(call.id))) : [],
       );
       for (const call of ended.filter((call) => unreported.has(String(call.id)))) {
-        if (performance.now() > until) break;
-        try {
-          const taken = await database.receiveCallReport(readReport({ call }), at);
-          received++;
-          log("info", "call_swept", { call_log_id: taken.call_log_id, disposition: taken.disposition });
-        } catch (error) {
-          if (!(error instanceof UnreadableReport)) throw error;
-          unreadable++;
-        }
+        if (performance.now() <= until) await receive(call);
       }
-      isDone = performance.now() <= until;
-      if (!isDone) break;
+      isOver = performance.now() > until;
+      if (isOver) break;
+      if (failures.length === 0) sweptUntil = Math.min(page.listedUntil, now);
     }
   } catch (error) {
     if (!(error instanceof FetchFailure)) throw error;
-    isDone = false;
     code = codeOf(error);
     log("error", "sweep_failed", { code, status: error.status });
   }
-  if (isDone) await database.finishSweep(now);
-  return { listed, received, unreadable, isDone, ...(code ? { code } : {}) };
+  code ??= failures[0]?.code;
+  if (sweptUntil > since) await database.finishSweep(new Date(sweptUntil).toISOString());
+  return { listed, received, unreadable, isDone: !isOver && code === undefined, ...(code ? { code } : {}) };
 }

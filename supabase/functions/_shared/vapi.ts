@@ -1,5 +1,4 @@
 /** Vapi's API, as far as recordings and the list of calls go. All of it through the guard. */
-import { log } from "./events.ts";
 import { parseUrl } from "./addresses.ts";
 import { INTERNET, Limits } from "./exchange.ts";
 import { FetchFailure } from "./fetches.ts";
@@ -11,8 +10,9 @@ import type { Settings } from "./settings.ts";
 export type ListedCall = Record<string, unknown>;
 
 export const PROVIDER = "vapi";
-const PAGE = 100;
 const LONGEST_LIST_BYTES = 20_000_000;
+/** A list that takes longer is asked for in smaller pages. */
+const LIST_SECONDS = 5;
 const RECORDINGS: Record<SourceChannel, string> = { customer: "customer", stereo: "stereo", mixed: "mono" };
 
 /** What the operator reads of a failure: a key that the API refuses is theirs to mend. */
@@ -61,37 +61,24 @@ export class Vapi {
     }
   }
 
-  /** Give the calls that were made between two moments, page by page, whichever way the API sorts them. Raises a FetchFailure. */
-  async *calls(since: string, until: string): AsyncGenerator<ListedCall[]> {
-    const seen = new Set<unknown>();
-    let from = Date.parse(since) - 1; // both ends are left out of the list
-    let to = Date.parse(until) + 1;
-    while (from < to) {
-      const range = new URLSearchParams({
-        createdAtGt: new Date(from).toISOString(),
-        createdAtLt: new Date(to).toISOString(),
-        limit: String(PAGE),
-      });
-      const page = parsed(await this.#get(`/call?${range}`, LONGEST_LIST_BYTES));
-      const listed = Array.isArray(page) ? page.filter((call) => typeof call?.id === "string") as ListedCall[] : [];
-      const fresh = listed.filter((call) => !seen.has(call.id));
-      fresh.forEach((call) => seen.add(call.id));
-      if (fresh.length > 0) yield fresh;
-      if (listed.length < PAGE) return;
-      const times = listed.map((call) => Date.parse(String(call.createdAt))).filter(Number.isFinite);
-      const [first = NaN, last = NaN] = [times[0], times.at(-1)];
-      // One more millisecond than needed: others may have been made in the same one, and are known by their ids.
-      const isNewestFirst = first >= last;
-      const isStuck = fresh.length === 0;
-      if (isStuck) log("error", "sweep_page_full", { code: "too_many_calls_in_a_millisecond" });
-      if (isNewestFirst) to = Math.min(...times) + (isStuck ? 0 : 1);
-      else from = Math.max(...times) - (isStuck ? 0 : 1);
-      if (!times.length) return;
-    }
+  /** List the calls that were last updated from one moment (milliseconds) until before another. Raises a FetchFailure. */
+  async updatedCalls(from: number, until: number, limit: number): Promise<ListedCall[]> {
+    const range = new URLSearchParams({
+      updatedAtGe: new Date(from).toISOString(),
+      updatedAtLt: new Date(until).toISOString(),
+      limit: String(limit),
+    });
+    const page = parsed(await this.#get(`/call?${range}`, LONGEST_LIST_BYTES, LIST_SECONDS));
+    return Array.isArray(page) ? page.filter((call) => typeof call?.id === "string") : [];
   }
 
-  #get(path: string, maximumBytes = this.#settings.maximumRecordingBytes): Promise<Uint8Array> {
-    const rules = { ...this.#settings, maximumRecordingBytes: maximumBytes };
+  #get(
+    path: string,
+    maximumBytes = this.#settings.maximumRecordingBytes,
+    seconds = this.#settings.fetchSeconds,
+  ): Promise<Uint8Array> {
+    const fetchSeconds = Math.min(seconds, this.#settings.fetchSeconds);
+    const rules = { ...this.#settings, fetchSeconds, maximumRecordingBytes: maximumBytes };
     return get(this.#settings.vapiUrl + path, rules, this.#authorization);
   }
 }

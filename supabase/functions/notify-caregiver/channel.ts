@@ -33,6 +33,15 @@ export interface Tools {
 /** Hand a message over; give the provider's id of it, or null where it has none. Raises a DeliveryFailure. */
 export type Channel = (delivery: Delivery, tools: Tools) => Promise<string | null>;
 
+/** What became of a message, by the provider's id of it; pending: it is not known yet. Raises a DeliveryFailure. */
+export type Receipt = (providerMessageId: string, tools: Tools) => Promise<Received>;
+
+export interface Received {
+  readonly outcome: "delivered" | "undelivered" | "pending";
+  /** The provider's code for it, where it gave one. */
+  readonly code?: string;
+}
+
 export interface FailureDetails {
   /** Trying again is of no use. */
   readonly isPermanent?: boolean;

@@ -3,6 +3,13 @@ import { Database } from "../_shared/database.ts";
 import type { Settings } from "../_shared/settings.ts";
 import type { Delivery, DeliveryFailure } from "./channel.ts";
 
+/** A row of claim_receipts(). */
+export interface ReceiptClaim {
+  readonly delivery_id: number;
+  readonly channel: string;
+  readonly provider_message_id: string;
+}
+
 export class Outbox {
   readonly #database: Database;
 
@@ -33,6 +40,20 @@ export class Outbox {
       message: failure.message,
       is_permanent: failure.isPermanent,
       may_have_been_sent: failure.mayHaveBeenSent,
+      at: this.at,
+    });
+  }
+
+  claimReceipts(count: number): Promise<ReceiptClaim[]> {
+    return this.#database.rpc("claim_receipts", { count, at: this.at });
+  }
+
+  /** Give the state that the delivery is in now. */
+  finishReceipt(claim: ReceiptClaim, isDelivered: boolean, message: string | null): Promise<string | null> {
+    return this.#database.rpc("finish_receipt", {
+      delivery_id: claim.delivery_id,
+      is_delivered: isDelivered,
+      message,
       at: this.at,
     });
   }

@@ -6,7 +6,15 @@
  */
 import { moment } from "../../_shared/requests.ts";
 import { asked, NoReply } from "../asking.ts";
-import { type Channel, type Delivery, DeliveryFailure, notConfigured, setting, type Tools } from "../channel.ts";
+import {
+  type Channel,
+  type Delivery,
+  DeliveryFailure,
+  notConfigured,
+  type Receipt,
+  setting,
+  type Tools,
+} from "../channel.ts";
 
 /** Twilio's codes for a number that takes no message, now or later: no number, unsubscribed, a landline, a short code. */
 const UNREACHABLE_NUMBERS = [21211, 21214, 21217, 21265, 21268, 21610, 21614, 21635];
@@ -14,6 +22,7 @@ const UNREACHABLE_NUMBERS = [21211, 21214, 21217, 21265, 21268, 21610, 21614, 21
 const TOO_LONG = [21605, 21617];
 const TRIAL = "Sent from your Twilio trial account";
 const NEVER_SENT = ["failed", "undelivered", "canceled"];
+const ARRIVED = ["delivered", "read"];
 const PAGE_SIZE = 200;
 const MOST_PAGES = 5;
 /** By how much Twilio's clock may be behind the database's. */
@@ -29,6 +38,18 @@ export const sms: Channel = async (delivery, tools) => {
   const reply = await ask(account.messages, "POST", account, tools, form);
   if (reply.status === 201) return textOf(jsonOf(reply).sid);
   throw refusal(reply, true);
+};
+
+/** Ask Twilio for the message's status. Carriers that say nothing leave it at `sent`: pending, for ever. */
+export const smsReceipt: Receipt = async (providerMessageId, tools) => {
+  const account = accountOf(tools);
+  const target = account.messages.replace(/\.json$/, `/${encodeURIComponent(providerMessageId)}.json`);
+  const reply = await ask(target, "GET", account, tools);
+  if (reply.status !== 200) throw refusal(reply, false);
+  const { status, error_code: code } = jsonOf(reply);
+  if (ARRIVED.includes(String(status))) return { outcome: "delivered" };
+  if (!NEVER_SENT.includes(String(status))) return { outcome: "pending" };
+  return { outcome: "undelivered", ...(typeof code === "number" ? { code: String(code) } : {}) };
 };
 
 interface Account {

@@ -1,7 +1,7 @@
 /**
  * A signed POST to an address that a caregiver, or who cares for them, has entered.
  *
- * `X-RetroCare-Signature` is the HMAC-SHA256, in hex, of `{X-RetroCare-Timestamp}.{body}` with ALERT_WEBHOOK_SECRET; the
+ * `X-RetroCare-Signature` is the HMAC-SHA256, in hex, of `{X-RetroCare-Timestamp}.{body}` with the receiver's secret; the
  * timestamp is in seconds, of this attempt. `Idempotency-Key` is the same at each attempt: who has seen it, has seen it all.
  */
 import { createHmac } from "node:crypto";
@@ -11,8 +11,13 @@ import { type Channel, DeliveryFailure, setting } from "../channel.ts";
 /** The address is gone, or says that there is none. */
 const GONE = [404, 410];
 
+/** The secret of one receiver, so that no receiver can sign as we do to another: HMAC-SHA256 of its address, in hex. */
+export function receiverSecret(masterSecret: string, address: string): string {
+  return createHmac("sha256", masterSecret).update(address).digest("hex");
+}
+
 export const webhook: Channel = async (delivery, tools) => {
-  const secret = setting("webhook", "ALERT_WEBHOOK_SECRET", tools);
+  const secret = receiverSecret(setting("webhook", "ALERT_WEBHOOK_SECRET", tools), delivery.address);
   const now = new Date();
   const timestamp = String(Math.floor(now.getTime() / 1000));
   const body = JSON.stringify({

@@ -1,0 +1,48 @@
+/** scripts/local as somebody uses it: what it prints is run. */
+import assert from "node:assert/strict";
+import { backend } from "./backend.ts";
+import { Records } from "./records.ts";
+
+const project = await backend();
+const records = new Records(project);
+
+Deno.test("scripts/local prints a report to post, and what is posted is judged", async () => {
+  const models = Deno.env.get("RETROCARE_MODEL_DIR") ?? new URL("../.models", import.meta.url).pathname;
+  const backendLine = JSON.stringify({
+    api_url: project.apiUrl,
+    service_key: project.serviceKey,
+    publishable_key: project.publishableKey,
+    jwt_secret: project.jwtSecret,
+    bucket: project.bucket,
+    service_url: project.serviceUrl,
+    database: project.database,
+  });
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-check", "--allow-all", "local.ts", "--port", "0", "--encoder", "ge2e"],
+    cwd: new URL(".", import.meta.url),
+    env: { RETROCARE_TEST_BACKEND: backendLine, RETROCARE_MODEL_DIR: models },
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
+  try {
+    let printed = "";
+    const reader = process.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    while (!printed.includes("Ctrl-C ends")) {
+      const { value, done } = await reader.read();
+      assert.ok(!done, printed);
+      printed += value;
+    }
+    reader.releaseLock();
+    const [, sample] = /(CALL=[^]*?'\$CALL'[^]*?\n)\n/.exec(printed)!;
+    const posted = await new Deno.Command("bash", { args: ["-c", sample!] }).output();
+    assert.equal(JSON.parse(new TextDecoder().decode(posted.stdout)).disposition, "judge");
+    const state = async () => (await records.calls())[0]!.check_state;
+    for (let waited = 0; waited < 300 && await state() !== "enrolled"; waited++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    assert.equal(await state(), "enrolled");
+  } finally {
+    process.kill("SIGINT");
+    assert.equal((await process.status).code, 0);
+  }
+});
