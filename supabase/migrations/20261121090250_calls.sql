@@ -146,6 +146,7 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
 declare
     call public.call_logs;
 begin
