@@ -72,7 +72,7 @@ as $$
             ' at ' || to_char(
                 call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
             ) as at_time,
-            voice.plain_name(actor.name, 'Somebody') as who,
+            voice.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
         cross join voice.settings
@@ -88,7 +88,7 @@ as $$
         join voice.alert_openings
             on alert_openings.language = place.language
             and alert_openings.change = change.change
-            and alert_openings.is_by_rule = (change.actor_id is null)
+            and alert_openings.is_by_rule = (change.actor = 'rule')
         left join voice.alert_texts
             on alert_texts.language = place.language
             and alert_texts.cause = change.cause
