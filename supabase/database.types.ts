@@ -5,6 +5,7 @@ export type Database = {
     Tables: {
       "alert_changes": {
         Row: {
+          "actor": Database["public"]["Enums"]["alert_actor"];
           "actor_id": string | null;
           "alert_id": string;
           "cause": Database["public"]["Enums"]["alert_cause"];
@@ -19,6 +20,7 @@ export type Database = {
         };
         ComputedFields: never;
         Insert: {
+          "actor"?: Database["public"]["Enums"]["alert_actor"];
           "actor_id"?: string | null;
           "alert_id": string;
           "cause": Database["public"]["Enums"]["alert_cause"];
@@ -32,6 +34,7 @@ export type Database = {
           "snoozed_until"?: string | null;
         };
         Update: {
+          "actor"?: Database["public"]["Enums"]["alert_actor"];
           "actor_id"?: string | null;
           "alert_id"?: string;
           "cause"?: Database["public"]["Enums"]["alert_cause"];
@@ -1427,6 +1430,7 @@ export type Database = {
       "withdraw_consent": { Args: { "patient_id": string }; Returns: undefined };
     };
     Enums: {
+      "alert_actor": "rule" | "caregiver" | "operator";
       "alert_cause": "voice_changed" | "nothing_heard" | "no_usable_speech";
       "alert_change":
         | "opened"
@@ -1665,6 +1669,7 @@ export type CompositeTypes<
 export const Constants = {
   "public": {
     Enums: {
+      "alert_actor": ["rule", "caregiver", "operator"],
       "alert_cause": ["voice_changed", "nothing_heard", "no_usable_speech"],
       "alert_change": [
         "opened",
