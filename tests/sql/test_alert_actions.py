@@ -147,7 +147,7 @@ def test_the_care_team_answers_an_alert_and_the_history_tells_it_from_a_rule(
     records.rpc("finish_delivery", **held, provider_message_id="1", at=NOON)
     for action, more in (("acknowledge_alert", []), ("resolve_alert", ["not_ill", "A cold line."])):
         if who == "service_role":
-            named = dict(zip(["outcome", "notes"], more, strict=False))
+            named: dict[str, Any] = dict(zip(["outcome", "notes"], more, strict=False))
             [answered] = records.rpc(action, alert_id=opened["id"], **named)
         else:
             answered = records.call(action, opened["id"], *more)
@@ -221,7 +221,7 @@ def test_notes_that_are_too_long_are_refused_with_their_length(
 def test_whoever_answers_waits_for_the_patient_before_taking_the_alert(
     records: Records, patient_id: UUID, primary: UUID, action: str, more: dict[str, Any]
 ) -> None:
-    """An erasure holds the patient and then takes the alerts: held the other way round, each would wait for the other."""
+    """An erasure holds the patient, then takes the alerts: the other way round, each would wait for the other."""
     opened = sign(records, patient_id, EMERGENCY)
     waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     with ThreadPoolExecutor() as pool:

@@ -243,7 +243,10 @@ def test_an_operator_manages_caregivers_of_whom_none_has_an_account(records: Rec
     assert (listed["name"], listed["is_reachable"]) == ("Eva", True)
     records.call("remove_caregiver", added["id"])
     assert records.rows("select * from voice.caregiver_list(%s)", patient_id) == []
-    for function, values in (("remove_caregiver", [added["id"]]), ("change_caregiver", [added["id"], "family", *[None] * 5])):
+    for function, values in (
+        ("remove_caregiver", [added["id"]]),
+        ("change_caregiver", [added["id"], "family", *[None] * 5]),
+    ):
         with pytest.raises(psycopg.Error) as raised:
             records.call(function, *values)
         assert raised.value.sqlstate == "PT404"

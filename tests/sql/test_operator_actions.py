@@ -50,10 +50,14 @@ def test_a_message_that_died_is_queued_again_with_all_its_attempts(records: Reco
     records.complete(claim, at_cosine(0.5), at=NOON)
     [message] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=NOON)
     held = {name: message[name] for name in ("delivery_id", "lease_token")}
-    failure = {"code": "no_such_number", "message": "no", "is_permanent": True, "may_have_been_sent": False}
+    failure: Row = {"code": "no_such_number", "message": "no", "is_permanent": True, "may_have_been_sent": False}
     records.rpc("fail_delivery", **held, **failure, at=NOON)
     [listed] = records.rows("select * from voice.delivery_list('{dead}', null, 9)")
-    assert (listed["id"], listed["caregiver"], listed["error_code"]) == (message["delivery_id"], "Rui", "no_such_number")
+    assert (listed["id"], listed["caregiver"], listed["error_code"]) == (
+        message["delivery_id"],
+        "Rui",
+        "no_such_number",
+    )
     assert records.rows("select * from voice.requeue_deliveries(%s)", [message["delivery_id"] + 1]) == []
     assert records.rows("select * from voice.requeue_deliveries(null)") == [{"requeue_deliveries": listed["id"]}]
     later = records.one("select now()") + timedelta(minutes=1)
@@ -69,7 +73,10 @@ def test_alerts_are_listed_the_most_urgent_first_and_those_that_are_over_on_requ
         records.judge(patient_id, at_cosine(similarity), NOON + timedelta(hours=1))
         alerts[similarity] = patient_id
     listed = records.rows("select * from voice.alert_list(null, false, 9)")
-    assert [(row["patient_id"], row["level"]) for row in listed] == [(alerts[0.1], "critical"), (alerts[0.7], "warning")]
+    assert [(row["patient_id"], row["level"]) for row in listed] == [
+        (alerts[0.1], "critical"),
+        (alerts[0.7], "warning"),
+    ]
     records.call("resolve_alert", listed[0]["id"], "other", None)
     [left] = records.rows("select * from voice.alert_list(null, false, 9)")
     assert left["patient_id"] == alerts[0.7]

@@ -167,7 +167,7 @@ def test_consent_is_recorded_with_who_when_and_how(records: Records) -> None:
 def test_further_evidence_of_a_consent_that_stands_is_kept_with_its_time_and_its_recorder(records: Records) -> None:
     patient_id = records.patient(consent=False)
     caregiver = records.caregiver(patient_id, "primary")
-    given = {"patient_id": patient_id, "given_at": NOON}
+    given: dict[str, Any] = {"patient_id": patient_id, "given_at": NOON}
     [first] = records.rpc("record_consent", sub=caregiver, evidence="Form of 1 March", **given)
     [second] = records.rpc("record_consent", evidence="Recorded sentence", patient_id=patient_id)
     assert records.rpc("record_consent", sub=caregiver, evidence="Form of 1 March", **given) == [first]
