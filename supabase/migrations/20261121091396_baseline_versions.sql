@@ -181,7 +181,8 @@ as $$
     union all
     select 'recordings', count(*)
     from public.call_logs
-    where call_logs.patient_id = erasure_preview.patient_id and call_logs.recording_ref is not null
+    where call_logs.patient_id = erasure_preview.patient_id
+        and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
 $$;
 comment on function voice.erasure_preview is
     'What erasing a patient''s voice would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
