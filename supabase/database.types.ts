@@ -5,6 +5,7 @@ export type Database = {
     Tables: {
       "alert_changes": {
         Row: {
+          "actor": Database["public"]["Enums"]["alert_actor"];
           "actor_id": string | null;
           "alert_id": string;
           "cause": Database["public"]["Enums"]["alert_cause"];
@@ -19,6 +20,7 @@ export type Database = {
         };
         ComputedFields: never;
         Insert: {
+          "actor"?: Database["public"]["Enums"]["alert_actor"];
           "actor_id"?: string | null;
           "alert_id": string;
           "cause": Database["public"]["Enums"]["alert_cause"];
@@ -32,6 +34,7 @@ export type Database = {
           "snoozed_until"?: string | null;
         };
         Update: {
+          "actor"?: Database["public"]["Enums"]["alert_actor"];
           "actor_id"?: string | null;
           "alert_id"?: string;
           "cause"?: Database["public"]["Enums"]["alert_cause"];
@@ -1446,20 +1449,21 @@ export type Database = {
       "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
       "upsert_call": {
         Args: {
-          "ended_reason"?: string;
-          "occurred_at"?: string;
+          "ended_reason"?: string | null;
+          "occurred_at"?: string | null;
           "patient_id": string;
           "provider": string;
           "provider_call_id": string;
-          "recording_channel"?: Database["public"]["Enums"]["recording_channel"];
-          "recording_ref"?: string;
-          "summary"?: string;
+          "recording_channel"?: Database["public"]["Enums"]["recording_channel"] | null;
+          "recording_ref"?: string | null;
+          "summary"?: string | null;
         };
         Returns: string;
       };
       "withdraw_consent": { Args: { "patient_id": string }; Returns: undefined };
     };
     Enums: {
+      "alert_actor": "rule" | "caregiver" | "operator";
       "alert_cause": "voice_changed" | "nothing_heard" | "no_usable_speech";
       "alert_change":
         | "opened"
@@ -1708,6 +1712,7 @@ export type CompositeTypes<
 export const Constants = {
   "public": {
     Enums: {
+      "alert_actor": ["rule", "caregiver", "operator"],
       "alert_cause": ["voice_changed", "nothing_heard", "no_usable_speech"],
       "alert_change": [
         "opened",

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pytest
 
+from commands import bare_environment, objects
 from databases import Database
 from faults.numbers import Numbers, read_number
 from faults.processes import until
@@ -33,7 +34,7 @@ from retrocare_voice.rounds import Rounds
 from retrocare_voice.service import Service
 from retrocare_voice.worker import Worker
 from running import RecordingHost, recording_host, settings_for
-from test_cli import RETROCARE, bare_environment
+from test_cli import RETROCARE
 
 NEXT = "next-v1"
 PATIENCE_SECONDS = 120
@@ -326,7 +327,7 @@ def retrocare(database: Database, host: RecordingHost, ecapa_dir: Path) -> Retro
 def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_last_step(
     database: Database, host: RecordingHost, retrocare: Retrocare
 ) -> None:
-    added = json.loads(retrocare("patient", "add", "Ana", "--consent", "--json").stdout)
+    added = objects(retrocare("patient", "add", "Ana", "--consent", "--json").stdout)
     records, patient_id = Records(database), UUID(added[0]["id"])
     names = ["01-enrol-monday", "02-enrol-tuesday", "03-enrol-wednesday", "04-usual-thursday", "10-another-voice"]
     for number, name in enumerate(names):

@@ -18,7 +18,7 @@ from databases import Database
 from retrocare_voice import programs
 from retrocare_voice.connection import connected
 from retrocare_voice.embedded import bootstrap, embedded
-from retrocare_voice.errors import ConfigurationError
+from retrocare_voice.errors import ConfigurationError, Unavailable
 from retrocare_voice.settings import Settings
 
 COMMAND = """
@@ -145,7 +145,7 @@ def test_a_stale_pid_file_that_names_a_living_process_of_another_kind_does_not_m
 ) -> None:
     with embedded(data_folder):
         kill_hard(data_folder)
-    account = programs._account(data_folder / "postgres-18") if os.geteuid() == 0 else None
+    account = programs.account_of(data_folder / "postgres-18", print) if os.geteuid() == 0 else None
     stranger = subprocess.Popen(["sleep", "60"], user=account.pw_uid if account else None)
     try:
         for name in ("postmaster.pid", ".s.PGSQL.5432.lock"):
@@ -223,6 +223,34 @@ def test_a_folder_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -
     ):
         pass
     assert "RETROCARE_DATA_DIR" in failed.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes an account")
+def test_an_account_that_is_made_for_root_is_announced(tmp_path: Path) -> None:
+    name = f"rc-{os.getpid()}"
+    heard: list[str] = []
+    try:
+        made = programs.account_of(tmp_path / "none", heard.append, name)
+        assert (made.pw_name, len(heard), repr(name) in heard[0]) == (name, 1, True)
+        programs.account_of(tmp_path / "none", heard.append, name)
+        assert len(heard) == 1
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
+
+
+def test_a_full_disk_is_one_sentence(data_folder: Path) -> None:
+    disk = data_folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        with pytest.raises(Unavailable) as failed, embedded(disk / "data"):
+            pass
+        assert (failed.value.code, len(str(failed.value).splitlines())) == ("no_space", 1)
+        assert "No space is left" in str(failed.value)
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to lend PostgreSQL an account")

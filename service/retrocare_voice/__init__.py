@@ -11,12 +11,14 @@ The order in which to read:
     pipeline    the order of those steps, from a claimed check to its end
     inference   the one thread in which they are taken
     fetch       one way to get a recording's bytes; `guard` and `addresses` what may be fetched
-    database    one Python function per SQL function called; `connection` opens it, `refusals` are PostgreSQL's
+    database    one Python function per SQL function called, the operator's in `care_actions`; `connection` opens it,
+                `refusals` are PostgreSQL's
     service     all of that, opened together
     worker      claim, judge, complete, again and again; `rounds` what time makes due; `backfill` another encoder's turn
     app         the routes; `payloads` and `recordings` what goes in and out, `auth` and `admission` who gets in,
                 `problems` errors, `events` and `metrics` what is seen
-    cli         the command line, with `patients`, `operations`, `console`, `demo`, `examination` and `serving`
+    cli         the command line, with `patients`, `baselines`, `caregivers`, `alerts`, `policies`, `operations`, `console`,
+                `enrolling`, `explanations`, `demo`, `examination` and `serving`
     embedded    a PostgreSQL in a folder, from the `programs` of a wheel; `migrations` brings it up to date
 """
 

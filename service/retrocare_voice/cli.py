@@ -6,38 +6,49 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID, uuid4
 
 import typer
 from rich.progress import track
 
-from retrocare_voice import operations, patients, privacy
+from retrocare_voice import alerts, caregivers, operations, patients, policies, privacy
 from retrocare_voice.console import (
     Json,
     PatientName,
     When,
+    Yes,
     complain,
     find,
     messages,
     moment,
     opened,
-    print_json,
+    print_json_line,
     print_rows,
     reported,
+    results,
     say,
     show,
 )
 from retrocare_voice.database import Row
 from retrocare_voice.errors import NotAssessable, RetrocareError
+from retrocare_voice.explanations import explain
 from retrocare_voice.settings import read_settings
 
-EPILOG = "Exit status: 0 done, 1 an input failed (the others were done), 2 wrong usage."
+if TYPE_CHECKING:
+    from retrocare_voice.service import Service
+
+EPILOG = "Exit status: 0 all of it was done, 1 something was not (the rest was), 2 wrong usage."
 
 app = typer.Typer(no_args_is_help=True, epilog=EPILOG, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(patients.app, name="patient")
 app.add_typer(privacy.keys, name="key")
+app.add_typer(alerts.app, name="alert")
+app.add_typer(alerts.deliveries, name="deliveries")
+app.add_typer(caregivers.app, name="caregiver")
+app.add_typer(policies.app, name="policy")
 for command in (
     operations.start,
     operations.worker,
@@ -59,12 +70,23 @@ ChannelName = Annotated[
 ]
 
 CHANNELS = ("customer", "left", "right", "mono")
+DONE = ("scored", "enrolled")
 CHECKED = ("state", "reason", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
 LOGGED = ("timestamp", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes")
 
 
+def print_version(is_asked: bool) -> None:
+    if is_asked:
+        results.print(f"retrocare-voice {version('retrocare-voice')}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def end_cleanly() -> None:
+def end_cleanly(
+    is_version_asked: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
     """RetroCare Voice: voice embeddings in PostgreSQL, judged by SQL functions."""
     # Unlike Ctrl-C, SIGTERM would end the process on the spot, and leave the embedded database running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -94,29 +116,46 @@ def embed(files: Files, channel: ChannelName = None, as_json: Json = False) -> N
 
     wanted: Any = checked_channel(channel)
     with reported(), opened_service(read_settings(), say) as service:
+        limits = service.database.limits(service.encoder)
 
         def one(file: Path) -> Row:
             found, _ = service.embed(Recording(channel=wanted, content=file), Patience())
             row: Row = {"file": str(file), "encoder": service.encoder, "embedding": None, "speech_seconds": None}
             row |= {"snr_db": None, "agreement": None, "channel": wanted, "reason": None}
             if isinstance(found, NotAssessable):
+                say(f"{file.name}: {explain(found.reason, found.measures, limits)}")
                 measured = {name: found.measures[name] for name in row.keys() & found.measures.keys()}
                 return row | measured | {"reason": found.reason}
             measured = {name: getattr(found, name) for name in row.keys() & vars(found).keys()}
             return row | measured | {"embedding": found.embedding.tolist()}
 
-        rows, failed = each(files, "Embedding", one)
-    columns = ("file", "encoder", "speech_seconds", "snr_db", "agreement", "channel", "reason")
-    print_json(rows) if as_json else print_rows(rows, columns)
+        columns = ("file", "encoder", "speech_seconds", "snr_db", "agreement", "channel", "reason")
+        rows, failed = each(files, "Embedding", one, columns, as_json)
     finish(failed or any(row["embedding"] is None for row in rows))
 
 
 @app.command()
 def enroll(
-    patient: PatientName, files: Files, channel: ChannelName = None, at: When = None, as_json: Json = False
+    patient: PatientName,
+    files: Files,
+    channel: ChannelName = None,
+    at: When = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the present baseline, also where these sound unlike it.")
+    ] = False,
+    yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
     """Enrol a patient from healthy recordings, together one enrolment; three make a complete baseline."""
-    judge(patient, files, channel, at, as_json, source="onboarding", enrolment_id=uuid4())
+    from retrocare_voice.enrolling import check_replacement
+    from retrocare_voice.service import opened_service
+
+    wanted: Any = checked_channel(channel)
+    with reported(), opened_service(read_settings(), say) as service:
+        patient_id = find(service.database, patient)
+        if not replace:
+            check_replacement(service, patient_id, patient, files, wanted, yes)
+        judge(service, patient_id, files, wanted, at, as_json, source="onboarding", enrolment_id=uuid4())
 
 
 @app.command()
@@ -124,7 +163,11 @@ def check(
     patient: PatientName, files: Files, channel: ChannelName = None, at: When = None, as_json: Json = False
 ) -> None:
     """Judge recordings of a patient's calls."""
-    judge(patient, files, channel, at, as_json, source="upload")
+    from retrocare_voice.service import opened_service
+
+    wanted: Any = checked_channel(channel)
+    with reported(), opened_service(read_settings(), say) as service:
+        judge(service, find(service.database, patient), files, wanted, at, as_json, source="upload")
 
 
 @app.command()
@@ -136,36 +179,44 @@ def logs(patient: PatientName, days: Annotated[int, typer.Option(min=1)] = 36_50
 
 
 def judge(
-    patient: str, files: list[Path], channel: str | None, at: datetime | None, as_json: bool, **call: Any
+    service: Service, patient_id: UUID, files: list[Path], channel: Any, at: datetime | None, as_json: bool, **call: Any
 ) -> None:
     from retrocare_voice.fetch import Recording
-    from retrocare_voice.service import opened_service
 
-    wanted: Any = checked_channel(channel)
-    with reported(), opened_service(read_settings(), say) as service:
-        patient_id = find(service.database, patient)
+    limits = service.database.limits(service.encoder)
 
-        def one(file: Path) -> Row:
-            # Read first: a name that is mistyped leaves nothing in the patient's record.
-            recording = Recording(channel=wanted, content=Recording(content=file).read(service.settings))
-            row, _ = service.judge(recording, patient_id, occurred_at=moment(at), **call)
-            return {"file": str(file)} | row
+    def one(file: Path) -> Row:
+        # Read first: a name that is mistyped leaves nothing in the patient's record.
+        recording = Recording(channel=channel, content=Recording(content=file).read(service.settings))
+        row, _ = service.judge(recording, patient_id, occurred_at=moment(at), **call)
+        if row["reason"]:
+            measures = service.database.call_measures(row["call_log_id"])
+            say(f"{file.name}: {explain(row['reason'], measures, limits)}")
+        return {"file": str(file)} | row
 
-        rows, failed = each(files, "Judging", one)
-    print_json(rows) if as_json else print_rows(rows, ("file", *CHECKED))
-    finish(failed)
+    rows, failed = each(files, "Judging", one, ("file", *CHECKED), as_json)
+    finish(failed or any(row["state"] not in DONE for row in rows))
 
 
-def each(files: Sequence[Path], label: str, work: Callable[[Path], Row]) -> tuple[list[Row], bool]:
-    """Do the work of each file; one that fails is complained of, and the others are done all the same."""
+def each(
+    files: Sequence[Path], label: str, work: Callable[[Path], Row], columns: Sequence[str], as_json: bool
+) -> tuple[list[Row], bool]:
+    """Do the work of each file and print what came of it, JSON at once; one that fails leaves the others to be done."""
     rows, failed = [], False
     for file in track(files, label, console=messages, transient=True, disable=not messages.is_terminal):
         try:
-            rows.append(work(file))
+            row = work(file)
         except RetrocareError as error:
             complain(error, str(file))
-            rows.extend([{"file": str(file)} | error.result] if error.result else [])
             failed = True
+            if not error.result:
+                continue
+            row = {"file": str(file)} | error.result
+        rows.append(row)
+        if as_json:
+            print_json_line(row)
+    if not as_json:
+        print_rows([row | {"file": Path(row["file"]).name} for row in rows], columns)
     return rows, failed
 
 

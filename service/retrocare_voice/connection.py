@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
@@ -24,10 +25,14 @@ def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: 
     """
     if settings.database_url:
         url = settings.database_url.get_secret_value()
+        named = conninfo_to_dict(url)
+        where = " on ".join(str(named[part]) for part in ("dbname", "host") if named.get(part))
+        on_step(f"The database is {where or 'that of DATABASE_URL'}.")
         with _pooled(url, settings) as pool:
             yield Database(pool, url)
         return
-    with embedded(settings.data_dir) as server:
+    on_step(f"The database is the embedded one in {settings.data_dir.expanduser().resolve()}.")
+    with embedded(settings.data_dir, on_step=on_step) as server:
         try:
             migrate(server.owner_url(), on_step)
         except MigrationFailed as failure:

@@ -1,12 +1,14 @@
-"""What all commands share: what they take, how they end, and how they print.
+"""What all commands share: what they take, how they ask, how they end, and how they print.
 
 Results go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -19,11 +21,16 @@ from rich.table import Table
 
 from retrocare_voice.connection import connected
 from retrocare_voice.database import Database, Row
-from retrocare_voice.errors import NotFound, RetrocareError
+from retrocare_voice.errors import BadRequest, NotFound, RetrocareError, Unavailable, Unprocessable
+from retrocare_voice.refusals import NO_SPACE, SENTENCES, refusal
 from retrocare_voice.settings import Settings, read_settings
 
 PatientName = Annotated[str, typer.Argument(metavar="PATIENT", help="Id or name.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; its keys are the database's column names.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON, an object a line; its keys are the database's column names."),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 When = Annotated[
     datetime | None,
     typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], help="A time, UTC unless it says."),
@@ -36,7 +43,7 @@ messages = Console(stderr=True)
 def say(line: str) -> None:
     """Tell whoever waits what is going on; server notices about what exists already tell nothing."""
     if not line.startswith("NOTICE") or "skipping" not in line:
-        messages.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+        messages.print(f"[dim]{escape(line)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def complain(error: RetrocareError, about: str = "") -> None:
@@ -47,20 +54,45 @@ def complain(error: RetrocareError, about: str = "") -> None:
         messages.print(f"      {escape(error.hint)}", highlight=False, soft_wrap=True)
 
 
+def confirm(question: str, goes: Sequence[str], yes: bool) -> None:
+    """Say what a command destroys and ask whether it may. Raises: BadRequest where nobody said yes."""
+    for line in goes:
+        say(line)
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
+        raise BadRequest("Nothing was changed", "Confirm it, or say --yes.", "not_confirmed")
+
+
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def print_json_line(value: object) -> None:
+    """Print one of several, at once: whoever reads need not wait for the others."""
+    print(json.dumps(value, default=str), flush=True)
+
+
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Print rows as a table, in the given columns or all."""
+    """Print rows as a table; where the terminal is too narrow for it, each as a block: no id is ever folded."""
     if not rows:
         return say("Nothing to show.")
+    names = list(columns or rows[0])
+    cells = [[cell(row.get(name), name) for name in names] for row in rows]
+    widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
+    if results.is_terminal and sum(widths) + 2 * len(widths) > results.width:
+        label = max(map(len, names))
+        for number, texts in enumerate(cells):
+            if number:
+                results.print()
+            for name, text in zip(names, texts, strict=True):
+                if text:
+                    results.print(f"[bold]{name:{label}}[/bold]  {escape(text)}", soft_wrap=True, highlight=False)
+        return None
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns or list(rows[0]):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(cell(row.get(column), column) for column in columns or list(rows[0])))
-    results.print(table)
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for texts in cells:
+        table.add_row(*map(escape, texts))
+    results.print(table, width=max(results.width, sum(widths) + 2 * len(widths)), crop=False, soft_wrap=True)
     return None
 
 
@@ -77,16 +109,21 @@ def cell(value: object, column: str) -> str:
             return f"{value:%Y-%m-%d %H:%M}"
         case list():
             return ", ".join(str(item) for item in value)
-    return escape(str(value))
+    return str(value)
 
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """End the command with exit status 1 and a clear message where ours is the error."""
+    """End the command with exit status 1 and a clear message where ours is the error, or the disk's."""
     try:
         yield
     except RetrocareError as error:
         complain(error)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC and "No space left" not in str(error):  # copying many files says it in words
+            raise
+        complain(Unavailable(*NO_SPACE, "no_space"))
         raise typer.Exit(1) from None
 
 
@@ -94,6 +131,17 @@ def reported() -> Iterator[None]:
 def opened() -> Iterator[Database]:
     with reported(), connected(read_settings(), say) as database:
         yield database
+
+
+@contextmanager
+def naming(**values: object) -> Iterator[None]:
+    """Put the value that was given into the refusal of a constraint: constraint=value."""
+    try:
+        yield
+    except Unprocessable as error:
+        if error.code in values and error.code in SENTENCES:
+            raise Unprocessable(*refusal(error.code, repr(values[error.code])), error.code) from None
+        raise
 
 
 def find(database: Database, patient: str) -> UUID:
@@ -115,5 +163,10 @@ def read_settings_or_exit() -> Settings:
         return read_settings()
 
 
-def show(rows: list[Row], as_json: bool, columns: Sequence[str] | None = None) -> None:
-    print_json(rows) if as_json else print_rows(rows, columns)
+def show(rows: Iterable[Row], as_json: bool, columns: Sequence[str] | None = None) -> None:
+    """Print rows, as a table or as a JSON object a line."""
+    if not as_json:
+        return print_rows(list(rows), columns)
+    for row in rows:
+        print_json_line(row)
+    return None

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -18,12 +17,13 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from retrocare_voice.audio import Channel
+from retrocare_voice.care_actions import CareActions
+from retrocare_voice.care_actions import Row as Row
 from retrocare_voice.channels import Intervals, intervals_of
 from retrocare_voice.errors import NotAssessable
 from retrocare_voice.refusals import translated
 from retrocare_voice.speech import Limits
 
-Row = dict[str, Any]
 CONNECT_SECONDS = 10.0
 LONGEST_LIST = 10_000  # rows of one answer
 
@@ -43,7 +43,7 @@ class Claim:
     limits: Limits
 
 
-class Database:
+class Database(CareActions):
     """Call the functions of the schema voice as retrocare_service."""
 
     def __init__(
@@ -54,9 +54,6 @@ class Database:
     def _rows(self, function: str, *arguments: object) -> list[Row]:
         with self._connection() as connection:
             return _call(connection, function, *arguments)
-
-    def _row(self, function: str, *arguments: object) -> Row:
-        return self._rows(function, *arguments)[0]
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[DictRow]]:
@@ -80,30 +77,10 @@ class Database:
     ) -> Row:
         return self._row("compare", Vector(baseline), Vector(current), snr, hour, encoder)
 
-    # people
-
-    def add_patient(self, name: str, timezone: str, has_consent: bool) -> Row:
-        return self._row("add_patient", name, timezone, has_consent)
-
-    def patient_list(self) -> list[Row]:
-        return self._rows("patient_list")
-
-    def set_consent(self, patient_id: UUID, is_given: bool) -> Row:
-        return self._row("set_consent", patient_id, is_given)
-
-    def flag_patient(self, patient_id: UUID, flag: str, started_at: datetime) -> Row:
-        return self._row("flag_patient", patient_id, flag, started_at)
-
-    def unflag_patient(self, patient_id: UUID, flag: str | None, resolved_at: datetime) -> list[Row]:
-        return self._rows("unflag_patient", patient_id, flag, resolved_at)
-
-    def row_counts(self, patient_id: UUID) -> list[Row]:
-        return self._rows("row_counts", patient_id)
+    # checks, and what came of them
 
     def anomaly_logs(self, patient_ids: list[UUID], since: datetime | None) -> list[Row]:
         return self._rows("anomaly_logs", patient_ids, since, LONGEST_LIST)
-
-    # checks
 
     def open_recording(
         self,

@@ -53,11 +53,12 @@ class Scene:
 
 
 def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
-    """Play the story on the embedded database and print it.
+    """Play the story on an embedded database of its own and print it: its people are on no operator's list.
 
     Raises: ConfigurationError, Unavailable, BadRequest where the folder of recordings does not fit.
     """
     scenes = list(recorded(speech) if speech else synthesised())
+    settings = settings.model_copy(update={"data_dir": settings.data_dir / "demo", "model_dir": settings.models})
     with opened_service(settings, say) as service:
         name = f"Ana of {datetime.now():%Y-%m-%d %H:%M:%S}"
         patient = service.database.add_patient(name, TIMEZONE.key, has_consent=True)
@@ -73,8 +74,8 @@ def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
     results.print("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
     if not speech:
         results.print("The voices are synthetic: they show how it works, not how well it hears illness.")
-    command = f'retrocare check "{name}" your-recording.wav'
-    results.print(f"\nNow with a recording of your own:\n\n    .venv/bin/{command}\n", highlight=False, soft_wrap=True)
+    command = f'RETROCARE_DATA_DIR={settings.data_dir} .venv/bin/retrocare check "{name}" your-recording.wav'
+    results.print(f"\nNow with a recording of your own:\n\n    {command}\n", highlight=False, soft_wrap=True)
 
 
 def play(service: Service, patient_id: UUID, scenes: list[Scene], quiet: bool) -> Iterator[Row]:

@@ -26,7 +26,7 @@ import psycopg
 
 from .errors import ConfigurationError, Unavailable
 from .migrations import MIGRATIONS, migrate
-from .programs import OWN_DATABASE, Programs, find_programs
+from .programs import OWN_DATABASE, OnStep, Programs, find_programs, silently
 
 __all__ = ["MIGRATIONS", "EmbeddedServer", "bootstrap", "embedded", "migrate"]
 
@@ -85,13 +85,15 @@ def set_aside(server: EmbeddedServer, database: str = "postgres") -> str:
 
 
 @contextmanager
-def embedded(data_dir: Path, version: int = 18, options: Mapping[str, str] | None = None) -> Iterator[EmbeddedServer]:
+def embedded(
+    data_dir: Path, version: int = 18, options: Mapping[str, str] | None = None, on_step: OnStep = silently
+) -> Iterator[EmbeddedServer]:
     """Start the server in ``data_dir`` or join it, and stop it if nobody else uses it when the block ends.
 
     Raises: ConfigurationError where the folder cannot be used, Unavailable where the server does not start.
     """
     data_dir = data_dir.expanduser().resolve()
-    cluster = _Cluster(data_dir / f"postgres-{version}", version, {**SERVER_SETTINGS, **(options or {})})
+    cluster = _Cluster(data_dir / f"postgres-{version}", version, {**SERVER_SETTINGS, **(options or {})}, on_step)
     with _opened(data_dir, f"postgres-{version}.turn") as turn, _opened(data_dir, f"postgres-{version}.users") as users:
         try:
             with _locked(turn):
@@ -119,14 +121,14 @@ def bootstrap(admin_url: str) -> None:
 class _Cluster:
     """The data of one PostgreSQL version and the server on them; whoever calls holds the turn."""
 
-    def __init__(self, pgdata: Path, version: int, settings: Mapping[str, str]) -> None:
-        self.pgdata, self.version, self.settings = pgdata, version, settings
+    def __init__(self, pgdata: Path, version: int, settings: Mapping[str, str], on_step: OnStep) -> None:
+        self.pgdata, self.version, self.settings, self.on_step = pgdata, version, settings, on_step
         self.pid_file = pgdata / "postmaster.pid"
         self.log = pgdata / "server.log"
 
     @cached_property
     def programs(self) -> Programs:
-        return find_programs(self.version, self.pgdata)
+        return find_programs(self.version, self.pgdata, self.on_step)
 
     def running(self) -> EmbeddedServer | None:
         """Return the server of this very folder if it answers; wait while it starts or recovers."""
@@ -217,6 +219,8 @@ class _Cluster:
             return False
 
     def _unavailable(self, reason: str) -> Unavailable:
+        if "No space left on device" in reason:
+            return Unavailable(f"No space is left for {self.pgdata}", "Make some, then try again.", "no_space")
         return Unavailable(f"PostgreSQL in {self.pgdata} does not start: {reason.strip()}", f"Its log is {self.log}.")
 
 

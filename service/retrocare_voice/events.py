@@ -83,5 +83,6 @@ def write_events() -> None:
     """Write the events of this process to standard error, a JSON object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
+    for logger in (log, logging.getLogger("uvicorn")):
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)

@@ -1,46 +1,139 @@
-"""What ``retrocare doctor`` looks at."""
+"""What ``retrocare doctor`` looks at, in the order in which a call needs it."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import httpx
 
 from retrocare_voice.connection import connected
 from retrocare_voice.database import Row
 from retrocare_voice.encoder import load_encoder
 from retrocare_voice.errors import RetrocareError
+from retrocare_voice.migrations import MIGRATIONS
 from retrocare_voice.settings import Settings
+from retrocare_voice.weights import fetch_ecapa
+
+NETWORK_SECONDS = 6.0  # for everything that is asked over the network, together
+ONE_ANSWER_SECONDS = 3.0
 
 
-def examine(settings: Settings) -> list[Row]:
-    """Try each thing for real; a row says ok, absent (can be done without) or missing, and what to do."""
-    found: list[Row] = []
+@dataclass
+class Examination:
+    """One look at everything; what the database says of itself is asked once."""
 
-    def look(part: str, attempt: Callable[[], str], *, needed: bool = True) -> None:
-        try:
-            found.append({"part": part, "state": "ok", "detail": attempt()})
-        except RetrocareError as error:
-            state = "missing" if needed else "absent"
-            found.append({"part": part, "state": state, "detail": f"{error}. {error.hint}".replace("..", ".").strip()})
+    settings: Settings
+    deadline: float = field(default_factory=lambda: time.monotonic() + NETWORK_SECONDS)
+    setup: Row = field(default_factory=dict)
 
-    def encoder(name: str) -> str:
-        return load_encoder(name, model_dir=settings.models, ecapa_dir=settings.ecapa_dir, fetch_seconds=5).encoder.id
+    def seconds_left(self) -> float:
+        return min(ONE_ANSWER_SECONDS, max(0.1, self.deadline - time.monotonic()))
 
-    def database() -> str:
-        with connected(settings) as opened:
-            return f"{'yours' if settings.database_url else 'embedded'}; active encoder: {opened.active_encoder()}"
-
-    def containers() -> str:
+    def containers(self) -> str:
         if importlib.util.find_spec("av") is None:
             raise RetrocareError("m4a and webm are not read.", "pip install 'retrocare-voice[containers]'")
         return f"PyAV {importlib.metadata.version('av')}"
 
-    look("Python", platform.python_version)
-    look("decoder", lambda: f"soundfile {importlib.metadata.version('soundfile')}")
-    look("m4a, webm", containers, needed=False)
-    look("ge2e", lambda: encoder("ge2e"), needed=settings.encoder == "ge2e")
-    look("ecapa", lambda: encoder("ecapa"), needed=settings.encoder == "ecapa")
-    look("database", database)
-    return found
+    def encoder(self, name: str) -> str:
+        folder = self.settings.ecapa_dir
+        if name == "ecapa" and folder is None:
+            if self.settings.encoder == "ge2e":
+                raise RetrocareError("Not asked for: RETROCARE_ENCODER is ge2e")
+            folder = fetch_ecapa(self.settings.models, self.seconds_left())
+        return load_encoder(name, model_dir=self.settings.models, ecapa_dir=folder).encoder.id
+
+    def database(self) -> str:
+        with connected(self.settings) as opened:
+            self.setup = opened.setup_report()
+        applied = set(self.setup["migrations"])
+        pending = [path.stem for path in sorted(MIGRATIONS.glob("*.sql")) if path.stem.split("_")[0] not in applied]
+        if pending:
+            raise RetrocareError(
+                f"{len(pending)} migrations are pending, the first is {pending[0]}", "`retrocare migrate`"
+            )
+        where = "yours" if self.settings.database_url else f"embedded, in {self.settings.data_dir}"
+        return f"{where}; all {len(applied)} migrations are applied"
+
+    def active_encoder(self) -> str:
+        if not self.setup.get("active_encoder"):
+            raise RetrocareError("No encoder is active", "One becomes so when the service first starts.")
+        return str(self.setup["active_encoder"])
+
+    def fetching(self) -> str:
+        named = [*self.settings.recording_hosts, *self.settings.private_recording_hosts]
+        if not named:
+            raise RetrocareError("Recordings may be fetched from no host", "RETROCARE_FETCH_HOSTS names some.")
+        return f"recordings are fetched from {', '.join(named)}"
+
+    def storage(self) -> str:
+        url, key = self.settings.supabase_url, self.settings.supabase_secret_key
+        if not url or not key:
+            raise RetrocareError("Not configured", "SUPABASE_URL and SUPABASE_SECRET_KEY, for recordings in Storage.")
+        secret, bucket = key.get_secret_value(), self.settings.supabase_storage_bucket
+        headers = {"apikey": secret, "Authorization": f"Bearer {secret}"}
+        status = self.asked(f"{url.rstrip('/')}/storage/v1/bucket/{bucket}", headers)
+        if status != httpx.codes.OK:
+            raise RetrocareError(f"Storage answers {status} for the bucket {bucket}", "Are key and bucket right?")
+        return f"the bucket {bucket} is there"
+
+    def functions(self) -> str:
+        url = self.settings.functions_url
+        if not url:
+            raise RetrocareError("No address is set", "RETROCARE_FUNCTIONS_URL, unless pg_cron and pg_net call them.")
+        status = self.asked(f"{url.rstrip('/')}/notify-caregiver", {})
+        if status == httpx.codes.NOT_FOUND or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise RetrocareError(f"notify-caregiver answers {status}", "Is it deployed, and the address right?")
+        return f"{url} answers"
+
+    def asked(self, url: str, headers: dict[str, str]) -> int:
+        try:
+            return httpx.get(url, headers=headers, timeout=self.seconds_left(), trust_env=False).status_code
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RetrocareError(f"It does not answer ({type(error).__name__})", "Is the address right?") from None
+
+    def channels(self) -> str:
+        if not self.setup:
+            raise RetrocareError("Not known without the database")
+        if not self.setup["channels"]:
+            raise RetrocareError("Messages go by no channel", "Enable one in voice.delivery_channels.")
+        untold, patients = self.setup["patients_without_reachable_caregiver"], self.setup["patients"]
+        if untold:
+            raise RetrocareError(f"Of {untold} of {patients} patients nobody can be told", "`retrocare caregiver add`")
+        return f"{', '.join(self.setup['channels'])}; each of {patients} patients has a caregiver who is reached"
+
+    def keys(self) -> str:
+        standing = self.setup.get("standing_keys", 0) + (self.settings.api_key is not None)
+        if not standing:
+            raise RetrocareError("None: the service listens on loopback only", "`retrocare key add`")
+        return f"{standing} stand"
+
+
+def examine(settings: Settings, say: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
+    """Try each thing for real; a row says ok, absent (can be done without) or missing, and what to do."""
+    look = Examination(settings)
+    attempts: list[tuple[str, Callable[[], str], bool]] = [
+        ("Python", platform.python_version, True),
+        ("decoder", lambda: f"soundfile {importlib.metadata.version('soundfile')}", True),
+        ("m4a, webm", look.containers, False),
+        ("ge2e", lambda: look.encoder("ge2e"), settings.encoder == "ge2e"),
+        ("ecapa", lambda: look.encoder("ecapa"), settings.encoder == "ecapa"),
+        ("database", look.database, True),
+        ("active encoder", look.active_encoder, False),
+        ("fetching", look.fetching, False),
+        ("Storage", look.storage, bool(settings.supabase_url)),
+        ("edge functions", look.functions, bool(settings.functions_url)),
+        ("messages", look.channels, False),
+        ("API keys", look.keys, False),
+    ]
+    for part, attempt, is_needed in attempts:
+        say(f"Looking at {part} ...")
+        try:
+            yield {"part": part, "state": "ok", "detail": attempt()}
+        except RetrocareError as error:
+            detail = f"{str(error).rstrip('.')}. {error.hint}".strip()
+            yield {"part": part, "state": "missing" if is_needed else "absent", "detail": detail}

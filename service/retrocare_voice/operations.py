@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from retrocare_voice.alerts import show_queued
 from retrocare_voice.connection import connected
 from retrocare_voice.console import (
     Json,
     find,
     opened,
     print_json,
+    print_json_line,
     print_rows,
     read_settings_or_exit,
     reported,
@@ -64,7 +66,7 @@ def checks(
     with opened() as database:
         if requeue or requeue_dead:
             queued = database.requeue_checks(requeue, None)
-            print_json(queued) if as_json else print(f"{len(queued)} checks queued again.")
+            show_queued(queued, requeue, "check", "`retrocare checks --state dead`", as_json)
             return
         whose = find(database, patient) if patient else None
         try:
@@ -149,7 +151,8 @@ def migrate(
         else:
             with connected(settings, hear):
                 applied = [step for step in applied if step[0].isdigit()]
-        print_json(applied) if as_json else print(f"{len(applied)} migrations applied; the database is up to date.")
+        told = f"{len(applied)} migrations applied; the database is up to date."
+        print_json({"applied": applied}) if as_json else print(told)
 
 
 def database_url(
@@ -174,8 +177,13 @@ def doctor(as_json: Json = False) -> None:
     """Look at everything that a check needs, and say what is missing."""
     from retrocare_voice import examination
 
+    rows = []
     with reported():
-        rows = examination.examine(read_settings())
-    show(rows, as_json)
+        for row in examination.examine(read_settings(), say):
+            rows.append(row)
+            if as_json:
+                print_json_line(row)
+    if not as_json:
+        print_rows(rows)
     if any(row["state"] == "missing" for row in rows):
         sys.exit(1)

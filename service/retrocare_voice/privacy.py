@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
 from retrocare_voice.auth import hash_of
-from retrocare_voice.console import Json, PatientName, find, opened, print_json, reported, say, show
+from retrocare_voice.console import Json, PatientName, Yes, confirm, find, naming, opened, print_json, say, show
+from retrocare_voice.database import Database
 from retrocare_voice.errors import BadRequest, NotFound
 
 SCOPES = ("embed", "check", "read", "admin")
@@ -26,18 +27,26 @@ def erase(
     patient: PatientName,
     reason: Annotated[str, typer.Option(help="Why; it is kept with the tombstone.")],
     person: Annotated[bool, typer.Option(help="The whole person, not the voice alone.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Erase a patient's voice for good: voiceprints, baselines, checks, recordings."""
     with opened() as database:
-        patient_id = find(database, patient)
-        what = "everything that is kept of" if person else "the voice of"
-        if not yes and not (sys.stdin.isatty() and typer.confirm(f"Erase {what} {patient}? It cannot be undone.")):
-            raise BadRequest("Nothing was erased", "Confirm it, or say --yes.", "not_confirmed")
-        counts = database.erase(patient_id, reason, person)
-        show([{"erased": name, "rows": count} for name, count in counts.items()], as_json)
-        say("Copies in Storage and at the provider are deleted by the edge function delete-recordings.")
+        erase_voice(database, find(database, patient), patient, reason, yes, as_json, person=person)
+
+
+def erase_voice(
+    database: Database, patient_id: UUID, name: str, reason: str, yes: bool, as_json: bool, *, person: bool = False
+) -> None:
+    """Say what would go, ask, and show what went; without a voice there is no consent either."""
+    rows = database.erasure_preview(patient_id)
+    goes = [f"Of {name} would go: {', '.join(str(row['row_count']) + ' ' + row['erased'] for row in rows)}."]
+    goes += ["The patient, every call, score and alert would go as well."] if person else []
+    what = "everything that is kept of" if person else "the voice of"
+    confirm(f"Erase {what} {name}, and end the consent? It cannot be undone.", goes, yes)
+    counts = database.erase(patient_id, reason, person)
+    show([{"erased": kind, "rows": count} for kind, count in counts.items()], as_json)
+    say("Copies in Storage and at the provider are deleted by the edge function delete-recordings.")
 
 
 def export(patient: PatientName, as_json: Json = True) -> None:
@@ -59,6 +68,7 @@ def audit(
 
 def tombstones(
     replay: Annotated[Path | None, typer.Option(help="A file of tombstones: erase again whom it names.")] = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Print who was erased, JSON a line, to be kept apart from the backups; or replay such a file after a restore."""
@@ -67,8 +77,9 @@ def tombstones(
             for row in database.tombstones():
                 print(json.dumps(row, default=str))
             return
-        erased = 0
-        for number, line in enumerate(_lines(replay), 1):
+        erased, lines = 0, _lines(replay)
+        confirm("Erase again whoever they name?", [f"{replay} holds {len(lines)} tombstones."], yes)
+        for number, line in enumerate(lines, 1):
             try:
                 tombstone = {name: str(value) for name, value in json.loads(line).items()}
                 erased += database.replay_tombstone(**tombstone)
@@ -96,7 +107,7 @@ def add_key(
     if unknown := [given for given in scope if given not in SCOPES]:
         raise typer.BadParameter(f"--scope is one of {', '.join(SCOPES)}, not {unknown[0]}")
     key = f"rcv_{secrets.token_urlsafe(32)}"
-    with opened() as database:
+    with opened() as database, naming(a_name_stands_for_one_key=name):
         row = database.add_api_key(name, scope, hash_of(key))
     show([{"key": key} | row], as_json, ("key", "name", "scopes"))
     say("It is not shown again: only its hash is kept.")
@@ -110,11 +121,15 @@ def list_keys(as_json: Json = False) -> None:
 
 
 @keys.command("revoke")
-def revoke_key(name: str, as_json: Json = False) -> None:
+def revoke_key(name: str, yes: Yes = False, as_json: Json = False) -> None:
     """Refuse a key from the next request on."""
-    with reported(), opened() as database:
-        if not database.revoke_api_key(name):
+    with opened() as database:
+        standing = next((key for key in database.api_keys() if key["name"] == name and not key["revoked_at"]), None)
+        if standing is None:
             raise NotFound(f"No key that stands is called {name!r}", "`retrocare key list` shows them.", "unknown_key")
-        if as_json:
-            print_json({"revoked": name})
+        used = f"last used {standing['last_used_at']:%Y-%m-%d %H:%M}" if standing["last_used_at"] else "never used"
+        goes = [f"The key of {name} allows {', '.join(standing['scopes'])} and was {used}."]
+        confirm("Refuse it from now on? It cannot be undone.", goes, yes)
+        database.revoke_api_key(name)
+        show([{"revoked": name}], as_json)
         say(f"The key of {name} is refused from now on.")

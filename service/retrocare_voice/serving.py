@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -28,6 +29,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
     supervisor starts the process anew.
     """
     write_events()
+    check_port(settings)
     with opened_service(settings, say) as service:
         check_binding(settings, service.has_keys())
         server = uvicorn.Server(
@@ -37,6 +39,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
                 port=settings.port,
                 workers=1,
                 access_log=False,
+                log_config=None,  # its lines are events, as all others
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -50,10 +53,21 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
             server.run()
             service.check_threads()
         if not server.started:
-            raise ConfigurationError(
-                f"The service cannot listen on {settings.host}:{settings.port}",
-                "Set PORT, or use --port 0 for a free one.",
-            )
+            raise not_listening(settings, "it was taken meanwhile")
+
+
+def check_port(settings: Settings) -> None:
+    """Refuse a port that is taken, before anything is loaded. Raises: ConfigurationError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        raise not_listening(settings, (error.strerror or str(error)).lower()) from None
+
+
+def not_listening(settings: Settings, why: str) -> ConfigurationError:
+    told = f"The service cannot listen on {settings.host}:{settings.port}: {why}"
+    return ConfigurationError(told, "Set PORT, or use --port 0 for a free one.")
 
 
 def work(settings: Settings) -> None:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+import psycopg
+from dotenv import dotenv_values
+from platformdirs import user_data_path
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from retrocare_voice.errors import ConfigurationError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+ENV_FILE = ".env"
+PREFIX = "RETROCARE_"
+EARLIER_DATA = Path(".retrocare")  # where releases before 1.0 kept the data: in the folder that a command was run in
+
+
+def default_data_dir() -> Path:
+    """Return where the data are kept where no setting names a folder: the same one from wherever a command is run."""
+    if EARLIER_DATA.is_dir():
+        return EARLIER_DATA
+    return Path("/var/lib/retrocare") if os.geteuid() == 0 else user_data_path("retrocare", appauthor=False)
 
 
 class Settings(BaseSettings):
     """Read the environment, and ``.env`` of the current folder below it."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_prefix="RETROCARE_", extra="ignore", frozen=True, env_ignore_empty=True
+        env_file=ENV_FILE, env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True
     )
 
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
@@ -38,7 +53,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     api_key: SecretStr | None = None
     """What callers must show; without it the service binds to loopback only."""
-    data_dir: Path = Path("/var/lib/retrocare") if os.geteuid() == 0 else Path(".retrocare")
+    data_dir: Path = default_data_dir()
+    """Where the embedded PostgreSQL and fetched weights live."""
     encoder: Literal["auto", "ecapa", "ge2e"] = "auto"
     model_dir: Path | None = None
     """Where fetched weights are kept; models/ in data_dir where it is not given."""
@@ -63,6 +79,8 @@ class Settings(BaseSettings):
     """How often the work list is looked at where nobody rings."""
     functions_url: str | None = None
     """Where the edge functions are, for the rounds to call; without it, others do: pg_cron, or the doorbell."""
+    alert_webhook_secret: SecretStr | None = Field(None, validation_alias="ALERT_WEBHOOK_SECRET")
+    """What the secrets of the caregivers' webhooks are made from; the edge functions have the same."""
     functions_key: SecretStr | None = None
     """What the edge functions ask for."""
     round_seconds: float = Field(10.0, gt=0)
@@ -75,6 +93,15 @@ class Settings(BaseSettings):
     """And how many seconds of audio, together."""
     request_seconds: float = Field(120.0, gt=0)
     """How long such a request may take."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_an_address(cls, url: SecretStr | None) -> SecretStr | None:
+        try:
+            conninfo_to_dict(url.get_secret_value() if url else "")
+        except psycopg.ProgrammingError:
+            raise ValueError("this is no address of a PostgreSQL") from None
+        return url
 
     @cached_property
     def allowed_origins(self) -> list[str]:
@@ -101,12 +128,27 @@ def _listed(text: str) -> list[str]:
 def read_settings() -> Settings:
     """Read and check the settings.
 
-    Raises: ConfigurationError naming the first setting that is wrong.
+    Raises: ConfigurationError naming the first setting that is wrong, or misspelt.
     """
+    refuse_misspelt()
     try:
         return Settings()  # type: ignore[call-arg]  # pydantic-settings fills the aliased fields from the environment
     except ValidationError as invalid:
         first = invalid.errors()[0]
         name = str(first["loc"][0])
-        name = name if name.isupper() else f"RETROCARE_{name.upper()}"
-        raise ConfigurationError(f"{name}: {first['msg']}", hint=".env.example says what each setting takes.") from None
+        name = name if name.isupper() else f"{PREFIX}{name.upper()}"
+        hint = "Such as postgresql://retrocare_service:password@host:5432/postgres." if name == "DATABASE_URL" else ""
+        told = str(first["msg"]).removeprefix("Value error, ")
+        raise ConfigurationError(f"{name}: {told}", hint or ".env.example says what each setting takes.") from None
+
+
+def refuse_misspelt() -> None:
+    """Refuse a name that is almost one of ours: a setting that is silently ignored is found out late.
+
+    Raises: ConfigurationError.
+    """
+    known = [PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.validation_alias is None]
+    for name in sorted({name.upper() for name in (*os.environ, *dotenv_values(ENV_FILE))} - set(known)):
+        near = difflib.get_close_matches(name, known, 1, 0.9) if name.startswith(PREFIX) else []
+        if near:
+            raise ConfigurationError(f"{name} is no setting", f"Did you mean {near[0]}? .env.example lists them all.")

@@ -162,7 +162,8 @@ alter table public.patients
     add column if not exists timezone text not null default 'UTC'
         constraint a_patients_timezone_is_a_zone check (voice.is_time_zone(timezone)),
     add column if not exists flags text[] not null default '{}',
-    add column if not exists voice_consent_at timestamptz,
+    add column if not exists voice_consent_at timestamptz
+        constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
     add column if not exists created_at timestamptz not null default now();
 comment on table public.patients is 'The people who are phoned.';
 comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
@@ -178,7 +179,7 @@ alter table public.patient_caregivers
     add column if not exists role public.caregiver_role not null default 'family',
     add column if not exists name text,
     add column if not exists phone text,
-    add column if not exists webhook_url text,
+    add column if not exists webhook_url text constraint a_webhook_is_reached_over_https check (webhook_url ~ '^https://'),
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
 create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);

@@ -19,12 +19,12 @@ alter table public.patients
     add column if not exists phone text
         constraint a_patients_phone_is_a_number check (voice.is_phone_number(phone)),
     add column if not exists silent_after_days integer
-        constraint silence_takes_a_day check (silent_after_days >= 1);
+        constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
 create index if not exists patients_by_phone on public.patients (phone);
 comment on column public.patients.phone is
     'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
 comment on column public.patients.silent_after_days is
-    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert. Null: no schedule.';
+    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
 
 alter table public.patient_caregivers
     add column if not exists patient_known_as text,
@@ -49,8 +49,21 @@ $$;
 comment on function voice.role_of_caller is
     'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
 revoke execute on function voice.role_of_caller from public;
+
+create function voice.is_caller_a_caregiver()
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
+    select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
+$$;
+comment on function voice.is_caller_a_caregiver is
+    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
+revoke execute on function voice.is_caller_a_caregiver from public;
 comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
-comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted; null: none.';
+comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
 comment on column public.patient_caregivers.language is 'Of messages, a language of voice.alert_texts; what is not translated into it is told in English.';
 comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';

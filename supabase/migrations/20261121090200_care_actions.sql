@@ -67,22 +67,30 @@ comment on function voice.lock_patient_or_refuse is
     'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
 revoke execute on function voice.lock_patient_or_refuse from public;
 
-create function voice.add_patient(name text, timezone text, has_consent boolean)
+create function voice.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
 returns public.patients
-language sql
+language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into public.patients (name, timezone, voice_consent_at)
-    values (add_patient.name, add_patient.timezone, case when add_patient.has_consent then now() end)
-    returning *
+declare
+    added public.patients;
+begin
+    insert into public.patients (name, timezone)
+    values (add_patient.name, add_patient.timezone)
+    returning * into added;
+    if add_patient.has_consent then
+        return voice.set_consent(added.id, true, add_patient.evidence);
+    end if;
+    return added;
+end
 $$;
-comment on function voice.add_patient is 'A new patient. Called by `retrocare patient add`.';
+comment on function voice.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
 revoke execute on function voice.add_patient from public;
 grant execute on function voice.add_patient to retrocare_service;
 
-create function voice.set_consent(patient_id uuid, is_given boolean)
+create function voice.set_consent(patient_id uuid, is_given boolean, evidence text default null)
 returns public.patients
 language plpgsql
 volatile
@@ -92,6 +100,10 @@ as $$
 declare
     patient public.patients := voice.lock_patient(set_consent.patient_id);
 begin
+    if set_consent.is_given and set_consent.evidence is not null then
+        perform voice.record_consent(patient.id, set_consent.evidence, now());
+        return voice.lock_patient(patient.id);
+    end if;
     update public.patients
     set voice_consent_at = case when set_consent.is_given then coalesce(patient.voice_consent_at, now()) end
     where patients.id = patient.id
@@ -100,9 +112,37 @@ begin
 end
 $$;
 comment on function voice.set_consent is
-    'Records or withdraws consent to voiceprints; calls after a withdrawal are skipped. Raises RV002. Called by `retrocare patient consent`.';
+    'Records consent to voiceprints, with its evidence where there is some, or withdraws it: the voice is erased, and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
 revoke execute on function voice.set_consent from public;
 grant execute on function voice.set_consent to retrocare_service;
+
+create function voice.change_patient(patient_id uuid, name text, timezone text, phone text, silent_after_days integer)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := voice.lock_patient(change_patient.patient_id);
+begin
+    update public.patients
+    set name = coalesce(change_patient.name, patients.name),
+        timezone = coalesce(change_patient.timezone, patients.timezone),
+        phone = case when change_patient.phone is null then patients.phone else nullif(change_patient.phone, '') end,
+        silent_after_days = case
+            when change_patient.silent_after_days is null then patients.silent_after_days
+            else nullif(change_patient.silent_after_days, 0)
+        end
+    where patients.id = patient.id
+    returning * into patient;
+    return patient;
+end
+$$;
+comment on function voice.change_patient is
+    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
+revoke execute on function voice.change_patient from public;
+grant execute on function voice.change_patient to retrocare_service;
 
 create function voice.flag_patient(patient_id uuid, flag text, started_at timestamptz)
 returns public.health_flags

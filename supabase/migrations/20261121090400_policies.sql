@@ -73,6 +73,8 @@ create table voice.settings (
     quiet_until time not null default '07:00',
     unusable_calls_in_a_row integer not null default 3
         constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
+    illness_days integer not null default 14
+        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
     dashboard_url text
         constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
     constraint the_retry_cap_is_not_below_the_base
@@ -87,6 +89,7 @@ comment on column voice.settings.delivery_maximum_attempts is 'After as many ref
 comment on column voice.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
 comment on column voice.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
 comment on column voice.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
+comment on column voice.settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
 comment on column voice.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
 comment on column voice.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 

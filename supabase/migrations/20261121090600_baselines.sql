@@ -9,7 +9,12 @@ create table voice.sickness_words (
         constraint a_sickness_word_is_one_lower_case_word check (word ~ '^[[:alpha:]]+$' and word = lower(word))
 );
 insert into voice.sickness_words (word)
-values ('sick'), ('illness'), ('pain'), ('fever'), ('cough'), ('cold'), ('flu'), ('injury');
+values
+    ('sick'), ('illness'), ('pain'), ('fever'), ('cough'), ('cold'), ('flu'), ('injury'),
+    ('sickness'), ('ill'), ('unwell'), ('disease'), ('pains'), ('feverish'), ('coughs'), ('coughing'), ('colds'), ('influenza'),
+    ('injuries'), ('injured'), ('infection'), ('infections'), ('infected'), ('pneumonia'), ('bronchitis'), ('asthma'), ('covid'),
+    ('hoarse'), ('hoarseness'), ('laryngitis'), ('breathless'), ('stroke'), ('hospital'), ('hospitalised'), ('hospitalized'),
+    ('nausea'), ('vomiting'), ('dizzy'), ('dizziness'), ('weak'), ('weakness'), ('fracture'), ('concussion');
 alter table voice.sickness_words enable row level security;
 comment on table voice.sickness_words is 'A patient with one of these words in patients.flags is sick.';
 

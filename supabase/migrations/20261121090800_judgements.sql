@@ -64,7 +64,8 @@ create table public.voice_anomaly_logs (
             end),
     noise_adjusted boolean not null,
     alert_sent boolean not null default false,
-    notes text,
+    notes text
+        constraint notes_on_a_call_have_at_most_10000_characters check (char_length(notes) <= 10000),
     encoder text not null
         constraint a_log_names_its_encoder references voice.encoders (id),
     embedding_id bigint

@@ -41,6 +41,13 @@ create type public.alert_change as enum (
 );
 comment on type public.alert_change is 'What happened to an alert.';
 
+create type public.alert_actor as enum (
+    'rule',         -- nobody: time has passed, or a call was judged
+    'caregiver',    -- a signed-in caregiver: actor_id
+    'operator'      -- the care team, through the service or service_role
+);
+comment on type public.alert_actor is 'Who changed an alert.';
+
 create table voice.alert_policies (
     level public.alert_level constraint alert_policies_pkey primary key,
     first_roles public.caregiver_role[] not null,
@@ -56,6 +63,8 @@ create table voice.alert_policies (
     waits_for_morning boolean not null,
     maximum_silent_hours double precision not null
         constraint an_unresolved_alert_speaks_again check (maximum_silent_hours > 0 and maximum_silent_hours <= 8784),
+    minimum_snooze_minutes double precision not null default 15
+        constraint a_snooze_takes_a_while check (minimum_snooze_minutes between 0 and 60),
     constraint only_a_warning_waits_for_morning check (level = 'warning' or not waits_for_morning)
 );
 alter table voice.alert_policies enable row level security;
@@ -69,6 +78,7 @@ comment on column voice.alert_policies.further_roles is 'Who is told when nobody
 comment on column voice.alert_policies.maximum_silent_hours is
     'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
 comment on column voice.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
+comment on column voice.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
 
 create table public.caregiver_alerts (
     id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
@@ -95,7 +105,8 @@ create table public.caregiver_alerts (
     resolved_by uuid
         constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
     outcome public.alert_outcome,
-    notes text,
+    notes text
+        constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
     constraint a_changed_voice_has_its_score check (cause <> 'voice_changed' or anomaly_score is not null),
     constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or next_change_at is not null),
     constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
@@ -130,6 +141,7 @@ create table public.alert_changes (
     cause public.alert_cause not null,
     log_id uuid
         constraint a_change_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
+    actor public.alert_actor not null default 'rule',
     actor_id uuid
         constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
     snoozed_until timestamptz,
@@ -144,12 +156,13 @@ alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
 comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
 comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: nobody, a rule did it.';
+comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
 grant select on public.alert_changes to service_role, authenticated;
 
 create function voice.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause public.alert_cause default null, log_id uuid default null, actor_id uuid default null
+    cause public.alert_cause default null, log_id uuid default null, actor_id uuid default null,
+    actor public.alert_actor default 'rule'
 )
 returns void
 language sql
@@ -157,12 +170,12 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, log_id, actor_id, snoozed_until, outcome, changed_at
+        alert_id, patient_id, change, level, cause, log_id, actor, actor_id, snoozed_until, outcome, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.log_id, note_change.actor_id, alert.snoozed_until,
-        alert.outcome, note_change.at
+        coalesce(note_change.cause, alert.cause), note_change.log_id, note_change.actor, note_change.actor_id,
+        alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
 comment on function voice.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';

@@ -72,7 +72,7 @@ as $$
             ' at ' || to_char(
                 call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
             ) as at_time,
-            voice.plain_name(actor.name, 'Somebody') as who,
+            voice.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
         cross join voice.settings
@@ -91,7 +91,7 @@ as $$
         from (
             select alert_openings.text, alert_openings.is_whole
             from voice.alert_openings
-            where alert_openings.change = change.change and alert_openings.is_by_rule = (change.actor_id is null)
+            where alert_openings.change = change.change and alert_openings.is_by_rule = (change.actor = 'rule')
             order by
                 alert_openings.language = caregiver.language desc,
                 alert_openings.language = 'en' desc,

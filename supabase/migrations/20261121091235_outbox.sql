@@ -111,7 +111,7 @@ as $$
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
-        and (reachable.caregiver).user_id is distinct from change.actor_id
+        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
         and exists (
             select from voice.deliveries
             where deliveries.alert_id = change.alert_id
@@ -146,7 +146,7 @@ begin
     cross join voice.settings
     where exists (
             select from voice.alert_openings
-            where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor_id is null)
+            where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
         )
         -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
         and not (new.change = 'acknowledged' and exists (

@@ -1,4 +1,5 @@
--- Caregivers: who looks after a patient is the primary caregiver's to say; how one is told, everybody says for himself.
+-- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says for
+-- himself.
 
 create function voice.lock_as_primary(patient_id uuid)
 returns void
@@ -6,8 +7,12 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    is_operator boolean := not voice.is_caller_a_caregiver();
 begin
-    if voice.role_of_caller(lock_as_primary.patient_id) is null then
+    if lock_as_primary.patient_id is null
+        or (not is_operator and voice.role_of_caller(lock_as_primary.patient_id) is null)
+    then
         raise exception using
             errcode = 'PT404',
             message = 'No such caregiver or patient',
@@ -16,7 +21,7 @@ begin
     -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
     perform voice.lock_patient(lock_as_primary.patient_id);
     perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if voice.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
+    if not is_operator and voice.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
         raise exception using
             errcode = 'PT403',
             message = 'The primary caregiver manages caregivers',
@@ -25,7 +30,7 @@ begin
 end
 $$;
 comment on function voice.lock_as_primary is
-    'Locks a patient''s caregivers for the signed-in primary caregiver. Raises PT403, PT404.';
+    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
 revoke execute on function voice.lock_as_primary from public;
 
 create function voice.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
@@ -39,17 +44,17 @@ begin
         raise exception using
             errcode = 'PT400',
             message = 'A caregiver has a role',
-            hint = format('One of %s.', enum_range(null::public.caregiver_role));
+            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
     elsif not voice.is_phone_number(refuse_wrong_contact.phone) then
         raise exception using
             errcode = 'PT400',
             message = 'That is no telephone number in international form',
             hint = 'Such as +4930123456.';
-    elsif refuse_wrong_contact.webhook_url !~ '^https?://[^[:space:]/@]+(/[^[:space:]]*)?$' then
+    elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
         raise exception using
             errcode = 'PT400',
             message = 'That is no address that messages can be posted to',
-            hint = 'Such as https://example.org/hook; a name and password before an @ are not taken.';
+            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
     elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
         and refuse_wrong_contact.user_id is not null
     then
@@ -63,6 +68,27 @@ $$;
 comment on function voice.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
 revoke execute on function voice.refuse_wrong_contact from public;
 
+create function voice.refuse_unknown_language(language text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if refuse_unknown_language.language <> all (select alert_openings.language from voice.alert_openings) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
+            hint = (
+                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
+                from voice.alert_openings
+            );
+    end if;
+end
+$$;
+comment on function voice.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
+revoke execute on function voice.refuse_unknown_language from public;
+
 create function voice.refuse_losing_the_last_primary(patient_id uuid)
 returns void
 language plpgsql
@@ -70,7 +96,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if not exists (
+    if voice.is_caller_a_caregiver() and not exists (
         select from public.patient_caregivers
         where patient_caregivers.patient_id = refuse_losing_the_last_primary.patient_id
             and patient_caregivers.role = 'primary'
@@ -84,11 +110,12 @@ begin
 end
 $$;
 comment on function voice.refuse_losing_the_last_primary is
-    'Raises PT409 where nobody would be left who may manage caregivers and consent. Called after the change, which it undoes.';
+    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
 revoke execute on function voice.refuse_losing_the_last_primary from public;
 
 create function voice.add_caregiver(
-    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
+    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
+    language text default null
 )
 returns public.patient_caregivers
 language plpgsql
@@ -100,12 +127,13 @@ declare
     added public.patient_caregivers;
 begin
     perform voice.lock_as_primary(add_caregiver.patient_id);
+    perform voice.refuse_unknown_language(add_caregiver.language);
     perform voice.refuse_wrong_contact(
         add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
-    insert into public.patient_caregivers (patient_id, role, name, phone, webhook_url, user_id, patient_known_as)
+    insert into public.patient_caregivers (patient_id, role, name, phone, webhook_url, user_id, patient_known_as, language)
     values (
         add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
-        add_caregiver.user_id, add_caregiver.patient_known_as
+        add_caregiver.user_id, add_caregiver.patient_known_as, coalesce(add_caregiver.language, 'en')
     )
     returning * into added;
     return added;
@@ -117,12 +145,13 @@ exception when unique_violation then
 end
 $$;
 comment on function voice.add_caregiver is
-    'One more caregiver. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function voice.add_caregiver from public;
-grant execute on function voice.add_caregiver to authenticated;
+grant execute on function voice.add_caregiver to authenticated, retrocare_service;
 
 create function voice.change_caregiver(
-    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
+    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
+    language text default null
 )
 returns public.patient_caregivers
 language plpgsql
@@ -137,6 +166,7 @@ declare
     changed public.patient_caregivers;
 begin
     perform voice.lock_as_primary(patient_id);
+    perform voice.refuse_unknown_language(change_caregiver.language);
     perform voice.refuse_wrong_contact(
         change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
     update public.patient_caregivers
@@ -145,7 +175,8 @@ begin
         phone = change_caregiver.phone,
         webhook_url = change_caregiver.webhook_url,
         user_id = change_caregiver.user_id,
-        patient_known_as = change_caregiver.patient_known_as
+        patient_known_as = change_caregiver.patient_known_as,
+        language = coalesce(change_caregiver.language, patient_caregivers.language)
     where patient_caregivers.id = change_caregiver.caregiver_id
     returning * into changed;
     if not found then
@@ -162,9 +193,9 @@ exception when unique_violation then
 end
 $$;
 comment on function voice.change_caregiver is
-    'Writes a caregiver''s row: what is null is unset. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function voice.change_caregiver from public;
-grant execute on function voice.change_caregiver to authenticated;
+grant execute on function voice.change_caregiver to authenticated, retrocare_service;
 
 create function voice.remove_caregiver(caregiver_id uuid)
 returns void
@@ -186,4 +217,4 @@ $$;
 comment on function voice.remove_caregiver is
     'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function voice.remove_caregiver from public;
-grant execute on function voice.remove_caregiver to authenticated;
+grant execute on function voice.remove_caregiver to authenticated, retrocare_service;

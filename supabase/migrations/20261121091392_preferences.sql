@@ -18,6 +18,7 @@ begin
             message = 'That is no time zone',
             hint = 'Such as Europe/Berlin; null: the patient''s.';
     end if;
+    perform voice.refuse_unknown_language(set_my_preferences.language);
     update public.patient_caregivers
     set patient_known_as = nullif(btrim(set_my_preferences.patient_known_as), ''),
         language = coalesce(set_my_preferences.language, 'en'),

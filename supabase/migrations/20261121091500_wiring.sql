@@ -62,7 +62,7 @@ create trigger delivery_doorbell
     execute function voice.ring_doorbell('notify-caregiver');
 
 create trigger alert_changes_never_change
-    before update of alert_id, patient_id, change, level, cause, snoozed_until, outcome, changed_at
+    before update of alert_id, patient_id, change, level, cause, actor, snoozed_until, outcome, changed_at
     on public.alert_changes
     for each row
     execute function voice.refuse_change();

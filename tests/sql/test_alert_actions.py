@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,7 +20,7 @@ EVENING = NOON + timedelta(hours=6)
 @pytest.fixture
 def patient_id(records: Records) -> UUID:
     patient_id = records.patient()
-    records.judge(patient_id)
+    records.judge(patient_id, at=NOON - timedelta(days=1))
     return patient_id
 
 
@@ -74,7 +76,10 @@ def test_an_acknowledgement_ends_and_the_alert_is_open_again_and_told(
     again = alert(records)
     assert (again["state"], again["acknowledged_at"], again["acknowledged_by"]) == ("open", None, None)
     assert history(records)[-1] == ("reopened", None)
-    [told] = [row for row in records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=ends + timedelta(days=1))]
+    [told] = [
+        row
+        for row in records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=ends + timedelta(days=1))
+    ]
     assert told["message"].startswith("Somebody saw to this some time ago, but nobody has said how it ended. ")
     sweep(records, again["next_change_at"])
     assert alert(records)["state"] == "escalated"
@@ -163,9 +168,8 @@ def test_only_the_patients_caregivers_act(
         assert refused(records, action, stranger, opened["id"], **more) == "PT404"
     assert refused(records, action, records.caregiver(patient_id, "viewer"), opened["id"], **more) == "PT403"
     assert refused(records, action, elsewhere, uuid4(), **more) == "PT404"
-    for role in ("anon", "service_role"):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            records.rpc(action, role=role, alert_id=opened["id"], **more)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        records.rpc(action, role="anon", alert_id=opened["id"], **more)
     assert history(records) == [("opened", None)]
     for role in ("primary", "family", "clinician"):
         records.do(
@@ -174,6 +178,112 @@ def test_only_the_patients_caregivers_act(
         )
         records.rpc(action, sub=records.caregiver(patient_id, role), alert_id=opened["id"], **more)
     assert alert(records)["state"] != "open"
+
+
+def actors(records: Records) -> list[tuple[str, str]]:
+    rows = records.rows("select change, actor from public.alert_changes order by changed_at, id")
+    return [(row["change"], row["actor"]) for row in rows]
+
+
+@pytest.mark.parametrize("who", ["service_role", "the service"])
+def test_the_care_team_answers_an_alert_and_the_history_tells_it_from_a_rule(
+    records: Records, patient_id: UUID, primary: UUID, who: str
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    [message] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=NOON)
+    held = {name: message[name] for name in ("delivery_id", "lease_token")}
+    records.rpc("finish_delivery", **held, provider_message_id="1", at=NOON)
+    for action, more in (("acknowledge_alert", []), ("resolve_alert", ["not_ill", "A cold line."])):
+        if who == "service_role":
+            named: dict[str, Any] = dict(zip(["outcome", "notes"], more, strict=False))
+            [answered] = records.rpc(action, alert_id=opened["id"], **named)
+        else:
+            answered = records.call(action, opened["id"], *more)
+        assert answered["acknowledged_by"] is None
+        [told] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=datetime.now(NOON.tzinfo))
+        assert told["message"].startswith("The care team ")
+    assert (answered["state"], answered["outcome"], answered["notes"]) == ("resolved", "not_ill", "A cold line.")
+    assert actors(records) == [("opened", "rule"), ("acknowledged", "operator"), ("resolved", "operator")]
+
+
+def test_a_caregivers_answer_is_a_caregivers_and_a_wake_up_a_rules(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    opened = sign(records, patient_id, WARNING)
+    until = datetime.now(NOON.tzinfo) + timedelta(hours=5)
+    records.rpc("snooze_alert", sub=primary, alert_id=opened["id"], until=until)
+    sweep(records, until)
+    records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
+    assert sorted(actors(records)) == [
+        ("acknowledged", "caregiver"), ("opened", "rule"), ("snoozed", "caregiver"), ("woken", "rule"),
+    ]  # fmt: skip
+
+
+def test_a_token_without_an_account_is_no_operator(records: Records, patient_id: UUID) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    with pytest.raises(psycopg.Error) as raised:
+        records.rpc("acknowledge_alert", role="authenticated", alert_id=opened["id"])
+    assert raised.value.sqlstate == "PT404"
+
+
+@pytest.mark.parametrize("who", ["caregiver", "operator"])
+def test_an_illness_that_was_found_is_a_health_flag_that_ends(
+    records: Records, patient_id: UUID, primary: UUID, who: str
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    sub = primary if who == "caregiver" else None
+    for _ in range(2):
+        [closed] = records.rpc("resolve_alert", sub=sub, alert_id=opened["id"], outcome="ill")
+    flag = records.row("select * from public.health_flags")
+    assert (flag["patient_id"], flag["flag"], flag["started_at"]) == (patient_id, "ill (alert)", opened["opened_at"])
+    assert flag["resolved_at"] == closed["resolved_at"] + timedelta(days=14)
+
+
+def test_an_illness_that_is_flagged_already_is_flagged_once_and_another_outcome_not_at_all(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="other_person")
+    assert records.one("select count(*) from public.health_flags") == 0
+    records.call("flag_patient", patient_id, "flu", NOON + timedelta(hours=1))
+    opened = sign(records, patient_id, EMERGENCY, NOON + timedelta(hours=2))
+    records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="ill")
+    assert records.one("select string_agg(flag, ',') from public.health_flags") == "flu"
+
+
+def test_notes_that_are_too_long_are_refused_with_their_length(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    with pytest.raises(psycopg.Error) as raised:
+        records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="other", notes="x" * 10_001)
+    assert (raised.value.sqlstate, "10001 characters" in str(raised.value)) == ("PT400", True)
+    for table in ("caregiver_alerts", "voice_anomaly_logs"):
+        with pytest.raises(psycopg.errors.CheckViolation) as broken:
+            records.do(f"update public.{table} set notes = repeat('x', 10001)")
+        assert "at_most_10000_characters" in (broken.value.diag.constraint_name or "")
+        records.do(f"update public.{table} set notes = repeat('x', 10000)")
+
+
+@pytest.mark.parametrize(("action", "more"), ACTIONS)
+def test_whoever_answers_waits_for_the_patient_before_taking_the_alert(
+    records: Records, patient_id: UUID, primary: UUID, action: str, more: dict[str, Any]
+) -> None:
+    """An erasure holds the patient, then takes the alerts: the other way round, each would wait for the other."""
+    opened = sign(records, patient_id, EMERGENCY)
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with ThreadPoolExecutor() as pool:
+        holder = records.database.connect(records.database.owner_url)
+        with holder.transaction():
+            holder.execute("select from public.patients where id = %s for update", [patient_id])
+            answer = pool.submit(records.rpc, action, sub=primary, alert_id=opened["id"], **more)
+            while records.database.admin.execute(waiting).fetchone() != (1,):
+                time.sleep(0.01)
+            holder.execute("select from public.caregiver_alerts for update nowait")
+            holder.execute("delete from public.patients where id = %s", [patient_id])
+        with pytest.raises(psycopg.Error) as raised:
+            answer.result()
+    assert raised.value.sqlstate == "RV002"
 
 
 def test_a_snoozed_alert_is_open_again_when_its_time_is_over(records: Records, patient_id: UUID, primary: UUID) -> None:
@@ -206,8 +316,10 @@ def test_the_more_urgent_the_shorter_it_can_be_put_off(
     records: Records, patient_id: UUID, primary: UUID, similarity: float, hours: float
 ) -> None:
     opened, now = sign(records, patient_id, similarity), datetime.now(NOON.tzinfo)
-    for until in (now - timedelta(seconds=1), now + timedelta(hours=hours, seconds=30), None, "infinity"):
+    wrong = (now - timedelta(seconds=1), now + timedelta(minutes=14), now + timedelta(hours=hours, seconds=30))
+    for until in (*wrong, None, "infinity"):
         assert refused(records, "snooze_alert", primary, opened["id"], until=until) == "PT400"
+    assert history(records) == [("opened", None)]
     records.rpc("snooze_alert", sub=primary, alert_id=opened["id"], until=now + timedelta(hours=hours - 0.01))
 
 

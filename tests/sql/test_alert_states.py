@@ -96,7 +96,9 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
             """
             until = self.clock + timedelta(minutes=minutes)
             for _ in range(10):
-                due = self.records.one("select min(next_change_at) from public.caregiver_alerts where resolved_at is null")
+                due = self.records.one(
+                    "select min(next_change_at) from public.caregiver_alerts where resolved_at is null"
+                )
                 self.clock = min(until, max(self.clock, due or until))
                 for job in ("advance_alerts", "note_silences", "end_silences"):
                     assert self.records.one("select voice.run_job(%s, %s)", job, self.clock) >= 0
@@ -185,7 +187,9 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
                        where alert_id = %s and change <> 'repeated'""",
                     alert["id"],
                 )
-                assert alert["next_change_at"] <= spoken + max(allowed, timedelta(hours=72 if alert["state"] == "snoozed" else 0))
+                assert alert["next_change_at"] <= spoken + max(
+                    allowed, timedelta(hours=72 if alert["state"] == "snoozed" else 0)
+                )
                 assert self.clock <= alert["next_change_at"] or self.clock - spoken <= allowed
 
         @invariant()

@@ -39,18 +39,25 @@ def test_a_clock_that_is_a_few_hours_ahead_is_taken(records: Records, patient_id
     records.call_log(patient_id, datetime.now(UTC) + timedelta(hours=14))
 
 
-def test_a_call_of_an_earlier_database_that_lies_in_the_future_hides_no_silence(records: Records, patient_id: UUID) -> None:
+def test_a_call_of_an_earlier_database_that_lies_in_the_future_hides_no_silence(
+    records: Records, patient_id: UUID
+) -> None:
     records.judge(patient_id)
     records.do("update public.patients set silent_after_days = 3, voice_consent_at = %s", NOON)
     records.do("alter table public.call_logs disable trigger user")
-    records.do("""insert into public.call_logs (patient_id, "timestamp", check_state) values (%s, '2099-01-01', 'scored')""", patient_id)
+    records.do(
+        """insert into public.call_logs (patient_id, "timestamp", check_state) values (%s, '2099-01-01', 'scored')""",
+        patient_id,
+    )
     assert records.run_jobs(NOON + timedelta(days=9))["note_silences"] == 1
 
 
 @pytest.mark.parametrize("taken_up", ["queued", "judged", "copying"])
 def test_a_call_that_was_taken_up_stays_with_its_patient(records: Records, patient_id: UUID, taken_up: str) -> None:
     if taken_up == "copying":
-        call_log_id = records.report("call-1", patient_id=patient_id, recording_url="https://example.org/a.wav")["call_log_id"]
+        call_log_id = records.report("call-1", patient_id=patient_id, recording_url="https://example.org/a.wav")[
+            "call_log_id"
+        ]
     else:
         call_log_id = records.call_log(patient_id, recording_ref="https://example.org/a.wav")
     if taken_up == "judged":
@@ -90,7 +97,10 @@ def test_a_call_that_was_judged_keeps_its_recording(records: Records, patient_id
     assert records.claims() == []
 
 
-@pytest.mark.parametrize(("change", "state"), [({"provider_call_id": ""}, "PT400"), ({"provider": ""}, "PT400"), ({"occurred_at": "2099-01-01"}, "RV008")])
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [({"provider_call_id": ""}, "PT400"), ({"provider": ""}, "PT400"), ({"occurred_at": "2099-01-01"}, "RV008")],
+)
 def test_a_call_that_cannot_be_known_again_is_refused(
     records: Records, patient_id: UUID, change: dict[str, Any], state: str
 ) -> None:
@@ -113,13 +123,17 @@ def test_another_patients_call_is_refused_and_an_erased_one_too(records: Records
 
 def test_only_the_service_role_writes_calls_so(records: Records, patient_id: UUID) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        records.rpc("upsert_call", sub=records.caregiver(patient_id), patient_id=patient_id, provider="x", provider_call_id="1")
+        records.rpc(
+            "upsert_call", sub=records.caregiver(patient_id), patient_id=patient_id, provider="x", provider_call_id="1"
+        )
 
 
 SAME, OTHER = b"\1" * 32, b"\2" * 32
 
 
-def asked(records: Records, patient_id: UUID, key: str | None = "key", sha256: bytes = SAME, caller: str = "robot") -> UUID:
+def asked(
+    records: Records, patient_id: UUID, key: str | None = "key", sha256: bytes = SAME, caller: str = "robot"
+) -> UUID:
     made = records.call("record_call", patient_id, None, "api", None, None, None, None, caller, key, sha256)
     call_log_id: UUID = made["record_call"]
     return call_log_id
@@ -158,14 +172,18 @@ def test_a_report_whose_clock_is_wrong_by_years_is_taken_in_at_the_time_it_came(
     records: Records, patient_id: UUID, field: str, when: str
 ) -> None:
     at = NOON + timedelta(minutes=6)
-    received = records.report("call-1", patient_id=patient_id, recording_url="https://example.org/a.wav", at=at, **{field: when})
+    received = records.report(
+        "call-1", patient_id=patient_id, recording_url="https://example.org/a.wav", at=at, **{field: when}
+    )
     call = records.row("select * from public.call_logs where id = %s", received["call_log_id"])
     assert NOON <= call["timestamp"] <= at
     expires = records.one("select expires_at from voice.recordings")
     assert at + timedelta(days=1) <= expires <= at + timedelta(days=15)
 
 
-def test_a_patient_who_falls_silent_is_judged_and_one_who_said_nothing_is_not(records: Records, patient_id: UUID) -> None:
+def test_a_patient_who_falls_silent_is_judged_and_one_who_said_nothing_is_not(
+    records: Records, patient_id: UUID
+) -> None:
     said = {"speech_intervals": Jsonb([[1, 4]])}
     nothing: dict[str, Any] = {"speech_intervals": Jsonb([])}
     for number, (told, reason, state) in enumerate(
@@ -187,7 +205,9 @@ def test_a_patient_who_falls_silent_is_judged_and_one_who_said_nothing_is_not(re
 
 
 @pytest.mark.parametrize("archived", [False, True])
-def test_a_call_that_a_noisy_line_excused_is_not_learned_from(records: Records, patient_id: UUID, archived: bool) -> None:
+def test_a_call_that_a_noisy_line_excused_is_not_learned_from(
+    records: Records, patient_id: UUID, archived: bool
+) -> None:
     if archived:
         for voice in ((1.0, 0.0, 0.0), at_cosine(0.63)):
             call_log_id = records.call_log(patient_id, NOON, "archive", "https://example.org/a.flac")
@@ -202,7 +222,9 @@ def test_a_call_that_a_noisy_line_excused_is_not_learned_from(records: Records, 
     assert records.judge(patient_id, at_cosine(0.8), snr_db=3.0)["added_to_baseline"] is True
 
 
-def test_four_excused_calls_leave_the_sick_voice_sick_and_the_healthy_one_healthy(records: Records, patient_id: UUID) -> None:
+def test_four_excused_calls_leave_the_sick_voice_sick_and_the_healthy_one_healthy(
+    records: Records, patient_id: UUID
+) -> None:
     records.judge(patient_id)
     for _ in range(4):
         records.judge(patient_id, at_cosine(0.63), snr_db=8.0)

@@ -86,6 +86,7 @@ def test_a_caregiver_needs_no_account_and_no_address(records: Records, patient_i
         {"phone": ""},
         {"webhook_url": "example.org"},
         {"webhook_url": "file:///etc/passwd"},
+        {"webhook_url": "http://example.org/hook"},
         {"webhook_url": "https://me:secret@example.org/"},
         {"user_id": uuid4()},
     ],
@@ -194,6 +195,7 @@ def test_of_two_primary_caregivers_who_remove_each_other_at_once_one_stays(
 
 @pytest.mark.parametrize("role", ["primary", *OTHERS])
 def test_every_caregiver_says_how_to_be_told(records: Records, patient_id: UUID, role: str) -> None:
+    records.do("insert into voice.alert_openings values ('de', 'opened', true, '', false)")
     caregiver, neighbour = records.caregiver(patient_id, role), records.caregiver(patient_id, role)
     before, untouched = row_of(records, caregiver), row_of(records, neighbour)
     given = {
@@ -217,6 +219,37 @@ def test_preferences_are_of_a_caregiver_of_the_patient(records: Records, patient
     assert refused(records, "set_my_preferences", stranger, patient_id=patient_id, **unset) == "PT404"
     wrong = unset | {"timezone": "PST/8"}
     assert refused(records, "set_my_preferences", primary, patient_id=patient_id, **wrong) == "PT400"
+
+
+def test_a_language_without_messages_is_refused(records: Records, patient_id: UUID, primary: UUID) -> None:
+    unset = dict.fromkeys(("patient_known_as", "timezone", "quiet_from", "quiet_until"))
+    with pytest.raises(psycopg.Error) as raised:
+        ask(records, "set_my_preferences", primary, patient_id=patient_id, language="pt", **unset)
+    assert (raised.value.sqlstate, raised.value.diag.message_hint) == ("PT400", "There are in: en.")
+
+
+def test_a_webhook_without_tls_is_refused_by_the_table_as_well(records: Records, patient_id: UUID) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation) as raised:
+        records.caregiver(patient_id, webhook_url="http://example.org/hook")
+    assert raised.value.diag.constraint_name == "a_webhook_is_reached_over_https"
+
+
+def test_an_operator_manages_caregivers_of_whom_none_has_an_account(records: Records, patient_id: UUID) -> None:
+    added = records.call("add_caregiver", patient_id, "primary", "Eva", "+4930555", None, None, "Mum")
+    assert (added["role"], added["phone"], added["language"]) == ("primary", "+4930555", "en")
+    changed = records.call("change_caregiver", added["id"], "family", "Eva", "+4930556", None, None, None)
+    assert (changed["role"], changed["phone"], changed["patient_known_as"]) == ("family", "+4930556", None)
+    [listed] = records.rows("select * from voice.caregiver_list(%s)", patient_id)
+    assert (listed["name"], listed["is_reachable"]) == ("Eva", True)
+    records.call("remove_caregiver", added["id"])
+    assert records.rows("select * from voice.caregiver_list(%s)", patient_id) == []
+    for function, values in (
+        ("remove_caregiver", [added["id"]]),
+        ("change_caregiver", [added["id"], "family", *[None] * 5]),
+    ):
+        with pytest.raises(psycopg.Error) as raised:
+            records.call(function, *values)
+        assert raised.value.sqlstate == "PT404"
 
 
 @pytest.mark.parametrize("role", OTHERS)

@@ -236,7 +236,9 @@ def test_the_same_audio_on_another_call_is_a_duplicate_and_returns_what_was_foun
     again = records.judge(patient_id, USUAL, recording="monday")
     assert again == first | {"call_log_id": again["call_log_id"], "duplicate_of": first["call_log_id"]}
     assert (first["duplicate_of"], first["anomaly_score"]) == (None, pytest.approx(0.3))
-    call = records.row("select check_state, check_reason, anomaly_score from public.call_logs where id = %s", again["call_log_id"])
+    call = records.row(
+        "select check_state, check_reason, anomaly_score from public.call_logs where id = %s", again["call_log_id"]
+    )
     assert call == {"check_state": "skipped", "check_reason": "duplicate_recording", "anomaly_score": None}
     assert records.one("select count(*) from public.voice_anomaly_logs") == 1
     assert records.judge(records.patient(), recording="monday")["state"] == "enrolled"

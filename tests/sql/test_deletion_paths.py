@@ -15,7 +15,9 @@ NOW = datetime.now(UTC)
 ELSEWHERE = {"storage_object", "provider_call"}
 
 
-def stored(records: Records, provider_call_id: str, patient_id: UUID | None, at: datetime = NOW, **report: object) -> UUID:
+def stored(
+    records: Records, provider_call_id: str, patient_id: UUID | None, at: datetime = NOW, **report: object
+) -> UUID:
     """Report a call and copy its recording into Storage; return the call."""
     call_log_id: UUID = records.report(
         provider_call_id, patient_id=patient_id, started_at=at, ended_at=at, at=at, **report
@@ -28,7 +30,9 @@ def stored(records: Records, provider_call_id: str, patient_id: UUID | None, at:
     return call_log_id
 
 
-def judged(records: Records, provider_call_id: str, patient_id: UUID, voice: tuple[float, ...] = (1.0, 0.0, 0.0)) -> UUID:
+def judged(
+    records: Records, provider_call_id: str, patient_id: UUID, voice: tuple[float, ...] = (1.0, 0.0, 0.0)
+) -> UUID:
     call_log_id = stored(records, provider_call_id, patient_id)
     records.complete(records.open(call_log_id), voice)
     return call_log_id
@@ -190,7 +194,9 @@ def test_a_file_that_is_stored_while_its_patient_is_erased_does_not_stay(records
     assert ("storage_object", path) in deletions(records)
 
 
-def test_one_deleted_call_leaves_the_baseline_and_every_version_that_it_was_in(records: Records, patient_id: UUID) -> None:
+def test_one_deleted_call_leaves_the_baseline_and_every_version_that_it_was_in(
+    records: Records, patient_id: UUID
+) -> None:
     sample = records.row(
         """select embeddings.call_log_id, embeddings.embedding::text as vector from voice.embeddings
            join voice.baseline_samples on embedding_id = embeddings.id
@@ -212,7 +218,9 @@ def test_one_deleted_call_leaves_the_baseline_and_every_version_that_it_was_in(r
     assert made_of == [], "a version whose sample is gone"
 
 
-def test_a_call_whose_patient_is_worked_on_is_not_deleted_and_nobody_waits_for_ever(records: Records, patient_id: UUID) -> None:
+def test_a_call_whose_patient_is_worked_on_is_not_deleted_and_nobody_waits_for_ever(
+    records: Records, patient_id: UUID
+) -> None:
     with records.database.connect(records.database.owner_url) as other, other.transaction():
         other.execute("select voice.lock_patient(%s)", [patient_id])
         records.do("set lock_timeout = '2s'")
@@ -229,7 +237,13 @@ def test_a_deletion_that_fails_again_and_again_is_the_operators(records: Records
         assert [row for row in records.seen("voice_troubles") if row["kind"] == "deletion_delayed"] == []
         for held in records.rpc("claim_deletions", worker="w", count=99, lease_seconds=60.0, at=at):
             if held["reference"] == "vapi/call-0":
-                records.rpc("fail_deletion", deletion_id=held["deletion_id"], lease_token=held["lease_token"], code="provider_refused", at=at)
+                records.rpc(
+                    "fail_deletion",
+                    deletion_id=held["deletion_id"],
+                    lease_token=held["lease_token"],
+                    code="provider_refused",
+                    at=at,
+                )
             else:
                 records.rpc("finish_deletion", deletion_id=held["deletion_id"], lease_token=held["lease_token"])
         at += timedelta(hours=2 + attempt)

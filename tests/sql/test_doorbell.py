@@ -91,7 +91,9 @@ def test_every_minute_the_functions_are_woken_only_where_work_is_due(rung: Recor
     assert posts(rung) == []
 
 
-def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_sweep_of_the_provider(empty_database: Database) -> None:
+def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_sweep_of_the_provider(
+    empty_database: Database,
+) -> None:
     empty_database.admin.execute(
         """create schema cron;
            create table cron.job (jobname text primary key, schedule text, command text);

@@ -47,7 +47,10 @@ def two_alerts(records: Records) -> tuple[str, Any]:
 
 def two_overtaken_messages(records: Records) -> tuple[str, Any]:
     for patient_id in (alarm(records), alarm(records)):
-        records.do("update public.caregiver_alerts set state = 'acknowledged', acknowledged_at = now() where patient_id = %s", patient_id)
+        records.do(
+            "update public.caregiver_alerts set state = 'acknowledged', acknowledged_at = now() where patient_id = %s",
+            patient_id,
+        )
     return "voice.deliveries", records.one("select min(id)::text from voice.deliveries")
 
 
@@ -130,7 +133,10 @@ def two_old_reports(records: Records) -> tuple[str, Any]:
 def two_old_errors(records: Records) -> tuple[str, Any]:
     claim = records.open(records.call_log(records.patient(), recording_ref="https://example.org/a.wav"))
     for _ in range(2):
-        records.do("insert into voice.check_errors (check_id, attempt, code, message) values (%s, 1, 'x', 'x')", claim["check_id"])
+        records.do(
+            "insert into voice.check_errors (check_id, attempt, code, message) values (%s, 1, 'x', 'x')",
+            claim["check_id"],
+        )
     records.do("update voice.check_errors set occurred_at = %s", NOON)
     return "voice.check_errors", records.one("select min(id)::text from voice.check_errors")
 
@@ -180,7 +186,9 @@ def poison(records: Records, table: str, key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("job", DUE)
-def test_a_row_that_fails_becomes_the_operators_and_stops_neither_its_job_nor_another(records: Records, job: str) -> None:
+def test_a_row_that_fails_becomes_the_operators_and_stops_neither_its_job_nor_another(
+    records: Records, job: str
+) -> None:
     make, key = DUE[job]
     table, value = make(records)
     poison(records, table, key, value)
@@ -204,10 +212,14 @@ def test_every_job_is_tried_with_a_poisoned_row(records: Records) -> None:
 def test_what_presses_comes_before_what_tidies_up(records: Records) -> None:
     assert jobs(records)[: len(URGENT)] == URGENT
     assert [row["due_jobs"] for row in records.rows("select voice.due_jobs()")] == URGENT
-    assert [row["due_jobs"] for row in records.rows("select voice.due_jobs(now() + interval '11 minutes')")] == jobs(records)
+    assert [row["due_jobs"] for row in records.rows("select voice.due_jobs(now() + interval '11 minutes')")] == jobs(
+        records
+    )
 
 
-def test_a_poisoned_row_is_tried_again_after_a_wait_that_doubles_and_leaves_room_for_the_others(records: Records) -> None:
+def test_a_poisoned_row_is_tried_again_after_a_wait_that_doubles_and_leaves_room_for_the_others(
+    records: Records,
+) -> None:
     for _ in range(3):
         alarm(records)
     records.do("update voice.jobs set maximum_rows = 1 where id = 'advance_alerts'")
@@ -243,7 +255,10 @@ def test_twenty_thousand_expired_recordings_keep_no_overdue_alert_waiting(record
            from generate_series(1, 20000) as n""",
         patient_id,
     )
-    records.do("update voice.checks set state = 'skipped', reason = 'no_consent', finished_at = now() where patient_id = %s", patient_id)
+    records.do(
+        "update voice.checks set state = 'skipped', reason = 'no_consent', finished_at = now() where patient_id = %s",
+        patient_id,
+    )
     records.do("update public.call_logs set check_state = 'skipped' where patient_id = %s", patient_id)
     due = datetime.now(UTC)
     records.do("update public.caregiver_alerts set next_change_at = %s", due)

@@ -428,7 +428,9 @@ def test_what_a_language_lacks_is_told_in_english_and_never_as_nothing(
     records: Records, patient_id: UUID, missing: str
 ) -> None:
     if missing == "openings":
-        records.do("insert into voice.alert_texts values ('pt', 'voice_changed', 'warning', 'A voz de {patient} mudou.')")
+        records.do(
+            "insert into voice.alert_texts values ('pt', 'voice_changed', 'warning', 'A voz de {patient} mudou.')"
+        )
         expected = "Nobody has answered yet. A voz de Ana mudou."
     else:
         records.do("insert into voice.alert_openings values ('pt', 'escalated', true, 'Ninguém respondeu. ', false)")

@@ -160,7 +160,49 @@ def test_consent_is_recorded_with_who_when_and_how(records: Records) -> None:
     assert consent["scope"] == "voiceprint"
     assert records.one("select voice_consent_at from public.patients where id = %s", patient_id) == NOON
     [again] = records.rpc("record_consent", sub=caregiver, patient_id=patient_id, evidence="Another form")
-    assert again == consent
+    assert (again["given_at"] > NOON, again["evidence"]) == (True, "Another form")
+    assert records.one("select voice_consent_at from public.patients where id = %s", patient_id) == NOON
+
+
+def test_further_evidence_of_a_consent_that_stands_is_kept_with_its_time_and_its_recorder(records: Records) -> None:
+    patient_id = records.patient(consent=False)
+    caregiver = records.caregiver(patient_id, "primary")
+    given: dict[str, Any] = {"patient_id": patient_id, "given_at": NOON}
+    [first] = records.rpc("record_consent", sub=caregiver, evidence="Form of 1 March", **given)
+    [second] = records.rpc("record_consent", evidence="Recorded sentence", patient_id=patient_id)
+    assert records.rpc("record_consent", sub=caregiver, evidence="Form of 1 March", **given) == [first]
+    kept = records.rows("select * from public.voice_consents order by given_at")
+    assert [(row["evidence"], row["recorded_by"]) for row in kept] == [
+        ("Form of 1 March", caregiver), ("Recorded sentence", None),
+    ]  # fmt: skip
+    assert kept == [first, second]
+    records.rpc("withdraw_consent", sub=caregiver, patient_id=patient_id)
+    assert records.one("select count(*) from public.voice_consents where withdrawn_at is null") == 0
+
+
+def test_the_service_records_consent_with_its_evidence(records: Records) -> None:
+    patient_id = records.call("add_patient", "Ana", "UTC", True, "Signed form 7")["id"]
+    assert records.one("select evidence from public.voice_consents") == "Signed form 7"
+    since = records.call("set_consent", patient_id, True, "Signed form 8")["voice_consent_at"]
+    assert records.one("select count(*) from public.voice_consents where withdrawn_at is null") == 2
+    assert records.one("select voice_consent_at from public.patients") == since
+
+
+@pytest.mark.parametrize("column", ["voice_consent_at = '-infinity'", "voice_consent_at = '1899-12-31'"])
+def test_a_consent_of_before_there_were_telephones_is_refused_by_the_table(records: Records, column: str) -> None:
+    records.patient()
+    with pytest.raises(psycopg.errors.CheckViolation) as raised:
+        records.do(f"update public.patients set {column}")
+    assert raised.value.diag.constraint_name == "consent_was_given_after_1900"
+
+
+@pytest.mark.parametrize("days", [0, 367, 999_999_999])
+def test_a_schedule_is_between_a_day_and_a_year(records: Records, days: int) -> None:
+    records.patient()
+    with pytest.raises(psycopg.errors.CheckViolation) as raised:
+        records.do("update public.patients set silent_after_days = %s", days)
+    assert raised.value.diag.constraint_name == "silence_takes_between_a_day_and_a_year"
+    records.do("update public.patients set silent_after_days = 366")
 
 
 def test_however_consent_is_set_it_is_recorded(records: Records) -> None:
@@ -172,7 +214,19 @@ def test_however_consent_is_set_it_is_recorded(records: Records) -> None:
     assert {row["evidence"] for row in rows} == {"patients.voice_consent_at was set"}
 
 
-@pytest.mark.parametrize("values", [{"evidence": " "}, {"evidence": None}, {"given_at": NOW + timedelta(days=1)}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"evidence": " "},
+        {"evidence": None},
+        {"evidence": "x" * 10_001},
+        {"given_at": NOW + timedelta(days=1)},
+        {"given_at": "-infinity"},
+        {"given_at": "1899-12-31"},
+        {"given_at": None},
+    ],
+    ids=lambda values: str(values)[:40],
+)
 def test_consent_without_evidence_or_from_the_future_is_refused(records: Records, values: dict[str, Any]) -> None:
     given: dict[str, Any] = {"patient_id": records.patient(consent=False), "evidence": "A form"} | values
     with pytest.raises(psycopg.Error) as raised:

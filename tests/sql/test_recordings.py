@@ -156,9 +156,7 @@ def test_it_is_tried_until_the_provider_forgets_it_and_then_the_call_says_so(
     assert_lost(records, "expired", "recording_expired")
 
 
-def test_what_nobody_came_to_copy_is_lost_in_the_end_and_the_call_says_so(
-    records: Records, call_log_id: UUID
-) -> None:
+def test_what_nobody_came_to_copy_is_lost_in_the_end_and_the_call_says_so(records: Records, call_log_id: UUID) -> None:
     records.run_jobs(END - timedelta(minutes=1))
     assert the_recording(records)["state"] == "queued"
     assert claim(records, END) == []

@@ -29,7 +29,13 @@ def hear(records: Records, patient_id: UUID, at: datetime, voice: tuple[float, .
 def hear_nothing(records: Records, patient_id: UUID, at: datetime, reason: str = "no_speech") -> None:
     """Let the patient answer a call without a voice that can be judged."""
     if reason == "nobody_spoke":
-        records.report(f"call-{at}", patient_id=patient_id, started_at=at, ended_reason="silence-timed-out", speech_intervals=Jsonb([]))
+        records.report(
+            f"call-{at}",
+            patient_id=patient_id,
+            started_at=at,
+            ended_reason="silence-timed-out",
+            speech_intervals=Jsonb([]),
+        )
         return
     claim = records.open(records.call_log(patient_id, at))
     records.call("abstain_check", claim["check_id"], claim["lease_token"], reason, "{}")
