@@ -1446,14 +1446,14 @@ export type Database = {
       "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
       "upsert_call": {
         Args: {
-          "ended_reason"?: string;
-          "occurred_at"?: string;
+          "ended_reason"?: string | null;
+          "occurred_at"?: string | null;
           "patient_id": string;
           "provider": string;
           "provider_call_id": string;
-          "recording_channel"?: Database["public"]["Enums"]["recording_channel"];
-          "recording_ref"?: string;
-          "summary"?: string;
+          "recording_channel"?: Database["public"]["Enums"]["recording_channel"] | null;
+          "recording_ref"?: string | null;
+          "summary"?: string | null;
         };
         Returns: string;
       };
