@@ -13,7 +13,7 @@ const PIECE_BYTES = 262_144;
 
 export interface ReceivedCall {
   readonly call_log_id: string | null;
-  readonly disposition: "judge" | "skip" | "unknown" | "unmatched";
+  readonly disposition: "judge" | "skip" | "unknown" | "unmatched" | "erased";
   readonly is_new: boolean;
 }
 
