@@ -219,8 +219,11 @@ def test_at_80_columns_no_id_is_folded_and_a_file_is_its_name(retrocare: Run, re
     patient_id = str(records.one("select id from public.patients where name = 'Ula'"))
     call_log_id = str(records.one("select id from public.call_logs where patient_id = %s", patient_id))
     for words, id in ((["patient", "list"], patient_id), (["checks", "--patient", "Ula"], call_log_id)):
-        shown = retrocare(*words, **narrow).stdout
-        assert [line for line in shown.splitlines() if line.endswith(id)] != [], shown
+        on_terminal = retrocare(*words, **narrow).stdout.splitlines()
+        assert [line for line in on_terminal if line.endswith(id)] != [], on_terminal
+        assert max(map(len, on_terminal)) <= 90, on_terminal  # with what makes a name bold
+        piped = retrocare(*words, COLUMNS="80").stdout
+        assert id in piped.split(), piped
 
 
 def test_a_row_is_printed_as_soon_as_its_file_is_done(retrocare: Run, folder: Path) -> None:
@@ -352,6 +355,7 @@ def test_start_serves_until_it_is_told_to_stop(data_folder: Path, end: signal.Si
         while "Uvicorn running on" not in (said[-1] if said else ""):
             said.append(process.stderr.readline())
             assert said[-1], "".join(said)
+        assert json.loads(said[-1])["event"].startswith("Uvicorn running on http")
         assert any("the encoder is ge2e-v1, because it was asked for by name" in line for line in said)
         address = said[-1].partition("http://")[2].split()[0]
         assert httpx.get(f"http://{address}/readyz").json() == {"status": "ready", "encoder": "ge2e-v1"}

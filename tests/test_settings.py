@@ -12,33 +12,37 @@ import pytest
 
 from commands import bare_environment
 
-WHERE = "from retrocare_voice.settings import read_settings; print(read_settings().data_dir)"
+NOBODY = 65534
+WHERE = """
+import os, sys
+from retrocare_voice import settings
+os.seteuid(int(sys.argv[1]))
+print(settings.default_data_dir())
+"""
+DATA_DIR = "from retrocare_voice.settings import read_settings; print(read_settings().data_dir)"
 
 
-def data_dir(folder: Path, **values: str) -> Path:
-    command = [sys.executable, "-c", WHERE]
-    done = subprocess.run(
-        command, cwd=folder, env=bare_environment(**values), capture_output=True, text=True, check=True
-    )
-    return Path(done.stdout.strip())
+def printed(folder: Path, *script: str, **values: str) -> Path:
+    command = [sys.executable, "-c", *script]
+    return Path(subprocess.check_output(command, cwd=folder, env=bare_environment(**values), text=True).strip())
 
 
-def test_the_data_folder_does_not_follow_the_working_directory(tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
+@pytest.mark.parametrize("user", [0, NOBODY] if os.geteuid() == 0 else [os.geteuid()])
+def test_the_data_folder_does_not_follow_the_working_directory(data_folder: Path, user: int) -> None:
+    here, there = data_folder / "here", data_folder / "there"
     for folder in (here, there):
         folder.mkdir()
-    home = {"XDG_DATA_HOME": str(tmp_path / "home")}
-    found = {data_dir(folder, **home) for folder in (here, there)}
+    home = {"XDG_DATA_HOME": str(data_folder / "home")}
+    found = {printed(folder, WHERE, str(user), **home) for folder in (here, there)}
     assert len(found) == 1
-    expected = "/var/lib/retrocare" if os.geteuid() == 0 else f"{tmp_path}/home/retrocare"
     if sys.platform == "linux":
-        assert found == {Path(expected)}
-    assert data_dir(here, RETROCARE_DATA_DIR="elsewhere") == Path("elsewhere")
+        assert found == {Path("/var/lib/retrocare") if user == 0 else data_folder / "home" / "retrocare"}
 
 
 def test_a_data_folder_of_an_earlier_release_is_still_used(tmp_path: Path) -> None:
     (tmp_path / ".retrocare").mkdir()
-    assert data_dir(tmp_path) == Path(".retrocare")
+    assert printed(tmp_path, DATA_DIR) == Path(".retrocare")
+    assert printed(tmp_path, DATA_DIR, RETROCARE_DATA_DIR="elsewhere") == Path("elsewhere")
 
 
 @pytest.mark.parametrize("name", ["py.typed", "embedded.sql"])

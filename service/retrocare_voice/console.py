@@ -15,9 +15,9 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from retrocare_voice.connection import connected
 from retrocare_voice.database import Database, Row
@@ -77,23 +77,30 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
         return say("Nothing to show.")
     names = list(columns or rows[0])
     cells = [[cell(row.get(name), name) for name in names] for row in rows]
-    widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
-    if results.is_terminal and sum(widths) + 2 * len(widths) > results.width:
+    widths = [max(cell_len(text) for text in column) for column in zip(names, *cells, strict=True)]
+    if results.is_terminal and sum(widths) + 2 * (len(widths) - 1) > results.width:
         label = max(map(len, names))
         for number, texts in enumerate(cells):
             if number:
                 results.print()
             for name, text in zip(names, texts, strict=True):
                 if text:
-                    results.print(f"[bold]{name:{label}}[/bold]  {escape(text)}", soft_wrap=True, highlight=False)
+                    put(f"[bold]{name.ljust(label)}[/bold]  {escape(text)}")
         return None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        table.add_column(name, no_wrap=True)
+    put(f"[bold]{escape(spaced(names, widths))}[/bold]")
     for texts in cells:
-        table.add_row(*map(escape, texts))
-    results.print(table, width=max(results.width, sum(widths) + 2 * len(widths)), crop=False, soft_wrap=True)
+        put(escape(spaced(texts, widths)))
     return None
+
+
+def spaced(texts: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [text + " " * (width - cell_len(text)) for text, width in zip(texts, widths, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def put(markup: str) -> None:
+    """Print one line of a result as it is, however long."""
+    results.print(markup, soft_wrap=True, highlight=False)
 
 
 def cell(value: object, column: str) -> str:
