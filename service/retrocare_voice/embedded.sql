@@ -22,6 +22,8 @@ begin
         end if;
     end loop;
     execute format('alter database %I owner to postgres', current_database());
+    -- The database is ours: nobody but its owner has a use for temporary objects, with which functions could be deceived.
+    execute format('revoke temporary on database %I from public', current_database());
 end
 $$;
 

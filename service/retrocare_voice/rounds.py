@@ -1,7 +1,7 @@
 """The rounds: what time makes due. pg_cron does the same on hosted Supabase; where both do, nothing is done twice.
 
-Every round runs the jobs whose turn it is, each in a transaction of its own, and asks each edge function for which work is
-due. A job that fails is the operator's (voice.troubles), and keeps no other from being done.
+Every round runs the jobs whose turn it is, each in a transaction of its own, and asks each edge function for which
+work is due. A job that fails is the operator's (voice.troubles), and keeps no other from being done.
 """
 
 from __future__ import annotations

@@ -165,7 +165,9 @@ begin
     if judged.score > policy.checkin_above then
         perform voice.note_checkin(patient, call."timestamp", judged.score, judged.severity);
     end if;
-    if judged.alert_type is not null then
+    if judged.alert_type is not null
+        and not voice.is_known_illness(patient.id, call."timestamp", voice.alert_level(judged.severity))
+    then
         perform voice.raise_alert(
             patient.id, 'voice_changed', voice.alert_level(judged.severity), score_call.at, logged.id, judged.score);
     end if;

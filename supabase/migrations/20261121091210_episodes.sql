@@ -129,6 +129,25 @@ comment on function voice.raise_alert is
     'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds voice.lock_patient. Called by voice.score_call and voice.note_silence.';
 revoke execute on function voice.raise_alert from public;
 
+create function voice.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select voice.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
+        and coalesce((
+            select latest.state = 'resolved' and latest.outcome = 'ill' and latest.level >= is_known_illness.level
+            from public.caregiver_alerts as latest
+            where latest.patient_id = is_known_illness.patient_id
+            order by latest.opened_at desc
+            limit 1
+        ), false)
+$$;
+comment on function voice.is_known_illness is
+    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, a health flag still says so, and this sign is no worse than that episode was. Called by voice.score_call.';
+revoke execute on function voice.is_known_illness from public;
+
 create function voice.alerts_to_advance(at timestamptz, maximum_rows integer)
 returns setof text
 language sql

@@ -76,10 +76,7 @@ def test_an_acknowledgement_ends_and_the_alert_is_open_again_and_told(
     again = alert(records)
     assert (again["state"], again["acknowledged_at"], again["acknowledged_by"]) == ("open", None, None)
     assert history(records)[-1] == ("reopened", None)
-    [told] = [
-        row
-        for row in records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=ends + timedelta(days=1))
-    ]
+    [told] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=ends + timedelta(days=1))
     assert told["message"].startswith("Somebody saw to this some time ago, but nobody has said how it ended. ")
     sweep(records, again["next_change_at"])
     assert alert(records)["state"] == "escalated"
@@ -130,7 +127,7 @@ def test_resolving_keeps_what_was_found(records: Records, patient_id: UUID, prim
     assert history(records) == [("opened", None), ("resolved", primary)]
     [again] = records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome=outcome)
     assert again == closed
-    sign(records, patient_id, WARNING, NOON + timedelta(hours=1))
+    sign(records, patient_id, CRITICAL, NOON + timedelta(hours=1))
     assert records.one("select count(*) from public.caregiver_alerts") == 2
 
 
@@ -400,3 +397,33 @@ def test_the_history_cannot_be_rewritten(records: Records, patient_id: UUID) -> 
         records.do("update public.alert_changes set changed_at = now()")
     with pytest.raises(psycopg.errors.InsufficientPrivilege), records.database.as_role("service_role") as connection:
         connection.execute("delete from public.alert_changes")
+
+
+def test_an_illness_that_the_caregivers_know_of_raises_no_further_alert_unless_it_gets_worse_or_is_over(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    now = datetime.now(NOON.tzinfo)
+    opened = sign(records, patient_id, EMERGENCY, now)
+    records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="ill")
+    count = "select count(*) from public.caregiver_alerts"
+    for similarity in (EMERGENCY, WARNING):
+        sign(records, patient_id, similarity, now + timedelta(hours=1))
+    assert records.one(count) == 1
+    assert records.one("select count(*) from public.voice_anomaly_logs where alert_type is not null") == 3, (
+        "all is logged"
+    )
+    sign(records, patient_id, CRITICAL, now + timedelta(hours=2))
+    assert (records.one(count), alert(records)["level"]) == (2, "critical")
+    records.rpc("resolve_alert", sub=primary, alert_id=alert(records)["id"], outcome="ill")
+    records.do("update public.health_flags set resolved_at = now()")
+    sign(records, patient_id, WARNING, now + timedelta(hours=3))
+    assert records.one(count) == 3
+
+
+def test_what_was_no_illness_is_told_again(records: Records, patient_id: UUID, primary: UUID) -> None:
+    now = datetime.now(NOON.tzinfo)
+    records.call("flag_patient", patient_id, "flu", now - timedelta(days=1))
+    opened = sign(records, patient_id, EMERGENCY, now)
+    records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="not_ill")
+    sign(records, patient_id, WARNING, now + timedelta(hours=1))
+    assert records.one("select count(*) from public.caregiver_alerts") == 2

@@ -204,7 +204,8 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
                        and answer.change in ('acknowledged', 'resolved') and answer.changed_at > c.changed_at
                        and d.finished_at > answer.changed_at
                        and not exists (select from public.alert_changes as again where again.alert_id = c.alert_id
-                           and again.change in ('raised', 'woken', 'reopened') and again.changed_at > answer.changed_at)"""
+                           and again.change in ('raised', 'woken', 'reopened')
+                           and again.changed_at > answer.changed_at)"""
             )
             assert late == 0
 

@@ -72,7 +72,7 @@ def test_a_call_that_nobody_has_taken_up_can_be_given_to_another_patient(records
     records.do("update public.call_logs set patient_id = %s where id = %s", records.patient(), call_log_id)
 
 
-def written(records: Records, patient_id: UUID, **values: object) -> UUID:
+def written(records: Records, patient_id: UUID, **values: Any) -> UUID:
     [row] = records.rpc("upsert_call", patient_id=patient_id, provider="other", provider_call_id="call-1", **values)
     call_log_id: UUID = row["upsert_call"]
     return call_log_id

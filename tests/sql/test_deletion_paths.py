@@ -1,9 +1,10 @@
-"""Whatever path a deletion takes, the recording goes, here and at the provider, and no vector is left without its patient."""
+"""Whatever path a deletion takes, the recording goes, here and at the provider; no vector is without its patient."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -15,9 +16,7 @@ NOW = datetime.now(UTC)
 ELSEWHERE = {"storage_object", "provider_call"}
 
 
-def stored(
-    records: Records, provider_call_id: str, patient_id: UUID | None, at: datetime = NOW, **report: object
-) -> UUID:
+def stored(records: Records, provider_call_id: str, patient_id: UUID | None, at: datetime = NOW, **report: Any) -> UUID:
     """Report a call and copy its recording into Storage; return the call."""
     call_log_id: UUID = records.report(
         provider_call_id, patient_id=patient_id, started_at=at, ended_at=at, at=at, **report
@@ -83,10 +82,10 @@ def pass_retention(records: Records, patient_id: UUID) -> None:
     records.run_jobs(NOW + timedelta(days=91))
 
 
-PATHS: dict[str, Callable[[Records, UUID], None]] = {
-    "erasure of the voice": lambda r, p: r.rpc("erase_patient_voice", patient_id=p, reason="asked") and None,
-    "erasure of the person": lambda r, p: r.rpc("erase_patient", patient_id=p, reason="asked") and None,
-    "consent withdrawn": lambda r, p: r.rpc("withdraw_consent", patient_id=p) and None,
+PATHS: dict[str, Callable[[Records, UUID], object]] = {
+    "erasure of the voice": lambda r, p: r.rpc("erase_patient_voice", patient_id=p, reason="asked"),
+    "erasure of the person": lambda r, p: r.rpc("erase_patient", patient_id=p, reason="asked"),
+    "consent withdrawn": lambda r, p: r.rpc("withdraw_consent", patient_id=p),
     "consent removed from the row": as_service_role(
         "update public.patients set voice_consent_at = null where id = %(patient_id)s"
     ),
@@ -117,7 +116,8 @@ def test_the_copies_go_here_and_at_the_provider(records: Records, patient_id: UU
 def test_nothing_of_the_voice_is_left(records: Records, patient_id: UUID, path: str) -> None:
     PATHS[path](records, patient_id)
     left = records.row(
-        """select (select count(*) from voice.embeddings) as embeddings, (select count(*) from voice.baselines) as baselines,
+        """select (select count(*) from voice.embeddings) as embeddings,
+               (select count(*) from voice.baselines) as baselines,
                (select count(*) from voice.checks where reason is distinct from 'no_consent') as checks"""
     )
     assert left == {"embeddings": 0, "baselines": 0, "checks": 0}
@@ -127,9 +127,8 @@ def test_nothing_of_the_voice_is_left(records: Records, patient_id: UUID, path: 
 def test_each_erasure_leaves_a_tombstone(records: Records, patient_id: UUID, path: str) -> None:
     PATHS[path](records, patient_id)
     scope = "person" if "person" in path or path.startswith("patient") else "voice"
-    assert [(row["patient_id"], row["scope"]) for row in records.rows("select * from voice.tombstones where scope = %s", scope)] == [
-        (patient_id, scope)
-    ]  # fmt: skip
+    found = records.rows("select * from voice.tombstones where scope = %s", scope)
+    assert [(row["patient_id"], row["scope"]) for row in found] == [(patient_id, scope)]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -200,12 +199,14 @@ def test_one_deleted_call_leaves_the_baseline_and_every_version_that_it_was_in(
     sample = records.row(
         """select embeddings.call_log_id, embeddings.embedding::text as vector from voice.embeddings
            join voice.baseline_samples on embedding_id = embeddings.id
-           join voice.baselines on baselines.id = baseline_id and superseded_at is null order by embeddings.id desc limit 1"""
+           join voice.baselines on baselines.id = baseline_id and superseded_at is null
+           order by embeddings.id desc limit 1"""
     )
     with records.database.as_role("service_role") as connection:
         connection.execute("delete from public.call_logs where id = %s", [sample["call_log_id"]])
     baseline = records.baseline(patient_id)
-    assert baseline is not None and baseline["sample_count"] == 2
+    assert baseline is not None
+    assert baseline["sample_count"] == 2
     mean = records.one(
         """select extensions.l2_normalize(extensions.avg(embedding))::text from voice.embeddings
            join voice.baseline_samples on embedding_id = embeddings.id where baseline_id = %s""",
@@ -213,7 +214,8 @@ def test_one_deleted_call_leaves_the_baseline_and_every_version_that_it_was_in(
     )
     assert mean == records.one("select embedding::text from voice.baselines where id = %s", baseline["id"])
     made_of = records.rows(
-        "select baselines.id from voice.baselines where sample_count <> (select count(*) from voice.baseline_samples where baseline_id = baselines.id)"
+        """select id from voice.baselines where sample_count <>
+           (select count(*) from voice.baseline_samples where baseline_id = baselines.id)"""
     )
     assert made_of == [], "a version whose sample is gone"
 

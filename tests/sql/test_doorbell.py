@@ -111,7 +111,7 @@ def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_swee
     assert scheduled["retrocare-provider-sweep"] == "*/5 * * * *"
     assert scheduled["retrocare-wake-functions"] == scheduled["retrocare-advance-alerts"] == "* * * * *"
     assert scheduled["retrocare-delete-old-recordings"] == "*/10 * * * *"
-    assert len(scheduled) == empty_database.owner.execute("select 2 + count(*) from voice.jobs").fetchone()[0]
+    assert empty_database.owner.execute("select 2 + count(*) from voice.jobs").fetchone() == (len(scheduled),)
     assert empty_database.owner.execute("select voice.schedule_jobs()").fetchone() == (True,)  # and again
     for _, _, command in jobs:
         empty_database.owner.execute(command)

@@ -1,4 +1,4 @@
-"""What time makes due is done job by job: one that is slow, or a row that cannot be done, keeps nothing else waiting."""
+"""What time makes due is done job by job: a slow one, or a row that cannot be done, keeps nothing else waiting."""
 
 from __future__ import annotations
 
@@ -250,8 +250,8 @@ def test_twenty_thousand_expired_recordings_keep_no_overdue_alert_waiting(record
     alarm(records, 0.1)
     patient_id = records.patient()
     records.do(
-        """insert into public.call_logs (patient_id, "timestamp", created_at, source, recording_ref, check_state, check_reason)
-           select %s, now(), now() - interval '100 days', 'upload', 'storage:voice-recordings/x/' || n, 'dead', 'processing_failed'
+        """insert into public.call_logs (patient_id, "timestamp", created_at, source, recording_ref)
+           select %s, now(), now() - interval '100 days', 'upload', 'storage:voice-recordings/x/' || n
            from generate_series(1, 20000) as n""",
         patient_id,
     )
