@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from databases import Database
-from faults import crashes, fuzz, load, matrix, sharing
+from faults import crashes, fuzz, load, locks, matrix, sharing
 
 
 @pytest.mark.timeout(600)
@@ -29,6 +29,10 @@ def test_more_workers_finish_sooner_and_claim_nothing_twice(database: Database) 
 
 def test_a_storm_of_claims_hands_out_each_check_once(database: Database) -> None:
     print(sharing.a_storm_of_claims(database, clients=16, checks=500))
+
+
+def test_every_function_that_writes_in_any_order_makes_no_deadlock(database: Database, postgres_version: int) -> None:
+    print(postgres_version, locks.no_deadlock(database, seconds=8.0))
 
 
 def test_mutated_recordings_are_answered_with_a_known_code(database: Database) -> None:

@@ -192,11 +192,16 @@ grant execute on function voice.fail_check to retrocare_service;
 
 create function voice.release_check(check_id bigint, lease_token uuid)
 returns boolean
-language sql
+language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+    -- Its state is copied to its call: the patient is locked first.
+    perform from public.patients
+    where patients.id = (select checks.patient_id from voice.checks where checks.id = release_check.check_id)
+    for no key update;
     update voice.checks
     set state = 'queued',
         attempts = checks.attempts - 1,
@@ -208,8 +213,9 @@ as $$
         and checks.state = 'leased'
         and exists (
             select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
-        )
-    returning true
+        );
+    return nullif(found, false);
+end
 $$;
 comment on function voice.release_check is
     'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';

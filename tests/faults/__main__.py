@@ -8,10 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from databases import Database, Server, short_folder
-from faults import crashes, fuzz, load, matrix, sharing
+from faults import crashes, fuzz, load, locks, matrix, sharing
 from inputs import SPEECH
 from retrocare_voice.embedded import embedded
 
@@ -34,17 +35,30 @@ def main() -> int:
         "a worker that sleeps through its lease": crashes.a_worker_that_sleeps_through_its_lease,
         "more workers finish sooner": sharing.more_workers_finish_sooner,
         "a storm of claims": lambda database: sharing.a_storm_of_claims(database, 32, 2_000 * size),
+        "deadlocks": lambda database: locks.no_deadlock(database, 6.0 * size),
+        "deadlocks on PostgreSQL 16": lambda database: locks.no_deadlock(database, 6.0 * size),
         "fuzzed recordings": lambda database: fuzz.fuzzed_recordings(database, 500 * size),
         "fuzzed requests": lambda database: fuzz.fuzzed_requests(database, 200 * size),
         "load": lambda database: load.steady_load(database, 60.0 * size),
     }
     told: dict[str, object] = {}
     failed = False
-    with short_folder() as folder, embedded(folder, 18, {"max_connections": "80"}) as running:
-        server = Server(running.admin_url())
+    with ExitStack() as started:
+        servers: dict[int, Server] = {}
+
+        def server_for(name: str) -> Server:
+            version = 16 if name.endswith("16") else 18
+            if version not in servers:
+                folder = started.enter_context(short_folder())
+                running = started.enter_context(embedded(folder, version, {"max_connections": "80"}))
+                servers[version] = Server(running.admin_url())
+                started.callback(servers[version].close)
+            return servers[version]
+
         for name, fault in faults.items():
             if chosen.only and chosen.only not in name:
                 continue
+            server = server_for(name)
             if name == "kill matrix" and not SPEECH.is_dir():
                 print(f"== {name}: left out, no recordings in {SPEECH} (set RETROCARE_SPEECH_DIR)")
                 continue
@@ -56,7 +70,6 @@ def main() -> int:
             except AssertionError as error:
                 told[name], failed = f"FAILED: {error}", True
             print(f"   {told[name]}\n   {time.monotonic() - begun:.0f} s", flush=True)
-        server.close()
     if chosen.json:
         print(json.dumps(told, indent=2, default=str))
     print("some of it does not hold" if failed else "all of it holds")

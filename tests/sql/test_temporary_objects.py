@@ -1,8 +1,8 @@
 """A caller's temporary objects hijack no function that runs with its owner's rights.
 
 Whoever may create temporary objects may call one `text`, `patients` or `lower`. Each kind of object is made by each
-role that may call a definer function, in a session whose own path has pg_temp first; then definer functions are called that
-use those names.
+role that may call a definer function, in a session whose own path has pg_temp first; then definer functions are called
+that use those names.
 """
 
 from __future__ import annotations
