@@ -44,7 +44,8 @@ ACTIONS = {
     "claim_deliveries": "select voice.claim_deliveries('hunter', 5, 0.5, now())",
     "claim_receipts": "select voice.claim_receipts(5, now() + interval '3 minutes')",
     "claim_recordings": "select voice.claim_recordings('hunter', 3, 0.5, null, now())",
-    "complete_check": f"""select voice.complete_check(id, lease_token, {VOICE}, sha256(random()::text::bytea), 9, 30, '{{}}')
+    "complete_check": f"""select voice.complete_check(
+            id, lease_token, {VOICE}, sha256(random()::text::bytea), 9, 30, '{{}}')
         from voice.checks cross join (select random() * 1.5 as a) as angle
         where state = 'leased' order by random() limit 1""",
     "erase_patient": f"select voice.erase_patient({SOMEBODY}, 'hunted')",
