@@ -19,6 +19,7 @@ from retrocare_voice import programs
 from retrocare_voice.connection import connected
 from retrocare_voice.embedded import bootstrap, embedded
 from retrocare_voice.errors import ConfigurationError, Unavailable
+from retrocare_voice.migrations import migrate
 from retrocare_voice.settings import Settings
 
 COMMAND = """
@@ -350,3 +351,15 @@ def test_data_of_another_version_are_kept_under_another_name(data_folder: Path) 
         assert owner.execute("select name from public.patients").fetchall() == [("Ana",)]
     with connected(settings, heard.append):
         assert len([line for line in heard if "is kept in the database" in line]) == 1
+
+
+def test_nobody_but_the_owner_makes_temporary_objects_in_the_embedded_database(data_folder: Path) -> None:
+    with embedded(data_folder) as server:
+        migrate(server.owner_url())
+        with (
+            psycopg.connect(server.service_url()) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute("create temporary table patients (id uuid)")
+        with psycopg.connect(server.owner_url()) as connection:
+            connection.execute("create temporary table patients (id uuid)")

@@ -138,3 +138,15 @@ def test_a_broken_doorbell_never_keeps_a_check_from_being_queued(rung: Records, 
     rung.database.admin.execute(breakage.encode())
     queue(rung)
     assert rung.one("select state from voice.checks") == "queued"
+
+
+def test_whoever_deletes_many_recordings_wakes_the_deletion_once_a_transaction(rung: Records) -> None:
+    patient_id = rung.patient()
+    for number in range(5):
+        rung.call_log(patient_id, recording_ref=f"storage:voice-recordings/{patient_id}/{number}.wav")
+    rung.database.admin.execute("delete from net.posts")
+    rung.rpc("erase_patient_voice", patient_id=patient_id, reason="asked")
+    assert rung.one("select count(*) from voice.deletions") == 5
+    assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "delete-recordings"]
+    rung.call_log(rung.patient(), recording_ref="https://example.org/a.wav")
+    assert len(posts(rung)) == 2, "the next transaction wakes again"
