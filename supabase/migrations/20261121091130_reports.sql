@@ -72,7 +72,7 @@ declare
     begun_at constant timestamptz := coalesce((
         select told.at
         from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
-        where told.at between '2000-01-01' and greatest(receive_call_report.at, now()) + interval '1 hour'
+        where told.at between '2000-01-01' and least(greatest(receive_call_report.at, now()) + interval '1 hour', now() + interval '2 days')
         order by told.turn
         limit 1
     ), now());
