@@ -52,6 +52,9 @@ class CareActions(ABC):
     def flag_patient(self, patient_id: UUID, flag: str, started_at: datetime) -> Row:
         return self._row("flag_patient", patient_id, flag, started_at)
 
+    def covered_samples(self, patient_id: UUID, since: datetime) -> int:
+        return int(self._row("covered_samples", patient_id, since)["covered_samples"])
+
     def unflag_patient(self, patient_id: UUID, flag: str | None, resolved_at: datetime) -> list[Row]:
         return self._rows("unflag_patient", patient_id, flag, resolved_at)
 

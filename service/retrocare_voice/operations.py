@@ -27,6 +27,7 @@ from retrocare_voice.errors import BadRequest
 from retrocare_voice.settings import read_settings
 
 TROUBLES = ("kind", "subject", "code", "detail", "patient_id", "occurred_at")
+OVER = ("recording_lost", "delivery_dead")  # nothing can be done about these after a while
 LISTED = ("id", "state", "is_backfill", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
 
 
@@ -110,12 +111,19 @@ def backfill(
 
 
 def troubles(
-    days: Annotated[int, typer.Option(min=1, help="Only what happened in so many days.")] = 30, as_json: Json = False
+    days: Annotated[
+        int, typer.Option(min=1, help="Of what is over (recordings lost, messages dead), only so many days.")
+    ] = 30,
+    as_json: Json = False,
 ) -> None:
     """List everything that waits for you: calls of nobody known, lost recordings, messages that cannot be sent."""
     since = datetime.now(UTC) - timedelta(days=days)
     with opened() as database:
-        found = [row for row in database.troubles() if row["occurred_at"] is None or row["occurred_at"] >= since]
+        found = [
+            row
+            for row in database.troubles()
+            if row["kind"] not in OVER or row["occurred_at"] is None or row["occurred_at"] >= since
+        ]
     show(sorted(found, key=lambda row: (row["kind"], str(row["occurred_at"]))), as_json, TROUBLES)
 
 
@@ -123,8 +131,11 @@ def sweep(as_json: Json = False) -> None:
     """Do what is due because time has passed, as pg_cron and `retrocare start` do; say how much of it."""
     with opened() as database:
         done = {job: database.run_job(job) for job in database.due_jobs(all_of_them=True)}
+        failed = [row for row in database.troubles() if row["kind"] == "job_failed"]
     print_json(done) if as_json else print_rows([{"job": job, "done": count} for job, count in done.items()])
-    if -1 in done.values():
+    for row in failed:
+        say(f"Not done: {row['subject']}: {row['detail']} ({row['code']})")
+    if failed or -1 in done.values():
         sys.exit(1)
 
 

@@ -12,6 +12,7 @@ from retrocare_voice.console import (
     PatientName,
     When,
     Yes,
+    confirm,
     find,
     moment,
     naming,
@@ -20,6 +21,7 @@ from retrocare_voice.console import (
     show,
 )
 from retrocare_voice.database import Database
+from retrocare_voice.errors import NotFound
 
 app = typer.Typer(no_args_is_help=True, help="The people who are phoned.")
 
@@ -86,12 +88,16 @@ def warn_of_unknown_flags(database: Database) -> None:
 
 
 @app.command("flag")
-def flag_patient(patient: PatientName, flag: str, since: When = None, as_json: Json = False) -> None:
+def flag_patient(patient: PatientName, flag: str, since: When = None, yes: Yes = False, as_json: Json = False) -> None:
     """Note that a patient is unwell, in any words: calls of that time enrol nothing, and leave the baseline."""
     if not flag.strip():
         raise typer.BadParameter("a flag says something")
     with opened() as database:
-        show([database.flag_patient(find(database, patient), flag, moment(since))], as_json)
+        patient_id, started_at = find(database, patient), moment(since)
+        if samples := database.covered_samples(patient_id, started_at):
+            goes = f"{samples} samples of the baseline are of calls since {started_at:%Y-%m-%d %H:%M}: they would leave it."
+            confirm(f"Note that {patient} has been unwell since then?", [goes], yes)
+        show([database.flag_patient(patient_id, flag, started_at)], as_json)
 
 
 @app.command("unflag")
@@ -103,7 +109,13 @@ def unflag_patient(
 ) -> None:
     """Note that a patient is well again."""
     with opened() as database:
-        show(database.unflag_patient(find(database, patient), flag, moment(since)), as_json)
+        resolved = database.unflag_patient(find(database, patient), flag, moment(since))
+        if not resolved:
+            what = f"called {flag!r} " if flag else ""
+            raise NotFound(
+                f"No health flag {what}is open", "`retrocare patient list` shows the open ones.", "unknown_flag"
+            )
+        show(resolved, as_json)
 
 
 app.command("erase")(privacy.erase)

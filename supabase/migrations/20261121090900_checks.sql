@@ -107,6 +107,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     has_consent boolean := (select voice_consent_at is not null from public.patients where id = call.patient_id);
+    -- However the recording came here: a voicemail greeting is not the patient.
+    why_not constant public.check_reason := case when has_consent then voice.skip_reason(call) else 'no_consent' end;
     is_archived boolean := call.source = 'archive';
     requested voice.checks;
 begin
@@ -114,16 +116,16 @@ begin
     values (
         call.id, call.patient_id, request_check.encoder, is_archived,
         case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
-        case when has_consent then 'queued' else 'skipped' end::public.check_state,
-        case when not has_consent then 'no_consent'::public.check_reason end,
-        case when not has_consent then now() end
+        case when why_not is null then 'queued' else 'skipped' end::public.check_state,
+        why_not,
+        case when why_not is not null then now() end
     )
     returning * into requested;
     return requested;
 end
 $$;
 comment on function voice.request_check is
-    'Queues a check, of an archived call as a backfill, or records that there is no consent to it. Called by the trigger and voice.open_check.';
+    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by the trigger and voice.open_check.';
 revoke execute on function voice.request_check from public;
 
 create function voice.on_recording()

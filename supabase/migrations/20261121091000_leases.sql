@@ -102,7 +102,10 @@ begin
     order by checks.id desc
     limit 1
     for update;
-    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent' then
+    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
+        -- The call that it repeated is deleted, and what was found then with it.
+        or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
+    then
         latest := voice.request_check(call, open_check.encoder);
     end if;
     if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then

@@ -19,7 +19,11 @@ declare
 begin
     select embeddings.* into kept
     from voice.embeddings
-    where embeddings.call_log_id = held.call_log_id and embeddings.encoder = held.encoder;
+    where embeddings.encoder = held.encoder
+        and (embeddings.call_log_id = held.call_log_id
+            or (embeddings.patient_id = held.patient_id and embeddings.audio_sha256 = keep_print.audio_sha256))
+    order by embeddings.call_log_id = held.call_log_id desc
+    limit 1;
     if not found then
         insert into voice.embeddings
             (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
@@ -31,7 +35,7 @@ begin
 end
 $$;
 comment on function voice.keep_print is
-    'The call''s voiceprint: this one, unless a backfill or the call''s own check has stored one. The caller holds voice.held_check.';
+    'The call''s voiceprint: this one, unless a backfill, the call''s own check or an archived call of the same bytes has stored one. The caller holds voice.held_check.';
 revoke execute on function voice.keep_print from public;
 
 create function voice.hand_over(check_id bigint)
@@ -97,12 +101,21 @@ begin
     if patient.voice_consent_at is null then
         return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
     end if;
+    if voice.skip_reason(call) is not null then
+        -- What became of the call was told after its recording.
+        return voice.finish_check(held.id, 'skipped', voice.skip_reason(call), null, false, null, null);
+    end if;
     select embeddings.call_log_id into first_call_id
     from voice.embeddings
     where embeddings.patient_id = patient.id
         and embeddings.encoder = held.encoder
         and embeddings.audio_sha256 = complete_check.audio_sha256
-        and embeddings.call_log_id <> call.id;
+        and embeddings.call_log_id <> call.id
+        -- What was only embedded, with an archive, was never judged: it is judged now.
+        and (held.is_backfill or exists (
+            select from voice.checks
+            where checks.call_log_id = embeddings.call_log_id and checks.state in ('scored', 'enrolled')
+        ));
     if found then
         update voice.checks set duplicate_of = first_call_id where checks.id = held.id;
         return voice.finish_check(held.id, 'skipped', 'duplicate_recording', null, false,

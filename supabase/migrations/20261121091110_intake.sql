@@ -29,7 +29,7 @@ create table voice.providers (
     recording_retention_days double precision not null default 14
         constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
     sweep_overlap_hours double precision not null default 1
-        constraint sweeps_overlap check (sweep_overlap_hours > 0),
+        constraint sweeps_overlap check (sweep_overlap_hours > 0 and sweep_overlap_hours <= 720),
     swept_until timestamptz
 );
 alter table voice.providers enable row level security;

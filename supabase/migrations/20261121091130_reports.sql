@@ -139,6 +139,8 @@ begin
         summary = coalesce(known.summary, excluded.summary),
         speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
     returning * into call;
+    delete from voice.unmatched_calls
+    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
     decided := voice.ended_as(call.ended_reason);
 
     if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
@@ -293,7 +295,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select greatest(
         sweep_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        providers.swept_until - make_interval(secs => 3600 * providers.sweep_overlap_hours))
+        -- Whoever's clock was wrong: never later than now.
+        least(providers.swept_until, sweep_since.at) - make_interval(secs => 3600 * providers.sweep_overlap_hours))
     from voice.providers
     where providers.id = sweep_since.provider
 $$;

@@ -53,13 +53,13 @@ create table voice.alert_policies (
     first_roles public.caregiver_role[] not null,
     further_roles public.caregiver_role[] not null,
     escalate_after_minutes double precision not null
-        constraint an_alert_waits_for_an_answer check (escalate_after_minutes > 0),
+        constraint an_alert_waits_for_an_answer check (escalate_after_minutes > 0 and escalate_after_minutes <= 10080),
     remind_after_minutes double precision not null
-        constraint reminders_are_apart check (remind_after_minutes > 0),
+        constraint reminders_are_apart check (remind_after_minutes > 0 and remind_after_minutes <= 10080),
     maximum_reminders integer not null
         constraint reminders_are_counted check (maximum_reminders >= 0),
     maximum_snooze_hours double precision not null
-        constraint a_snooze_ends check (maximum_snooze_hours > 0),
+        constraint a_snooze_ends check (maximum_snooze_hours > 0 and maximum_snooze_hours <= 168),
     waits_for_morning boolean not null,
     maximum_silent_hours double precision not null
         constraint an_unresolved_alert_speaks_again check (maximum_silent_hours > 0 and maximum_silent_hours <= 8784),
@@ -108,7 +108,7 @@ create table public.caregiver_alerts (
     notes text
         constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
     constraint a_changed_voice_has_its_score check (cause <> 'voice_changed' or anomaly_score is not null),
-    constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or next_change_at is not null),
+    constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or (next_change_at is not null and isfinite(next_change_at))),
     constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
     constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
     constraint a_snoozed_alert_has_its_end check ((state = 'snoozed') = (snoozed_until is not null)),

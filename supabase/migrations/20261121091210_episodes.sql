@@ -135,17 +135,23 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select voice.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
+    -- Who may be dying is told of whatever was known before.
+    select is_known_illness.level < 'critical'
+        and voice.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
         and coalesce((
-            select latest.state = 'resolved' and latest.outcome = 'ill' and latest.level >= is_known_illness.level
+            select latest.outcome = 'ill'
+                and latest.level >= is_known_illness.level
+                -- Whatever flags there are: what was found is not known for ever.
+                and is_known_illness.at <= latest.resolved_at + make_interval(days => settings.illness_days)
             from public.caregiver_alerts as latest
+            cross join voice.settings
             where latest.patient_id = is_known_illness.patient_id
             order by latest.opened_at desc
             limit 1
         ), false)
 $$;
 comment on function voice.is_known_illness is
-    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, a health flag still says so, and this sign is no worse than that episode was. Called by voice.score_call.';
+    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, at most voice.settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by voice.score_call.';
 revoke execute on function voice.is_known_illness from public;
 
 create function voice.alerts_to_advance(at timestamptz, maximum_rows integer)

@@ -87,6 +87,7 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
 as $$
 declare
     listed text[];
@@ -134,8 +135,13 @@ begin
             execute format('select voice.%I($1, $2)', running.step_function) into was_due using item, run_job.at;
             done := done + was_due::integer;
             delete from voice.job_failures where job_failures.job = running.id and job_failures.subject = item;
-        exception when others then
-            perform voice.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
+        exception
+            when query_canceled then
+                -- The statement's time is over, and it was this one that took it: the others have the next run.
+                perform voice.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
+                exit;
+            when others then
+                perform voice.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
         end;
         exit when clock_timestamp() > begun_at + make_interval(secs => running.maximum_seconds);
     end loop;

@@ -96,6 +96,12 @@ as $$
         from voice.recordings
         where recordings.call_log_id = call.id
         union
+        -- Somebody was copying it, and nobody knows how far that came, nor what kind of file it is.
+        select 'storage_object', 'voice-recordings/' || call.patient_id || '/' || call.id || '.' || kinds.extension
+        from voice.recordings
+        cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
+        where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
+        union
         select 'provider_call', call.provider || '/' || call.provider_call_id
     ) as copies
     where copies.reference is not null
@@ -243,6 +249,9 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- Nor do reports that waited for this number go to somebody else who has it.
+    delete from voice.unmatched_calls
+    where unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text;
     if not exists (
         select from voice.tombstones
         where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()

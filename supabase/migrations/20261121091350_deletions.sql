@@ -140,7 +140,9 @@ as $$
             -- Copied, and never given to the call: nobody has decided about its ended reason.
             or exists (
                 select from voice.recordings
-                where recordings.call_log_id = call_logs.id and recordings.recording_ref is not null
+                where recordings.call_log_id = call_logs.id
+                    -- Or perhaps copied, by somebody who vanished.
+                    and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
             ))
         and (call_logs.check_state is null or call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
     order by call_logs.created_at

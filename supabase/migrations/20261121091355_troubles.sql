@@ -11,7 +11,8 @@ create type public.trouble_kind as enum (
     'delivery_dead',            -- a message to a caregiver that will not be sent
     'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
     'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
-    'recordings_unusable',      -- several calls in a row whose recordings cannot be read or told apart: ask the provider
+    'recordings_unusable',      -- several calls in a row that were not judged: they cannot be read or told apart (ask the provider), or
+                                -- the patient is flagged as unwell and has no baseline (end the flag)
     'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
     'job_failed',               -- a job could not do one thing, or list what is due, and tries again
     'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
@@ -103,13 +104,14 @@ as $$
         select call_logs.patient_id, count(*) as call_count, max(call_logs."timestamp") as last_at,
             (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
         from public.call_logs
-        where call_logs.check_state = 'not_assessable'
-            and call_logs.check_reason not in ('no_speech', 'too_little_speech')
+        where (call_logs.check_state = 'held'
+                or (call_logs.check_state = 'not_assessable'
+                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
             and not exists (
                 select from public.call_logs as later
                 where later.patient_id = call_logs.patient_id
                     and later."timestamp" > call_logs."timestamp"
-                    and later.check_state in ('scored', 'enrolled', 'held')
+                    and later.check_state in ('scored', 'enrolled')
             )
         group by call_logs.patient_id
     ) as unusable
@@ -139,7 +141,7 @@ create index recordings_in_trouble on voice.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
 create index deletions_in_trouble on voice.deletions (id) where state <> 'done' and error_code is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
-    where check_state = 'not_assessable' and check_reason not in ('no_speech', 'too_little_speech');
+    where check_state in ('held', 'not_assessable');
 create index dead_checks on voice.checks (id) where state = 'dead';
 create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
 

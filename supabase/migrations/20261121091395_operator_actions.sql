@@ -136,7 +136,9 @@ begin
             leased_until = null,
             error_code = null,
             error_message = null,
-            finished_at = null
+            finished_at = null,
+            provider_message_id = null,
+            receipt_count = 0
         where deliveries.id = any (wanted) and deliveries.state = 'dead'
         returning deliveries.id;
 end

@@ -158,7 +158,8 @@ begin
     judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
-        judged.score > policy.medium_above;
+        -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
+        judged.anomaly > policy.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is
@@ -188,3 +189,25 @@ comment on function voice.erasure_preview is
     'What erasing a patient''s voice would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
 revoke execute on function voice.erasure_preview from public;
 grant execute on function voice.erasure_preview to retrocare_service;
+
+create function voice.covered_samples(patient_id uuid, since timestamptz)
+returns bigint
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select count(*)
+    from voice.baselines
+    join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
+    join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+    join public.call_logs on call_logs.id = embeddings.call_log_id
+    where baselines.patient_id = covered_samples.patient_id
+        and baselines.superseded_at is null
+        and baselines.encoder = voice.active_encoder()
+        and call_logs."timestamp" >= covered_samples.since
+$$;
+comment on function voice.covered_samples is
+    'How many samples would leave the current baseline if the patient had been unwell since then. Called by `retrocare patient flag`.';
+revoke execute on function voice.covered_samples from public;
+grant execute on function voice.covered_samples to retrocare_service;

@@ -427,3 +427,37 @@ def test_what_was_no_illness_is_told_again(records: Records, patient_id: UUID, p
     records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="not_ill")
     sign(records, patient_id, WARNING, now + timedelta(hours=1))
     assert records.one("select count(*) from public.caregiver_alerts") == 2
+
+
+def test_what_was_known_is_not_known_for_ever_and_nothing_critical_is_withheld(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    """An open flag that nobody ends, or one of another kind much later, hides no changed voice."""
+    now = datetime.now(NOON.tzinfo)
+    records.call("flag_patient", patient_id, "flu", now - timedelta(days=200))
+    opened = sign(records, patient_id, CRITICAL, now - timedelta(days=100))
+    records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome="ill")
+    records.do("update public.caregiver_alerts set resolved_at = %s", now - timedelta(days=99))
+    count = "select count(*) from public.caregiver_alerts where resolved_at is null"
+    sign(records, patient_id, EMERGENCY, now - timedelta(days=98))
+    assert records.one(count) == 0, "known, the day after"
+    sign(records, patient_id, CRITICAL, now - timedelta(days=97))
+    assert records.one(count) == 1, "critical is told whatever is known"
+    records.do("delete from public.caregiver_alerts where resolved_at is null")
+    sign(records, patient_id, WARNING, now)
+    assert records.one(count) == 1, "not known any more, though the flag is still open"
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e9", "0"])
+@pytest.mark.parametrize(
+    "column", ["escalate_after_minutes", "remind_after_minutes", "maximum_snooze_hours", "maximum_silent_hours"]
+)
+def test_no_policy_makes_an_alert_wait_for_ever(records: Records, column: str, value: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation):
+        records.do(f"update voice.alert_policies set {column} = '{value}'")
+
+
+def test_no_alert_is_put_off_beyond_all_time(records: Records, patient_id: UUID, primary: UUID) -> None:
+    opened = sign(records, patient_id, EMERGENCY)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        records.do("select voice.acknowledge_alert(%s, 'infinity')", opened["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -236,3 +237,89 @@ def test_a_call_that_the_hour_excused_is_not_learned_from(records: Records, pati
     records.judge(patient_id)
     result = records.judge(patient_id, at_cosine(0.74), NOON.replace(hour=7, minute=30))
     assert (result["severity"], result["added_to_baseline"]) == ("low", False)
+
+
+# A machine's voice is never judged, however its recording comes here.
+
+
+def voicemail_by_upsert(records: Records, patient_id: UUID) -> UUID:
+    return written(records, patient_id, recording_ref="https://example.org/a.wav", ended_reason="voicemail")
+
+
+def voicemail_by_insert(records: Records, patient_id: UUID) -> UUID:
+    with records.database.as_role("service_role") as connection:
+        statement = """insert into public.call_logs (patient_id, recording_ref, ended_reason)
+                       values (%s, 'https://example.org/a.wav', 'voicemail') returning id"""
+        found: UUID = connection.execute(statement, [patient_id]).fetchall()[0][0]
+    return found
+
+
+def voicemail_by_request(records: Records, patient_id: UUID) -> UUID:
+    call_log_id = records.report("call-1", patient_id=patient_id, ended_reason="voicemail")["call_log_id"]
+    records.call("record_call", patient_id, call_log_id, "api", "https://example.org/a.wav", None, None, None)
+    found: UUID = call_log_id
+    return found
+
+
+@pytest.mark.parametrize("how", [voicemail_by_upsert, voicemail_by_insert, voicemail_by_request])
+def test_a_voicemail_greeting_is_not_judged_however_it_comes_here(
+    records: Records, patient_id: UUID, how: Callable[[Records, UUID], UUID]
+) -> None:
+    call_log_id = how(records, patient_id)
+    assert records.claims() == []
+    assert records.open(call_log_id)["lease_token"] is None
+    call = records.row("select check_state, check_reason from public.call_logs where id = %s", call_log_id)
+    assert call == {"check_state": "skipped", "check_reason": "voicemail"}
+
+
+def test_a_call_that_turns_out_to_be_a_voicemail_while_it_is_worked_on_is_not_judged(
+    records: Records, patient_id: UUID
+) -> None:
+    records.judge(patient_id)
+    call_log_id = written(records, patient_id, recording_ref="https://example.org/a.wav")
+    [claim] = records.claims()
+    records.do("update public.call_logs set ended_reason = 'voicemail' where id = %s", call_log_id)
+    result = records.complete(claim, at_cosine(0.1))
+    assert (result["state"], result["reason"], result["anomaly_score"]) == ("skipped", "voicemail", None)
+    assert records.one("select count(*) from public.caregiver_alerts") == 0
+
+
+def test_a_recording_that_was_only_embedded_with_an_archive_is_judged_when_it_is_asked_for(
+    records: Records, patient_id: UUID
+) -> None:
+    for number, voice in enumerate(((1.0, 0.0, 0.0), at_cosine(0.3))):
+        records.call_log(patient_id, NOON + timedelta(days=number), "archive", f"https://example.org/{number}.flac")
+        records.complete(records.claims()[0], voice, recording=f"archived {number}")
+    result = records.judge(patient_id, at_cosine(0.3), recording="archived 1")
+    assert (result["state"], result["severity"], result["duplicate_of"]) == ("scored", "high", None)
+    assert records.one("select count(*) from voice.embeddings") == 2
+
+
+def test_a_duplicate_whose_first_call_was_deleted_is_judged_when_it_is_asked_for_again(
+    records: Records, patient_id: UUID
+) -> None:
+    records.judge(patient_id)
+    first = records.judge(patient_id, at_cosine(0.5), recording="monday")
+    again = records.judge(patient_id, at_cosine(0.5), recording="monday")
+    assert again["duplicate_of"] == first["call_log_id"]
+    records.do("delete from public.call_logs where id = %s", first["call_log_id"])
+    result = records.complete(records.open(again["call_log_id"]), at_cosine(0.5), recording="monday")
+    assert (result["state"], result["duplicate_of"]) == ("scored", None)
+
+
+def test_calls_that_are_held_one_after_the_other_are_the_operators(records: Records, patient_id: UUID) -> None:
+    records.call("flag_patient", patient_id, "flu", NOON - timedelta(days=1))
+    for days in range(3):
+        records.judge(patient_id, at=NOON + timedelta(days=days))
+    [issue] = records.seen("voice_troubles")
+    assert (issue["kind"], issue["code"], issue["detail"]) == (
+        "recordings_unusable",
+        "sick_without_baseline",
+        "3 calls",
+    )
+
+
+def test_a_sweep_that_ended_in_the_future_passes_over_nothing(records: Records) -> None:
+    records.rpc("finish_sweep", provider="vapi", until="2999-01-01")
+    since = records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"]
+    assert since < NOON

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +15,8 @@ import pytest
 from records import Records, at_cosine
 
 NOW = datetime.now(UTC)
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXTENSIONS = {"wav", "ogg", "flac", "m4a", "webm", "mp3"}
 ELSEWHERE = {"storage_object", "provider_call"}
 
 
@@ -252,3 +256,41 @@ def test_a_deletion_that_fails_again_and_again_is_the_operators(records: Records
     [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "deletion_delayed"]
     assert (issue["code"], issue["detail"], issue["patient_id"]) == ("provider_refused", "3 attempts", patient_id)
     assert "call-0" not in issue["subject"]
+
+
+@pytest.mark.parametrize("path", ["erasure", "expiry"])
+def test_a_copy_of_which_nobody_told_is_deleted_too(records: Records, path: str) -> None:
+    """The function that copied it vanished after Storage had it: of which kind the file is, nobody knows."""
+    patient_id = records.patient()
+    call_log_id = records.report("call-1", patient_id=patient_id, started_at=NOW, at=NOW)["call_log_id"]
+    [held] = records.rpc("claim_recordings", worker="w", count=1, lease_seconds=0.0, at=NOW)
+    if path == "erasure":
+        records.rpc("erase_patient", patient_id=patient_id, reason="asked")
+    else:
+        for days in (15, 91):
+            records.run_jobs(NOW + timedelta(days=days))
+    assert held["object_path"] == f"{patient_id}/{call_log_id}"
+    found = {reference for kind, reference in deletions(records) if kind == "storage_object"}
+    assert found == {f"voice-recordings/{held['object_path']}.{kind}" for kind in EXTENSIONS}
+
+
+def test_the_kinds_of_files_are_those_that_are_copied() -> None:
+    source = (REPOSITORY / "supabase" / "functions" / "_shared" / "audio.ts").read_text()
+    assert set(re.findall(r'extension: "(\w+)"', source)) == EXTENSIONS
+
+
+def test_a_report_that_waits_for_an_erased_persons_number_goes_to_nobody_else(records: Records) -> None:
+    erased, other = records.patient(), records.patient()
+    records.do("update public.patients set phone = '+4930222222'")
+    records.report("call-1", phone="+4930222222", summary="of whom?")
+    assert records.one("select count(*) from voice.unmatched_calls") == 1
+    records.rpc("erase_patient", patient_id=erased, reason="asked")
+    records.run_jobs(datetime.now(UTC))
+    assert records.one("select count(*) from voice.unmatched_calls") == 0
+    assert records.one("select count(*) from public.call_logs where patient_id = %s", other) == 0
+
+
+def test_a_report_that_is_taken_in_waits_no_longer(records: Records, patient_id: UUID) -> None:
+    records.report("call-7", phone="+4930999999")
+    records.report("call-7", patient_id=patient_id)
+    assert records.one("select count(*) from voice.unmatched_calls") == 0

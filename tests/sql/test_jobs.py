@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -348,3 +349,30 @@ def test_a_report_that_cannot_be_read_is_the_operators_and_the_others_are_taken_
     assert records.run_jobs(NOON)["match_calls"] == 1
     [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
     assert issue["subject"] == "match_calls vapi/call-0"
+
+
+def test_a_row_that_somebody_holds_stops_nobody_else(records: Records) -> None:
+    first, _ = alarm(records), alarm(records)
+    with records.database.connect(records.database.owner_url) as other, other.transaction():
+        other.execute("select from public.caregiver_alerts where patient_id = %s for update", [first])
+        begun = time.monotonic()
+        assert records.rpc("run_job", job="advance_alerts", at=LATER) == [{"run_job": 1}]
+        assert time.monotonic() - begun < 10
+    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    assert issue["code"] == "55P03"
+
+
+def test_a_row_that_takes_longer_than_the_statement_may_stops_nobody_else(records: Records) -> None:
+    first, _ = alarm(records, 0.1), alarm(records)
+    records.do(
+        f"""create function public.slow() returns trigger language plpgsql as
+            $$ begin if new.patient_id = '{first}' then perform pg_sleep(3); end if; return new; end $$;
+            create trigger slow before update on public.caregiver_alerts for each row execute function public.slow()"""
+    )
+    records.do("set statement_timeout = '500ms'")
+    records.do("select voice.run_job('advance_alerts', %s)", LATER)
+    records.do("select voice.run_job('advance_alerts', %s)", LATER)
+    states = records.rows("select patient_id, state from public.caregiver_alerts")
+    assert {row["state"] for row in states if row["patient_id"] != first} == {"escalated"}
+    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    assert issue["code"] == "57014"

@@ -44,7 +44,7 @@ export async function* updatedCalls(vapi: Vapi, since: number, until: number): A
     const limit = isInstant && largest === PAGE ? LARGEST_PAGE : largest;
     try {
       const listed = await vapi.updatedCalls(from, until, limit);
-      const calls = listed.filter((call) => !seen.has(call.id));
+      const calls = listed.filter((call) => typeof call?.id === "string" && !seen.has(call.id));
       calls.forEach((call) => seen.add(call.id));
       const isFull = listed.length >= limit;
       if (isFull && !isInstant) divide(from, until, 2);

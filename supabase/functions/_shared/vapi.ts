@@ -69,7 +69,10 @@ export class Vapi {
       limit: String(limit),
     });
     const page = parsed(await this.#get(`/call?${range}`, LONGEST_LIST_BYTES, LIST_SECONDS));
-    return Array.isArray(page) ? page.filter((call) => typeof call?.id === "string") : [];
+    if (!Array.isArray(page)) {
+      throw new FetchFailure("recording_unreachable", "The provider's answer is no list of calls.");
+    }
+    return page as ListedCall[];
   }
 
   #get(
