@@ -96,7 +96,7 @@ def test_what_was_asked_for_and_not_done_is_exit_status_1(retrocare: Run) -> Non
         done = retrocare("check", "Teo", recording(name), "--json")
         assert [(row["state"], done.returncode) for row in objects(done.stdout)] == [(state, int(state != "enrolled"))]
     again = retrocare("check", "Teo", recording("01-enrol-monday"))
-    assert (again.returncode, "was judged before" in again.stderr) == (1, True)
+    assert (again.returncode, "was judged before" in again.stderr, "enrolled" in again.stdout) == (0, True, True)
     missed = retrocare("checks", "--requeue", "99999", "--requeue", "99998")
     assert (missed.returncode, "99998, 99999 are no dead checks" in missed.stderr) == (1, True)
     assert "`retrocare checks --state dead` lists them" in missed.stderr
@@ -277,3 +277,36 @@ def test_doctor_finds_the_bucket_the_functions_and_what_is_missing(retrocare: Ru
         told = {row["part"]: row for row in objects(retrocare("doctor", "--json", **wrong).stdout)}["Storage"]
     assert (told["state"], "404 for the bucket elsewhere" in told["detail"]) == ("missing", True)
     assert (rows["messages"]["state"], "nobody can be told" in rows["messages"]["detail"]) == ("absent", True)
+
+
+def test_a_flag_that_would_empty_the_baseline_asks_and_one_that_is_not_open_is_no_success(
+    retrocare: Run, records: Records
+) -> None:
+    retrocare("patient", "add", "Flora", "--consent")
+    retrocare("enroll", "Flora", recording("01-enrol-monday"), "--json")
+    patient_id = records.one("select id from public.patients where name = 'Flora'")
+    assert records.baseline(patient_id)
+    refused = retrocare("patient", "flag", "Flora", "flu", "--since", "2006-11-20")
+    assert (refused.returncode, "1 samples of the baseline" in refused.stderr) == (1, True)
+    assert records.baseline(patient_id)
+    assert retrocare("patient", "flag", "Flora", "flu").returncode == 0, "from now on nothing is lost"
+    typo = retrocare("patient", "unflag", "Flora", "flue")
+    assert (typo.returncode, "No health flag called 'flue' is open" in typo.stderr) == (1, True)
+    assert retrocare("patient", "unflag", "Flora", "flu").returncode == 0
+    assert retrocare("patient", "flag", "Flora", "flu", "--since", "2006-11-20", "--yes").returncode == 0
+    assert records.baseline(patient_id) is None
+
+
+def test_what_has_waited_longest_is_listed_and_a_job_that_cannot_do_something_is_no_success(
+    retrocare: Run, records: Records
+) -> None:
+    records.do("update voice.jobs set last_succeeded_at = now() - interval '31 days' where id = 'match_calls'")
+    assert "jobs_late" in retrocare("troubles").stdout
+    assert retrocare("sweep").returncode == 0
+    records.report("call-x", phone="+4930888888")
+    records.do('update voice.unmatched_calls set report = report || \'{"started_at": "no time"}\'')
+    records.do("update public.patients set phone = '+4930888888' where name = 'Flora'")
+    done = retrocare("sweep")
+    assert (done.returncode, "Not done: match_calls vapi/call-x" in done.stderr) == (1, True)
+    records.do("delete from voice.unmatched_calls")
+    assert retrocare("sweep").returncode == 0

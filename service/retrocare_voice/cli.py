@@ -192,6 +192,8 @@ def judge(
         if row["reason"]:
             measures = service.database.call_measures(row["call_log_id"])
             say(f"{file.name}: {explain(row['reason'], measures, limits)}")
+        if row["duplicate_of"]:
+            say(f"{file.name}: {explain('duplicate_recording', {})} What was found then is shown.")
         return {"file": str(file)} | row
 
     rows, failed = each(files, "Judging", one, ("file", *CHECKED), as_json)

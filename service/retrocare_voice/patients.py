@@ -95,7 +95,7 @@ def flag_patient(patient: PatientName, flag: str, since: When = None, yes: Yes =
     with opened() as database:
         patient_id, started_at = find(database, patient), moment(since)
         if samples := database.covered_samples(patient_id, started_at):
-            goes = f"{samples} samples of the baseline are of calls since {started_at:%Y-%m-%d %H:%M}: they would leave it."
+            goes = f"{samples} samples of the baseline are of calls since {started_at:%Y-%m-%d %H:%M}: they leave it."
             confirm(f"Note that {patient} has been unwell since then?", [goes], yes)
         show([database.flag_patient(patient_id, flag, started_at)], as_json)
 
@@ -111,10 +111,8 @@ def unflag_patient(
     with opened() as database:
         resolved = database.unflag_patient(find(database, patient), flag, moment(since))
         if not resolved:
-            what = f"called {flag!r} " if flag else ""
-            raise NotFound(
-                f"No health flag {what}is open", "`retrocare patient list` shows the open ones.", "unknown_flag"
-            )
+            what = f"No health flag called {flag!r} is open" if flag else "No health flag is open"
+            raise NotFound(what, "`retrocare patient list` shows the open ones.", "unknown_flag")
         show(resolved, as_json)
 
 

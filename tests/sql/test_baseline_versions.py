@@ -92,6 +92,8 @@ def test_a_voice_is_compared_with_a_complete_baseline_and_nothing_is_stored(
     [compared] = records.rows(compare, patient_id, text(at_cosine(similarity)))
     assert compared["is_unlike"] is is_unlike
     assert compared["anomaly_score"] == pytest.approx(1 - similarity, abs=1e-6)
+    [on_a_noisy_line] = records.rows(compare.replace("30)", "8)"), patient_id, text(at_cosine(similarity)))
+    assert on_a_noisy_line["is_unlike"] is is_unlike
     assert records.one("select count(*) from voice.embeddings") == 3
     beginner = records.patient()
     records.enrol(beginner, USUAL)
