@@ -296,7 +296,7 @@ as $$
     select greatest(
         sweep_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
         -- Whoever's clock was wrong: never later than now.
-        least(providers.swept_until, sweep_since.at) - make_interval(secs => 3600 * providers.sweep_overlap_hours))
+        case when providers.swept_until is not null then least(providers.swept_until, sweep_since.at) end - make_interval(secs => 3600 * providers.sweep_overlap_hours))
     from voice.providers
     where providers.id = sweep_since.provider
 $$;

@@ -321,5 +321,8 @@ def test_calls_that_are_held_one_after_the_other_are_the_operators(records: Reco
 
 def test_a_sweep_that_ended_in_the_future_passes_over_nothing(records: Records) -> None:
     records.rpc("finish_sweep", provider="vapi", until="2999-01-01")
-    since = records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"]
-    assert since < NOON
+    assert NOON - timedelta(days=1) < records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"] < NOON
+
+
+def test_a_provider_that_was_never_swept_is_swept_as_far_back_as_it_keeps_recordings(records: Records) -> None:
+    assert records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"] == NOON - timedelta(days=14)
