@@ -31,8 +31,8 @@ def check_binding(settings: Settings, has_keys: bool) -> None:
 def require(scope: Scope) -> Callable[[Request], None]:
     """Let a caller pass whose key has the scope, shown as ``Authorization: Bearer``, ``X-API-Key`` or ``apikey``.
 
-    RETROCARE_API_KEY has all scopes. Where there is no key at all, the service listens on loopback and asks for none.
-    A key that is added or revoked counts from the next request on.
+    RETROCARE_API_KEY has all scopes. On loopback no key is asked for until the first one is made; revoking the last one
+    opens nothing. A key that is added or revoked counts from the next request on.
     """
 
     def check(request: Request) -> None:
@@ -41,7 +41,8 @@ def require(scope: Scope) -> Callable[[Request], None]:
         shown = _shown(request)
         if settings.api_key and hmac.compare_digest(shown.encode(), settings.api_key.get_secret_value().encode()):
             return
-        if not shown and settings.api_key is None and not service.has_keys():
+        is_local = settings.api_key is None and settings.host in LOOPBACK
+        if not shown and is_local and not service.ever_had_keys():
             return
         # Known by its hash: what is compared in the database says nothing of the key.
         found = service.database.use_api_key(hash_of(shown), scope) if shown else None
