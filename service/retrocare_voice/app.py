@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 
 from retrocare_voice import __version__, metrics, payloads, problems
 from retrocare_voice.admission import Admission, Ticket
-from retrocare_voice.auth import Scope, require
+from retrocare_voice.auth import guarded
 from retrocare_voice.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
 from retrocare_voice.fetch import Recording, check_reference
+from retrocare_voice.gate import Gate
 from retrocare_voice.recordings import openapi, recordings_of
 from retrocare_voice.service import Service
 from retrocare_voice.settings import Settings
@@ -39,7 +41,10 @@ Admitted = Annotated[Admission, Depends(admission_of)]
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """Make the application around an opened service."""
-    app = FastAPI(
+    app = FastAPIOffline(  # Swagger UI from its own files: /docs asks no other host for anything
+        docs_url="/docs",
+        redoc_url=None,
+        static_url="/docs/static",
         title="RetroCare Voice",
         version=__version__,
         description="Recordings become voice embeddings; SQL functions judge them.",
@@ -47,9 +52,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
     )
     app.state.settings, app.state.service, app.state.admission = settings, service, Admission(settings)
     problems.add_problem_answers(app)
-    app.add_middleware(
-        problems.BodyLimit, maximum_bytes=settings.maximum_recording_bytes, maximum_seconds=settings.request_seconds
-    )
+    app.add_middleware(Gate, api=app, settings=settings, service=service)
     app.add_middleware(
         CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
     )
@@ -58,8 +61,9 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
 
 
 def _add_routes(app: FastAPI) -> None:
-    def guarded(scope: Scope) -> dict[str, Any]:
-        return {"dependencies": [Depends(require(scope))]}
+    @app.get("/", include_in_schema=False)
+    def start() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
     @app.get("/health", tags=["operations"])
     def health(service: Shared) -> payloads.Health:
@@ -72,19 +76,19 @@ def _add_routes(app: FastAPI) -> None:
         service.check_ready()
         return payloads.Readiness(encoder=service.encoder)
 
-    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, **guarded("check"))
+    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, openapi_extra=guarded("check"))
     def wake(service: Shared) -> payloads.Woken:
         """Look for work now; without a call, the list is looked at every few seconds."""
         if service.worker:
             service.worker.wake()
         return payloads.Woken(worker=service.worker is not None)
 
-    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, **guarded("admin"))
+    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, openapi_extra=guarded("admin"))
     def measured(service: Shared) -> PlainTextResponse:
         """Return what Prometheus asks for."""
         return PlainTextResponse(metrics.exposition(service), media_type=metrics.CONTENT_TYPE)
 
-    @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest), **guarded("embed"))
+    @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest) | guarded("embed"))
     async def embed(
         request: Request, response: Response, service: Shared, admission: Admitted
     ) -> payloads.EmbedResponse:
@@ -104,7 +108,7 @@ def _add_routes(app: FastAPI) -> None:
             quality=payloads.Quality(**found.quality),
         )
 
-    @app.post("/compare", tags=["vectors"], **guarded("embed"))
+    @app.post("/compare", tags=["vectors"], openapi_extra=guarded("embed"))
     def compare(request: payloads.CompareRequest, service: Shared) -> payloads.CompareResponse:
         """Judge two given vectors by the SQL function that judges calls; nothing is stored."""
         judged = service.database.compare(request.baseline, request.current, request.snr, request.hour, request.encoder)
@@ -118,7 +122,10 @@ def _add_routes(app: FastAPI) -> None:
         )
 
     @app.post(
-        "/api/anomaly-check", tags=["patients"], responses={202: {"model": payloads.CheckResponse}}, **guarded("check")
+        "/api/anomaly-check",
+        tags=["patients"],
+        responses={202: {"model": payloads.CheckResponse}},
+        openapi_extra=guarded("check"),
     )
     async def anomaly_check(
         body: payloads.CheckRequest, request: Request, response: Response, service: Shared, admission: Admitted
@@ -136,8 +143,7 @@ def _add_routes(app: FastAPI) -> None:
     @app.post(
         "/api/patients/{patient_id}/baseline",
         tags=["patients"],
-        openapi_extra=openapi(payloads.EnrolRequest),
-        **guarded("check"),
+        openapi_extra=openapi(payloads.EnrolRequest) | guarded("check"),
     )
     async def enrol(
         patient_id: uuid.UUID, request: Request, service: Shared, admission: Admitted
@@ -163,12 +169,12 @@ def _add_routes(app: FastAPI) -> None:
             results = await ticket.work(request, lambda: judge_all(recordings, ticket))
         return payloads.EnrolResponse(enrolment_id=enrolment_id, results=results)
 
-    @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], **guarded("read"))
+    @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], openapi_extra=guarded("read"))
     def logs_of_one(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:
         """Return all logs of one patient, newest first."""
         return payloads.AnomalyLogs.model_validate({"logs": service.database.anomaly_logs([patient_id], None)})
 
-    @app.get("/api/anomaly-logs", tags=["patients"], **guarded("read"))
+    @app.get("/api/anomaly-logs", tags=["patients"], openapi_extra=guarded("read"))
     def logs_of_many(
         service: Shared,
         patient_ids: Annotated[list[str], Query(alias="patientIds", max_length=1000)],
