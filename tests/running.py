@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from databases import Database
@@ -33,6 +34,7 @@ class Running:
     records: Records
     host: RecordingHost
     admission: Admission
+    api: FastAPI
 
 
 @dataclass
@@ -119,7 +121,7 @@ def running(database: Database, **values: Any) -> Iterator[Running]:
                 thread.join(0.01)
             port = server.servers[0].sockets[0].getsockname()[1]
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                yield Running(client, service, Records(database), host, app.state.admission)
+                yield Running(client, service, Records(database), host, app.state.admission, app)
         finally:
             server.should_exit = True
             thread.join(30)

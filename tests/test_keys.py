@@ -27,14 +27,15 @@ def app(server: Server) -> Iterator[Running]:
         yield found
 
 
-@pytest.fixture(autouse=True)
-def no_keys(app: Running) -> Iterator[None]:
-    yield
-    app.records.do("delete from voice.api_keys")
+def add(app: Running, *scopes: str) -> str:
+    """Make a key, and return it."""
+    key = str(uuid4())
+    app.service.database.add_api_key(holder(key), list(scopes), hash_of(key))
+    return key
 
 
-def add(app: Running, key: str, *scopes: str) -> None:
-    app.service.database.add_api_key(f"the holder of {key}", list(scopes), hash_of(key))
+def holder(key: str) -> str:
+    return f"the holder of {key[:8]}"
 
 
 def status(app: Running, route: tuple[str, str], key: str = "") -> int:
@@ -44,63 +45,89 @@ def status(app: Running, route: tuple[str, str], key: str = "") -> int:
 
 @pytest.mark.parametrize("scope", ["embed", "check", "read", "admin"])
 def test_a_key_opens_the_routes_of_its_scopes_and_no_other(app: Running, scope: str) -> None:
-    add(app, "secret", scope)
+    key = add(app, scope)
     for of, routes in ROUTES.items():
         for route in routes:
-            found = status(app, route, "secret")
+            found = status(app, route, key)
             assert (found == 403) == (scope not in (of, "admin")), (route, found)
             assert found not in (401, 500)
             assert status(app, route) == 401
-            assert status(app, route, "Secret") == 401
+            assert status(app, route, key.upper()) == 401
 
 
 def test_a_refusal_names_the_scope_that_is_missing(app: Running) -> None:
-    add(app, "secret", "embed")
-    answer = app.client.get("/metrics", headers={"X-API-Key": "secret"})
+    answer = app.client.get("/metrics", headers={"X-API-Key": add(app, "embed")})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert "admin" in answer.json()["detail"]
 
 
 def test_keys_are_added_and_revoked_while_the_service_runs(app: Running) -> None:
     [route] = ROUTES["admin"]
-    assert status(app, route) == 200  # on loopback, while there is no key
-    add(app, "one", "admin")
-    assert [status(app, route, key) for key in ("", "one", "two")] == [401, 200, 401]
-    add(app, "two", "admin")
-    assert app.service.database.revoke_api_key("the holder of one")
-    assert [status(app, route, key) for key in ("", "one", "two")] == [401, 401, 200]
-    assert not app.service.database.revoke_api_key("the holder of one")
+    one, two = add(app, "admin"), add(app, "admin")
+    assert [status(app, route, key) for key in ("", one, "neither")] == [401, 200, 401]
+    assert app.service.database.revoke_api_key(holder(one))
+    assert [status(app, route, key) for key in ("", one, two)] == [401, 401, 200]
+    assert not app.service.database.revoke_api_key(holder(one))
+
+
+def test_revoking_the_last_key_opens_nothing(server: Server) -> None:
+    [route] = ROUTES["admin"]
+    with server.clone(server.migrated_template) as database:
+        with running(database) as app:
+            assert status(app, route) == 200  # on loopback, while no key was ever made
+            key = add(app, "admin")
+            assert app.service.database.revoke_api_key(holder(key))
+            assert [status(app, route, shown) for shown in ("", key)] == [401, 401]
+        with running(database) as app:  # another process, which never saw a key that stands
+            assert [status(app, route, shown) for shown in ("", key)] == [401, 401]
+
+
+def test_only_loopback_excuses_from_a_key(server: Server) -> None:
+    with server.clone(server.migrated_template) as database, running(database, host="0.0.0.0") as app:
+        for routes in ROUTES.values():
+            for route in routes:
+                assert status(app, route) == 401, route
+
+
+def test_a_database_that_is_away_opens_nothing(server: Server) -> None:
+    [route] = ROUTES["embed"][1:]
+    with server.clone(server.migrated_template) as database, running(database) as app:
+        app.records.do("revoke usage on schema voice from retrocare_service")
+        assert status(app, route) == 503  # whether there are keys was never known
+        app.records.do("grant usage on schema voice to retrocare_service")
+        key = add(app, "admin")
+        assert status(app, route) == 401
+        app.records.do("revoke usage on schema voice from retrocare_service")
+        assert [status(app, route, shown) for shown in ("", key)] == [401, 503]
 
 
 def test_only_the_hash_of_a_key_is_kept(app: Running) -> None:
-    add(app, "a-key-that-nobody-may-read", "admin")
-    row = app.records.row("select * from voice.api_keys")
-    assert row["key_sha256"] == hash_of("a-key-that-nobody-may-read")
-    row["name"] = ""
-    assert "a-key-that-nobody-may-read" not in str(row)
+    key = add(app, "admin")
+    row = app.records.row("select * from voice.api_keys where name = %s", holder(key))
+    assert row["key_sha256"] == hash_of(key)
+    assert key not in str(row)
     assert "key_sha256" not in app.service.database.api_keys()[0]
 
 
 def test_the_use_of_a_key_is_noted_once_an_hour_and_its_making_and_end_always(app: Running) -> None:
-    app.records.do("delete from voice.api_keys")
     before = app.records.one("select coalesce(max(id), 0) from voice.audit_log")
-    add(app, "secret", "read")
+    key = add(app, "read")
     for _ in range(3):
-        status(app, ROUTES["read"][0], "secret")
+        status(app, ROUTES["read"][0], key)
     app.records.do("update voice.api_keys set last_used_at = last_used_at - interval '2 hours'")
-    status(app, ROUTES["read"][0], "secret")
-    app.service.database.revoke_api_key("the holder of secret")
+    status(app, ROUTES["read"][0], key)
+    app.service.database.revoke_api_key(holder(key))
     entries = app.records.rows("select action, actor_role from voice.audit_log where id > %s order by id", before)
     assert [entry["action"] for entry in entries] == ["inserted", "key_used", "key_used", "updated"]
     assert {entry["actor_role"] for entry in entries} == {"retrocare_service"}
-    assert app.records.one("select last_used_at from voice.api_keys") is not None
+    assert app.records.one("select last_used_at from voice.api_keys where name = %s", holder(key)) is not None
 
 
 def test_the_environments_key_has_all_scopes_beside_the_others(server: Server) -> None:
     with server.clone(server.migrated_template) as database, running(database, api_key=SecretStr("master")) as app:
-        add(app, "secret", "read")
+        key = add(app, "read")
         [route] = ROUTES["admin"]
-        assert [status(app, route, key) for key in ("", "master", "secret")] == [401, 200, 403]
+        assert [status(app, route, shown) for shown in ("", "master", key)] == [401, 200, 403]
 
 
 def test_without_any_key_the_service_listens_on_loopback_only(server: Server) -> None:

@@ -9,14 +9,19 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 
 from retrocare_voice import __version__, metrics, payloads, problems
 from retrocare_voice.admission import Admission, Ticket
-from retrocare_voice.auth import Scope, require
+from retrocare_voice.auth import SECURITY_SCHEMES, guarded
 from retrocare_voice.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
+from retrocare_voice.events import Phases
+from retrocare_voice.explanations import explain
 from retrocare_voice.fetch import Recording, check_reference
+from retrocare_voice.gate import Gate
+from retrocare_voice.pipeline import Voiceprint
 from retrocare_voice.recordings import openapi, recordings_of
 from retrocare_voice.service import Service
 from retrocare_voice.settings import Settings
@@ -39,27 +44,40 @@ Admitted = Annotated[Admission, Depends(admission_of)]
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
     """Make the application around an opened service."""
-    app = FastAPI(
+    app = FastAPIOffline(  # Swagger UI from its own files: /docs asks no other host for anything
+        docs_url="/docs",
+        redoc_url=None,
+        static_url="/docs/static",
         title="RetroCare Voice",
         version=__version__,
         description="Recordings become voice embeddings; SQL functions judge them.",
         responses=problems.RESPONSES,
+        generate_unique_id_function=lambda route: route.name,  # operation ids are the functions' names
     )
     app.state.settings, app.state.service, app.state.admission = settings, service, Admission(settings)
     problems.add_problem_answers(app)
-    app.add_middleware(
-        problems.BodyLimit, maximum_bytes=settings.maximum_recording_bytes, maximum_seconds=settings.request_seconds
-    )
+    app.add_middleware(Gate, api=app, settings=settings, service=service)
     app.add_middleware(
         CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
     )
     _add_routes(app)
+    _describe(app)
     return app
 
 
+def _describe(app: FastAPI) -> None:
+    """Add to the OpenAPI document, which is made once and kept, what FastAPI leaves out: keys, and nulls in examples."""
+    components = app.openapi()["components"]
+    components["securitySchemes"] = SECURITY_SCHEMES
+    for name, schema in components["schemas"].items():
+        if "examples" in schema:
+            schema["examples"] = getattr(payloads, name).model_json_schema()["examples"]
+
+
 def _add_routes(app: FastAPI) -> None:
-    def guarded(scope: Scope) -> dict[str, Any]:
-        return {"dependencies": [Depends(require(scope))]}
+    @app.get("/", include_in_schema=False)
+    def start() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
     @app.get("/health", tags=["operations"])
     def health(service: Shared) -> payloads.Health:
@@ -67,34 +85,46 @@ def _add_routes(app: FastAPI) -> None:
         return payloads.Health(encoder=service.encoder, why=service.why)
 
     @app.get("/readyz", tags=["operations"])
-    def readyz(service: Shared) -> payloads.Readiness:
+    def ready(service: Shared) -> payloads.Readiness:
         """Say whether work can be taken: the model is warm, the database answers, the encoder is the active one."""
         service.check_ready()
         return payloads.Readiness(encoder=service.encoder)
 
-    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, **guarded("check"))
+    @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, openapi_extra=guarded("check"))
     def wake(service: Shared) -> payloads.Woken:
         """Look for work now; without a call, the list is looked at every few seconds."""
         if service.worker:
             service.worker.wake()
         return payloads.Woken(worker=service.worker is not None)
 
-    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, **guarded("admin"))
-    def measured(service: Shared) -> PlainTextResponse:
+    @app.get(
+        "/metrics",
+        operation_id="metrics",
+        tags=["operations"],
+        response_class=PlainTextResponse,
+        openapi_extra=guarded("admin"),
+    )
+    def prometheus(service: Shared) -> PlainTextResponse:
         """Return what Prometheus asks for."""
         return PlainTextResponse(metrics.exposition(service), media_type=metrics.CONTENT_TYPE)
 
-    @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest), **guarded("embed"))
+    @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest) | guarded("embed"))
     async def embed(
         request: Request, response: Response, service: Shared, admission: Admitted
     ) -> payloads.EmbedResponse:
         """Turn one recording into a voice embedding; nothing is stored."""
+
+        def job(recording: Recording, ticket: Ticket) -> tuple[Voiceprint, Phases]:
+            found, phases = service.embed(recording, ticket)
+            if isinstance(found, NotAssessable):
+                limits = service.database.limits(service.encoder)
+                raise Unprocessable(explain(found.reason, found.measures, limits), code=found.reason)
+            return found, phases
+
         async with admission.admit() as ticket:
             [recording] = await recordings_of(request, payloads.EmbedRequest, most=1)
-            found, phases = await ticket.work(request, lambda: service.embed(recording, ticket))
+            found, phases = await ticket.work(request, lambda: job(recording, ticket))
         response.headers["Server-Timing"] = phases.server_timing
-        if isinstance(found, NotAssessable):
-            raise Unprocessable("The recording cannot be judged", hint=str(dict(found.measures)), code=found.reason)
         return payloads.EmbedResponse(
             embedding=found.embedding.tolist(),
             snr=found.snr_db,
@@ -104,7 +134,7 @@ def _add_routes(app: FastAPI) -> None:
             quality=payloads.Quality(**found.quality),
         )
 
-    @app.post("/compare", tags=["vectors"], **guarded("embed"))
+    @app.post("/compare", tags=["vectors"], openapi_extra=guarded("embed"))
     def compare(request: payloads.CompareRequest, service: Shared) -> payloads.CompareResponse:
         """Judge two given vectors by the SQL function that judges calls; nothing is stored."""
         judged = service.database.compare(request.baseline, request.current, request.snr, request.hour, request.encoder)
@@ -118,28 +148,55 @@ def _add_routes(app: FastAPI) -> None:
         )
 
     @app.post(
-        "/api/anomaly-check", tags=["patients"], responses={202: {"model": payloads.CheckResponse}}, **guarded("check")
+        "/api/anomaly-check",
+        tags=["patients"],
+        responses={202: {"model": payloads.CheckResponse}},
+        openapi_extra=guarded("check"),
     )
-    async def anomaly_check(
-        body: payloads.CheckRequest, request: Request, response: Response, service: Shared, admission: Admitted
+    async def check(
+        body: payloads.CheckRequest,
+        request: Request,
+        response: Response,
+        service: Shared,
+        admission: Admitted,
+        idempotency_key: payloads.IdempotencyKey = None,
     ) -> payloads.CheckResponse:
-        """Judge one recording of a patient; 202 where another worker holds it."""
+        """Judge one recording of a patient; 202 where another worker holds it.
+
+        A recording that was judged before gives what was found then, with duplicateOf. The same Idempotency-Key with
+        the same request, within 24 hours, is about the same call; Idempotent-Replayed: true says that nothing was
+        done for the answer.
+        """
         recording = Recording(check_reference(body.audio_url), body.channel)
-        call: dict[str, Any] = {"call_log_id": body.call_log_id, "source": "api", "occurred_at": body.timestamp}
+        caller = getattr(request.state, "caller", "")
+        call: dict[str, Any] = {
+            "call_log_id": body.call_log_id,
+            "source": "api",
+            "occurred_at": body.timestamp,
+            "caller": caller,
+            "idempotency_key": idempotency_key,
+            "request_sha256": payloads.request_sha256(caller, "POST /api/anomaly-check", body),
+        }
+
+        def judge(ticket: Ticket) -> tuple[payloads.CheckResponse, Phases]:
+            row, phases = service.judge(recording, body.patient_id, ticket, **call)
+            return payloads.CheckResponse.of(row, service.explanation(row)), phases
+
         async with admission.admit() as ticket:
-            row, phases = await ticket.work(request, lambda: service.judge(recording, body.patient_id, ticket, **call))
+            found, phases = await ticket.work(request, lambda: judge(ticket))
         response.headers["Server-Timing"] = phases.server_timing
-        if row["state"] in ("queued", "leased"):
+        if idempotency_key and not phases.milliseconds:  # nothing was done for this request
+            response.headers["Idempotent-Replayed"] = "true"
+        if found.outcome in payloads.UNFINISHED:
             response.status_code = HTTPStatus.ACCEPTED
-        return payloads.CheckResponse.of(row)
+        return found
 
     @app.post(
         "/api/patients/{patient_id}/baseline",
         tags=["patients"],
-        openapi_extra=openapi(payloads.EnrolRequest),
-        **guarded("check"),
+        openapi_extra=openapi(payloads.EnrolRequest) | guarded("check"),
     )
-    async def enrol(
+    async def enroll(
         patient_id: uuid.UUID, request: Request, service: Shared, admission: Admitted
     ) -> payloads.EnrolResponse:
         """Enrol a patient from one or more recordings, together one enrolment."""
@@ -155,7 +212,7 @@ def _add_routes(app: FastAPI) -> None:
                     if failure.result is None:
                         raise
                     row = failure.result  # the others are not lost with this one
-                results.append(payloads.CheckResponse.of(row))
+                results.append(payloads.CheckResponse.of(row, service.explanation(row)))
             return results
 
         async with admission.admit() as ticket:
@@ -163,13 +220,13 @@ def _add_routes(app: FastAPI) -> None:
             results = await ticket.work(request, lambda: judge_all(recordings, ticket))
         return payloads.EnrolResponse(enrolment_id=enrolment_id, results=results)
 
-    @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], **guarded("read"))
-    def logs_of_one(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:
+    @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], openapi_extra=guarded("read"))
+    def patient_logs(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:
         """Return all logs of one patient, newest first."""
         return payloads.AnomalyLogs.model_validate({"logs": service.database.anomaly_logs([patient_id], None)})
 
-    @app.get("/api/anomaly-logs", tags=["patients"], **guarded("read"))
-    def logs_of_many(
+    @app.get("/api/anomaly-logs", tags=["patients"], openapi_extra=guarded("read"))
+    def logs(
         service: Shared,
         patient_ids: Annotated[list[str], Query(alias="patientIds", max_length=1000)],
         days: Annotated[int, Query(ge=1, le=36500)] = 7,

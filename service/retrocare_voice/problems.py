@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from http import HTTPStatus
 from typing import Any
 
@@ -11,7 +9,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrocare_voice.errors import RetrocareError
 from retrocare_voice.events import log
@@ -28,10 +25,21 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def problem(status: int, code: str, detail: str, hint: str = "", retry_after: int | None = None) -> JSONResponse:
     """Make the answer that says what was wrong and what to do."""
-    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, hint=hint or None)
+    title = HTTPStatus(status).phrase
+    body = Problem(error=detail, title=title, status=status, detail=detail, code=code, hint=hint or None)
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     headers |= {"Retry-After": str(retry_after)} if retry_after else {}
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
+
+
+def answer(error: RetrocareError) -> JSONResponse:
+    return problem(error.status, error.code, str(error), error.hint, error.retry_after_seconds)
+
+
+def http_answer(error: HTTPException) -> JSONResponse:
+    answer = problem(error.status_code, CODES.get(error.status_code, "bad_request"), str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def add_problem_answers(app: FastAPI) -> None:
@@ -41,7 +49,7 @@ def add_problem_answers(app: FastAPI) -> None:
     def ours(request: Request, error: RetrocareError) -> Response:
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("failed", extra={"fields": {"path": request.url.path, "code": error.code}})
-        return problem(error.status, error.code, str(error), error.hint, error.retry_after_seconds)
+        return answer(error)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -52,39 +60,9 @@ def add_problem_answers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
-        code = CODES.get(error.status_code, "bad_request")
-        answer = problem(error.status_code, code, str(error.detail))
-        answer.headers.update(error.headers or {})
-        return answer
+        return http_answer(error)
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
         log.error("failed", exc_info=error, extra={"fields": {"path": request.url.path}})
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "The service failed; its log says why.")
-
-
-class BodyLimit:
-    """Refuse bodies that are larger than the largest recording, or slower than the slowest answer."""
-
-    def __init__(self, app: ASGIApp, maximum_bytes: int, maximum_seconds: float) -> None:
-        self.app, self.maximum_bytes, self.maximum_seconds = app, maximum_bytes, maximum_seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received, is_complete = 0, False
-        deadline = time.monotonic() + self.maximum_seconds
-
-        async def counted() -> Message:
-            nonlocal received, is_complete
-            if is_complete:
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
-            except TimeoutError:
-                raise HTTPException(408, "The body did not come in time") from None
-            received += len(message.get("body", b""))
-            is_complete = not message.get("more_body", False)
-            if received > self.maximum_bytes:
-                raise HTTPException(413, f"The body is larger than {self.maximum_bytes:,} bytes")
-            return message
-
-        await self.app(scope, counted if scope["type"] == "http" else receive, send)

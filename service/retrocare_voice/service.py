@@ -15,6 +15,7 @@ from retrocare_voice.database import Database, Row
 from retrocare_voice.encoder import load_encoder
 from retrocare_voice.errors import NotAssessable, Unavailable
 from retrocare_voice.events import ATTEMPTS, Phases, event
+from retrocare_voice.explanations import explain
 from retrocare_voice.fetch import Recording
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Patience, Voiceprint, heard, settle
@@ -31,20 +32,25 @@ class Service:
         self.name = f"{socket.gethostname()}:{os.getpid()}:http"
         self.worker: Worker | None = None
         self.rounds: Rounds | None = None
-        self._has_keys: bool | None = None
+        self._ever_had_keys: bool | None = None
 
     @property
     def encoder(self) -> str:
         return self.inference.encoder.id
 
     def has_keys(self) -> bool:
-        """Say whether callers must show a key of the database; while it is away, what was so before."""
-        try:
-            self._has_keys = any(key["revoked_at"] is None for key in self.database.api_keys())
-        except Unavailable:
-            if self._has_keys is None:
-                raise
-        return self._has_keys
+        """Say whether a key of the database stands."""
+        return any(key["revoked_at"] is None for key in self.database.api_keys())
+
+    def ever_had_keys(self) -> bool:
+        """Say whether a key was ever made, revoked ones included; while the database is away, what was so before."""
+        if not self._ever_had_keys:
+            try:
+                self._ever_had_keys = bool(self.database.api_keys())
+            except Unavailable:
+                if self._ever_had_keys is None:
+                    raise
+        return self._ever_had_keys
 
     def check_ready(self) -> None:
         """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""
@@ -96,6 +102,14 @@ class Service:
         ATTEMPTS.labels("request").inc()
         event("opened", claim.call_log_id)
         return settle(claim, partial(recording.read, self.settings), self.inference, self.database, patience)
+
+    def explanation(self, row: Row) -> str | None:
+        """Return the reason of a row of voice.check_result as a sentence, where there is one."""
+        if row["reason"] is None:
+            return None
+        return explain(
+            row["reason"], self.database.call_measures(row["call_log_id"]), self.database.limits(self.encoder)
+        )
 
 
 @contextmanager
