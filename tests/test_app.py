@@ -242,8 +242,8 @@ def test_the_same_idempotency_key_of_two_callers_is_two_requests(server: Server)
         ]  # fmt: skip
 
 
-@pytest.mark.parametrize("days", [2, 30_000])
-def test_a_call_after_tomorrow_is_400(app: Running, patient_id: UUID, days: int) -> None:
+@pytest.mark.parametrize("days", [3, 30_000])
+def test_a_call_that_lies_days_ahead_is_400(app: Running, patient_id: UUID, days: int) -> None:
     at = (datetime.now(UTC) + timedelta(days=days)).isoformat()
     body = {"patientId": str(patient_id), "audioUrl": app.host.offer("monday.flac", MONDAY), "timestamp": at}
     answer = app.client.post("/api/anomaly-check", json=body)
