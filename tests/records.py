@@ -117,7 +117,7 @@ class Records:
     def run_jobs(self, at: datetime) -> dict[str, int]:
         """Let time pass: run every job once, each in a transaction of its own; return how much each did."""
         jobs = [row["due_jobs"] for row in self.rows("select voice.due_jobs('infinity')")]
-        return {job: self.rpc("run_job", job=job, at=at)[0]["run_job"] for job in jobs}
+        return {job: self.one("select voice.run_job(%s, %s)", job, at) for job in jobs}
 
     def register(self, encoder: str = ENCODER, dimension: int = DIMENSION) -> bool:
         return bool(self.call("register_encoder", encoder, dimension, 1.6)["register_encoder"])
