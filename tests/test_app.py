@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import httpx
 import numpy as np
 import pytest
 from pydantic import SecretStr
 
 from databases import Server
+from retrocare_voice.auth import hash_of
 from retrocare_voice.demo import RECORDINGS
 from running import Running, running
 
@@ -101,9 +105,17 @@ def test_a_refusal_repeats_nothing_of_what_was_sent(app: Running) -> None:
         assert "secret" not in answer.text
 
 
-def test_embed_says_why_a_recording_cannot_be_judged(app: Running) -> None:
+def test_embed_says_why_a_recording_cannot_be_judged_with_its_numbers(app: Running) -> None:
     answer = app.client.post("/embed", files={"file": ("silence.flac", SILENCE.read_bytes())})
     assert (answer.status_code, answer.json()["code"]) == (422, "no_speech")
+    app.records.set_policy(minimum_speech_seconds=60)
+    try:
+        found = app.client.post("/embed", files={"file": ("monday.flac", MONDAY.read_bytes())}).json()
+    finally:
+        app.records.set_policy(minimum_speech_seconds=3)
+    assert found["code"] == "too_little_speech"
+    assert re.fullmatch(r"Heard \d+\.\d s of speech; 60 are needed\.", found["detail"])
+    assert "{" not in f"{found['detail']}{found['hint']}"
 
 
 def test_compare_is_the_sql_function(app: Running) -> None:
@@ -164,10 +176,98 @@ def test_a_call_is_judged_once_however_often_it_is_asked_for(app: Running, patie
     assert app.records.one("select count(*) from voice.checks where call_log_id = %s", call_log_id) == 1
 
 
-def test_the_same_recording_on_another_call_is_skipped(app: Running, patient_id: UUID) -> None:
+def test_the_same_recording_again_gives_what_was_found_first(app: Running, patient_id: UUID) -> None:
     check(app, patient_id, MONDAY)
-    again = check(app, patient_id, MONDAY)
-    assert (again["outcome"], again["reason"]) == ("skipped", "duplicate_recording")
+    first, again = check(app, patient_id, OTHER), check(app, patient_id, OTHER)
+    assert (first["duplicateOf"], again["duplicateOf"]) == (None, first["callLogId"])
+    assert again["logId"] == first["logId"] is not None
+    assert again["anomalyScore"] == first["anomalyScore"] is not None
+    assert (again["success"], again["outcome"], again["severity"]) == (True, "scored", first["severity"])
+    logs = app.records.one("select count(*) from public.voice_anomaly_logs where patient_id = %s", patient_id)
+    assert logs == 1
+
+
+def keyed(app: Running, body: Mapping[str, object], idempotency_key: str, key: str = "") -> httpx.Response:
+    headers = {"Idempotency-Key": idempotency_key, "X-API-Key": key}
+    return app.client.post("/api/anomaly-check", json=body, headers=headers)
+
+
+def test_the_same_request_with_the_same_key_is_one_call(app: Running, patient_id: UUID) -> None:
+    body = {"patientId": str(patient_id), "audioUrl": app.host.offer("monday.flac", MONDAY)}
+    first, again = keyed(app, body, "one"), keyed(app, {**body, "channel": None}, "one")
+    assert again.json() == first.json()
+    assert (first.json()["outcome"], first.json()["duplicateOf"]) == ("enrolled", None)
+    assert [a.headers.get("Idempotent-Replayed") for a in (first, again)] == [None, "true"]
+    assert app.records.one("select count(*) from public.call_logs where patient_id = %s", patient_id) == 1
+    other = keyed(app, body, "two").json()
+    assert other["duplicateOf"] == first.json()["callLogId"] != other["callLogId"]
+
+
+def test_a_key_of_another_request_is_422(app: Running, patient_id: UUID) -> None:
+    body = {"patientId": str(patient_id), "audioUrl": app.host.offer("monday.flac", MONDAY)}
+    assert keyed(app, body, "reused").status_code == 200
+    for more in ({"timestamp": "2026-01-01T12:00:00Z"}, {"patientId": str(app.records.patient())}):
+        answer = keyed(app, {**body, **more}, "reused")
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_request_that_is_repeated_while_it_is_worked_on_is_202(app: Running, patient_id: UUID) -> None:
+    app.host.answers["broken.flac"] = lambda handler: handler.send_error(503)
+    body = {"patientId": str(patient_id), "audioUrl": app.host.address("broken.flac")}
+    assert keyed(app, body, "worked-on").status_code == 502
+    call_log_id = app.records.one("select id from public.call_logs where patient_id = %s", patient_id)
+    app.records.call("open_check", call_log_id, "ge2e-v1", "other", 60)
+    answer = keyed(app, body, "worked-on")
+    assert (answer.status_code, answer.json()["callLogId"]) == (202, str(call_log_id))
+    assert "being judged" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "two words", "\x7f"])
+def test_an_idempotency_key_is_1_to_255_visible_characters(app: Running, patient_id: UUID, key: str) -> None:
+    body = {"patientId": str(patient_id), "audioUrl": app.host.address("x")}
+    answer = keyed(app, body, key)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert app.records.one("select count(*) from public.call_logs where patient_id = %s", patient_id) == 0
+
+
+def test_the_same_idempotency_key_of_two_callers_is_two_requests(server: Server) -> None:
+    with server.clone(server.migrated_template) as database, running(database) as app:
+        for name in ("one", "two"):
+            app.service.database.add_api_key(name, ["check"], hash_of(name))
+        body = {"patientId": str(app.records.patient()), "audioUrl": app.host.offer("monday.flac", MONDAY)}
+        calls = [keyed(app, body, "same", key).json()["callLogId"] for key in ("one", "two", "one")]
+        assert calls[0] == calls[2] != calls[1]
+        assert app.records.rows("select caller from voice.idempotency_keys order by caller") == [
+            {"caller": "one"}, {"caller": "two"},
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("days", [2, 30_000])
+def test_a_call_after_tomorrow_is_400(app: Running, patient_id: UUID, days: int) -> None:
+    at = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    body = {"patientId": str(patient_id), "audioUrl": app.host.offer("monday.flac", MONDAY), "timestamp": at}
+    answer = app.client.post("/api/anomaly-check", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "impossible_time")
+    assert app.records.one("select count(*) from public.call_logs where patient_id = %s", patient_id) == 0
+
+
+def test_every_answer_of_a_check_says_whether_it_succeeded_and_what_was_wrong(app: Running, patient_id: UUID) -> None:
+    ended = check(app, patient_id, MONDAY)
+    assert (ended["success"], ended["error"], ended["explanation"]) == (True, None, None)
+    unheard = check(app, patient_id, SILENCE)
+    assert (unheard["success"], unheard["error"]) == (True, None)
+    assert str(unheard["explanation"]).startswith("No speech was heard.")
+    there = {"patientId": str(patient_id), "audioUrl": app.host.address("missing.flac")}
+    requests: list[tuple[int, Mapping[str, object]]] = [
+        (400, {}), (404, there | {"patientId": str(uuid4())}), (502, there), (400, there | {"audioUrl": "none"}),
+    ]  # fmt: skip
+    for status, body in requests:
+        answer = app.client.post("/api/anomaly-check", json=body)
+        found = answer.json()
+        assert (answer.status_code, found["success"]) == (status, False)
+        assert found["error"] == found["detail"] != ""
+    for method, path in (("GET", "/nothing"), ("GET", "/embed")):
+        assert app.client.request(method, path).json()["success"] is False
 
 
 def test_a_check_that_another_worker_holds_is_202(app: Running, patient_id: UUID) -> None:
@@ -176,6 +276,7 @@ def test_a_check_that_another_worker_holds_is_202(app: Running, patient_id: UUID
     body = {"patientId": str(patient_id), "callLogId": str(call_log_id), "audioUrl": app.host.address("x")}
     answer = app.client.post("/api/anomaly-check", json=body)
     assert (answer.status_code, answer.json()["outcome"], answer.json()["success"]) == (202, "leased", False)
+    assert "being judged" in answer.json()["error"]
 
 
 def test_a_call_that_is_held_is_a_success_without_a_score(app: Running, patient_id: UUID) -> None:
@@ -248,7 +349,9 @@ def test_a_host_that_fails_is_502_and_the_check_waits_for_another_try(app: Runni
 def test_one_recording_that_fails_does_not_lose_the_others_of_an_enrolment(app: Running, patient_id: UUID) -> None:
     urls = [app.host.offer("monday.flac", MONDAY), app.host.address("missing.flac"), app.host.offer("t.flac", TUESDAY)]
     answer = app.client.post(f"/api/patients/{patient_id}/baseline", json={"audioUrls": urls})
-    outcomes = [(result["success"], result["outcome"]) for result in answer.json()["results"]]
+    results = answer.json()["results"]
+    outcomes = [(result["success"], result["outcome"]) for result in results]
+    assert [bool(result["error"]) for result in results] == [False, True, False]
     assert outcomes == [(True, "enrolled"), (False, "dead"), (True, "enrolled")]
 
 

@@ -15,8 +15,8 @@ The order in which to read:
                 `refusals` are PostgreSQL's
     service     all of that, opened together
     worker      claim, judge, complete, again and again; `rounds` what time makes due; `backfill` another encoder's turn
-    app         the routes; `payloads` and `recordings` what goes in and out, `gate`, `auth` and `admission` who gets in,
-                `problems` errors, `events` and `metrics` what is seen
+    app         the routes; `payloads` and `recordings` what goes in and out, `gate`, `auth` and `admission` who gets
+                in, `problems` errors, `events` and `metrics` what is seen
     cli         the command line, with `patients`, `baselines`, `caregivers`, `alerts`, `policies`, `operations`, `console`,
                 `enrolling`, `explanations`, `demo`, `examination` and `serving`
     embedded    a PostgreSQL in a folder, from the `programs` of a wheel; `migrations` brings it up to date

@@ -17,8 +17,11 @@ from retrocare_voice import __version__, metrics, payloads, problems
 from retrocare_voice.admission import Admission, Ticket
 from retrocare_voice.auth import guarded
 from retrocare_voice.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
+from retrocare_voice.events import Phases
+from retrocare_voice.explanations import explain
 from retrocare_voice.fetch import Recording, check_reference
 from retrocare_voice.gate import Gate
+from retrocare_voice.pipeline import Voiceprint
 from retrocare_voice.recordings import openapi, recordings_of
 from retrocare_voice.service import Service
 from retrocare_voice.settings import Settings
@@ -93,12 +96,18 @@ def _add_routes(app: FastAPI) -> None:
         request: Request, response: Response, service: Shared, admission: Admitted
     ) -> payloads.EmbedResponse:
         """Turn one recording into a voice embedding; nothing is stored."""
+
+        def job(recording: Recording, ticket: Ticket) -> tuple[Voiceprint, Phases]:
+            found, phases = service.embed(recording, ticket)
+            if isinstance(found, NotAssessable):
+                limits = service.database.limits(service.encoder)
+                raise Unprocessable(explain(found.reason, found.measures, limits), code=found.reason)
+            return found, phases
+
         async with admission.admit() as ticket:
             [recording] = await recordings_of(request, payloads.EmbedRequest, most=1)
-            found, phases = await ticket.work(request, lambda: service.embed(recording, ticket))
+            found, phases = await ticket.work(request, lambda: job(recording, ticket))
         response.headers["Server-Timing"] = phases.server_timing
-        if isinstance(found, NotAssessable):
-            raise Unprocessable("The recording cannot be judged", hint=str(dict(found.measures)), code=found.reason)
         return payloads.EmbedResponse(
             embedding=found.embedding.tolist(),
             snr=found.snr_db,
@@ -127,18 +136,43 @@ def _add_routes(app: FastAPI) -> None:
         responses={202: {"model": payloads.CheckResponse}},
         openapi_extra=guarded("check"),
     )
-    async def anomaly_check(
-        body: payloads.CheckRequest, request: Request, response: Response, service: Shared, admission: Admitted
+    async def check(
+        body: payloads.CheckRequest,
+        request: Request,
+        response: Response,
+        service: Shared,
+        admission: Admitted,
+        idempotency_key: payloads.IdempotencyKey = None,
     ) -> payloads.CheckResponse:
-        """Judge one recording of a patient; 202 where another worker holds it."""
+        """Judge one recording of a patient; 202 where another worker holds it.
+
+        A recording that was judged before gives what was found then, with duplicateOf. The same Idempotency-Key with
+        the same request, within 24 hours, is about the same call; Idempotent-Replayed: true says that nothing was
+        done for the answer.
+        """
         recording = Recording(check_reference(body.audio_url), body.channel)
-        call: dict[str, Any] = {"call_log_id": body.call_log_id, "source": "api", "occurred_at": body.timestamp}
+        caller = getattr(request.state, "caller", "")
+        call: dict[str, Any] = {
+            "call_log_id": body.call_log_id,
+            "source": "api",
+            "occurred_at": body.timestamp,
+            "caller": caller,
+            "idempotency_key": idempotency_key,
+            "request_sha256": payloads.request_sha256(caller, "POST /api/anomaly-check", body),
+        }
+
+        def judge(ticket: Ticket) -> tuple[payloads.CheckResponse, Phases]:
+            row, phases = service.judge(recording, body.patient_id, ticket, **call)
+            return payloads.CheckResponse.of(row, service.explanation(row)), phases
+
         async with admission.admit() as ticket:
-            row, phases = await ticket.work(request, lambda: service.judge(recording, body.patient_id, ticket, **call))
+            found, phases = await ticket.work(request, lambda: judge(ticket))
         response.headers["Server-Timing"] = phases.server_timing
-        if row["state"] in ("queued", "leased"):
+        if idempotency_key and not phases.milliseconds:  # nothing was done for this request
+            response.headers["Idempotent-Replayed"] = "true"
+        if found.outcome in payloads.UNFINISHED:
             response.status_code = HTTPStatus.ACCEPTED
-        return payloads.CheckResponse.of(row)
+        return found
 
     @app.post(
         "/api/patients/{patient_id}/baseline",
@@ -161,7 +195,7 @@ def _add_routes(app: FastAPI) -> None:
                     if failure.result is None:
                         raise
                     row = failure.result  # the others are not lost with this one
-                results.append(payloads.CheckResponse.of(row))
+                results.append(payloads.CheckResponse.of(row, service.explanation(row)))
             return results
 
         async with admission.admit() as ticket:

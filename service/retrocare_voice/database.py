@@ -95,12 +95,19 @@ class Database(CareActions):
         channel: Channel | None = None,
         occurred_at: datetime | None = None,
         enrolment_id: UUID | None = None,
+        caller: str = "",
+        idempotency_key: str | None = None,
+        request_sha256: bytes | None = None,
     ) -> Claim:
-        """Lease the check of a call; a recording without one gets its call first, in the same transaction."""
+        """Lease the check of a call; a recording without one gets its call first, in the same transaction.
+
+        The same idempotency key of the same caller is about the same call.
+        """
         with self._connection() as connection, connection.transaction():
             [call] = _call(
                 connection, "record_call",
                 patient_id, call_log_id, source, recording_ref, channel, occurred_at, enrolment_id,
+                caller, idempotency_key, request_sha256,
             )  # fmt: skip
             [claim] = _call(connection, "open_check", call["record_call"], encoder, worker, lease_seconds)
         return _claim(claim)

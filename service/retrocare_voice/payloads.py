@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from fastapi import Header
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.alias_generators import to_camel
 
@@ -16,6 +18,21 @@ VectorIn = Annotated[list[Finite], Field(min_length=1, max_length=16_000)]
 PatientIds: TypeAdapter[list[UUID]] = TypeAdapter(list[UUID])
 
 
+# The SQL enums check_state, check_reason, anomaly_severity and alert_type.
+CheckState = Literal[
+    "queued", "leased", "scored", "enrolled", "held", "embedded", "not_assessable", "skipped", "dead"
+]  # fmt: skip
+CheckReason = Literal[
+    "no_speech", "too_little_speech", "too_noisy", "clipped", "ambiguous_channel", "undecodable", "too_long",
+    "sick_without_baseline", "sick_at_enrolment",
+    "no_consent", "duplicate_recording", "voicemail", "not_answered", "nobody_spoke", "call_failed",
+    "ended_reason_unknown",
+    "recording_unavailable", "recording_expired", "processing_failed", "attempts_exhausted", "upload_lost",
+]  # fmt: skip
+Severity = Literal["low", "medium", "high", "critical"]
+AlertType = Literal["warning", "emergency"]
+
+
 class Camel(BaseModel):
     """Fields in camelCase on the wire, as the callers of these routes are coded."""
 
@@ -23,8 +40,10 @@ class Camel(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, as application/problem+json (RFC 9457)."""
+    """An error, as application/problem+json (RFC 9457), with what callers of the earlier service read."""
 
+    success: Literal[False] = False
+    error: str = Field(description="The same as detail.")
     type: str = "about:blank"
     title: str
     status: int
@@ -68,8 +87,8 @@ class CompareResponse(BaseModel):
     raw_similarity: float
     normalized: float
     snr: float | None
-    severity: Literal["low", "medium", "high", "critical"]
-    alert_type: Literal["warning", "emergency"] | None
+    severity: Severity
+    alert_type: AlertType | None
 
 
 class CheckRequest(Camel):
@@ -82,23 +101,53 @@ class CheckRequest(Camel):
 
 class CheckResponse(Camel):
     success: bool = Field(description="The recording reached a judged end, not_assessable included.")
-    outcome: str = Field(description="The check's state.")
-    reason: str | None
+    error: str | None = Field(description="A sentence where success is false.")
+    outcome: CheckState
+    reason: CheckReason | None
+    explanation: str | None = Field(description="The reason in a sentence, with what was measured and what is needed.")
     call_log_id: UUID
+    duplicate_of: UUID | None = Field(
+        description="The call whose recording has the same bytes: its outcome, score and logId are given here."
+    )
     log_id: UUID | None
     anomaly_score: float | None
     raw_similarity: float | None
     normalized_score: float | None
     snr: float | None
-    severity: str | None
-    alert_type: str | None
+    severity: Severity | None
+    alert_type: AlertType | None
     added_to_baseline: bool
 
     @classmethod
-    def of(cls, result: dict[str, Any]) -> CheckResponse:
+    def of(cls, result: dict[str, Any], explanation: str | None = None) -> CheckResponse:
         """Read a row of voice.check_result."""
-        ended = result["state"] in ("scored", "enrolled", "held", "embedded", "not_assessable", "skipped")
-        return cls(success=ended, outcome=result["state"], **{k: v for k, v in result.items() if k != "state"})
+        state = result["state"]
+        error = UNFINISHED.get(state) or (explanation if state == "dead" else None)
+        fields = {name: value for name, value in result.items() if name != "state"}
+        return cls(success=error is None, error=error, outcome=state, explanation=explanation, **fields)
+
+
+UNFINISHED = {
+    "queued": "The recording is not judged yet. Send the same request again later.",
+    "leased": "The recording is being judged. Send the same request again in a few seconds.",
+}
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        description="Visible ASCII, one for each request and the same to repeat it. Kept for 24 hours.",
+    ),
+]
+
+
+def request_sha256(caller: str, route: str, body: BaseModel) -> bytes:
+    """Return what tells a repeated request from another one: the hash of who asks for what, spelt in one way."""
+    return hashlib.sha256("\n".join((caller, route, body.model_dump_json())).encode()).digest()
 
 
 class EnrolRequest(Camel):
@@ -124,8 +173,8 @@ class AnomalyLog(BaseModel):
     raw_similarity: float
     normalized_score: float
     snr: float | None
-    severity: str
-    alert_type: str | None
+    severity: Severity
+    alert_type: AlertType | None
     alert_sent: bool
     notes: str | None
 

@@ -25,7 +25,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def problem(status: int, code: str, detail: str, hint: str = "", retry_after: int | None = None) -> JSONResponse:
     """Make the answer that says what was wrong and what to do."""
-    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, hint=hint or None)
+    title = HTTPStatus(status).phrase
+    body = Problem(error=detail, title=title, status=status, detail=detail, code=code, hint=hint or None)
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
     headers |= {"Retry-After": str(retry_after)} if retry_after else {}
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")

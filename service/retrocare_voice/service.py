@@ -15,6 +15,7 @@ from retrocare_voice.database import Database, Row
 from retrocare_voice.encoder import load_encoder
 from retrocare_voice.errors import NotAssessable, Unavailable
 from retrocare_voice.events import ATTEMPTS, Phases, event
+from retrocare_voice.explanations import explain
 from retrocare_voice.fetch import Recording
 from retrocare_voice.inference import Inference
 from retrocare_voice.pipeline import Patience, Voiceprint, heard, settle
@@ -101,6 +102,14 @@ class Service:
         ATTEMPTS.labels("request").inc()
         event("opened", claim.call_log_id)
         return settle(claim, partial(recording.read, self.settings), self.inference, self.database, patience)
+
+    def explanation(self, row: Row) -> str | None:
+        """Return the reason of a row of voice.check_result as a sentence, where there is one."""
+        if row["reason"] is None:
+            return None
+        return explain(
+            row["reason"], self.database.call_measures(row["call_log_id"]), self.database.limits(self.encoder)
+        )
 
 
 @contextmanager
