@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from retrocare_voice import __version__, metrics, payloads, problems
 from retrocare_voice.admission import Admission, Ticket
-from retrocare_voice.auth import guarded
+from retrocare_voice.auth import SECURITY_SCHEMES, guarded
 from retrocare_voice.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
 from retrocare_voice.events import Phases
 from retrocare_voice.explanations import explain
@@ -52,6 +52,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         version=__version__,
         description="Recordings become voice embeddings; SQL functions judge them.",
         responses=problems.RESPONSES,
+        generate_unique_id_function=lambda route: route.name,  # operation ids are the functions' names
     )
     app.state.settings, app.state.service, app.state.admission = settings, service, Admission(settings)
     problems.add_problem_answers(app)
@@ -60,7 +61,17 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
         CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
     )
     _add_routes(app)
+    _describe(app)
     return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Add to the OpenAPI document, which is made once and kept, what FastAPI leaves out: keys, and nulls in examples."""
+    components = app.openapi()["components"]
+    components["securitySchemes"] = SECURITY_SCHEMES
+    for name, schema in components["schemas"].items():
+        if "examples" in schema:
+            schema["examples"] = getattr(payloads, name).model_json_schema()["examples"]
 
 
 def _add_routes(app: FastAPI) -> None:
@@ -74,7 +85,7 @@ def _add_routes(app: FastAPI) -> None:
         return payloads.Health(encoder=service.encoder, why=service.why)
 
     @app.get("/readyz", tags=["operations"])
-    def readyz(service: Shared) -> payloads.Readiness:
+    def ready(service: Shared) -> payloads.Readiness:
         """Say whether work can be taken: the model is warm, the database answers, the encoder is the active one."""
         service.check_ready()
         return payloads.Readiness(encoder=service.encoder)
@@ -86,8 +97,14 @@ def _add_routes(app: FastAPI) -> None:
             service.worker.wake()
         return payloads.Woken(worker=service.worker is not None)
 
-    @app.get("/metrics", tags=["operations"], response_class=PlainTextResponse, openapi_extra=guarded("admin"))
-    def measured(service: Shared) -> PlainTextResponse:
+    @app.get(
+        "/metrics",
+        operation_id="metrics",
+        tags=["operations"],
+        response_class=PlainTextResponse,
+        openapi_extra=guarded("admin"),
+    )
+    def prometheus(service: Shared) -> PlainTextResponse:
         """Return what Prometheus asks for."""
         return PlainTextResponse(metrics.exposition(service), media_type=metrics.CONTENT_TYPE)
 
@@ -179,7 +196,7 @@ def _add_routes(app: FastAPI) -> None:
         tags=["patients"],
         openapi_extra=openapi(payloads.EnrolRequest) | guarded("check"),
     )
-    async def enrol(
+    async def enroll(
         patient_id: uuid.UUID, request: Request, service: Shared, admission: Admitted
     ) -> payloads.EnrolResponse:
         """Enrol a patient from one or more recordings, together one enrolment."""
@@ -204,12 +221,12 @@ def _add_routes(app: FastAPI) -> None:
         return payloads.EnrolResponse(enrolment_id=enrolment_id, results=results)
 
     @app.get("/api/anomaly-logs/{patient_id}", tags=["patients"], openapi_extra=guarded("read"))
-    def logs_of_one(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:
+    def patient_logs(patient_id: uuid.UUID, service: Shared) -> payloads.AnomalyLogs:
         """Return all logs of one patient, newest first."""
         return payloads.AnomalyLogs.model_validate({"logs": service.database.anomaly_logs([patient_id], None)})
 
     @app.get("/api/anomaly-logs", tags=["patients"], openapi_extra=guarded("read"))
-    def logs_of_many(
+    def logs(
         service: Shared,
         patient_ids: Annotated[list[str], Query(alias="patientIds", max_length=1000)],
         days: Annotated[int, Query(ge=1, le=36500)] = 7,

@@ -17,6 +17,15 @@ from retrocare_voice.settings import LOOPBACK, Settings
 ApiScope = Literal["embed", "check", "read", "admin"]  # the SQL enum voice.api_scope
 
 NEEDED_SCOPE = "x-scope"  # of an operation in OpenAPI: what a key must allow
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `retrocare key add`."},
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same, in a header of its own.",
+    },
+}
 PUBLIC = frozenset({"/", "/health", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/docs/static"})
 
 
@@ -61,8 +70,8 @@ async def caller_of(
 
 
 def guarded(scope: ApiScope) -> dict[str, Any]:
-    """Declare, as ``openapi_extra`` of a route, the scope that the gate asks for."""
-    return {NEEDED_SCOPE: scope}
+    """Declare, as ``openapi_extra`` of a route, the scope that the gate asks for, and how its key is shown."""
+    return {NEEDED_SCOPE: scope, "security": [{name: []} for name in SECURITY_SCHEMES]}
 
 
 def hash_of(key: str) -> bytes:

@@ -33,6 +33,11 @@ Severity = Literal["low", "medium", "high", "critical"]
 AlertType = Literal["warning", "emergency"]
 
 
+def example(**values: Any) -> ConfigDict:
+    """Show one body, as it is on the wire, in OpenAPI."""
+    return ConfigDict(json_schema_extra={"examples": [values]})
+
+
 class Camel(BaseModel):
     """Fields in camelCase on the wire, as the callers of these routes are coded."""
 
@@ -41,6 +46,17 @@ class Camel(BaseModel):
 
 class Problem(BaseModel):
     """An error, as application/problem+json (RFC 9457), with what callers of the earlier service read."""
+
+    model_config = example(
+        success=False,
+        error="No patient 7d8f0a52-6a0e-4f0c-8d0c-3f3c7d0e9b11",
+        type="about:blank",
+        title="Not Found",
+        status=404,
+        detail="No patient 7d8f0a52-6a0e-4f0c-8d0c-3f3c7d0e9b11",
+        code="unknown_patient",
+        hint=None,
+    )
 
     success: Literal[False] = False
     error: str = Field(description="The same as detail.")
@@ -53,6 +69,8 @@ class Problem(BaseModel):
 
 
 class EmbedRequest(BaseModel):
+    model_config = example(audio_url="https://recordings.example.org/call.wav", channel="customer")
+
     audio_url: str = Field(description="http(s) URL, or storage:bucket/path")
     sample_rate: int | None = Field(None, description="Accepted and ignored: the recording says it itself.")
     channel: NamedChannel | None = None
@@ -66,6 +84,15 @@ class Quality(BaseModel):
 
 
 class EmbedResponse(BaseModel):
+    model_config = example(
+        embedding=[0.6, 0.8, 0.0],
+        snr=24.1,
+        sample_rate=16000,
+        encoder="ge2e-v1",
+        speech_seconds=21.4,
+        quality={"windows": 13, "agreement": 0.93, "clipped_share": 0.0, "channel": "mono"},
+    )
+
     embedding: list[float] = Field(description="Unit vector.")
     snr: float | None = Field(description="dB; null: not known.")
     sample_rate: int = Field(description="Of the audio that was encoded, Hz.")
@@ -75,6 +102,8 @@ class EmbedResponse(BaseModel):
 
 
 class CompareRequest(BaseModel):
+    model_config = example(baseline=[0.6, 0.8, 0.0], current=[0.8, 0.6, 0.0], snr=12.0, hour=7.5, encoder="ge2e-v1")
+
     baseline: VectorIn
     current: VectorIn
     snr: Finite | None = Field(None, description="dB; null: not known.")
@@ -83,6 +112,10 @@ class CompareRequest(BaseModel):
 
 
 class CompareResponse(BaseModel):
+    model_config = example(
+        score=0.31, raw_similarity=0.62, normalized=0.31, snr=12.0, severity="medium", alert_type="warning"
+    )
+
     score: float
     raw_similarity: float
     normalized: float
@@ -92,6 +125,14 @@ class CompareResponse(BaseModel):
 
 
 class CheckRequest(Camel):
+    model_config = example(
+        patientId="7d8f0a52-6a0e-4f0c-8d0c-3f3c7d0e9b11",
+        audioUrl="https://recordings.example.org/call.wav",
+        callLogId=None,
+        channel="customer",
+        timestamp="2026-03-02T09:30:00+01:00",
+    )
+
     patient_id: UUID
     audio_url: str = Field(description="http(s) URL, or storage:bucket/path")
     call_log_id: UUID | None = Field(None, description="Without it, a call is made for the recording.")
@@ -100,6 +141,24 @@ class CheckRequest(Camel):
 
 
 class CheckResponse(Camel):
+    model_config = example(
+        success=True,
+        error=None,
+        outcome="scored",
+        reason=None,
+        explanation=None,
+        callLogId="01a1ff5c-2faa-7406-b309-14d5605ef976",
+        duplicateOf=None,
+        logId="5b1f1d0a-54f5-4a5b-9a55-0a4f5a1c7c33",
+        anomalyScore=0.456,
+        rawSimilarity=0.544,
+        normalizedScore=0.456,
+        snr=33.8,
+        severity="high",
+        alertType="emergency",
+        addedToBaseline=False,
+    )
+
     success: bool = Field(description="The recording reached a judged end, not_assessable included.")
     error: str | None = Field(description="A sentence where success is false.")
     outcome: CheckState
@@ -151,11 +210,39 @@ def request_sha256(caller: str, route: str, body: BaseModel) -> bytes:
 
 
 class EnrolRequest(Camel):
+    model_config = example(
+        audioUrls=["https://recordings.example.org/monday.wav", "storage:voice-recordings/ana/tuesday.wav"],
+        channel=None,
+    )
+
     audio_urls: list[str] = Field(min_length=1, max_length=20)
     channel: NamedChannel | None = None
 
 
 class EnrolResponse(Camel):
+    model_config = example(
+        enrolmentId="c0a8f7a2-0d7e-4f43-8f35-7b3c1f0d2e44",
+        results=[
+            {
+                "success": True,
+                "error": None,
+                "outcome": "enrolled",
+                "reason": None,
+                "explanation": None,
+                "callLogId": "01a1ff5c-2faa-7406-b309-14d5605ef976",
+                "duplicateOf": None,
+                "logId": None,
+                "anomalyScore": None,
+                "rawSimilarity": None,
+                "normalizedScore": None,
+                "snr": 39.3,
+                "severity": None,
+                "alertType": None,
+                "addedToBaseline": True,
+            }
+        ],
+    )
+
     enrolment_id: UUID
     results: list[CheckResponse]
 
@@ -180,10 +267,31 @@ class AnomalyLog(BaseModel):
 
 
 class AnomalyLogs(BaseModel):
+    model_config = example(
+        logs=[
+            {
+                "id": "5b1f1d0a-54f5-4a5b-9a55-0a4f5a1c7c33",
+                "patient_id": "7d8f0a52-6a0e-4f0c-8d0c-3f3c7d0e9b11",
+                "call_log_id": "01a1ff5c-2faa-7406-b309-14d5605ef976",
+                "timestamp": "2026-03-02T09:30:00Z",
+                "anomaly_score": 0.456,
+                "raw_similarity": 0.544,
+                "normalized_score": 0.456,
+                "snr": 33.8,
+                "severity": "high",
+                "alert_type": "emergency",
+                "alert_sent": True,
+                "notes": None,
+            }
+        ]
+    )
+
     logs: list[AnomalyLog]
 
 
 class Health(BaseModel):
+    model_config = example(status="ok", service="anomaly-detection", encoder="ge2e-v1", why="The encoder is ge2e-v1.")
+
     status: Literal["ok"] = "ok"
     service: Literal["anomaly-detection"] = "anomaly-detection"
     encoder: str
@@ -191,9 +299,13 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
+    model_config = example(status="ready", encoder="ge2e-v1")
+
     status: Literal["ready"] = "ready"
     encoder: str
 
 
 class Woken(BaseModel):
+    model_config = example(worker=True)
+
     worker: bool = Field(description="Whether a worker runs in this process.")
