@@ -66,7 +66,7 @@ def create_app(settings: Settings, service: Service) -> FastAPI:
 
 
 def _describe(app: FastAPI) -> None:
-    """Add to the OpenAPI document, which is made once and kept, what FastAPI leaves out: keys, and nulls in examples."""
+    """Add what FastAPI leaves out of the OpenAPI document, which is kept: keys, and nulls in examples."""
     components = app.openapi()["components"]
     components["securitySchemes"] = SECURITY_SCHEMES
     for name, schema in components["schemas"].items():
