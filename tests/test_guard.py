@@ -73,7 +73,7 @@ def test_an_address_that_is_not_allowed_is_refused_at_once_and_nobody_is_reached
     assert (failure.refusal, failure.code, failure.status) == (case.refusal, "recording_refused", 403)
     assert failure.is_permanent
     for said in (*case.answers, "secret", "docker"):
-        assert said not in f"{failure}{failure.hint}"
+        assert said in case.url or said not in f"{failure}{failure.hint}"
 
 
 @pytest.mark.parametrize("location", ssrf.REDIRECTS, ids=lambda location: f"{location[:60]!a}")

@@ -46,8 +46,12 @@ class Url:
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
+    def with_port(self) -> str:
+        return f"{self.bracketed}:{self.port}"
+
+    @property
     def authority(self) -> str:
-        return self.bracketed if self.port == PORTS[self.scheme] else f"{self.bracketed}:{self.port}"
+        return self.bracketed if self.port == PORTS[self.scheme] else self.with_port
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"
@@ -81,25 +85,56 @@ def parse_url(text: str) -> Url:
     return Url(scheme, host, int(number[1]), target if target.startswith("/") else f"/{target}")
 
 
-def check_allowed(url: Url, settings: Settings) -> bool:
+def check_allowed(url: Url, settings: Settings, is_redirected: bool = False) -> bool:
     """Return whether the host is named as private: then neither its scheme nor its addresses matter.
+
+    Where a redirect led is not told.
 
     Raises: FetchFailed with refusal scheme, host or port.
     """
     named = settings.private_recording_hosts
-    if f"{url.bracketed}:{url.port}" in named or url.authority in named:
+    if url.with_port in named or url.authority in named:
         return True
-    if url.scheme != "https" and not settings.fetch_allow_http:
-        raise FetchFailed("Recordings are fetched over https only", refusal="scheme")
-    if not any(
+    is_host = any(
         pattern in ("*", url.host) or (pattern.startswith("*.") and url.host.endswith(pattern[1:]))
         for pattern in settings.recording_hosts
-    ):
-        hint = "RETROCARE_FETCH_HOSTS names the hosts."
-        raise FetchFailed("Recordings are not fetched from that host", hint, refusal="host")
-    if url.port != PORTS[url.scheme]:
-        raise FetchFailed("Recordings are not fetched from that port", refusal="port")
-    return False
+    )
+    if url.scheme != "https" and not settings.fetch_allow_http:
+        told, refusal = "Recordings are fetched over https only", "scheme"
+    elif not is_host:
+        told, refusal = f"Recordings are not fetched from {url.with_port}", "host"
+    elif url.port != PORTS[url.scheme]:
+        told, refusal = f"Recordings are not fetched from port {url.port} of {url.host}", "port"
+    else:
+        return False
+    if is_redirected:
+        raise FetchFailed("The recording's host leads to one that is not allowed", refusal=refusal)
+    raise FetchFailed(told, how_to_allow(url, settings, is_host), refusal=refusal)
+
+
+def how_to_allow(url: Url, settings: Settings, is_host: bool) -> str:
+    """Name the setting that would allow this URL, given those that are set; ``is_host``: its host is allowed."""
+    if url.port != PORTS[url.scheme] or _is_private_name(url.host):
+        return _add("RETROCARE_FETCH_PRIVATE_HOSTS", url.with_port, settings.fetch_private_hosts)
+    hints = []
+    if url.scheme != "https" and not settings.fetch_allow_http:
+        hints.append("Give an https URL, or set RETROCARE_FETCH_ALLOW_HTTP=true.")
+    if not is_host:
+        hints.append(_add("RETROCARE_FETCH_HOSTS", url.host, settings.fetch_hosts))
+        if settings.recording_hosts and not settings.fetch_hosts:
+            hints.append("Name the host of SUPABASE_URL there as well: it is allowed only while none is named.")
+    return " ".join(hints) or _add("RETROCARE_FETCH_PRIVATE_HOSTS", url.with_port, settings.fetch_private_hosts)
+
+
+def _add(setting: str, host: str, already: str) -> str:
+    """Say how to name one more host; those that are named already are not told."""
+    return f"Add {host} to {setting}." if already.strip() else f"Set {setting}={host}."
+
+
+def _is_private_name(host: str) -> bool:
+    """Say whether a host, by its name alone, can only be a private one."""
+    is_address = ":" in host or bool(_NUMBER_LAST.fullmatch(host))
+    return not is_public(host) if is_address else "." not in host
 
 
 def is_public(address: str) -> bool:

@@ -93,7 +93,8 @@ def _fetch_object(reference: str, settings: Settings) -> bytes:
     """Read a private object through the Storage API, as the project's secret key may."""
     bucket, path = _object(reference)
     if bucket != settings.supabase_storage_bucket:
-        raise FetchFailed("Recordings are not in that bucket", "SUPABASE_STORAGE_BUCKET names it.", refusal="bucket")
+        hint = f"If they are: set SUPABASE_STORAGE_BUCKET={bucket}."
+        raise FetchFailed(f"Recordings are not in the bucket {bucket}", hint, refusal="bucket")
     from storage3.exceptions import StorageApiError
 
     try:

@@ -23,7 +23,7 @@ from urllib.parse import urljoin
 
 import httpcore
 
-from retrocare_voice.addresses import Url, check_allowed, is_public, parse_url
+from retrocare_voice.addresses import Url, check_allowed, how_to_allow, is_public, parse_url
 from retrocare_voice.errors import FetchFailed, TooLarge
 from retrocare_voice.settings import Settings
 
@@ -87,11 +87,13 @@ def get(url: str, settings: Settings, network: Network = INTERNET) -> bytes:
     Raises: FetchFailed, with a ``refusal`` where the URL or what it leads to is not allowed; TooLarge.
     """
     limits, wanted = Limits(settings), parse_url(url)
-    for _ in range(MOST_REDIRECTS + 1):
-        is_private = check_allowed(wanted, settings)
+    for hop in range(MOST_REDIRECTS + 1):
+        is_private = check_allowed(wanted, settings, is_redirected=hop > 0)
         addresses = resolve(wanted.host, limits, network)
         if not is_private and not all(is_public(address) for address in addresses):
-            raise FetchFailed("The recording's host has an address that is not public", refusal="address")
+            told = "The recording's host has an address that is not public"
+            hint = f"If it is meant to: {how_to_allow(wanted, settings, is_host=True)}" if hop == 0 else ""
+            raise FetchFailed(told, hint, refusal="address")
         headers = [(b"Host", wanted.authority.encode()), *HEADERS]
         with asked(wanted, headers, addresses, limits, network) as response:
             location = b"".join(_header(response, b"location"))

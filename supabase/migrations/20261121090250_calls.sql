@@ -75,11 +75,13 @@ declare
     call public.call_logs;
     repeated voice.idempotency_keys;
 begin
+    -- First, as voice.open_check will ask for it in the same transaction.
+    lock table voice.encoders in row exclusive mode;
     perform voice.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
         from voice.idempotency_keys
-        where idempotency_keys.caller = record_call.caller and idempotency_keys.key = record_call.idempotency_key;
+        where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
@@ -121,7 +123,7 @@ begin
     end if;
     if record_call.idempotency_key is not null then
         insert into voice.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
-        values (record_call.caller, record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
+        values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
     end if;
     return call.id;
 exception when unique_violation then

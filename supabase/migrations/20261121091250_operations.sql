@@ -59,40 +59,55 @@ grant execute on function voice.check_list to retrocare_service;
 
 create function voice.requeue_checks(check_ids bigint[], reasons public.check_reason[])
 returns setof bigint
-language sql
+language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    update voice.checks
-    set state = 'queued',
-        reason = null,
-        attempts = 0,
-        lost_leases = 0,
-        run_at = clock_timestamp(),
-        lease_token = null,
-        leased_until = null,
-        worker = null,
-        finished_at = null
-    from (
+declare
+    wanted bigint[] := array(
         select dead.id
         from voice.checks as dead
-        join public.call_logs on call_logs.id = dead.call_log_id
         where dead.state = 'dead'
             and (requeue_checks.check_ids is null or dead.id = any (requeue_checks.check_ids))
             and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
-            and call_logs.recording_ref is not null
-            and not exists (
-                select from voice.checks as newer
-                where newer.call_log_id = dead.call_log_id
-                    and newer.id > dead.id
-                    and newer.is_backfill = dead.is_backfill
-                    and (not dead.is_backfill or newer.encoder = dead.encoder)
-            )
-        for no key update of dead, call_logs skip locked
-    ) as kept
-    where checks.id = kept.id
-    returning checks.id
+    );
+begin
+    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    perform from public.patients
+    where patients.id in (select checks.patient_id from voice.checks where checks.id = any (wanted))
+    order by patients.id
+    for no key update;
+    return query
+        update voice.checks
+        set state = 'queued',
+            reason = null,
+            attempts = 0,
+            lost_leases = 0,
+            run_at = clock_timestamp(),
+            lease_token = null,
+            leased_until = null,
+            worker = null,
+            finished_at = null
+        from (
+            select dead.id
+            from voice.checks as dead
+            join public.call_logs on call_logs.id = dead.call_log_id
+            where dead.id = any (wanted)
+                and dead.state = 'dead'
+                and call_logs.recording_ref is not null
+                and not exists (
+                    select from voice.checks as newer
+                    where newer.call_log_id = dead.call_log_id
+                        and newer.id > dead.id
+                        and newer.is_backfill = dead.is_backfill
+                        and (not dead.is_backfill or newer.encoder = dead.encoder)
+                )
+            for no key update of dead, call_logs skip locked
+        ) as kept
+        where checks.id = kept.id
+        returning checks.id;
+end
 $$;
 comment on function voice.requeue_checks is
     'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';

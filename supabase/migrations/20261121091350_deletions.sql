@@ -271,7 +271,14 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    delete from voice.unmatched_calls where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = delete_old_unmatched_call.reference;
+    delete from voice.unmatched_calls
+    using (
+        select old_call.provider, old_call.provider_call_id
+        from voice.unmatched_calls as old_call
+        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
+        for update skip locked -- whoever erases a person, or takes the call in, has it
+    ) as found_call
+    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
@@ -300,6 +307,14 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if not voice.try_lock_patient((
+        select checks.patient_id
+        from voice.check_errors
+        join voice.checks on checks.id = check_errors.check_id
+        where check_errors.id = delete_old_error.error_id::bigint
+    )) then
+        return false;
+    end if;
     delete from voice.check_errors where check_errors.id = delete_old_error.error_id::bigint;
     return found;
 end
@@ -329,6 +344,14 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if not voice.try_lock_patient((
+        select alert_changes.patient_id
+        from voice.deliveries
+        join public.alert_changes on alert_changes.id = deliveries.change_id
+        where deliveries.id = delete_old_delivery.delivery_id::bigint
+    )) then
+        return false;
+    end if;
     delete from voice.deliveries where deliveries.id = delete_old_delivery.delivery_id::bigint;
     return found;
 end
@@ -357,8 +380,18 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    old_key voice.idempotency_keys;
 begin
-    delete from voice.idempotency_keys where jsonb_build_array(idempotency_keys.caller, idempotency_keys.key) = delete_old_idempotency_key.reference::jsonb;
+    select idempotency_keys.* into old_key
+    from voice.idempotency_keys
+    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
+        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
+    if not voice.try_lock_patient(old_key.patient_id) then
+        return false;
+    end if;
+    delete from voice.idempotency_keys
+    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
     return found;
 end
 $$;

@@ -118,6 +118,16 @@ SIGNED_IN = {
     "remove_caregiver as a caregiver": ACTIONS["remove_caregiver"],
     "record_consent as a caregiver": ACTIONS["record_consent"],
 }
+# What the service does in one transaction.
+TOGETHER = {
+    "record_call and open_check": f"""select voice.open_check(
+            voice.record_call({SOMEBODY}, null, 'api', 'https://example.org/a.wav', 'mono', now(), null),
+            voice.active_encoder(), 'hunter', 0.5)""",
+    "record_call of a call and open_check": """select voice.open_check(
+            voice.record_call(patient_id, id, 'api', 'https://example.org/a.wav', 'mono', now(), null),
+            voice.active_encoder(), 'hunter', 0.5)
+        from public.call_logs order by random() limit 1""",
+}
 # What may be written to the tables themselves, by service_role or in the SQL editor.
 BY_TABLE = {
     "insert a call": f"""insert into public.call_logs (patient_id, recording_ref, "timestamp")
@@ -149,7 +159,7 @@ def no_deadlock(database: Database, seconds: float, connections: int = 12, seed:
     records.register("next-v1")
     assert uncovered(records) == set(), f"these write, and nobody hunts them: {uncovered(records)}"
     _people(records)
-    everything = ACTIONS | SIGNED_IN | BY_TABLE
+    everything = ACTIONS | SIGNED_IN | TOGETHER | BY_TABLE
     until = time.monotonic() + seconds
     done: Counter[str] = Counter()
     refused: Counter[str] = Counter()
