@@ -59,6 +59,8 @@ def resolve(
         raise typer.BadParameter(f"--outcome is one of {', '.join(OUTCOMES)}, not {outcome}")
     with opened() as database:
         show([database.resolve_alert(find_alert(database, alert), outcome, note)], as_json, ANSWERED)
+    if outcome == "ill":
+        say("The patient is noted as unwell for a while; `retrocare patient unflag` ends it sooner.")
 
 
 def find_alert(database: Database, alert: str) -> UUID:

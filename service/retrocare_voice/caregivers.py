@@ -88,7 +88,7 @@ def remove_caregiver(caregiver: Caregiver, yes: Yes = False, as_json: Json = Fal
     """Remove a caregiver, and the messages that wait for this person."""
     with opened() as database:
         found = find_caregiver(database, caregiver)
-        goes = [f"{found['name']} ({found['role']}) is no longer told about {found['patient']}."]
+        goes = [f"{found['name']} ({found['role']}) would no longer be told about {found['patient']}."]
         confirm("Remove this caregiver?", goes, yes)
         database.remove_caregiver(found["id"])
         show([{"removed": found["id"], "name": found["name"], "patient": found["patient"]}], as_json)

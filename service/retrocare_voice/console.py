@@ -59,7 +59,7 @@ def confirm(question: str, goes: Sequence[str], yes: bool) -> None:
     for line in goes:
         say(line)
     if not yes and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
-        raise BadRequest("Nothing was changed", "Confirm it, or say --yes.", "not_confirmed")
+        raise BadRequest("Nothing was changed", "Run it again with --yes.", "not_confirmed")
 
 
 def print_json(value: object) -> None:
@@ -116,6 +116,8 @@ def cell(value: object, column: str) -> str:
             return f"{value:%Y-%m-%d %H:%M}"
         case list():
             return ", ".join(str(item) for item in value)
+        case dict():
+            return json.dumps(value, default=str) if value else ""
     return str(value)
 
 
@@ -156,8 +158,10 @@ def find(database: Database, patient: str) -> UUID:
     found = [row for row in database.patient_list() if patient in (str(row["id"]), row["name"])]
     if len(found) == 1:
         return UUID(str(found[0]["id"]))
-    what = "Several patients are" if found else "No patient is"
-    raise NotFound(f"{what} called {patient!r}", "`retrocare patient list` shows their ids.", "unknown_patient")
+    if found:
+        ids = ", ".join(str(row["id"]) for row in found)
+        raise NotFound(f"Several patients are called {patient!r}", f"Say which by the id: {ids}.", "ambiguous_patient")
+    raise NotFound(f"No patient is called {patient!r}", "`retrocare patient list` shows their ids.", "unknown_patient")
 
 
 def moment(given: datetime | None) -> datetime:

@@ -77,7 +77,11 @@ def set_patient(
 def list_patients(as_json: Json = False) -> None:
     """List the patients, their baselines, last scores and open alerts."""
     with opened() as database:
-        show(database.patient_list(), as_json, ("name", "id", "sample_count", "last_anomaly_score", "alert_level"))
+        show(
+            database.patient_list(),
+            as_json,
+            ("name", "id", "open_flags", "sample_count", "last_anomaly_score", "alert_level"),
+        )
         warn_of_unknown_flags(database)
 
 

@@ -94,7 +94,8 @@ def _lines(file: Path) -> list[str]:
     try:
         return [line for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise BadRequest(f"{file} cannot be read: {error}", code="unreadable_file") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadRequest(f"{file} cannot be read: {why}", code="unreadable_file") from None
 
 
 @keys.command("add")
@@ -108,9 +109,12 @@ def add_key(
         raise typer.BadParameter(f"--scope is one of {', '.join(SCOPES)}, not {unknown[0]}")
     key = f"rcv_{secrets.token_urlsafe(32)}"
     with opened() as database, naming(a_name_stands_for_one_key=name):
+        is_first = not database.api_keys()
         row = database.add_api_key(name, scope, hash_of(key))
     show([{"key": key} | row], as_json, ("key", "name", "scopes"))
     say("It is not shown again: only its hash is kept.")
+    if is_first:
+        say("It is the first key: from now on every request to the service needs one.")
 
 
 @keys.command("list")

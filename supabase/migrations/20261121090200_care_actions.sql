@@ -179,7 +179,8 @@ begin
         update public.health_flags
         set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
         where health_flags.patient_id = unflag_patient.patient_id
-            and health_flags.resolved_at is null
+            -- One that would end by itself, too: after an illness that was found, for instance.
+            and (health_flags.resolved_at is null or health_flags.resolved_at > unflag_patient.resolved_at)
             and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
         returning health_flags.*;
 end

@@ -60,7 +60,9 @@ as $$
         patients.flags || array(
             select health_flags.flag
             from public.health_flags
-            where health_flags.patient_id = patients.id and health_flags.resolved_at is null
+            where health_flags.patient_id = patients.id
+                and health_flags.started_at <= now()
+                and (health_flags.resolved_at is null or health_flags.resolved_at > now())
             order by health_flags.started_at
         ),
         baseline.sample_count,
