@@ -44,6 +44,20 @@ comment on function voice.try_lock_patient is
     'As voice.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
 revoke execute on function voice.try_lock_patient from public;
 
+create function voice.lock_patient_if_any(patient_id uuid)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select from public.patients
+    where patients.id = lock_patient_if_any.patient_id
+    for no key update
+$$;
+comment on function voice.lock_patient_if_any is
+    'As voice.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
+revoke execute on function voice.lock_patient_if_any from public;
+
 create function voice.lock_patient_or_refuse(patient_id uuid)
 returns boolean
 language plpgsql

@@ -199,9 +199,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Its state is copied to its call: the patient is locked first.
-    perform from public.patients
-    where patients.id = (select checks.patient_id from voice.checks where checks.id = release_check.check_id)
-    for no key update;
+    perform voice.lock_patient_if_any((select checks.patient_id from voice.checks where checks.id = release_check.check_id));
     update voice.checks
     set state = 'queued',
         attempts = checks.attempts - 1,

@@ -64,11 +64,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_active boolean := open_backfill.encoder is not distinct from voice.active_encoder();
+    wanted_ids uuid[];
     opened integer;
 begin
     perform voice.policy(open_backfill.encoder);
     perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- several may ask; each call is opened once
-    with
+    wanted_ids := array(with
         candidates as (
             -- What activation hangs on: the samples of the baselines there are, and enrolments that are under way.
             select embeddings.call_log_id, true as is_sample
@@ -89,7 +90,7 @@ begin
             group by candidates.call_log_id
         ),
         kept as (
-            select call_logs.id, call_logs.patient_id, is_active and call_logs.source = 'archive' as is_archived, call_logs."timestamp"
+            select call_logs.id, wanted.is_sample, call_logs."timestamp"
             from wanted
             join public.call_logs on call_logs.id = wanted.call_log_id
             join public.patients on patients.id = call_logs.patient_id
@@ -111,12 +112,29 @@ begin
                 )
             order by wanted.is_sample desc, call_logs."timestamp" desc
             limit open_backfill.maximum_rows
-            for key share of call_logs, patients skip locked
         )
+        select kept.id from kept order by kept.is_sample desc, kept."timestamp" desc
+    );
+    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    perform from public.patients
+    where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
+    order by patients.id
+    for no key update;
     insert into voice.checks (call_log_id, patient_id, encoder, is_backfill, run_at)
-    select kept.id, kept.patient_id, open_backfill.encoder, true,
-        case when kept.is_archived then least(now(), kept."timestamp") else now() end
-    from kept;
+    select call_logs.id, call_logs.patient_id, open_backfill.encoder, true,
+        case when is_active and call_logs.source = 'archive' then least(now(), call_logs."timestamp") else now() end
+    from unnest(wanted_ids) with ordinality as wanted (id, turn)
+    join public.call_logs on call_logs.id = wanted.id
+    join public.patients on patients.id = call_logs.patient_id
+    -- What was erased while this waited is not taken up.
+    where call_logs.recording_ref is not null
+        and patients.voice_consent_at is not null
+        and not exists (
+            select from voice.checks
+            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased')
+                and (not checks.is_backfill or checks.encoder = open_backfill.encoder)
+        )
+    order by wanted.turn;
     get diagnostics opened = row_count;
     return opened;
 end

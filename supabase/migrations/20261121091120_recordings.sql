@@ -201,11 +201,9 @@ as $$
 declare
     held voice.recordings;
 begin
-    perform from public.patients
-    where patients.id = (
+    perform voice.lock_patient_if_any((
         select recordings.patient_id from voice.recordings where recordings.call_log_id = store_recording.call_log_id
-    )
-    for no key update;
+    ));
     select recordings.* into held from voice.recordings where recordings.call_log_id = store_recording.call_log_id for update;
     if not found then
         perform voice.delete_orphan(store_recording.recording_ref); -- erased while it was copied
@@ -248,11 +246,9 @@ as $$
 declare
     failed voice.recordings;
 begin
-    perform from public.patients
-    where patients.id = (
+    perform voice.lock_patient_if_any((
         select recordings.patient_id from voice.recordings where recordings.call_log_id = fail_recording.call_log_id
-    )
-    for no key update;
+    ));
     update voice.recordings
     set state = 'queued',
         error_code = fail_recording.code,

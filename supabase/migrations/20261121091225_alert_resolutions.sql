@@ -24,7 +24,7 @@ begin
     return alert;
 end
 $$;
-comment on function voice.resolve is 'The episode is over. Called by voice.resolve_alert, and by a sweep when a silent patient was heard again.';
+comment on function voice.resolve is 'The episode is over. Called by voice.resolve_alert, and by voice.end_silence when a silent patient was heard again.';
 revoke execute on function voice.resolve from public;
 
 create function voice.flag_illness(alert public.caregiver_alerts)

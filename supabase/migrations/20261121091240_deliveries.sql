@@ -163,14 +163,12 @@ declare
     sent voice.deliveries;
 begin
     -- The log behind it is the patient's, and a patient is locked first.
-    perform from public.patients
-    where patients.id = (
+    perform voice.lock_patient_if_any((
         select caregiver_alerts.patient_id
         from voice.deliveries
         join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
         where deliveries.id = finish_delivery.delivery_id
-    )
-    for no key update;
+    ));
     update voice.deliveries
     set state = 'accepted',
         provider_message_id = finish_delivery.provider_message_id,
