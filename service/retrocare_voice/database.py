@@ -60,6 +60,9 @@ class Database(CareActions):
         with translated(), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
             yield connection
 
+    def release(self) -> Row:
+        return self._row("voice.release")
+
     # encoders and policies
 
     def register_encoder(self, encoder: str, dimension: int, window_seconds: float) -> bool:

@@ -347,6 +347,25 @@ comment on column public.daily_checkins.date is 'The day in the patient''s own t
 comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
 grant select, insert, update, delete on public.daily_checkins to service_role;
 
+-- 11_release.sql
+
+-- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
+-- first, then to the edge functions and services: those of the release before go on meanwhile.
+
+create function voice.release()
+returns table (version text, oldest_service text)
+language sql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select '1.0.0', '1.0.0'
+$$;
+comment on function voice.release is
+    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+revoke execute on function voice.release from public;
+grant execute on function voice.release to retrocare_service;
+
 -- 12_contacts.sql
 
 -- Contacts: how the patient is phoned, and how each caregiver is told.
