@@ -3,63 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from databases import Database, Server
 from inputs import TESTS
+from next_release import NextRelease
 from releases.baseline import BASELINE, SCHEMAS, baseline
 from releases.catalog import catalog, differences
-from releases.next_migration import CannotBeDrafted, catalog_of_migrations, catalog_of_schemas, write_draft
+from releases.next_migration import CannotBeDrafted, catalog_of_migrations, catalog_of_schemas
 from retrocare_voice.migrations import migration_files
-
-
-@dataclass
-class NextRelease:
-    """A copy of the schemas and migrations, in which the next release is made up."""
-
-    schemas: Path
-    migrations: Path
-    empty: Callable[[], str]
-
-    def edit(self, *changes: tuple[str, str]) -> None:
-        """Put new text in place of old, each in the one file that holds it once."""
-        for old, new in changes:
-            [file] = [file for file in self.schemas.glob("*.sql") if old in file.read_text()]
-            text = file.read_text()
-            assert text.count(old) == 1, f"{file.name} holds {text.count(old)} times {old!r}"
-            file.write_text(text.replace(old, new))
-
-    def add(self, text: str) -> None:
-        (self.schemas / "99_added.sql").write_text(text)
-
-    def call_it(self, release: str) -> None:
-        self.edit(("select '1.0.0', '1.0.0'", f"select '{release}', '1.0.0'"))
-
-    def draft(self, release: str = "1.1.0", words: str = "") -> tuple[Path, list[str]]:
-        return write_draft(release, words, self.schemas, self.migrations, self.empty)
-
-
-@pytest.fixture
-def empty(server: Server) -> Iterator[Callable[[], str]]:
-    with ExitStack() as clones:
-        yield lambda: clones.enter_context(server.clone(server.empty_template)).owner_url
-
-
-@pytest.fixture
-def next_release(tmp_path: Path, empty: Callable[[], str]) -> NextRelease:
-    for folder in (SCHEMAS, BASELINE.parent):
-        shutil.copytree(folder, tmp_path / folder.name)
-    made = NextRelease(tmp_path / "schemas", tmp_path / "migrations", empty)
-    made.call_it("1.1.0")
-    return made
 
 
 def test_migrations_and_schemas_make_one_catalog(empty: Callable[[], str], postgres_version: int) -> None:

@@ -23,6 +23,8 @@ LOCK = 7_243_202_611  # an arbitrary number: whoever migrates holds this advisor
 # A statement that waits for a table keeps everybody waiting who comes after it: it gives up soon, and tries again.
 LOCK_SECONDS = 4
 LOCK_ATTEMPTS = 30
+# What everybody who writes locks first, in this order: who comes then waits here, and meets no migration half-way.
+LOCKED_FIRST = ("voice.encoders", "public.patients")
 
 HISTORY = """
 create schema if not exists supabase_migrations;
@@ -97,6 +99,9 @@ def _apply(
                     return False
                 on_step(file.step)
                 connection.execute(f"set local lock_timeout = '{lock_seconds}s'".encode())
+                for table in LOCKED_FIRST:
+                    if connection.execute("select to_regclass(%s)", [table]).fetchone() != (None,):
+                        connection.execute(f"lock table {table} in exclusive mode".encode())
                 connection.execute(file.text.encode())
                 connection.execute(RECORD, [file.version, [file.text], file.name])
                 return True
