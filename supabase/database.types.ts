@@ -80,7 +80,7 @@ export type Database = {
             foreignKeyName: "a_change_is_of_an_alert";
             columns: ["alert_id"];
             isOneToOne: false;
-            referencedRelation: "voice_alerts";
+            referencedRelation: "alert_history";
             referencedColumns: ["alert_id"];
           },
           {
@@ -609,7 +609,7 @@ export type Database = {
           },
         ];
       };
-      "voice_consents": {
+      "consents": {
         Row: {
           "created_at": string;
           "evidence": string;
@@ -730,7 +730,7 @@ export type Database = {
             foreignKeyName: "a_delivery_is_about_an_alert";
             columns: ["alert_id"];
             isOneToOne: false;
-            referencedRelation: "voice_alerts";
+            referencedRelation: "alert_history";
             referencedColumns: ["alert_id"];
           },
           {
@@ -877,7 +877,7 @@ export type Database = {
         ComputedFields: never;
         Relationships: [];
       };
-      "voice_alerts": {
+      "alert_history": {
         Row: {
           "acknowledged_at": string | null;
           "acknowledged_by": string | null;
@@ -965,7 +965,7 @@ export type Database = {
           },
         ];
       };
-      "voice_check_status": {
+      "check_status": {
         Row: {
           "attempts": number;
           "call_log_id": string;
@@ -1031,7 +1031,7 @@ export type Database = {
           },
         ];
       };
-      "voice_pipeline_health": {
+      "pipeline_health": {
         Row: {
           "check_count": number | null;
           "due_count": number | null;
@@ -1084,13 +1084,13 @@ export type Database = {
           },
         ];
       };
-      "voice_troubles": {
+      "operator_issues": {
         Row: {
           "alert_id": string | null;
           "call_log_id": string | null;
           "code": string | null;
           "detail": string | null;
-          "kind": Database["public"]["Enums"]["trouble_kind"] | null;
+          "kind": Database["public"]["Enums"]["operator_issue_kind"] | null;
           "occurred_at": string | null;
           "patient_id": string | null;
           "subject": string | null;
@@ -1282,7 +1282,7 @@ export type Database = {
         Args: { "at"?: string; "delivery_id": number; "is_delivered": boolean; "message"?: string | null };
         Returns: Database["public"]["Enums"]["delivery_state"];
       };
-      "finish_sweep": { Args: { "provider": string; "until": string }; Returns: undefined };
+      "finish_reconciliation": { Args: { "provider": string; "until": string }; Returns: undefined };
       "match_voices": {
         Args: { "count"?: number; "embedding": string; "encoder"?: string | null; "min_similarity"?: number | null };
         Returns: Database["public"]["CompositeTypes"]["voice_match"][];
@@ -1334,7 +1334,7 @@ export type Database = {
         };
         SetofOptions: {
           from: "*";
-          to: "voice_consents";
+          to: "consents";
           isOneToOne: true;
           isSetofReturn: false;
         };
@@ -1445,7 +1445,7 @@ export type Database = {
         };
         Returns: boolean;
       };
-      "sweep_since": { Args: { "at"?: string; "provider": string }; Returns: string };
+      "reconcile_since": { Args: { "at"?: string; "provider": string }; Returns: string };
       "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
       "upsert_call": {
         Args: {
@@ -1539,7 +1539,7 @@ export type Database = {
       "patient_state": "as_usual" | "changed" | "not_assessable" | "collecting_baseline" | "no_recent_call";
       "recording_channel": "customer" | "left" | "right" | "mono" | "mixed" | "stereo";
       "recording_state": "queued" | "leased" | "stored" | "refused" | "expired";
-      "trouble_kind":
+      "operator_issue_kind":
         | "unmatched_call"
         | "unknown_ended_reason"
         | "recording_delayed"
@@ -1792,7 +1792,7 @@ export const Constants = {
       "patient_state": ["as_usual", "changed", "not_assessable", "collecting_baseline", "no_recent_call"],
       "recording_channel": ["customer", "left", "right", "mono", "mixed", "stereo"],
       "recording_state": ["queued", "leased", "stored", "refused", "expired"],
-      "trouble_kind": [
+      "operator_issue_kind": [
         "unmatched_call",
         "unknown_ended_reason",
         "recording_delayed",

@@ -87,7 +87,7 @@ def test_what_the_functions_refuse_has_a_code_of_its_own(opened: tuple[Database,
     with pytest.raises(BadRequest) as unreadable:
         database.complete_check(claim, embedding=np.nan * USUAL, **given)
     assert unreadable.value.code == "bad_value"
-    records.do("update voice.checks set lease_token = %s", uuid4())
+    records.do("update care.checks set lease_token = %s", uuid4())
     with pytest.raises(Conflict) as lost:
         database.complete_check(claim, embedding=USUAL, **given)
     assert lost.value.code == "lease_lost"

@@ -44,7 +44,7 @@ class Claim:
 
 
 class Database(CareActions):
-    """Call the functions of the schema voice as retrocare_service."""
+    """Call the functions of the schemas care and voice as retrocare_service."""
 
     def __init__(
         self, pool: ConnectionPool[psycopg.Connection[DictRow]], service_url: str, owner_url: str | None = None
@@ -63,24 +63,24 @@ class Database(CareActions):
     # encoders and policies
 
     def register_encoder(self, encoder: str, dimension: int, window_seconds: float) -> bool:
-        return bool(self._row("register_encoder", encoder, dimension, window_seconds)["register_encoder"])
+        return bool(self._row("voice.register_encoder", encoder, dimension, window_seconds)["register_encoder"])
 
     def active_encoder(self) -> str | None:
-        encoder: str | None = self._row("active_encoder")["active_encoder"]
+        encoder: str | None = self._row("voice.active_encoder")["active_encoder"]
         return encoder
 
     def limits(self, encoder: str) -> Limits:
-        return _limits(self._row("policy", encoder))
+        return _limits(self._row("voice.policy", encoder))
 
     def compare(
         self, baseline: list[float], current: list[float], snr: float | None, hour: float | None, encoder: str | None
     ) -> Row:
-        return self._row("compare", Vector(baseline), Vector(current), snr, hour, encoder)
+        return self._row("voice.compare", Vector(baseline), Vector(current), snr, hour, encoder)
 
     # checks, and what came of them
 
     def anomaly_logs(self, patient_ids: list[UUID], since: datetime | None) -> list[Row]:
-        return self._rows("anomaly_logs", patient_ids, since, LONGEST_LIST)
+        return self._rows("voice.anomaly_logs", patient_ids, since, LONGEST_LIST)
 
     def open_recording(
         self,
@@ -105,102 +105,102 @@ class Database(CareActions):
         """
         with self._connection() as connection, connection.transaction():
             [call] = _call(
-                connection, "record_call",
+                connection, "care.record_call",
                 patient_id, call_log_id, source, recording_ref, channel, occurred_at, enrolment_id,
                 caller, idempotency_key, request_sha256,
             )  # fmt: skip
-            [claim] = _call(connection, "open_check", call["record_call"], encoder, worker, lease_seconds)
+            [claim] = _call(connection, "voice.open_check", call["record_call"], encoder, worker, lease_seconds)
         return _claim(claim)
 
     def claim_checks(self, encoder: str, worker: str, count: int, lease_seconds: float) -> list[Claim]:
-        return [_claim(row) for row in self._rows("claim_checks", encoder, worker, count, lease_seconds)]
+        return [_claim(row) for row in self._rows("voice.claim_checks", encoder, worker, count, lease_seconds)]
 
     def renew_lease(self, claim: Claim, lease_seconds: float) -> bool:
-        return bool(self._row("renew_lease", claim.check_id, claim.lease_token, lease_seconds)["renew_lease"])
+        return bool(self._row("care.renew_lease", claim.check_id, claim.lease_token, lease_seconds)["renew_lease"])
 
     def release_check(self, claim: Claim) -> bool:
-        return bool(self._row("release_check", claim.check_id, claim.lease_token)["release_check"])
+        return bool(self._row("care.release_check", claim.check_id, claim.lease_token)["release_check"])
 
     def check_list(self, states: list[str] | None, patient_id: UUID | None, maximum_rows: int) -> list[Row]:
-        return self._rows("check_list", states, patient_id, maximum_rows)
+        return self._rows("care.check_list", states, patient_id, maximum_rows)
 
     def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
-        return [row["requeue_checks"] for row in self._rows("requeue_checks", check_ids, reasons)]
+        return [row["requeue_checks"] for row in self._rows("care.requeue_checks", check_ids, reasons)]
 
     def open_backfill(self, encoder: str, is_history: bool, maximum_rows: int) -> int:
-        return int(self._row("open_backfill", encoder, is_history, maximum_rows)["open_backfill"])
+        return int(self._row("voice.open_backfill", encoder, is_history, maximum_rows)["open_backfill"])
 
     def waiting_backfill(self, encoder: str) -> int:
-        return int(self._row("waiting_backfill", encoder)["waiting_backfill"])
+        return int(self._row("voice.waiting_backfill", encoder)["waiting_backfill"])
 
     def rebuild_baselines(self, encoder: str, maximum_rows: int) -> int:
-        return int(self._row("rebuild_baselines", encoder, maximum_rows)["rebuild_baselines"])
+        return int(self._row("voice.rebuild_baselines", encoder, maximum_rows)["rebuild_baselines"])
 
     def backfill_status(self, encoder: str) -> Row:
-        return self._row("backfill_status", encoder)
+        return self._row("voice.backfill_status", encoder)
 
     def hold_calls(self, hold_seconds: float) -> None:
-        self._row("hold_calls", hold_seconds)
+        self._row("voice.hold_calls", hold_seconds)
 
     def left_behind(self, encoder: str) -> list[Row]:
-        return self._rows("left_behind", encoder)
+        return self._rows("voice.unrecoverable_baselines", encoder)
 
-    def activate_encoder(self, encoder: str, leaves_behind: bool) -> int:
-        return int(self._row("activate_encoder", encoder, leaves_behind)["activate_encoder"])
+    def activate_encoder(self, encoder: str, accepts_unrecoverable: bool) -> int:
+        return int(self._row("voice.activate_encoder", encoder, accepts_unrecoverable)["activate_encoder"])
 
     # privacy, and who may call
 
     def erase(self, patient_id: UUID, reason: str, person: bool) -> Row:
         function = "erase_patient" if person else "erase_patient_voice"
-        return dict(self._row(function, patient_id, reason)[function])
+        return dict(self._row(f"care.{function}", patient_id, reason)[function])
 
     def export_patient(self, patient_id: UUID) -> Row:
-        return dict(self._row("export_patient", patient_id)["export_patient"])
+        return dict(self._row("care.export_patient", patient_id)["export_patient"])
 
     def audit_trail(self, patient_id: UUID | None, since: datetime | None) -> list[Row]:
-        return self._rows("audit_trail", patient_id, since, LONGEST_LIST)
+        return self._rows("care.audit_trail", patient_id, since, LONGEST_LIST)
 
     def tombstones(self) -> list[Row]:
-        return self._rows("tombstone_list")
+        return self._rows("care.tombstone_list")
 
     def replay_tombstone(self, id: str, patient_id: str, scope: str, reason: str, erased_at: str) -> bool:
-        return bool(self._row("replay_tombstone", id, patient_id, scope, reason, erased_at)["replay_tombstone"])
+        return bool(self._row("care.replay_tombstone", id, patient_id, scope, reason, erased_at)["replay_tombstone"])
 
     def add_api_key(self, name: str, scopes: list[str], key_sha256: bytes) -> Row:
-        return self._row("add_api_key", name, scopes, key_sha256)
+        return self._row("care.add_api_key", name, scopes, key_sha256)
 
     def revoke_api_key(self, name: str) -> bool:
-        return bool(self._row("revoke_api_key", name)["revoke_api_key"])
+        return bool(self._row("care.revoke_api_key", name)["revoke_api_key"])
 
     def api_keys(self) -> list[Row]:
-        return self._rows("api_key_list")
+        return self._rows("care.api_key_list")
 
     def use_api_key(self, key_sha256: bytes, scope: str) -> Row | None:
         """Return whose key this is and whether it allows that; None where it is nobody's."""
-        return next(iter(self._rows("use_api_key", key_sha256, scope)), None)
+        return next(iter(self._rows("care.use_api_key", key_sha256, scope)), None)
 
     # time, and the operator
 
     def due_jobs(self, *, all_of_them: bool = False) -> list[str]:
         """Return the jobs whose turn it is, or all, in the order in which to run them."""
-        return [row["due_jobs"] for row in self._rows("due_jobs", *(["infinity"] if all_of_them else []))]
+        return [row["due_jobs"] for row in self._rows("care.due_jobs", *(["infinity"] if all_of_them else []))]
 
     def run_job(self, job: str) -> int | None:
         """Do what is due of a job; return how much, -1 where it failed, None while another run is under way."""
-        done: int | None = self._row("run_job", job)["run_job"]
+        done: int | None = self._row("care.run_job", job)["run_job"]
         return done
 
     def due_work(self) -> Row:
-        return self._row("due_work")
+        return self._row("care.due_work")
 
     def troubles(self) -> list[Row]:
-        return self._rows("troubles")
+        return self._rows("care.operator_issues")
 
     def pipeline_health(self) -> list[Row]:
-        return self._rows("pipeline_health")
+        return self._rows("care.pipeline_health")
 
     def stored_result(self, check_id: int) -> Row:
-        return self._row("stored_result", check_id)
+        return self._row("voice.stored_result", check_id)
 
     def complete_check(
         self,
@@ -217,16 +217,18 @@ class Database(CareActions):
         )  # fmt: skip
 
     def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
-        return self._row("abstain_check", claim.check_id, claim.lease_token, found.reason, Jsonb(dict(found.measures)))
+        return self._row(
+            "care.abstain_check", claim.check_id, claim.lease_token, found.reason, Jsonb(dict(found.measures))
+        )
 
     def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
-        return self._row("fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
+        return self._row("care.fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
 
 
 def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: object) -> list[Row]:
     placeholders = ", ".join("%s::extensions.vector" if isinstance(a, Vector) else "%s" for a in arguments)
     values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments]
-    return connection.execute(f"select * from voice.{function}({placeholders})".encode(), values).fetchall()
+    return connection.execute(f"select * from {function}({placeholders})".encode(), values).fetchall()
 
 
 def _claim(row: Row) -> Claim:

@@ -42,13 +42,13 @@ def backfill(records: Records) -> None:
             records.complete(claim)
 
 
-def activate(records: Records, leaves_behind: bool = False) -> int:
-    return int(records.call("activate_encoder", NEXT, leaves_behind)["activate_encoder"])
+def activate(records: Records, accepts_unrecoverable: bool = False) -> int:
+    return int(records.call("activate_encoder", NEXT, accepts_unrecoverable)["activate_encoder"])
 
 
-def refused(records: Records, leaves_behind: bool = False) -> str:
+def refused(records: Records, accepts_unrecoverable: bool = False) -> str:
     with pytest.raises(psycopg.Error) as raised:
-        activate(records, leaves_behind)
+        activate(records, accepts_unrecoverable)
     assert raised.value.sqlstate == "RV007"
     assert active(records) == ENCODER
     return raised.value.diag.message_primary or ""
@@ -68,7 +68,7 @@ def sweep(records: Records) -> int:
 
 def check(records: Records, call_log_id: UUID) -> Row:
     return records.row(
-        "select encoder, state, reason, lost_leases from voice.checks where call_log_id = %s and not is_backfill",
+        "select encoder, state, reason, lost_leases from care.checks where call_log_id = %s and not is_backfill",
         call_log_id,
     )
 
@@ -128,13 +128,16 @@ def test_an_encoder_becomes_active_when_every_baseline_is_there(records: Records
 def test_it_does_not_while_a_baseline_is_missing_or_of_other_calls(records: Records, patient_id: UUID) -> None:
     other = records.patient()
     records.recorded(other)
-    assert refused(records, leaves_behind=True) == "Of 2 baselines, 1 are not rebuilt under next-v1, and 0 cannot be"
+    assert (
+        refused(records, accepts_unrecoverable=True)
+        == "Of 2 baselines, 1 are not rebuilt under next-v1, and 0 cannot be"
+    )
     backfill(records)
     records.recorded(other, NOON + timedelta(days=1))
     assert refused(records).startswith("Of 2 baselines, 1 are not")
     records.call("open_backfill", NEXT, True, 1000)
     records.do("update public.call_logs set recording_ref = null where patient_id = %s", other)
-    records.do("delete from voice.checks where state = 'queued'")
+    records.do("delete from care.checks where state = 'queued'")
     assert activate(records) == 0  # what cannot be embedded any more keeps nobody
 
 
@@ -157,12 +160,14 @@ def test_who_would_be_left_behind_is_listed_and_keeps_it_from_becoming_active(
     [claim] = records.claims(NEXT)
     records.call("abstain_check", claim["check_id"], claim["lease_token"], "too_noisy", "{}")
     assert refused(records) == "Of 3 baselines, 0 are not rebuilt under next-v1, and 2 cannot be"
-    listed = {row.pop("patient_id"): row for row in records.rows("select * from voice.left_behind(%s)", NEXT)}
+    listed = {
+        row.pop("patient_id"): row for row in records.rows("select * from voice.unrecoverable_baselines(%s)", NEXT)
+    }
     assert listed == {
         lost: {"sample_count": 1, "gone_count": 1, "failed_count": 0},
         failed: {"sample_count": 1, "gone_count": 0, "failed_count": 1},
     }
-    activate(records, leaves_behind=True)
+    activate(records, accepts_unrecoverable=True)
     call = queue(records, lost)
     [claim] = records.claims(NEXT)
     assert records.complete(claim)["state"] == "enrolled"
@@ -228,7 +233,7 @@ def test_a_call_that_the_old_encoder_does_not_finish_is_judged_by_the_new_one(
     if end != "expires":  # there it was handed over at once
         assert sweep(records) == 1
     assert records.claims(ENCODER) == []
-    records.do("update voice.checks set run_at = now() - interval '1 s'")
+    records.do("update care.checks set run_at = now() - interval '1 s'")
     [again] = records.claims(NEXT)
     with pytest.raises(psycopg.Error) as raised:
         records.complete(claim, at_cosine(0.1))
@@ -262,7 +267,7 @@ def test_a_first_call_that_is_held_enrols_under_the_new_encoder(records: Records
 def test_the_service_of_the_old_encoder_gets_no_call_any_more(records: Records, patient_id: UUID) -> None:
     activate(records)
     call = queue(records, patient_id)
-    records.do("update voice.checks set encoder = %s where call_log_id = %s", ENCODER, call)
+    records.do("update care.checks set encoder = %s where call_log_id = %s", ENCODER, call)
     assert records.claims(ENCODER) == []
     assert sweep(records) == 1
     assert len(records.claims(NEXT)) == 1
@@ -295,10 +300,8 @@ def test_an_archive_that_waits_is_handed_over_and_another_backfill_is_not(record
     old = records.call_log(patient_id, NOON - timedelta(days=99), "archive", URL)
     records.recorded(patient_id, NOON, at_cosine(0.5))
     records.do("delete from voice.embeddings where encoder = %s and call_log_id not in (%s, %s)", ENCODER, old, old)
-    records.do(
-        "update voice.checks set is_backfill = true, state = 'queued', finished_at = null where state = 'scored'"
-    )
-    activate(records, leaves_behind=True)
+    records.do("update care.checks set is_backfill = true, state = 'queued', finished_at = null where state = 'scored'")
+    activate(records, accepts_unrecoverable=True)
     assert [claim["call_log_id"] for claim in records.claims(NEXT)] == [old]
 
 
@@ -386,7 +389,7 @@ def test_a_flag_that_comes_during_activation_withdraws_under_both(
     records: Records, patient_id: UUID, connect: Callable[[bool], Service]
 ) -> None:
     first = connect(False)
-    first.execute("select voice.flag_patient(%s, 'flu', %s)", [patient_id, NOON - timedelta(days=29)])
+    first.execute("select care.flag_patient(%s, 'flu', %s)", [patient_id, NOON - timedelta(days=29)])
     activate(records)
     first.commit()
     counts = records.rows("select sample_count from voice.baselines where superseded_at is null")

@@ -24,7 +24,7 @@ WRITTEN = [
 def snapshot(records: Records) -> dict[str, object]:
     counts = {table: records.one(f"select count(*) from {table}") for table in WRITTEN}
     calls = records.rows("select id, anomaly_score, check_state from public.call_logs order by id")
-    checks = records.rows("select id, state, log_id from voice.checks order by id")
+    checks = records.rows("select id, state, log_id from care.checks order by id")
     return {**counts, "calls": calls, "checks": checks}
 
 
@@ -89,7 +89,7 @@ def test_the_call_shows_its_state_and_score(records: Records) -> None:
     )
 
 
-@pytest.mark.parametrize("table", [*WRITTEN, "public.call_logs", "voice.checks"])
+@pytest.mark.parametrize("table", [*WRITTEN, "public.call_logs", "care.checks"])
 def test_completion_is_all_or_nothing(records: Records, table: str) -> None:
     """Fail at each table that it writes: nothing remains, and the same lease completes afterwards."""
     patient_id = records.patient()
@@ -303,7 +303,7 @@ def test_a_patient_that_is_erased_takes_everything_along(records: Records) -> No
     records.judge(patient_id)
     records.judge(patient_id, at_cosine(0.1))
     records.do("delete from public.patients where id = %s", patient_id)
-    left = [records.one(f"select count(*) from {table}") for table in [*WRITTEN, "voice.checks", "public.call_logs"]]
+    left = [records.one(f"select count(*) from {table}") for table in [*WRITTEN, "care.checks", "public.call_logs"]]
     assert left == [0] * len(left)
 
 
@@ -318,4 +318,4 @@ def test_consent_withdrawn_before_a_recording_turned_out_not_assessable_is_respe
     records.call("set_consent", patient_id, False)
     result = records.call("abstain_check", claim["check_id"], claim["lease_token"], "too_noisy", '{"snr_db": 3.5}')
     assert (result["state"], result["reason"], result["snr"]) == ("skipped", "no_consent", None)
-    assert records.one("select quality from voice.checks") == {}
+    assert records.one("select quality from care.checks") == {}

@@ -61,7 +61,7 @@ def test_a_check_that_killed_its_worker_waits_after_a_failure_and_is_then_handed
     other = queue(records)
     assert calls(claimed(records)) == [other]
     late = queue(records)
-    records.do("update voice.checks set run_at = now() - interval '1 second' where call_log_id = %s", suspect)
+    records.do("update care.checks set run_at = now() - interval '1 second' where call_log_id = %s", suspect)
     assert calls(claimed(records)) == [suspect]
     assert calls(claimed(records)) == [late]
 
@@ -98,7 +98,7 @@ def test_only_who_holds_a_check_gives_it_back(records: Records) -> None:
     assert records.call("release_check", held["check_id"], uuid4())["release_check"] is None
     records.complete(held)
     assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is None
-    assert records.one("select state from voice.checks") == "enrolled"
+    assert records.one("select state from care.checks") == "enrolled"
 
 
 def test_a_recording_that_comes_after_a_dead_upload_or_with_consent_queues_a_check(records: Records) -> None:
@@ -119,7 +119,7 @@ def test_another_address_of_a_dead_checks_recording_queues_nothing(records: Reco
     [held] = claimed(records)
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     records.do("update public.call_logs set recording_ref = %s", URL + "2")
-    assert records.rows("select state from voice.checks") == [{"state": "dead"}]
+    assert records.rows("select state from care.checks") == [{"state": "dead"}]
 
 
 def test_a_call_shows_its_newest_check_whatever_becomes_of_an_older_one(records: Records) -> None:
@@ -158,7 +158,7 @@ def test_an_encoder_keeps_its_window_and_only_calls_with_a_recording_wait_for_it
     records.do("delete from voice.encoders")
     records.call_log(records.patient())
     records.register("first-v1")
-    assert records.one("select count(*) from voice.checks") == 0
+    assert records.one("select count(*) from care.checks") == 0
 
 
 def test_only_one_encoder_is_active(records: Records) -> None:
@@ -169,25 +169,25 @@ def test_only_one_encoder_is_active(records: Records) -> None:
 
 
 def test_no_wait_is_longer_than_the_cap(records: Records) -> None:
-    records.do("update voice.settings set retry_cap_seconds = 10")
+    records.do("update care.settings set retry_cap_seconds = 10")
     queue(records)
     for _ in range(3):
-        records.do("update voice.checks set run_at = now() - interval '1 second'")
+        records.do("update care.checks set run_at = now() - interval '1 second'")
         [held] = claimed(records)
         records.call("fail_check", held["check_id"], held["lease_token"], "recording_unreachable", "x" * 5000, False)
-    assert records.one("select run_at - now() from voice.checks") < timedelta(seconds=12.1)
-    assert records.one("select max(length(message)) from voice.check_errors") == 1000
+    assert records.one("select run_at - now() from care.checks") < timedelta(seconds=12.1)
+    assert records.one("select max(length(message)) from care.check_errors") == 1000
 
 
 def test_an_operator_sees_the_last_error_and_a_requeued_check_has_all_its_attempts(records: Records) -> None:
     queue(records)
     for code, is_permanent in (("recording_unreachable", False), ("recording_not_found", True)):
-        records.do("update voice.checks set run_at = now() - interval '1 second'")
+        records.do("update care.checks set run_at = now() - interval '1 second'")
         [held] = claimed(records)
         records.call("fail_check", held["check_id"], held["lease_token"], code, "it broke", is_permanent)
     assert records.call("check_list", None, None, 10)["error_code"] == "recording_not_found"
-    records.rows("select voice.requeue_checks(null, null)")
-    assert records.row("select state, attempts from voice.checks") == {"state": "queued", "attempts": 0}
+    records.rows("select care.requeue_checks(null, null)")
+    assert records.row("select state, attempts from care.checks") == {"state": "queued", "attempts": 0}
 
 
 def test_a_dead_check_that_was_opened_anew_is_not_queued_again(records: Records) -> None:
@@ -195,7 +195,7 @@ def test_a_dead_check_that_was_opened_anew_is_not_queued_again(records: Records)
     [held] = claimed(records)
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     records.complete(records.open(call_log_id))
-    assert records.rows("select voice.requeue_checks(null, null)") == []
+    assert records.rows("select care.requeue_checks(null, null)") == []
     assert records.one("select check_state from public.call_logs") == "enrolled"
 
 
@@ -205,11 +205,11 @@ def test_pipeline_health_tells_what_is_due_from_what_waits_and_what_is_held_from
     claimed(records, count=1)
     claimed(records, count=1, seconds=-1)
     records.do(
-        """update voice.checks set run_at = now() + interval '1 hour', created_at = now() - interval '1 day'
-           where id = (select max(id) from voice.checks)"""
+        """update care.checks set run_at = now() + interval '1 hour', created_at = now() - interval '1 day'
+           where id = (select max(id) from care.checks)"""
     )
-    rows = {row["state"]: row for row in records.rows("select * from public.voice_pipeline_health")}
+    rows = {row["state"]: row for row in records.rows("select * from public.pipeline_health")}
     assert (rows["queued"]["check_count"], rows["queued"]["due_count"]) == (2, 1)
     assert (rows["leased"]["check_count"], rows["leased"]["lost_lease_count"]) == (2, 1)
-    oldest = "select min(created_at) from voice.checks where state = 'queued'"
+    oldest = "select min(created_at) from care.checks where state = 'queued'"
     assert rows["queued"]["oldest_waiting_since"] == records.one(oldest)

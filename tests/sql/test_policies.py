@@ -35,7 +35,7 @@ def test_the_defaults_are_the_missions_values(records: Records) -> None:
 
 def test_a_check_is_tried_five_times_within_hours(records: Records) -> None:
     wanted = {"maximum_attempts": 5, "retry_base_seconds": 10, "retry_cap_seconds": 3600}
-    assert wanted.items() <= records.row("select * from voice.settings").items()
+    assert wanted.items() <= records.row("select * from care.settings").items()
 
 
 @pytest.mark.parametrize(

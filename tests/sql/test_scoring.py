@@ -69,7 +69,7 @@ def test_a_judgement_agrees_with_numpy(
     zone=st.sampled_from(ZONES),
 )
 def test_the_local_hour_and_day_agree_with_python(records: Records, moment: datetime, zone: str) -> None:
-    row = records.row("select voice.local_hour(%s, %s) as hour, voice.local_date(%s, %s) as day", *(moment, zone) * 2)
+    row = records.row("select care.local_hour(%s, %s) as hour, care.local_date(%s, %s) as day", *(moment, zone) * 2)
     local = moment.astimezone(ZoneInfo(zone))
     expected = local.hour + local.minute / 60 + (local.second + local.microsecond / 1e6) / 3600
     assert row["hour"] == pytest.approx(expected, abs=1e-6)

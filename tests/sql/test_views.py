@@ -14,7 +14,7 @@ from retrocare_voice.migrations import migrate
 
 NOW = datetime.now(UTC)
 WARNING, EMERGENCY = at_cosine(0.65), at_cosine(0.4)
-VIEWS = ["caregiver_patients", "voice_timeline", "voice_alerts", "recent_anomaly_logs"]
+VIEWS = ["caregiver_patients", "voice_timeline", "alert_history", "recent_anomaly_logs"]
 
 
 def ago(days: int) -> datetime:
@@ -165,7 +165,7 @@ def test_how_long_a_call_is_recent_is_the_patients_or_a_setting(
 ) -> None:
     records.judge(patient_id, USUAL, ago(9))
     assert overview(records, caregiver)["state"] == "no_recent_call"
-    records.do("update voice.settings set recent_call_days = 11")
+    records.do("update care.settings set recent_call_days = 11")
     assert overview(records, caregiver)["state"] == "as_usual"
     records.do("update public.patients set silent_after_days = 3")
     assert overview(records, caregiver)["state"] == "no_recent_call"
@@ -261,26 +261,26 @@ def test_a_call_that_two_encoders_judged_is_one_row(records: Records, patient_id
 def test_an_alert_says_who_answered_it_by_name(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.judge(patient_id, WARNING, ago(2))
     viewer = records.caregiver(patient_id, "viewer")
-    [row] = records.seen("voice_alerts", viewer)
+    [row] = records.seen("alert_history", viewer)
     assert (row["known_as"], row["opening_cause"], row["last_change"]) == ("Ana", "voice_changed", "opened")
     assert row["opening_log_id"] is not None
     records.rpc("acknowledge_alert", sub=caregiver, alert_id=row["alert_id"])
     records.judge(patient_id, WARNING, ago(1))
-    [row] = records.seen("voice_alerts", viewer)
+    [row] = records.seen("alert_history", viewer)
     assert (row["acknowledged_by"], row["repeat_count"], row["change_count"]) == ("Rui", 1, 3)
     records.rpc("resolve_alert", sub=caregiver, alert_id=row["alert_id"], outcome="ill", notes="flu")
-    [row] = records.seen("voice_alerts", caregiver)
+    [row] = records.seen("alert_history", caregiver)
     assert (row["known_as"], row["resolved_by"], row["outcome"], row["notes"]) == ("Mum", "Rui", "ill", "flu")
     assert (row["last_change"], row["last_changed_by"], row["change_count"]) == ("resolved", "Rui", 4)
 
 
 def test_a_caregiver_who_is_gone_has_no_name(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.judge(patient_id, WARNING, ago(2))
-    [alert] = records.seen("voice_alerts", caregiver)
+    [alert] = records.seen("alert_history", caregiver)
     records.rpc("acknowledge_alert", sub=caregiver, alert_id=alert["alert_id"])
     viewer = records.caregiver(patient_id, "viewer", name="Eva")
     records.do("delete from public.patient_caregivers where user_id = %s", caregiver)
-    [row] = records.seen("voice_alerts", viewer)
+    [row] = records.seen("alert_history", viewer)
     assert (row["state"], row["acknowledged_by"]) == ("acknowledged", None)
 
 
@@ -333,12 +333,12 @@ def test_live_updates_carry_what_is_behind_the_views_and_no_address_of_a_recordi
 
 
 def test_asking_for_live_updates_again_adds_nothing(records: Records) -> None:
-    assert records.one("select voice.publish_live_updates()") == 0
+    assert records.one("select care.publish_live_updates()") == 0
 
 
 def test_where_there_are_no_live_updates_nothing_is_missed(empty_database: Database) -> None:
     empty_database.owner.execute("drop publication supabase_realtime")
     migrate(empty_database.owner_url)
-    assert empty_database.owner.execute("select voice.publish_live_updates()").fetchone() == (0,)
+    assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (0,)
     empty_database.owner.execute("create publication supabase_realtime")
-    assert empty_database.owner.execute("select voice.publish_live_updates()").fetchone() == (7,)
+    assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (7,)
