@@ -113,10 +113,10 @@ class CareActions(ABC):
     # thresholds, and how it is all set up
 
     def policy(self, encoder: str) -> Row:
-        return self._row("voice.policy", encoder)
+        return dict(self._row("voice.policy_values", encoder)["policy_values"])
 
     def set_policy(self, encoder: str, changes: Row) -> Row:
-        return self._row("voice.set_policy", encoder, Jsonb(changes))
+        return dict(self._row("voice.set_policy", encoder, Jsonb(changes))["set_policy"])
 
     def call_measures(self, call_log_id: UUID) -> Row:
         """Return what was measured of a call's recording; empty where nothing was."""

@@ -217,12 +217,13 @@ class Database(CareActions):
         )  # fmt: skip
 
     def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
-        return self._row(
-            "care.abstain_check", claim.check_id, claim.lease_token, found.reason, Jsonb(dict(found.measures))
-        )
+        measures = Jsonb(dict(found.measures))
+        self._row("care.abstain_check", claim.check_id, claim.lease_token, found.reason, measures)
+        return self.stored_result(claim.check_id)
 
     def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
-        return self._row("care.fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
+        self._row("care.fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
+        return self.stored_result(claim.check_id)
 
 
 def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: object) -> list[Row]:

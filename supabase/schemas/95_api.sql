@@ -277,29 +277,32 @@ comment on function public.match_voices is
 revoke execute on function public.match_voices from public, anon, authenticated;
 grant execute on function public.match_voices to service_role;
 
-create function public.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
+create function public.record_consent(
+    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
+)
 returns public.consents
 language sql
 volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select care.record_consent(record_consent.patient_id, record_consent.evidence, record_consent.given_at);
+    select care.record_consent(
+        record_consent.patient_id, record_consent.evidence, record_consent.given_at, record_consent.scope);
 end;
 comment on function public.record_consent is
-    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.';
+    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.';
 revoke execute on function public.record_consent from public, anon;
 grant execute on function public.record_consent to authenticated, service_role;
 
-create function public.withdraw_consent(patient_id uuid)
+create function public.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
 returns void
 language sql
 volatile
 set search_path = pg_catalog, pg_temp
 begin atomic
-    select care.withdraw_consent(withdraw_consent.patient_id);
+    select care.withdraw_consent(withdraw_consent.patient_id, withdraw_consent.scope);
 end;
 comment on function public.withdraw_consent is
-    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.';
+    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.';
 revoke execute on function public.withdraw_consent from public, anon;
 grant execute on function public.withdraw_consent to authenticated, service_role;
 
