@@ -37,12 +37,12 @@ def household(records: Records) -> Household:
     records.report("call 1", patient_id=patient_id, recording_url="https://example.org/1.wav", at=now)
     records.report("call 2", patient_id=None, phone="+4930000", at=now)
     records.do(
-        "insert into voice.deletions (patient_id, kind, reference) values (%s, 'provider_call', 'vapi/0')", patient_id
+        "insert into care.deletions (patient_id, kind, reference) values (%s, 'provider_call', 'vapi/0')", patient_id
     )
-    records.do("insert into voice.tombstones (patient_id, scope, reason) values (%s, 'voice', 'asked')", uuid4())
-    records.do("insert into voice.api_keys (name, key_sha256, scopes) values ('robot', %s, '{embed}')", b"\0" * 32)
+    records.do("insert into care.tombstones (patient_id, scope, reason) values (%s, 'voice', 'asked')", uuid4())
+    records.do("insert into care.api_keys (name, key_sha256, scopes) values ('robot', %s, '{embed}')", b"\0" * 32)
     records.call("record_call", patient_id, None, "api", None, None, now, None, "robot", "first", b"\0" * 32)
-    records.do("select voice.note_job_failure('match_calls', 'vapi/1', '22P02', 'it cannot be read', now())")
+    records.do("select care.note_job_failure('match_calls', 'vapi/1', '22P02', 'it cannot be read', now())")
     records.do(
         "insert into storage.objects (bucket_id, name) values ('voice-recordings', %s)", f"{patient_id}/recording.wav"
     )

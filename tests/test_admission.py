@@ -107,7 +107,7 @@ def test_a_check_whose_answer_would_come_too_late_is_left_to_the_workers(databas
         body = {"patientId": str(patient_id), "audioUrl": app.host.offer("monday.flac", MONDAY)}
         with busy(app):
             assert app.client.post("/api/anomaly-check", json=body).status_code == 503
-        assert app.records.row("select state, attempts from voice.checks") == {"state": "queued", "attempts": 0}
+        assert app.records.row("select state, attempts from care.checks") == {"state": "queued", "attempts": 0}
 
 
 def test_work_whose_caller_has_gone_is_dropped(database: Database) -> None:
@@ -120,7 +120,7 @@ def test_work_whose_caller_has_gone_is_dropped(database: Database) -> None:
                 app.client.post("/api/anomaly-check", json=body, timeout=1.0)
             until(lambda: turned_away("caller_gone") > before)
         until(lambda: app.admission.requests == 0)
-        assert app.records.row("select state, attempts from voice.checks") == {"state": "queued", "attempts": 0}
+        assert app.records.row("select state, attempts from care.checks") == {"state": "queued", "attempts": 0}
         assert app.records.one("select count(*) from voice.embeddings") == 0
 
 
@@ -141,7 +141,7 @@ def test_metrics_show_the_list_and_what_happened(database: Database) -> None:
         app.client.post("/api/anomaly-check", json=body)
         shown = app.client.get("/metrics").text
         assert "retrocare_queue_depth 1.0" in shown
-        assert 'retrocare_checks{encoder="ge2e-v1",reason="",state="enrolled"} 1.0' in shown
+        assert 'retrocare_checks{model="ge2e-v1",reason="",signal="voice",state="enrolled"} 1.0' in shown
         assert "retrocare_database_up 1.0" in shown
         age = float(shown.partition("\nretrocare_oldest_waiting_seconds ")[2].split()[0])
         assert 0 < age < 60
@@ -150,7 +150,7 @@ def test_metrics_show_the_list_and_what_happened(database: Database) -> None:
         assert 'retrocare_fetch_refusals_total{refusal="host"}' in app.client.get("/metrics").text
         for name in ("phase_seconds_bucket", "outcomes_total", "attempts_total", "encoder_info"):
             assert f"retrocare_{name}" in shown
-        app.records.do("revoke usage on schema voice from retrocare_service")
+        app.records.do("revoke usage on schema care, voice from retrocare_service")
         assert "retrocare_database_up 0.0" in app.client.get("/metrics").text
 
 

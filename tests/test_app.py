@@ -53,9 +53,9 @@ def test_health_names_the_service_the_encoder_and_why(app: Running) -> None:
 
 def test_readyz_says_ready_only_while_the_encoder_is_the_active_one(app: Running) -> None:
     assert app.client.get("/readyz").status_code == 200
-    app.records.do("insert into voice.encoders (id, dimension, window_seconds) values ('next-v1', 3, 1)")
-    app.records.do("update voice.encoders set is_active = false where is_active")
-    app.records.do("update voice.encoders set is_active = true where id = 'next-v1'")
+    app.records.do("select voice.register_encoder('next-v1', 3, 1)")
+    app.records.do("update care.models set is_active = false where is_active")
+    app.records.do("update care.models set is_active = true where id = 'next-v1'")
     try:
         answer = app.client.get("/readyz")
         assert (answer.status_code, answer.json()["code"]) == (503, "encoder_not_active")
@@ -63,8 +63,8 @@ def test_readyz_says_ready_only_while_the_encoder_is_the_active_one(app: Running
         assert refused.status_code == 503
         assert app.client.get("/health").status_code == 200
     finally:
-        app.records.do("delete from voice.encoders where id = 'next-v1'")
-        app.records.do("update voice.encoders set is_active = true")
+        app.records.do("delete from care.models where id = 'next-v1'")
+        app.records.do("update care.models set is_active = true")
 
 
 def test_embed_takes_a_url_and_gives_a_unit_vector(app: Running) -> None:
@@ -173,7 +173,7 @@ def test_a_call_is_judged_once_however_often_it_is_asked_for(app: Running, patie
     first = check(app, patient_id, USUAL, callLogId=str(call_log_id))
     assert check(app, patient_id, USUAL, callLogId=str(call_log_id)) == first
     assert first["callLogId"] == str(call_log_id)
-    assert app.records.one("select count(*) from voice.checks where call_log_id = %s", call_log_id) == 1
+    assert app.records.one("select count(*) from care.checks where call_log_id = %s", call_log_id) == 1
 
 
 def test_the_same_recording_again_gives_what_was_found_first(app: Running, patient_id: UUID) -> None:
@@ -237,7 +237,7 @@ def test_the_same_idempotency_key_of_two_callers_is_two_requests(server: Server)
         body = {"patientId": str(app.records.patient()), "audioUrl": app.host.offer("monday.flac", MONDAY)}
         calls = [keyed(app, body, "same", key).json()["callLogId"] for key in ("one", "two", "one")]
         assert calls[0] == calls[2] != calls[1]
-        assert app.records.rows("select caller from voice.idempotency_keys order by caller") == [
+        assert app.records.rows("select caller from care.idempotency_keys order by caller") == [
             {"caller": "one"}, {"caller": "two"},
         ]  # fmt: skip
 
@@ -331,9 +331,9 @@ def test_a_recording_that_is_not_there_is_502_and_its_check_is_dead(app: Running
     answer = app.client.post("/api/anomaly-check", json=body)
     assert (answer.status_code, answer.json()["code"]) == (502, "recording_not_found")
     assert "secret" not in answer.text
-    stored = app.records.row("select state, reason from voice.checks where patient_id = %s", patient_id)
+    stored = app.records.row("select state, reason from care.checks where patient_id = %s", patient_id)
     assert stored == {"state": "dead", "reason": "recording_unavailable"}
-    errors = app.records.rows("select message from voice.check_errors")
+    errors = app.records.rows("select message from care.check_errors")
     assert errors
     assert not any("secret" in row["message"] for row in errors)
 
@@ -343,7 +343,7 @@ def test_a_host_that_fails_is_502_and_the_check_waits_for_another_try(app: Runni
     body = {"patientId": str(patient_id), "audioUrl": app.host.address("broken.flac")}
     answer = app.client.post("/api/anomaly-check", json=body)
     assert (answer.status_code, answer.json()["code"]) == (502, "recording_unreachable")
-    assert app.records.one("select state from voice.checks where patient_id = %s", patient_id) == "queued"
+    assert app.records.one("select state from care.checks where patient_id = %s", patient_id) == "queued"
 
 
 def test_one_recording_that_fails_does_not_lose_the_others_of_an_enrolment(app: Running, patient_id: UUID) -> None:
@@ -476,7 +476,7 @@ def test_a_database_that_is_away_is_503_and_the_process_lives_on(server: Server,
     with server.clone(server.migrated_template) as database, running(database) as app:
         patient_id = app.records.patient()
         if kind == "postgres":
-            app.records.do("revoke usage on schema voice from retrocare_service")
+            app.records.do("revoke usage on schema care, voice from retrocare_service")
         else:
             app.service.database._pool.close()
         answer = app.client.get(f"/api/anomaly-logs/{patient_id}")

@@ -97,7 +97,7 @@ def judging(service: Service) -> Iterator[None]:
 
 
 def nothing_waits(records: Records) -> bool:
-    return bool(records.one("select count(*) = 0 from voice.checks where state in ('queued', 'leased')"))
+    return bool(records.one("select count(*) = 0 from care.checks where state in ('queued', 'leased')"))
 
 
 def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once(
@@ -129,7 +129,7 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
             backfill = backfill_of(new)
             with backfill.working():
                 time.sleep(0.5)
-                backfill.activate(leaves_behind=False)
+                backfill.activate(accepts_unrecoverable=False)
                 at_switch = len(calls)
             with judging(new):
                 until(lambda: len(calls) > at_switch + 20, seconds=PATIENCE_SECONDS)
@@ -146,7 +146,7 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
         """select c.id, c.check_state, array_agg(k.encoder) as encoders,
                 array_agg(k.state::text) as states,
                 (select count(*) from public.voice_anomaly_logs as l where l.call_log_id = c.id) as logs
-           from public.call_logs as c join voice.checks as k on k.call_log_id = c.id and not k.is_backfill
+           from public.call_logs as c join care.checks as k on k.call_log_id = c.id and not k.is_backfill
            group by c.id"""
     )
     assert {row["id"] for row in ended} == set(calls)
@@ -154,7 +154,7 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
     assert wrong == []
     judges = [row["encoders"][0] for row in ended]
     assert min(judges.count(ENCODER), judges.count(NEXT)) > 20
-    assert records.one("select id from voice.encoders where is_active") == NEXT
+    assert records.one("select id from care.models where is_active") == NEXT
     lost = records.rows(
         """select patient_id from voice.baselines where encoder = %s and superseded_at is null
            except select patient_id from voice.baselines where encoder = %s and superseded_at is null""",
@@ -186,8 +186,8 @@ def test_several_share_a_backfill_and_who_is_stopped_gives_back_what_it_holds(
         with stopped.working():
             one.database.open_backfill(NEXT, False, 1000)
             assert asked.wait(PATIENCE_SECONDS)
-        assert records.one("select count(*) from voice.checks where state = 'leased'") == 0
-        assert records.one("select max(attempts) from voice.checks where state = 'queued'") == 0
+        assert records.one("select count(*) from care.checks where state = 'leased'") == 0
+        assert records.one("select max(attempts) from care.checks where state = 'queued'") == 0
     del host.answers[held]
     done = records.one("select count(*) from voice.embeddings where encoder = %s", NEXT)
     with serving(records, host, Next()) as one, serving(records, host, Next()) as two:
@@ -204,7 +204,7 @@ def test_several_share_a_backfill_and_who_is_stopped_gives_back_what_it_holds(
         status = one.database.backfill_status(NEXT)
     assert done < status["embedded"] == 12
     assert (status["baselines"], status["rebuilt"], status["waiting"]) == (4, 4, 0)
-    assert records.one("select max(attempts) from voice.checks where is_backfill") == 1
+    assert records.one("select max(attempts) from care.checks where is_backfill") == 1
 
 
 def test_activation_says_who_would_be_left_behind_and_does_nothing(records: Records, host: RecordingHost) -> None:
@@ -213,11 +213,11 @@ def test_activation_says_who_would_be_left_behind_and_does_nothing(records: Reco
     with serving(records, host, Next()) as service:
         backfill = backfill_of(service)
         with backfill.working(), pytest.raises(Conflict) as refused:
-            backfill.activate(leaves_behind=False)
+            backfill.activate(accepts_unrecoverable=False)
         assert refused.value.code == "baselines_missing"
         assert [row["patient_id"] for row in service.database.left_behind(NEXT)] == [lost]
         with backfill.working():
-            backfill.activate(leaves_behind=True)
+            backfill.activate(accepts_unrecoverable=True)
         assert service.database.active_encoder() == NEXT
 
 
@@ -277,9 +277,9 @@ def test_metrics_keep_a_backfill_apart_so_that_no_alarm_rings_for_it(records: Re
     records.call("open_backfill", NEXT, False, 10)
     with serving(records, host, Numbers()) as service:
         shown = exposition(service).decode()
-    assert f'retrocare_backfill_checks{{encoder="{NEXT}",reason="",state="queued"}} 1.0' in shown
-    assert f'retrocare_checks{{encoder="{ENCODER}",reason="",state="enrolled"}} 1.0' in shown
-    assert f'retrocare_checks{{encoder="{NEXT}"' not in shown
+    assert f'retrocare_backfill_checks{{model="{NEXT}",reason="",signal="voice",state="queued"}} 1.0' in shown
+    assert f'retrocare_checks{{model="{ENCODER}",reason="",signal="voice",state="enrolled"}} 1.0' in shown
+    assert f'retrocare_checks{{model="{NEXT}"' not in shown
     assert "retrocare_queue_depth 0.0" in shown
     assert "retrocare_oldest_waiting_seconds 0.0" in shown
 
@@ -334,7 +334,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
         records.call_log(
             patient_id, NOON + timedelta(days=number), "provider", host.offer(name, RECORDINGS / f"{name}.flac")
         )
-    assert not records.rows("select from voice.checks")
+    assert not records.rows("select from care.checks")
     with retrocare.beside("worker"):
         until(
             lambda: (
@@ -359,18 +359,18 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
     assert "The same command goes on from here" in told
     go_on.set()
     del host.answers["02-enrol-tuesday"]
-    assert records.one("select count(*) from voice.checks where state = 'leased'") == 0
+    assert records.one("select count(*) from care.checks where state = 'leased'") == 0
 
     done = retrocare("backfill", "--encoder", "ecapa")
     assert done.returncode == 0, done.stderr
     assert "retrocare backfill --activate" in done.stderr
-    assert records.one("select id from voice.encoders where is_active") == "ge2e-v1"
+    assert records.one("select id from care.models where is_active") == "ge2e-v1"
     done = retrocare("backfill", "--encoder", "ecapa", "--history", "--activate", "--json")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert row["encoder"].startswith("ecapa-")
     assert (row["is_active"], row["embedded"], row["waiting"], row["left_behind_patients"]) == (True, 5, 0, [])
-    assert records.one("select id from voice.encoders where is_active") == row["encoder"]
+    assert records.one("select id from care.models where is_active") == row["encoder"]
     assert records.rows("select * from public.voice_anomaly_logs order by id") == logs
     dimensions = records.rows("select distinct dimension from voice.embeddings order by 1")
     assert [found["dimension"] for found in dimensions] == [192, 256]

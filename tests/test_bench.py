@@ -26,7 +26,7 @@ def test_the_views_are_read_at_each_size_and_have_rows(database: Database) -> No
     rows = {read.name: read.rows for read in large.reads}
     assert (rows["caregiver_patients, all"], rows["caregiver_patients, one"]) == (20, 1)
     assert (rows["voice_timeline, newest 100"], rows["recent_anomaly_logs, newest 100"]) == (30, 100)
-    assert rows["voice_alerts, newest 100"] <= 1 <= rows["voice_alerts, inbox"] <= 20
+    assert rows["alert_history, newest 100"] <= 1 <= rows["alert_history, inbox"] <= 20
     assert told[-1].strip().startswith("1,200 calls measured")
     assert len(shown([small, large]).splitlines()) == 1 + len(large.reads)
 
@@ -79,7 +79,7 @@ def test_the_work_is_done_beside_few_calls_and_beside_many(server: Server) -> No
     assert many.bytes_per_call["voice.embeddings"] > 4 * 192
     assert many.bytes_per_call["voice.checks_by_call"] > 0
     # A claim and an end write indexes, as they change the state; a score alone does not.
-    assert (many.hot_shares["voice.checks"], many.hot_shares["call_logs"] > 0) == (0, True)
+    assert (many.hot_shares["care.checks"], many.hot_shares["call_logs"] > 0) == (0, True)
     assert "voice.embeddings" in scale.shown([few, many])
 
 

@@ -100,5 +100,5 @@ def test_every_function_that_the_edge_functions_call_takes_arguments_of_these_na
 def test_a_call_that_lacks_an_argument_or_has_one_too_many_is_found(
     database: Database, arguments: set[str], is_right: bool
 ) -> None:
-    call = Called("here", "voice.release_check", frozenset(arguments))
+    call = Called("here", "care.release_check", frozenset(arguments))
     assert wrong(iter([call]), existing(database)) == ([] if is_right else [call])

@@ -29,7 +29,7 @@ BACKEND = Path(__file__).resolve().parent / "functions" / "backend.py"
 DENO = BACKEND.parent / "node_modules" / ".bin" / "deno"
 NOW = datetime.now(UTC)
 VIEWS = [
-    "caregiver_patients", "voice_timeline", "voice_alerts", "recent_anomaly_logs", "patient_voice_baseline",
+    "caregiver_patients", "voice_timeline", "alert_history", "recent_anomaly_logs", "patient_voice_baseline",
     "silent_patients", "alert_changes",
 ]  # fmt: skip
 
@@ -134,10 +134,10 @@ def test_a_caregiver_signs_in_looks_and_acknowledges(caregiver_of: Callable[[str
         for view in VIEWS:
             patients = {row["patient_id"] for row in shown(who.client, view)}
             assert patients == (set() if view == "silent_patients" else {str(who.patient_id)})
-    [inbox] = shown(rui.client, "voice_alerts")
+    [inbox] = shown(rui.client, "alert_history")
     assert (inbox["alert_id"], inbox["state"]) == (str(rui.alert_id), "open")
     rui.client.rpc("acknowledge_alert", {"alert_id": inbox["alert_id"]}).execute()
-    [inbox] = shown(rui.client, "voice_alerts")
+    [inbox] = shown(rui.client, "alert_history")
     assert (inbox["state"], inbox["acknowledged_by"]) == ("acknowledged", "Rui")
     noted = rui.client.table("voice_anomaly_logs").update({"notes": "A cold."}).eq("id", str(rui.log_id)).execute()
     assert len(noted.data) == 1

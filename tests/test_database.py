@@ -39,7 +39,7 @@ def test_a_call_whose_check_cannot_be_opened_is_not_made_either(opened: tuple[Da
     database, records = opened
     with pytest.raises(Unprocessable) as raised:
         database.open_recording(**call(records, encoder="unknown-v1"))
-    assert raised.value.code == "a_check_is_for_an_encoder"
+    assert raised.value.code == "a_check_is_for_a_model"
     assert records.one("select count(*) from public.call_logs") == 0
 
 
@@ -87,7 +87,7 @@ def test_what_the_functions_refuse_has_a_code_of_its_own(opened: tuple[Database,
     with pytest.raises(BadRequest) as unreadable:
         database.complete_check(claim, embedding=np.nan * USUAL, **given)
     assert unreadable.value.code == "bad_value"
-    records.do("update voice.checks set lease_token = %s", uuid4())
+    records.do("update care.checks set lease_token = %s", uuid4())
     with pytest.raises(Conflict) as lost:
         database.complete_check(claim, embedding=USUAL, **given)
     assert lost.value.code == "lease_lost"

@@ -33,7 +33,7 @@ def test_the_routes_say_that_an_address_is_not_allowed_and_the_check_is_dead(dat
         for answer in (by_url, checked):
             assert (answer.status_code, answer.json()["code"]) == (403, "recording_refused")
             assert "secret" not in answer.text
-        assert app.records.row("select state, reason from voice.checks where patient_id = %s", patient_id) == {
+        assert app.records.row("select state, reason from care.checks where patient_id = %s", patient_id) == {
             "state": "dead",
             "reason": "recording_unavailable",
         }

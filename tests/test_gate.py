@@ -176,7 +176,7 @@ def test_a_route_that_declares_nothing_is_for_operators() -> None:
 
 def test_a_flood_of_wrong_keys_takes_two_connections_and_none_of_the_workers_time(server: Server) -> None:
     with server.clone(server.migrated_template) as database, running(database) as app:
-        app.records.do("insert into voice.api_keys (name, key_sha256, scopes) values ('one', sha256('one'), '{admin}')")
+        app.records.do("insert into care.api_keys (name, key_sha256, scopes) values ('one', sha256('one'), '{admin}')")
         connections = [0]
         flooding = threading.Event()
 
@@ -187,7 +187,7 @@ def test_a_flood_of_wrong_keys_takes_two_connections_and_none_of_the_workers_tim
             while not flooding.wait(0.01):
                 found = database.admin.execute(
                     "select count(*) from pg_stat_activity"
-                    " where datname = current_database() and state = 'active' and query like '%voice.use_api_key%'"
+                    " where datname = current_database() and state = 'active' and query like '%care.use_api_key%'"
                     " and pid <> pg_backend_pid()"
                 ).fetchone()
                 connections.extend(found or ())
@@ -196,7 +196,7 @@ def test_a_flood_of_wrong_keys_takes_two_connections_and_none_of_the_workers_tim
         counting.start()
         # Each look-up waits for a while, so that the flood would take all the connections that it could get.
         with ThreadPoolExecutor(64) as pool, psycopg.connect(database.owner_url) as blocker:
-            blocker.execute("lock table voice.api_keys in access exclusive mode")
+            blocker.execute("lock table care.api_keys in access exclusive mode")
             answers = [pool.submit(knock, number) for number in range(200)]
             time.sleep(0.5)
             begun = time.monotonic()

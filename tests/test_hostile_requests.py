@@ -72,7 +72,7 @@ def test_every_hostile_recording_is_not_assessable_for_its_reason_and_leaves_its
             assert found["anomalyScore"] is None
     print(f"\n{len(hostile.FILES)} hostile files: at most {(memory.peak - warm) / 1e6:.0f} MB above the warm process")
     assert memory.peak - warm < EXTRA_BYTES
-    assert app.records.one("select count(*) from voice.checks") == len(hostile.FILES)
+    assert app.records.one("select count(*) from care.checks") == len(hostile.FILES)
     assert [app.records.one(f"select count(*) from {table}") for table in LEFT_BEHIND] == [0] * len(LEFT_BEHIND)
 
 

@@ -3,7 +3,7 @@
 1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
 2 the call is a row       call_logs                  one row per provider call id, however often it is reported
 3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator
-4 a check is queued       trigger request_check      voice.checks, in the same transaction
+4 a check is queued       trigger request_check      care.checks, in the same transaction
 5 audio becomes a vector  service/.../pipeline.py    fetch, decode, patient's channel, speech, encode
 6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
 7 an alert is raised      public.caregiver_alerts    at most one open alert per patient
@@ -48,7 +48,7 @@ def test_a_call_goes_all_the_way_as_far_as_one_machine_can(database: Database) -
                     [patient_id, name, url],
                 ).fetchone()
             assert call is not None
-            assert app.records.one("select state from voice.checks where call_log_id = %s", call[0]) == "queued"
+            assert app.records.one("select state from care.checks where call_log_id = %s", call[0]) == "queued"
             body = {"patientId": str(patient_id), "callLogId": str(call[0]), "audioUrl": url}
             assert app.client.post("/api/anomaly-check", json=body).json()["success"]
         with database.as_role("authenticated", str(user_id)) as caregiver:

@@ -92,35 +92,35 @@ def test_only_loopback_excuses_from_a_key(server: Server) -> None:
 def test_a_database_that_is_away_opens_nothing(server: Server) -> None:
     [route] = ROUTES["embed"][1:]
     with server.clone(server.migrated_template) as database, running(database) as app:
-        app.records.do("revoke usage on schema voice from retrocare_service")
+        app.records.do("revoke usage on schema care, voice from retrocare_service")
         assert status(app, route) == 503  # whether there are keys was never known
-        app.records.do("grant usage on schema voice to retrocare_service")
+        app.records.do("grant usage on schema care, voice to retrocare_service")
         key = add(app, "admin")
         assert status(app, route) == 401
-        app.records.do("revoke usage on schema voice from retrocare_service")
+        app.records.do("revoke usage on schema care, voice from retrocare_service")
         assert [status(app, route, shown) for shown in ("", key)] == [401, 503]
 
 
 def test_only_the_hash_of_a_key_is_kept(app: Running) -> None:
     key = add(app, "admin")
-    row = app.records.row("select * from voice.api_keys where name = %s", holder(key))
+    row = app.records.row("select * from care.api_keys where name = %s", holder(key))
     assert row["key_sha256"] == hash_of(key)
     assert key not in str(row)
     assert "key_sha256" not in app.service.database.api_keys()[0]
 
 
 def test_the_use_of_a_key_is_noted_once_an_hour_and_its_making_and_end_always(app: Running) -> None:
-    before = app.records.one("select coalesce(max(id), 0) from voice.audit_log")
+    before = app.records.one("select coalesce(max(id), 0) from care.audit_log")
     key = add(app, "read")
     for _ in range(3):
         status(app, ROUTES["read"][0], key)
-    app.records.do("update voice.api_keys set last_used_at = last_used_at - interval '2 hours'")
+    app.records.do("update care.api_keys set last_used_at = last_used_at - interval '2 hours'")
     status(app, ROUTES["read"][0], key)
     app.service.database.revoke_api_key(holder(key))
-    entries = app.records.rows("select action, actor_role from voice.audit_log where id > %s order by id", before)
+    entries = app.records.rows("select action, actor_role from care.audit_log where id > %s order by id", before)
     assert [entry["action"] for entry in entries] == ["inserted", "key_used", "key_used", "updated"]
     assert {entry["actor_role"] for entry in entries} == {"retrocare_service"}
-    assert app.records.one("select last_used_at from voice.api_keys where name = %s", holder(key)) is not None
+    assert app.records.one("select last_used_at from care.api_keys where name = %s", holder(key)) is not None
 
 
 def test_the_environments_key_has_all_scopes_beside_the_others(server: Server) -> None:

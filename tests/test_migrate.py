@@ -11,7 +11,7 @@ import pytest
 from databases import Database
 from releases.catalog import catalog
 from retrocare_voice.errors import ConfigurationError, Unavailable
-from retrocare_voice.migrations import MigrationFailed, migrate, migration_files
+from retrocare_voice.migrations import LOCKED_FIRST, MigrationFailed, migrate, migration_files
 
 FIRST = "20270101000000_retrocare_1_0_0"
 SECOND = "20270201000000_retrocare_1_1_0_second"
@@ -236,3 +236,9 @@ def test_a_server_without_pgvector_is_refused(empty_database: Database, tmp_path
     with pytest.raises(MigrationFailed, match="is not installed on this server") as failed:
         migrate(empty_database.owner_url, folder=tmp_path)
     assert "pgvector 0.8" in failed.value.hint
+
+
+def test_what_is_locked_first_is_there(database: Database) -> None:
+    """A table that was renamed would be passed over, as in a database that has none yet."""
+    found = [database.owner.execute("select to_regclass(%s)::text", [table]).fetchone() for table in LOCKED_FIRST]
+    assert found == [(table.removeprefix("public."),) for table in LOCKED_FIRST]

@@ -19,7 +19,7 @@ ENUMS = {
     "public.check_reason": payloads.CheckReason,
     "public.anomaly_severity": payloads.Severity,
     "public.alert_type": payloads.AlertType,
-    "voice.api_scope": ApiScope,
+    "care.api_scope": ApiScope,
 }
 JSON = ("application/json", "application/problem+json")
 

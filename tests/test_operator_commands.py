@@ -68,7 +68,7 @@ def test_every_command_explains_itself(retrocare: Run, command: list[str]) -> No
 def test_withdrawing_consent_says_what_goes_asks_and_shows_what_went(retrocare: Run, records: Records) -> None:
     retrocare("patient", "add", "Isa", "--consent", "--evidence", "Form of 1 March")
     retrocare("enroll", "Isa", recording("01-enrol-monday"))
-    evidence = "select string_agg(evidence, ', ' order by given_at) from public.voice_consents c join public.patients"
+    evidence = "select string_agg(evidence, ', ' order by given_at) from public.consents c join public.patients"
     evidence += " p on p.id = c.patient_id where p.name = 'Isa'"
     retrocare("patient", "consent", "Isa", "--evidence", "Form of 2 May")
     assert records.one(evidence) == "Form of 1 March, Form of 2 May"
@@ -147,7 +147,7 @@ def test_an_earlier_baseline_is_restored_and_a_wrong_sample_withdrawn(retrocare:
 def test_the_operator_answers_an_alert_by_the_patients_name(retrocare: Run, records: Records) -> None:
     retrocare("patient", "add", "Ada", "--consent")
     patient_id = records.one("select id from public.patients where name = 'Ada'")
-    raised = "select (voice.raise_alert(%s, 'nothing_heard', 'warning', now())).id"
+    raised = "select (care.raise_alert(%s, 'nothing_heard', 'warning', now())).id"
     alert_id = str(records.one(raised, patient_id))
     [listed] = objects(retrocare("alert", "list", "--patient", "Ada", "--json").stdout)
     assert (listed["id"], listed["state"], listed["last_actor"]) == (alert_id, "open", "rule")
@@ -218,8 +218,8 @@ def test_a_message_that_died_is_queued_again_by_its_number(retrocare: Run, recor
     retrocare("patient", "add", "Leia")
     retrocare("caregiver", "add", "Leia", "Luke", "--phone", "+4930777001", "--role", "primary")
     patient_id = records.one("select id from public.patients where name = 'Leia'")
-    records.do("select voice.raise_alert(%s, 'nothing_heard', 'emergency', now())", patient_id)
-    records.do("update voice.deliveries set state = 'dead', finished_at = now(), error_code = 'twilio_21211'")
+    records.do("select care.raise_alert(%s, 'nothing_heard', 'emergency', now())", patient_id)
+    records.do("update care.deliveries set state = 'dead', finished_at = now(), error_code = 'twilio_21211'")
     [dead] = objects(retrocare("deliveries", "list", "--state", "dead", "--patient", "Leia", "--json").stdout)
     assert (dead["caregiver"], dead["channel"]) == ("Luke", "sms")
     missed = retrocare("deliveries", "requeue", "99999")
@@ -300,13 +300,13 @@ def test_a_flag_that_would_empty_the_baseline_asks_and_one_that_is_not_open_is_n
 def test_what_has_waited_longest_is_listed_and_a_job_that_cannot_do_something_is_no_success(
     retrocare: Run, records: Records
 ) -> None:
-    records.do("update voice.jobs set last_succeeded_at = now() - interval '31 days' where id = 'match_calls'")
+    records.do("update care.jobs set last_succeeded_at = now() - interval '31 days' where id = 'match_calls'")
     assert "jobs_late" in retrocare("troubles").stdout
     assert retrocare("sweep").returncode == 0
     records.report("call-x", phone="+4930888888")
-    records.do('update voice.unmatched_calls set report = report || \'{"started_at": "no time"}\'')
+    records.do('update care.unmatched_calls set report = report || \'{"started_at": "no time"}\'')
     records.do("update public.patients set phone = '+4930888888' where name = 'Flora'")
     done = retrocare("sweep")
     assert (done.returncode, "Not done: match_calls vapi/call-x" in done.stderr) == (1, True)
-    records.do("delete from voice.unmatched_calls")
+    records.do("delete from care.unmatched_calls")
     assert retrocare("sweep").returncode == 0

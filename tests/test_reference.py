@@ -89,7 +89,8 @@ def test_every_route_with_its_scope_and_fields_is_in_the_reference(database: Dat
 @pytest.mark.parametrize(
     "enum",
     ["public.check_state", "public.check_reason", "public.anomaly_severity", "public.alert_type", "public.call_source",
-     "public.recording_channel", "public.alert_level", "public.alert_change", "public.trouble_kind", "voice.api_scope"],
+     "public.recording_channel", "public.alert_level", "public.alert_change", "public.operator_issue_kind",
+      "care.api_scope"],
 )  # fmt: skip
 def test_every_word_of_the_database_that_callers_meet_is_in_the_reference(database: Database, enum: str) -> None:
     values = Records(database).one("select array_agg(enumlabel::text) from pg_enum where enumtypid = %s::regtype", enum)

@@ -39,24 +39,24 @@ def test_until_the_first_release_the_baseline_is_what_the_schemas_say() -> None:
             "comment on column public.call_logs.summary is 'new'",
             "too many: comment table column public.call_logs.summary",
         ),
-        ("comment on function voice.release() is null", "missing: comment function voice.release()"),
+        ("comment on function care.release() is null", "missing: comment function care.release()"),
         ("grant select (phone) on public.patients to anon", "too many: grant column public.patients.phone to anon"),
         ("grant usage on schema voice to anon", "too many: grant schema voice to anon"),
-        ("grant execute on function voice.release() to public", "too many: grant function voice.release() to public"),
+        ("grant execute on function care.release() to public", "too many: grant function care.release() to public"),
         (
-            "revoke select on public.voice_check_status from service_role",
-            "differs: grant|missing: grant table public.v",
+            "revoke select on public.check_status from service_role",
+            "differs: grant|missing: grant table public.check_status",
         ),
         ("drop policy caregivers_read_their_patients on public.patients", "missing: policy caregivers_read_their_pat"),
         ("alter table public.patients disable row level security", "differs: relation public.patients"),
         ("alter table public.patients alter column timezone drop not null", "differs: column public.patients.timezone"),
         ("alter view public.silent_patients set (security_invoker = false)", "differs: view public.silent_patients"),
-        ("alter function voice.release() volatile", r"differs: function voice.release\(\)"),
+        ("alter function care.release() volatile", r"differs: function care.release\(\)"),
         ("alter table public.patients disable trigger user", "differs: trigger"),
         ("alter type public.call_source add value 'video'", "differs: type public.call_source"),
         ("create index on public.patients (name)", "too many: index public.patients_name_idx"),
         ("alter publication supabase_realtime drop table public.patients", "missing: publication supabase_realtime"),
-        ("delete from voice.sickness_words where word = 'sick'", "missing: row voice.sickness_words"),
+        ("delete from care.sickness_words where word = 'sick'", "missing: row care.sickness_words"),
     ],
 )
 def test_the_comparison_sees(database: Database, server: Server, statement: str, told: str) -> None:
@@ -91,7 +91,7 @@ def test_a_draft_holds_whatever_the_schemas_changed(next_release: NextRelease) -
         revoke execute on function voice.visits from public;
         comment on function voice.visits is 'It''s who came.';
         create trigger visits_ring after insert on public.visits
-            for each statement execute function voice.ring_doorbell('wake');
+            for each statement execute function care.on_new_work('wake');
         alter publication supabase_realtime add table public.visits (id, at);
         comment on view public.silent_patients is null;
         drop policy caregivers_read_their_patients_flags on public.health_flags;
@@ -130,13 +130,13 @@ def test_what_depends_on_something_that_changes_its_shape_is_made_anew(next_rele
 def test_what_may_lose_data_is_left_to_be_written_by_hand(next_release: NextRelease) -> None:
     next_release.add("""
         alter table public.health_flags alter column flag type varchar(10);
-        insert into voice.sickness_words (word) values ('queasy');
+        insert into care.sickness_words (word) values ('queasy');
     """)
     draft, left = next_release.draft()
     hints = [line for line in draft.read_text().splitlines() if line.startswith("-- by hand: ")]
     assert [line.split(" ")[3:5] for line in hints] == [
         ["column", "public.health_flags.flag"],
-        ["row", "voice.sickness_words"],
+        ["row", "care.sickness_words"],
     ]
     assert len(left) == 2
 
@@ -146,7 +146,7 @@ def test_what_may_lose_data_is_left_to_be_written_by_hand(next_release: NextRele
     [
         ("1.1", "", "no release"),
         ("1.1.0", "New!", "no release"),
-        ("1.2.0", "", "write 1.2.0 into voice.release()"),
+        ("1.2.0", "", "write 1.2.0 into care.release()"),
     ],
 )
 def test_a_draft_that_makes_no_sense_is_refused(next_release: NextRelease, release: str, words: str, told: str) -> None:
@@ -171,5 +171,5 @@ def test_the_command_says_what_is_wrong_and_fails() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, "write 0.0.1 into voice.release()" in done.stderr) == (1, "", True)
+    assert (done.returncode, done.stdout, "write 0.0.1 into care.release()" in done.stderr) == (1, "", True)
     assert len(done.stderr.splitlines()) == 1

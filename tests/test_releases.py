@@ -14,7 +14,7 @@ from retrocare_voice.migrations import FILE, MIGRATIONS
 from retrocare_voice.releases import Release, needed_release, release_of, this_release
 from running import settings_for
 
-LATER = "create or replace function voice.release() returns table (version text, oldest_service text) language sql"
+LATER = "create or replace function care.release() returns table (version text, oldest_service text) language sql"
 
 
 def pretend(database: Database, version: str, oldest_service: str) -> None:

@@ -180,9 +180,9 @@ def test_a_function_that_is_away_is_asked_again(records: Records, asked: Functio
 
 def test_a_database_that_is_away_ends_no_round(records: Records) -> None:
     with rounds(records.database, None) as made:
-        records.do("revoke execute on function voice.due_jobs from retrocare_service")
+        records.do("revoke execute on function care.due_jobs from retrocare_service")
         made.make_round()
-        records.do("grant execute on function voice.due_jobs to retrocare_service")
+        records.do("grant execute on function care.due_jobs to retrocare_service")
         made.make_round()
 
 

@@ -38,7 +38,7 @@ where relkind = 'r' and relnamespace::regnamespace::text not in ('storage', 'aut
 order by 1
 """
 
-UNFINISHED = "select from voice.checks where state = 'leased' or (state = 'queued' and run_at < 'infinity')"
+UNFINISHED = "select from care.checks where state = 'leased' or (state = 'queued' and run_at < 'infinity')"
 
 
 def rows_of(records: Records) -> dict[str, list[dict[str, Any]]]:
@@ -86,7 +86,7 @@ class Caller:
                 }  # fmt: skip
                 names = ", ".join(f"{name} => %s" for name in values)
                 try:
-                    made = connection.execute(f"select voice.record_call({names})".encode(), list(values.values()))
+                    made = connection.execute(f"select care.record_call({names})".encode(), list(values.values()))
                 except psycopg.Error as error:
                     self.failure = error
                     return
@@ -105,14 +105,14 @@ class Caller:
 
 
 def ended(records: Records) -> int:
-    found: int = records.one("select count(*) from voice.checks where state in ('scored', 'enrolled')")
+    found: int = records.one("select count(*) from care.checks where state in ('scored', 'enrolled')")
     return found
 
 
 def make_up(release: NextRelease) -> None:
     """Change what this release's service uses: a table, an enum, a view, a policy, and functions that it calls."""
     release.replace(
-        r"(create view public\.voice_check_status\n.*?)(\nfrom )", r"\1,\n    checks.created_at as first_seen_at\2"
+        r"(create view public\.check_status\n.*?)(\nfrom )", r"\1,\n    checks.created_at as first_seen_at\2"
     )
     release.replace(
         r"(create function \w+\.complete_check\([^)]*?)(\n    at timestamptz)", r"\1\n    remark text default null,\2"
@@ -147,7 +147,7 @@ def test_a_running_service_and_its_data_survive_the_next_release(database: Datab
     records = Records(database)
     records.register()
     household(records)
-    records.do("update voice.checks set run_at = 'infinity' where state = 'queued'")  # of recordings that nobody serves
+    records.do("update care.checks set run_at = 'infinity' where state = 'queued'")  # of recordings that nobody serves
     patient_id = records.patient()
     before = rows_of(records)
     with recording_host() as host, worker(database, host), Caller(records, host, patient_id) as caller:
@@ -168,7 +168,7 @@ def test_a_running_service_and_its_data_survive_the_next_release(database: Datab
         assert [row for row in rows if row not in kept] == [], table
     with connected(settings_for(database)) as opened:
         assert opened.release()["version"] == "1.1.0"
-        assert opened.check_list(["scored"], patient_id, 1)[0]["encoder"] == ENCODER
+        assert opened.check_list(["scored"], patient_id, 1)[0]["model"] == ENCODER
 
 
 def test_whoever_writes_during_an_upgrade_waits_and_is_not_refused(database: Database, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_whoever_writes_during_an_upgrade_waits_and_is_not_refused(database: Dat
         assert len(upgrade.result()) == 1
 
 
-ERASED = "select distinct patient_id::text, scope::text from voice.tombstones order by 1, 2"
+ERASED = "select distinct patient_id::text, scope::text from care.tombstones order by 1, 2"
 
 
 def test_a_restored_backup_is_usable_and_forgets_again_whom_it_must(

@@ -63,4 +63,4 @@ def test_an_installed_wheel_brings_an_empty_database_up_to_date(wheel: Path, emp
         cwd=wheel, env=bare_environment(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout.split(" ")[0]) == (0, str(len(migration_files()))), done.stderr
-    assert empty_database.owner.execute("select version from voice.release()").fetchone() is not None
+    assert empty_database.owner.execute("select version from care.release()").fetchone() is not None

@@ -71,7 +71,7 @@ def queue(records: Records, host: RecordingHost, content: bytes = b"0.9", patien
 
 
 def states(records: Records) -> list[str]:
-    return [row["state"] for row in records.rows("select state from voice.checks order by id")]
+    return [row["state"] for row in records.rows("select state from care.checks order by id")]
 
 
 def test_every_queued_call_comes_to_its_end(records: Records, host: RecordingHost) -> None:
@@ -152,10 +152,10 @@ def test_leases_are_renewed_during_long_work(records: Records, host: RecordingHo
     with worker(records, host, slow, lease_seconds=1.0):
         until(lambda: states(records) == ["leased"])
         time.sleep(2.5)
-        assert records.one("select leased_until > now() from voice.checks")
+        assert records.one("select leased_until > now() from care.checks")
         release.set()
         until(lambda: all_ended(records))
-    assert records.row("select state, attempts from voice.checks") == {"state": "enrolled", "attempts": 1}
+    assert records.row("select state, attempts from care.checks") == {"state": "enrolled", "attempts": 1}
 
 
 def test_a_worker_that_stops_finishes_or_gives_back_what_it_holds(records: Records, host: RecordingHost) -> None:
@@ -172,7 +172,7 @@ def test_a_worker_that_stops_finishes_or_gives_back_what_it_holds(records: Recor
         begun = time.monotonic()
         made.stop(1.0)
         assert time.monotonic() - begun < 8
-        assert records.rows("select distinct state, attempts, worker from voice.checks") == [
+        assert records.rows("select distinct state, attempts, worker from care.checks") == [
             {"state": "queued", "attempts": 0, "worker": None}
         ]
         release.set()
@@ -213,7 +213,7 @@ def test_an_end_is_offered_until_the_database_takes_it(records: Records, host: R
         time.sleep(1.5)
         admin.execute(f"alter database {name} allow_connections true".encode())
         until(lambda: all_ended(records))
-    assert records.row("select state, attempts from voice.checks") == {"state": "enrolled", "attempts": 1}
+    assert records.row("select state, attempts from care.checks") == {"state": "enrolled", "attempts": 1}
 
 
 def test_the_times_of_the_patients_speech_reach_whoever_decodes(records: Records, host: RecordingHost) -> None:

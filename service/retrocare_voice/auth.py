@@ -14,7 +14,7 @@ from retrocare_voice.errors import ConfigurationError, Forbidden, Unauthorized
 from retrocare_voice.service import Service
 from retrocare_voice.settings import LOOPBACK, Settings
 
-ApiScope = Literal["embed", "check", "read", "admin"]  # the SQL enum voice.api_scope
+ApiScope = Literal["embed", "check", "read", "admin"]  # the SQL enum care.api_scope
 
 NEEDED_SCOPE = "x-scope"  # of an operation in OpenAPI: what a key must allow
 SECURITY_SCHEMES = {

@@ -74,7 +74,7 @@ class Backfill:
         rebuilt = self._all(lambda: self.database.rebuild_baselines(self.encoder, ROWS // 10))
         return opened > 0 or rebuilt > 0 or was_waiting
 
-    def activate(self, leaves_behind: bool) -> int:
+    def activate(self, accepts_unrecoverable: bool) -> int:
         """Make this encoder the active one and return how many waiting calls it took over.
 
         Calls are judged meanwhile, and change the baselines that are to be followed: the last of them are kept waiting
@@ -84,10 +84,10 @@ class Backfill:
         for _ in range(TRIES):
             self.go_round()
             try:
-                return _patiently(lambda: self.database.activate_encoder(self.encoder, leaves_behind))
+                return _patiently(lambda: self.database.activate_encoder(self.encoder, accepts_unrecoverable))
             except Conflict as refused:
                 refusal = refused
-            if not self.database.backfill_status(self.encoder)["behind"]:
+            if not self.database.backfill_status(self.encoder)["outdated"]:
                 break
             self.database.hold_calls(HOLD_SECONDS)
         raise refusal
@@ -100,7 +100,7 @@ class Backfill:
         return done
 
 
-def run(settings: Settings, *, is_history: bool, activates: bool, leaves_behind: bool) -> tuple[Row, bool]:
+def run(settings: Settings, *, is_history: bool, activates: bool, accepts_unrecoverable: bool) -> tuple[Row, bool]:
     """Do it from beginning to end; return what stands now, and whether nothing remains.
 
     Raises: ConfigurationError, Unavailable.
@@ -112,7 +112,7 @@ def run(settings: Settings, *, is_history: bool, activates: bool, leaves_behind:
         try:
             with backfill.working():
                 if activates:
-                    taken_over = backfill.activate(leaves_behind)
+                    taken_over = backfill.activate(accepts_unrecoverable)
                 else:
                     backfill.finish()
         except KeyboardInterrupt:
@@ -121,7 +121,7 @@ def run(settings: Settings, *, is_history: bool, activates: bool, leaves_behind:
             refusal = refused
         found = backfill.database.backfill_status(backfill.encoder)
         lost = [] if found["is_active"] else backfill.database.left_behind(backfill.encoder)
-    remaining = found["waiting"] + found["behind"] + found["left_behind"]
+    remaining = found["waiting"] + found["outdated"] + found["unrecoverable"]
     _advise(found, refusal, taken_over)
     return found | {"left_behind_patients": lost}, not (remaining or refusal)
 
@@ -132,8 +132,8 @@ def _advise(found: Row, refusal: Conflict | None, taken_over: int | None) -> Non
         say(f"Not activated: {refusal}. {refusal.hint}")
     elif taken_over is not None:
         say(f"{found['encoder']} is active, and took {taken_over} waiting calls over. Restart each service with it.")
-    elif not found["is_active"] and not found["waiting"] + found["behind"]:
-        behind = " --leave-behind" if found["left_behind"] else ""
+    elif not found["is_active"] and not found["waiting"] + found["outdated"]:
+        behind = " --leave-behind" if found["unrecoverable"] else ""
         say(f"`retrocare backfill --activate{behind}` makes {found['encoder']} the active encoder.")
 
 

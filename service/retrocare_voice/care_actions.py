@@ -50,13 +50,13 @@ class CareActions(ABC):
     # people
 
     def add_patient(self, name: str, timezone: str, has_consent: bool, evidence: str | None = None) -> Row:
-        return self._row("voice.add_patient", name=name, timezone=timezone, has_consent=has_consent, evidence=evidence)
+        return self._row("care.add_patient", name=name, timezone=timezone, has_consent=has_consent, evidence=evidence)
 
     def change_patient(
         self, patient_id: UUID, name: str | None, timezone: str | None, phone: str | None, silent_after_days: int | None
     ) -> Row:
         return self._row(
-            "voice.change_patient",
+            "care.change_patient",
             patient_id=patient_id,
             name=name,
             timezone=timezone,
@@ -65,28 +65,28 @@ class CareActions(ABC):
         )
 
     def patient_list(self) -> list[Row]:
-        return self._rows("voice.patient_list")
+        return self._rows("care.patient_list")
 
     def unknown_flags(self) -> list[Row]:
-        return self._rows("voice.unknown_flags")
+        return self._rows("care.unknown_flags")
 
     def set_consent(self, patient_id: UUID, is_given: bool, evidence: str | None = None) -> Row:
-        return self._row("voice.set_consent", patient_id=patient_id, is_given=is_given, evidence=evidence)
+        return self._row("care.set_consent", patient_id=patient_id, is_given=is_given, evidence=evidence)
 
     def erasure_preview(self, patient_id: UUID) -> list[Row]:
-        return self._rows("voice.erasure_preview", patient_id=patient_id)
+        return self._rows("care.erasure_preview", patient_id=patient_id)
 
     def flag_patient(self, patient_id: UUID, flag: str, started_at: datetime) -> Row:
-        return self._row("voice.flag_patient", patient_id=patient_id, flag=flag, started_at=started_at)
+        return self._row("care.flag_patient", patient_id=patient_id, flag=flag, started_at=started_at)
 
     def covered_samples(self, patient_id: UUID, since: datetime) -> int:
         return int(self._value("voice.covered_samples", patient_id=patient_id, since=since))
 
     def unflag_patient(self, patient_id: UUID, flag: str | None, resolved_at: datetime) -> list[Row]:
-        return self._rows("voice.unflag_patient", patient_id=patient_id, flag=flag, resolved_at=resolved_at)
+        return self._rows("care.unflag_patient", patient_id=patient_id, flag=flag, resolved_at=resolved_at)
 
     def row_counts(self, patient_id: UUID) -> list[Row]:
-        return self._rows("voice.row_counts", patient_id=patient_id)
+        return self._rows("care.row_counts", patient_id=patient_id)
 
     # baselines
 
@@ -115,11 +115,11 @@ class CareActions(ABC):
     # caregivers
 
     def caregiver_list(self, patient_id: UUID | None) -> list[Row]:
-        return self._rows("voice.caregiver_list", patient_id=patient_id)
+        return self._rows("care.caregiver_list", patient_id=patient_id)
 
     def add_caregiver(self, patient_id: UUID, contact: Contact) -> Row:
         return self._row(
-            "voice.add_caregiver",
+            "care.add_caregiver",
             patient_id=patient_id,
             role=contact.role,
             name=contact.name,
@@ -132,7 +132,7 @@ class CareActions(ABC):
 
     def change_caregiver(self, caregiver_id: UUID, contact: Contact) -> Row:
         return self._row(
-            "voice.change_caregiver",
+            "care.change_caregiver",
             caregiver_id=caregiver_id,
             role=contact.role,
             name=contact.name,
@@ -144,44 +144,44 @@ class CareActions(ABC):
         )
 
     def remove_caregiver(self, caregiver_id: UUID) -> None:
-        self._row("voice.remove_caregiver", caregiver_id=caregiver_id)
+        self._row("care.remove_caregiver", caregiver_id=caregiver_id)
 
     # alerts and messages
 
     def alert_list(self, patient_id: UUID | None, is_resolved_shown: bool, maximum_rows: int) -> list[Row]:
         return self._rows(
-            "voice.alert_list",
+            "care.alert_list",
             patient_id=patient_id,
             is_resolved_shown=is_resolved_shown,
             maximum_rows=maximum_rows,
         )
 
     def acknowledge_alert(self, alert_id: UUID) -> Row:
-        return self._row("voice.acknowledge_alert", alert_id=alert_id)
+        return self._row("care.acknowledge_alert", alert_id=alert_id)
 
     def resolve_alert(self, alert_id: UUID, outcome: str, note: str | None) -> Row:
-        return self._row("voice.resolve_alert", alert_id=alert_id, outcome=outcome, notes=note)
+        return self._row("care.resolve_alert", alert_id=alert_id, outcome=outcome, notes=note)
 
     def delivery_list(self, states: list[str] | None, patient_id: UUID | None, maximum_rows: int) -> list[Row]:
-        return self._rows("voice.delivery_list", states=states, patient_id=patient_id, maximum_rows=maximum_rows)
+        return self._rows("care.delivery_list", states=states, patient_id=patient_id, maximum_rows=maximum_rows)
 
     def requeue_deliveries(self, delivery_ids: list[int] | None) -> list[int]:
-        return self._values("voice.requeue_deliveries", delivery_ids=delivery_ids)
+        return self._values("care.requeue_deliveries", delivery_ids=delivery_ids)
 
     # thresholds, and how it is all set up
 
     def policy(self, encoder: str) -> Row:
-        return self._row("voice.policy", encoder=encoder)
+        return dict(self._value("voice.policy_values", encoder=encoder))
 
     def set_policy(self, encoder: str, changes: Row) -> Row:
-        return self._row("voice.set_policy", encoder=encoder, changes=Jsonb(changes))
+        return dict(self._value("voice.set_policy", encoder=encoder, changes=Jsonb(changes)))
 
     def call_measures(self, call_log_id: UUID) -> Row:
         """Return what was measured of a call's recording; empty where nothing was."""
-        return dict(self._value("voice.call_measures", call_log_id=call_log_id) or {})
+        return dict(self._value("care.call_measures", call_log_id=call_log_id) or {})
 
     def setup_report(self) -> Row:
-        return dict(self._value("voice.setup_report"))
+        return dict(self._value("care.setup_report"))
 
 
 def only(row: Row) -> Any:

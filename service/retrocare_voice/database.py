@@ -44,7 +44,7 @@ class Claim:
 
 
 class Database(CareActions):
-    """Call the functions of the schema voice as retrocare_service."""
+    """Call the functions of the schemas care and voice as retrocare_service."""
 
     def __init__(
         self, pool: ConnectionPool[psycopg.Connection[DictRow]], service_url: str, owner_url: str | None = None
@@ -61,7 +61,7 @@ class Database(CareActions):
             yield connection
 
     def release(self) -> Row:
-        return self._row("voice.release")
+        return self._row("care.release")
 
     # encoders and policies
 
@@ -118,7 +118,7 @@ class Database(CareActions):
         with self._connection() as connection, connection.transaction():
             [call] = _call(
                 connection,
-                "voice.record_call",
+                "care.record_call",
                 patient_id=patient_id,
                 call_log_id=call_log_id,
                 source=source,
@@ -149,7 +149,7 @@ class Database(CareActions):
     def renew_lease(self, claim: Claim, lease_seconds: float) -> bool:
         return bool(
             self._value(
-                "voice.renew_lease",
+                "care.renew_lease",
                 check_id=claim.check_id,
                 lease_token=claim.lease_token,
                 lease_seconds=lease_seconds,
@@ -157,13 +157,13 @@ class Database(CareActions):
         )
 
     def release_check(self, claim: Claim) -> bool:
-        return bool(self._value("voice.release_check", check_id=claim.check_id, lease_token=claim.lease_token))
+        return bool(self._value("care.release_check", check_id=claim.check_id, lease_token=claim.lease_token))
 
     def check_list(self, states: list[str] | None, patient_id: UUID | None, maximum_rows: int) -> list[Row]:
-        return self._rows("voice.check_list", states=states, patient_id=patient_id, maximum_rows=maximum_rows)
+        return self._rows("care.check_list", states=states, patient_id=patient_id, maximum_rows=maximum_rows)
 
     def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
-        return self._values("voice.requeue_checks", check_ids=check_ids, reasons=reasons)
+        return self._values("care.requeue_checks", check_ids=check_ids, reasons=reasons)
 
     def open_backfill(self, encoder: str, is_history: bool, maximum_rows: int) -> int:
         return int(
@@ -183,30 +183,30 @@ class Database(CareActions):
         self._row("voice.hold_calls", hold_seconds=hold_seconds)
 
     def left_behind(self, encoder: str) -> list[Row]:
-        return self._rows("voice.left_behind", encoder=encoder)
+        return self._rows("voice.unrecoverable_baselines", encoder=encoder)
 
-    def activate_encoder(self, encoder: str, leaves_behind: bool) -> int:
-        return int(self._value("voice.activate_encoder", encoder=encoder, leaves_behind=leaves_behind))
+    def activate_encoder(self, encoder: str, accepts_unrecoverable: bool) -> int:
+        return int(self._value("voice.activate_encoder", encoder=encoder, accepts_unrecoverable=accepts_unrecoverable))
 
     # privacy, and who may call
 
     def erase(self, patient_id: UUID, reason: str, person: bool) -> Row:
-        function = "voice.erase_patient" if person else "voice.erase_patient_voice"
+        function = "care.erase_patient" if person else "care.erase_patient_voice"
         return dict(self._value(function, patient_id=patient_id, reason=reason))
 
     def export_patient(self, patient_id: UUID) -> Row:
-        return dict(self._value("voice.export_patient", patient_id=patient_id))
+        return dict(self._value("care.export_patient", patient_id=patient_id))
 
     def audit_trail(self, patient_id: UUID | None, since: datetime | None) -> list[Row]:
-        return self._rows("voice.audit_trail", patient_id=patient_id, since=since, maximum_rows=LONGEST_LIST)
+        return self._rows("care.audit_trail", patient_id=patient_id, since=since, maximum_rows=LONGEST_LIST)
 
     def tombstones(self) -> list[Row]:
-        return self._rows("voice.tombstone_list")
+        return self._rows("care.tombstone_list")
 
     def replay_tombstone(self, id: str, patient_id: str, scope: str, reason: str, erased_at: str) -> bool:
         return bool(
             self._value(
-                "voice.replay_tombstone",
+                "care.replay_tombstone",
                 id=id,
                 patient_id=patient_id,
                 scope=scope,
@@ -216,39 +216,39 @@ class Database(CareActions):
         )
 
     def add_api_key(self, name: str, scopes: list[str], key_sha256: bytes) -> Row:
-        return self._row("voice.add_api_key", name=name, scopes=scopes, key_sha256=key_sha256)
+        return self._row("care.add_api_key", name=name, scopes=scopes, key_sha256=key_sha256)
 
     def revoke_api_key(self, name: str) -> bool:
-        return bool(self._value("voice.revoke_api_key", name=name))
+        return bool(self._value("care.revoke_api_key", name=name))
 
     def api_keys(self) -> list[Row]:
-        return self._rows("voice.api_key_list")
+        return self._rows("care.api_key_list")
 
     def use_api_key(self, key_sha256: bytes, scope: str) -> Row | None:
         """Return whose key this is and whether it allows that; None where it is nobody's."""
-        return next(iter(self._rows("voice.use_api_key", key_sha256=key_sha256, scope=scope)), None)
+        return next(iter(self._rows("care.use_api_key", key_sha256=key_sha256, scope=scope)), None)
 
     # time, and the operator
 
     def due_jobs(self, *, all_of_them: bool = False) -> list[str]:
         """Return the jobs whose turn it is, or all, in the order in which to run them."""
         if all_of_them:
-            return self._values("voice.due_jobs", at="infinity")
-        return self._values("voice.due_jobs")
+            return self._values("care.due_jobs", at="infinity")
+        return self._values("care.due_jobs")
 
     def run_job(self, job: str) -> int | None:
         """Do what is due of a job; return how much, -1 where it failed, None while another run is under way."""
-        done: int | None = self._value("voice.run_job", job=job)
+        done: int | None = self._value("care.run_job", job=job)
         return done
 
     def due_work(self) -> Row:
-        return self._row("voice.due_work")
+        return self._row("care.due_work")
 
     def troubles(self) -> list[Row]:
-        return self._rows("voice.troubles")
+        return self._rows("care.operator_issues")
 
     def pipeline_health(self) -> list[Row]:
-        return self._rows("voice.pipeline_health")
+        return self._rows("care.pipeline_health")
 
     def stored_result(self, check_id: int) -> Row:
         return self._row("voice.stored_result", check_id=check_id)
@@ -274,23 +274,25 @@ class Database(CareActions):
         )
 
     def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
-        return self._row(
-            "voice.abstain_check",
+        self._row(
+            "care.abstain_check",
             check_id=claim.check_id,
             lease_token=claim.lease_token,
             reason=found.reason,
             quality=Jsonb(dict(found.measures)),
         )
+        return self.stored_result(claim.check_id)
 
     def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
-        return self._row(
-            "voice.fail_check",
+        self._row(
+            "care.fail_check",
             check_id=claim.check_id,
             lease_token=claim.lease_token,
             code=code,
             message=message,
             is_permanent=is_permanent,
         )
+        return self.stored_result(claim.check_id)
 
 
 def _call(connection: psycopg.Connection[DictRow], function: str, /, **arguments: object) -> list[Row]:

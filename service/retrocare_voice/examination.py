@@ -95,7 +95,7 @@ class Examination:
         if not self.setup:
             raise RetrocareError("Not known without the database")
         if not self.setup["channels"]:
-            raise RetrocareError("Messages go by no channel", "Enable one in voice.delivery_channels.")
+            raise RetrocareError("Messages go by no channel", "Enable one in care.delivery_channels.")
         untold, patients = self.setup["patients_without_reachable_caregiver"], self.setup["patients"]
         if untold:
             raise RetrocareError(f"Of {untold} of {patients} patients nobody can be told", "`retrocare caregiver add`")

@@ -97,7 +97,7 @@ def backfill(
         settings = read_settings().model_copy(update={"encoder": encoder} if encoder else {})
         from retrocare_voice import backfill as bulk
 
-        found, is_done = bulk.run(settings, is_history=history, activates=activate, leaves_behind=leave_behind)
+        found, is_done = bulk.run(settings, is_history=history, activates=activate, accepts_unrecoverable=leave_behind)
     lost = found.pop("left_behind_patients")
     if as_json:
         print_json({**found, "left_behind_patients": lost})

@@ -87,7 +87,7 @@ def list_patients(as_json: Json = False) -> None:
 
 def warn_of_unknown_flags(database: Database) -> None:
     for row in database.unknown_flags():
-        say(f"{row['patient']} is flagged {row['flag']!r}, in which no word of voice.sickness_words is found.")
+        say(f"{row['patient']} is flagged {row['flag']!r}, in which no word of care.sickness_words is found.")
         say("      It holds nothing back: `retrocare patient flag` notes any illness, in any words.")
 
 

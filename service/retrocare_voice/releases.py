@@ -1,7 +1,7 @@
 """Releases: which one the database is, which one this service is, and whether they work together.
 
 A release is brought to the database first, then to the services: so a service meets a database that is as new as
-itself, or newer, and ``voice.release()`` says how old a service may be that works on it.
+itself, or newer, and ``care.release()`` says how old a service may be that works on it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def needed_release() -> Release:
 
 
 def check_release(found: dict[str, Any]) -> None:
-    """Refuse a database, a row of voice.release(), that this service does not work on. Raises: Unavailable."""
+    """Refuse a database, a row of care.release(), that this service does not work on. Raises: Unavailable."""
     database, oldest = release_of(found["version"]), release_of(found["oldest_service"])
     if database < needed_release():
         raise Unavailable(

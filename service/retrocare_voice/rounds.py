@@ -1,7 +1,7 @@
 """The rounds: what time makes due. pg_cron does the same on hosted Supabase; where both do, nothing is done twice.
 
 Every round runs the jobs whose turn it is, each in a transaction of its own, and asks each edge function for which
-work is due. A job that fails is the operator's (voice.troubles), and keeps no other from being done.
+work is due. A job that fails is the operator's (care.operator_issues), and keeps no other from being done.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from retrocare_voice.settings import Settings
 
 FUNCTION_SECONDS = 90.0  # longer than an edge function works before it leaves the rest to the next call
 STOP_SECONDS = 1.0
-FAILED = -1  # what voice.run_job returns where it could not even list what is due
+FAILED = -1  # what care.run_job returns where it could not even list what is due
 
 
 class Rounds:

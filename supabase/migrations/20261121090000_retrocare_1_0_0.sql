@@ -4,23 +4,35 @@
 
 -- RetroCare Voice: a voice-embedding store and anomaly scorer inside PostgreSQL.
 --
--- The journey of one call:
+-- The journey of one call, and the files that tell it:
 --
---     1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
---     2 the call is a row       call_logs                  one row per provider call id, however often it is reported
---     3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator
---     4 a check is queued       trigger request_check      voice.checks, in the same transaction
+--     1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()          22
+--     2 the call is a row       call_logs                  one row per provider call id, however often reported      20
+--     3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator       23
+--     4 a check is queued       trigger request_check      care.checks, in the same transaction                      40
 --     5 audio becomes a vector  service/.../pipeline.py    fetch, decode, patient's channel, speech, encode
---     6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
---     7 an alert is raised      public.caregiver_alerts    at most one open alert per patient
---     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
+--     6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction       43
+--     7 an alert is raised      public.caregiver_alerts    at most one open alert per patient                        51
+--     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once   55
 --
 -- `call_log_id` is the thread: the same word in SQL, Python, TypeScript and every log line.
 --
--- Two schemas. `public` holds what the Data API may show: people, calls, logs, alerts, views. `voice` is private:
--- voiceprints are biometric data, and no API role has USAGE on it. What the service may do there is a list of functions.
+-- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private, and holds
+-- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too: voiceprints are
+-- biometric data. No API role has USAGE on either; what the service may do there is a list of functions.
 --
--- These chapters run as hosted Supabase runs them: by `postgres`, who is not a superuser.
+-- These files are read in the order of their numbers, and run by `postgres`, who is no superuser on hosted Supabase. They make an
+-- empty database; what brings one of an earlier release to this one is in supabase/migrations.
+--
+-- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
+--
+--     RV001 the lease is lost        RV004 no such encoder           RV100 this project cannot be adopted as it is
+--     RV002 no such patient          RV005 not a comparable vector
+--     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
+--     RV008 an impossible time       RV009 an idempotency key of another request
+--
+-- Locks are taken in one order: the encoders, then the patient, then whatever is the patient's. Whoever would need a second patient, or
+-- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
 
 -- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).
 do $$
@@ -74,9 +86,12 @@ $$;
 create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 
+create schema care;
+comment on schema care is 'Private: what every signal shares, from the work list to the delivery of messages. Never exposed over the Data API.';
+revoke all on schema care from public;
+
 create schema voice;
-comment on schema voice is
-    'Private: voiceprints, baselines, the work list and the functions that judge. Never exposed over the Data API.';
+comment on schema voice is 'Private: voiceprints, baselines and the functions that judge voices. Never exposed over the Data API.';
 revoke all on schema voice from public;
 
 -- The Python service's login. Migrations hold no password: `alter role retrocare_service password ...` sets one.
@@ -87,12 +102,14 @@ begin
     end if;
 end
 $$;
+
+grant usage on schema care to retrocare_service;
 grant usage on schema voice to retrocare_service;
 grant usage on schema extensions to retrocare_service;
 
 -- Ids that rise with time: beside ten million calls, the pages of the indexes into which a random id goes are on the disk, and
 -- those into which a rising one goes are those of the call before.
-create function voice.rising_uuid()
+create function care.uuid_v7()
 returns uuid
 language sql
 volatile
@@ -108,26 +125,207 @@ as $$
             52, 1), 53, 1),
         'hex')::uuid
 $$;
-comment on function voice.rising_uuid is
+comment on function care.uuid_v7 is
     'A uuid of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 at random. The default of ids whose rows are many.';
-revoke execute on function voice.rising_uuid from public;
+revoke execute on function care.uuid_v7 from public;
 -- A default asks with the rights of whoever writes the row.
-grant execute on function voice.rising_uuid to authenticated, service_role;
+grant execute on function care.uuid_v7 to authenticated, service_role;
 
--- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
---
---     RV001 the lease is lost        RV004 no such encoder           RV100 this project cannot be adopted as it is
---     RV002 no such patient          RV005 not a comparable vector
---     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
---     RV008 an impossible time       RV009 an idempotency key of another request
---
--- Locks are taken in one order: the encoders, then the patient, then whatever is the patient's. Whoever would need a second patient, or
--- holds something of a patient already, does not wait for the patient (voice.try_lock_patient).
+create function care.is_time_zone(timezone text)
+returns boolean
+language plpgsql
+immutable
+strict
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;
+    -- PostgreSQL takes offsets such as PST/8 too; the parts of a zone's name begin with a letter.
+    return is_time_zone.timezone = 'UTC' or is_time_zone.timezone ~ '^[A-Za-z_]+(/[A-Za-z][A-Za-z0-9_+-]*)+$';
+exception when invalid_parameter_value then
+    return false;
+end
+$$;
+comment on function care.is_time_zone is
+    'Whether this is a zone with a history, such as Europe/Berlin: abbreviations and offsets know no daylight saving.';
+revoke execute on function care.is_time_zone from public;
+-- A check constraint asks with the rights of whoever writes the row.
+grant execute on function care.is_time_zone to authenticated, service_role;
 
--- 11_care_records.sql
+create function care.is_phone_number(phone text)
+returns boolean
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select is_phone_number.phone ~ '^\+[1-9][0-9]{5,14}$'
+$$;
+comment on function care.is_phone_number is 'Whether this is a number in international form (E.164), such as +4930123456.';
+revoke execute on function care.is_phone_number from public;
+-- A check constraint asks with the rights of whoever writes the row.
+grant execute on function care.is_phone_number to authenticated, service_role;
 
--- The people and their calls. A RetroCare project that exists already is adopted: its tables stay, its rows stay, and
--- what they lack is added. So each table is first made with its id alone, where it is missing, and then given its columns.
+create function care.local_hour(occurred_at timestamptz, timezone text)
+returns double precision
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select extract(epoch from (local_hour.occurred_at at time zone local_hour.timezone)::time)::double precision / 3600
+$$;
+comment on function care.local_hour is 'The hour on the patient''s clock, with its fraction: 13.5 is half past one.';
+revoke execute on function care.local_hour from public;
+
+create function care.local_date(occurred_at timestamptz, timezone text)
+returns date
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select (local_date.occurred_at at time zone local_date.timezone)::date
+$$;
+comment on function care.local_date is 'The day on the patient''s calendar.';
+revoke execute on function care.local_date from public;
+
+create function care.plain_name(name text, otherwise text)
+returns text
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(nullif(left(btrim(regexp_replace(plain_name.name, '[[:cntrl:]{}[:space:]]+', ' ', 'g')), 60), ''), otherwise)
+$$;
+comment on function care.plain_name is 'A name as it can stand in a message: one line, not too long, and no placeholder.';
+revoke execute on function care.plain_name from public;
+
+create function care.refuse_change()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = '55000',
+        message = format('Rows of %I.%I never change', tg_table_schema, tg_table_name),
+        hint = 'A new version is a new row.';
+end
+$$;
+comment on function care.refuse_change is 'Trigger: refuses an update of what must stay as it was written.';
+revoke execute on function care.refuse_change from public;
+
+create function care.refuse_rewriting()
+returns trigger
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = '55000',
+        message = format('%I.%I is only ever added to', tg_table_schema, tg_table_name),
+        hint = 'What was wrong is put right by a further entry.';
+end
+$$;
+comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, to whomever.';
+revoke execute on function care.refuse_rewriting from public;
+
+create table care.settings (
+    is_only boolean constraint settings_pkey primary key default true
+        constraint settings_are_one_row check (is_only),
+    maximum_attempts integer not null default 5
+        constraint a_check_is_tried_at_least_once check (maximum_attempts >= 1),
+    retry_base_seconds double precision not null default 10
+        constraint a_retry_waits check (retry_base_seconds > 0 and retry_base_seconds < 'infinity'),
+    retry_cap_seconds double precision not null default 3600,
+    delivery_maximum_attempts integer not null default 30
+        constraint a_delivery_is_tried_at_least_once check (delivery_maximum_attempts >= 1),
+    delivery_retry_cap_seconds double precision not null default 300
+        constraint a_delivery_waits_at_most_a_day check (delivery_retry_cap_seconds between 1 and 86400),
+    quiet_from time not null default '21:00',
+    quiet_until time not null default '07:00',
+    unusable_calls_in_a_row integer not null default 3
+        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
+    illness_days integer not null default 14
+        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
+    dashboard_url text
+        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
+    constraint the_retry_cap_is_not_below_the_base
+        check (retry_cap_seconds >= retry_base_seconds and retry_cap_seconds < 'infinity')
+);
+insert into care.settings default values;
+alter table care.settings enable row level security;
+comment on table care.settings is 'How the work lists and the alerts behave: one row.';
+comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
+comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
+comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
+comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
+comment on column care.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
+comment on column care.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
+comment on column care.settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
+comment on column care.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
+comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
+alter table care.settings
+    add column search_breadth integer not null default 300
+        constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
+comment on column care.settings.search_breadth is
+    'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
+grant select (is_only, unusable_calls_in_a_row) on care.settings to authenticated, service_role;
+alter table care.settings
+    add column recent_call_days integer not null default 7
+        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1);
+comment on column care.settings.recent_call_days is
+    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
+grant select (recent_call_days) on care.settings to authenticated, service_role;
+
+create function care.retry_wait(attempts integer, cap_seconds double precision default null)
+returns interval
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select make_interval(secs => (0.8 + 0.4 * random()) * least(
+        coalesce(retry_wait.cap_seconds, settings.retry_cap_seconds),
+        settings.retry_base_seconds * 2 ^ least(retry_wait.attempts - 1, 30)))
+    from care.settings
+$$;
+comment on function care.retry_wait is
+    'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
+revoke execute on function care.retry_wait from public;
+
+create policy caregivers_read_when_a_patient_counts_as_silent on care.settings
+    for select to authenticated
+    using (true);
+
+-- 11_release.sql
+
+-- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
+-- first, then to the edge functions and services: those of the release before go on meanwhile.
+
+create function care.release()
+returns table (version text, oldest_service text)
+language sql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select '1.0.0', '1.0.0'
+$$;
+comment on function care.release is
+    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+revoke execute on function care.release from public;
+grant execute on function care.release to retrocare_service;
+
+-- 12_adoption.sql
+
+-- Adoption: a project that has tables of these names already keeps them, with their rows.
 
 -- Preflight: refuse, before anything is changed, what cannot work.
 do $$
@@ -216,6 +414,833 @@ begin
 end
 $$;
 
+-- RLS is switched on only for tables made here: an adopted table keeps its own rules, and a notice says so.
+do $$
+declare
+    care_table text;
+begin
+    foreach care_table in array array[
+        'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
+    ] loop
+        if to_regclass('public.' || care_table) is not null then
+            raise notice 'public.% exists and keeps its own row level security', care_table;
+        else
+            execute format(
+                'create table public.%I (id uuid constraint %I primary key default care.uuid_v7())',
+                care_table, care_table || '_pkey');
+            execute format('alter table public.%I enable row level security', care_table);
+            execute format('revoke all on public.%I from anon, authenticated, service_role', care_table);
+        end if;
+    end loop;
+end
+$$;
+
+-- 13_audit.sql
+
+-- Audit: who did what, and when. Only ever added to, and without a name, a number or a vector: it outlives the people in it.
+
+create type public.audit_action as enum (
+    'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
+    'consent_given', 'consent_withdrawn', 'signal_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
+    'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
+);
+comment on type public.audit_action is 'What was done.';
+
+create table care.audit_log (
+    id bigint generated always as identity constraint audit_log_pkey primary key,
+    occurred_at timestamptz not null default clock_timestamp(),
+    action public.audit_action not null,
+    actor_id uuid,
+    actor_role text not null,
+    patient_id uuid,
+    subject text not null,
+    detail jsonb not null default '{}'
+);
+create index audit_log_by_patient on care.audit_log (patient_id, occurred_at desc);
+create index audit_log_by_time on care.audit_log (occurred_at desc);
+create index audit_log_by_actor on care.audit_log (actor_id, occurred_at desc);
+alter table care.audit_log enable row level security;
+comment on table care.audit_log is
+    'Append-only: update, delete and truncate are refused, for the owner too. It refers to nobody by key, so that it stands when a person is erased.';
+comment on column care.audit_log.actor_id is 'The account that asked; null: the service, an operator or a rule.';
+comment on column care.audit_log.actor_role is 'The role of the token, or the login.';
+comment on column care.audit_log.subject is 'What it was done to: a table and a key, or a function.';
+comment on column care.audit_log.detail is 'Which columns changed, and the values of those that are no personal data.';
+
+create function care.note_audit(
+    action public.audit_action, subject text, patient_id uuid default null, detail jsonb default '{}'
+)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into care.audit_log (action, actor_id, actor_role, patient_id, subject, detail)
+    values (
+        note_audit.action, (select auth.uid()), coalesce((select auth.jwt()) ->> 'role', session_user), note_audit.patient_id,
+        note_audit.subject, note_audit.detail
+    )
+$$;
+comment on function care.note_audit is 'Adds an entry, with who is asking.';
+revoke execute on function care.note_audit from public;
+
+create function care.audit_change()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
+    after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
+    present jsonb := coalesce(after, before);
+    changed text[] := array(
+        select columns.key
+        from jsonb_object_keys(present) as columns (key)
+        where (before -> columns.key) is distinct from (after -> columns.key)
+        order by columns.key
+    );
+begin
+    if tg_op = 'UPDATE' and changed = '{}' then
+        return null;
+    end if;
+    perform care.note_audit(
+        case tg_op when 'INSERT' then 'inserted' when 'UPDATE' then 'updated' else 'deleted' end::public.audit_action,
+        format('%I.%I %s', tg_table_schema, tg_table_name, coalesce(present ->> 'id', present ->> tg_argv[0])),
+        case when tg_table_name = 'patients' then (present ->> 'id')::uuid else (present ->> 'patient_id')::uuid end,
+        jsonb_build_object('columns', changed) || (
+            -- The values of what is named: thresholds, roles, scopes; never of a person's own words or numbers.
+            select coalesce(jsonb_object_agg(kept.name, jsonb_build_array(before -> kept.name, after -> kept.name)), '{}')
+            from unnest(tg_argv[1:]) as kept (name)
+            where kept.name = any (changed)
+        ));
+    return null;
+end
+$$;
+comment on function care.audit_change is
+    'Trigger: notes a change. Its arguments are the key''s name and the columns whose values are kept. Definer: whoever changes the row may not write the log.';
+revoke execute on function care.audit_change from public;
+
+create function care.audit_trail(patient_id uuid, since timestamptz, maximum_rows integer)
+returns setof care.audit_log
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select *
+    from care.audit_log
+    where (audit_trail.patient_id is null or audit_log.patient_id = audit_trail.patient_id)
+        and (audit_trail.since is null or audit_log.occurred_at >= audit_trail.since)
+    order by audit_log.id desc
+    limit audit_trail.maximum_rows
+$$;
+comment on function care.audit_trail is
+    'Entries about this patient (null: all), newest first. Definer: the reader touches no table. Called by `retrocare audit` and the view.';
+revoke execute on function care.audit_trail from public;
+grant execute on function care.audit_trail to retrocare_service, service_role;
+
+create view public.audit_trail
+with (security_invoker = true)
+as
+select trail.occurred_at, trail.action, trail.actor_id, trail.actor_role, trail.patient_id, trail.subject, trail.detail
+from care.audit_trail(null, null, null) as trail;
+comment on view public.audit_trail is 'For the privacy officer (service_role): who did what and when, newest first.';
+revoke all on public.audit_trail from anon, authenticated, service_role;
+grant select on public.audit_trail to service_role;
+
+-- 14_people.sql
+
+-- People: the patients, who cares for them, and the lock that whoever changes something of a patient holds.
+
+create type public.caregiver_role as enum (
+    'viewer',       -- reads
+    'family',       -- also acts on alerts, writes notes, plays recordings
+    'clinician',    -- as family
+    'primary'       -- also manages caregivers and consent
+);
+comment on type public.caregiver_role is 'What a caregiver may do for one patient.';
+
+alter table public.patients
+    add column if not exists name text,
+    add column if not exists timezone text not null default 'UTC'
+        constraint a_patients_timezone_is_a_zone check (care.is_time_zone(timezone)),
+    add column if not exists flags text[] not null default '{}',
+    add column if not exists voice_consent_at timestamptz
+        constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
+    add column if not exists created_at timestamptz not null default now();
+comment on table public.patients is 'The people who are phoned.';
+comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
+comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
+comment on column public.patients.voice_consent_at is 'When consent to voiceprints was given; null: none, nothing is stored.';
+grant select, insert, update, delete on public.patients to service_role;
+alter table public.patients
+    add column if not exists phone text
+        constraint a_patients_phone_is_a_number check (care.is_phone_number(phone)),
+    add column if not exists silent_after_days integer
+        constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
+create index if not exists patients_by_phone on public.patients (phone);
+comment on column public.patients.phone is
+    'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
+comment on column public.patients.silent_after_days is
+    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
+
+alter table public.patient_caregivers
+    add column if not exists patient_id uuid not null
+        constraint a_caregiver_cares_for_a_patient references public.patients (id) on delete cascade,
+    add column if not exists user_id uuid
+        constraint a_caregiver_may_have_an_account references auth.users (id) on delete set null,
+    add column if not exists role public.caregiver_role not null default 'family',
+    add column if not exists name text,
+    add column if not exists phone text,
+    add column if not exists webhook_url text constraint a_webhook_is_reached_over_https check (webhook_url ~ '^https://'),
+    add column if not exists created_at timestamptz not null default now();
+create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
+create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);
+comment on table public.patient_caregivers is 'Who cares for whom; user_id is null until the person has an account.';
+grant select, insert, update, delete on public.patient_caregivers to service_role;
+alter table public.patient_caregivers
+    add column if not exists patient_known_as text,
+    add column if not exists language text not null default 'en',
+    add column if not exists timezone text
+        constraint a_caregivers_timezone_is_a_zone check (care.is_time_zone(timezone)),
+    add column if not exists quiet_from time,
+    add column if not exists quiet_until time,
+    add column if not exists other_addresses jsonb not null default '{}'
+        constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
+comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
+comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
+comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
+comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
+comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
+comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.settings says.';
+comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.settings says.';
+comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+
+create function care.role_of_caller(patient_id uuid)
+returns public.caregiver_role
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select patient_caregivers.role
+    from public.patient_caregivers
+    where patient_caregivers.patient_id = role_of_caller.patient_id
+        and patient_caregivers.user_id = (select auth.uid())
+$$;
+comment on function care.role_of_caller is
+    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+revoke execute on function care.role_of_caller from public;
+
+create function care.is_caller_a_caregiver()
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
+    select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
+$$;
+comment on function care.is_caller_a_caregiver is
+    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
+revoke execute on function care.is_caller_a_caregiver from public;
+
+create function care.patients_of_caller(minimum_role public.caregiver_role)
+returns setof uuid
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select patient_caregivers.patient_id
+    from public.patient_caregivers
+    where patient_caregivers.user_id = (select auth.uid())
+        and patient_caregivers.role >= patients_of_caller.minimum_role
+$$;
+comment on function care.patients_of_caller is
+    'The patients of the signed-in caregiver, where the role is this or a later one of public.caregiver_role; of nobody, none. Definer: who cares for whom is asked here, not through the policies that ask it. In a policy: `patient_id = any (array(select ...))`, which is worked out once a query and which an index serves.';
+revoke execute on function care.patients_of_caller from public;
+grant execute on function care.patients_of_caller to authenticated;
+
+create function care.caregiver_name(patient_id uuid, user_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select patient_caregivers.name
+    from public.patient_caregivers
+    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
+$$;
+comment on function care.caregiver_name is
+    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+revoke execute on function care.caregiver_name from public;
+grant execute on function care.caregiver_name to authenticated, service_role;
+
+create function care.lock_patient(patient_id uuid)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    locked public.patients;
+begin
+    select patients.* into locked
+    from public.patients
+    where patients.id = lock_patient.patient_id
+    for no key update;
+    if not found then
+        raise exception using
+            errcode = 'RV002',
+            message = format('No patient %s', lock_patient.patient_id),
+            hint = 'Patients are rows of public.patients; `retrocare patient list` shows them.';
+    end if;
+    return locked;
+end
+$$;
+comment on function care.lock_patient is
+    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
+revoke execute on function care.lock_patient from public;
+
+create function care.try_lock_patient(patient_id uuid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from public.patients
+    where patients.id = try_lock_patient.patient_id
+    for no key update skip locked;
+    return found;
+end
+$$;
+comment on function care.try_lock_patient is
+    'As care.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
+revoke execute on function care.try_lock_patient from public;
+
+create function care.lock_patient_if_any(patient_id uuid)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select from public.patients
+    where patients.id = lock_patient_if_any.patient_id
+    for no key update
+$$;
+comment on function care.lock_patient_if_any is
+    'As care.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
+revoke execute on function care.lock_patient_if_any from public;
+
+create function care.lock_patient_or_refuse(patient_id uuid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
+    if care.try_lock_patient(lock_patient_or_refuse.patient_id) then
+        return true;
+    elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
+        raise exception using
+            errcode = 'PT409',
+            message = 'Somebody works on this patient at this moment',
+            hint = 'Nothing was changed: try again.';
+    end if;
+    return false;
+end
+$$;
+comment on function care.lock_patient_or_refuse is
+    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
+revoke execute on function care.lock_patient_or_refuse from public;
+
+create function care.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    added public.patients;
+begin
+    insert into public.patients (name, timezone)
+    values (add_patient.name, add_patient.timezone)
+    returning * into added;
+    if add_patient.has_consent then
+        return care.set_consent(added.id, true, add_patient.evidence);
+    end if;
+    return added;
+end
+$$;
+comment on function care.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
+revoke execute on function care.add_patient from public;
+grant execute on function care.add_patient to retrocare_service;
+
+create function care.change_patient(patient_id uuid, name text, timezone text, phone text, silent_after_days integer)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := care.lock_patient(change_patient.patient_id);
+begin
+    update public.patients
+    set name = coalesce(change_patient.name, patients.name),
+        timezone = coalesce(change_patient.timezone, patients.timezone),
+        phone = case when change_patient.phone is null then patients.phone else nullif(change_patient.phone, '') end,
+        silent_after_days = case
+            when change_patient.silent_after_days is null then patients.silent_after_days
+            else nullif(change_patient.silent_after_days, 0)
+        end
+    where patients.id = patient.id
+    returning * into patient;
+    return patient;
+end
+$$;
+comment on function care.change_patient is
+    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
+revoke execute on function care.change_patient from public;
+grant execute on function care.change_patient to retrocare_service;
+
+create policy caregivers_read_their_patients on public.patients
+    for select to authenticated
+    using (id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_see_themselves_and_the_primary_all_of_them on public.patient_caregivers
+    for select to authenticated
+    using (
+        user_id = (select auth.uid())
+        or patient_id = any (array(select care.patients_of_caller('primary')))
+    );
+
+-- 15_health.sql
+
+-- Health: when a patient was unwell. What is said then enrols nothing, and samples of such a day leave the baseline.
+
+alter table public.health_flags
+    add column if not exists patient_id uuid not null
+        constraint a_health_flag_is_a_patients references public.patients (id) on delete cascade,
+    add column if not exists flag text,
+    add column if not exists started_at timestamptz not null default now(),
+    add column if not exists resolved_at timestamptz
+        constraint a_health_flag_ends_after_it_starts check (resolved_at >= started_at),
+    add column if not exists created_at timestamptz not null default now();
+-- Flags from before have just got a start, this transaction's moment: they started when they were noted.
+update public.health_flags set started_at = created_at where started_at = now() and created_at < now();
+create index if not exists health_flags_by_patient on public.health_flags (patient_id, started_at);
+comment on table public.health_flags is
+    'When a patient was unwell: from started_at to resolved_at, open while that is null. Calls of that time enrol nothing.';
+grant select, insert, update, delete on public.health_flags to service_role;
+
+create table care.sickness_words (
+    word text constraint sickness_words_pkey primary key
+        constraint a_sickness_word_is_one_lower_case_word check (word ~ '^[[:alpha:]]+$' and word = lower(word))
+);
+insert into care.sickness_words (word)
+values
+    ('sick'), ('illness'), ('pain'), ('fever'), ('cough'), ('cold'), ('flu'), ('injury'),
+    ('sickness'), ('ill'), ('unwell'), ('disease'), ('pains'), ('feverish'), ('coughs'), ('coughing'), ('colds'), ('influenza'),
+    ('injuries'), ('injured'), ('infection'), ('infections'), ('infected'), ('pneumonia'), ('bronchitis'), ('asthma'), ('covid'),
+    ('hoarse'), ('hoarseness'), ('laryngitis'), ('breathless'), ('stroke'), ('hospital'), ('hospitalised'), ('hospitalized'),
+    ('nausea'), ('vomiting'), ('dizzy'), ('dizziness'), ('weak'), ('weakness'), ('fracture'), ('concussion');
+alter table care.sickness_words enable row level security;
+comment on table care.sickness_words is 'A patient with one of these words in patients.flags is sick.';
+
+create function care.is_unwell_at(patient_id uuid, at timestamptz)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from public.health_flags
+        where health_flags.patient_id = is_unwell_at.patient_id
+            and health_flags.started_at <= is_unwell_at.at
+            and (health_flags.resolved_at is null or health_flags.resolved_at > is_unwell_at.at)
+    )
+$$;
+comment on function care.is_unwell_at is 'Whether a health flag covers that moment.';
+revoke execute on function care.is_unwell_at from public;
+
+create function care.is_healthy_at(patient public.patients, at timestamptz)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not care.is_unwell_at(patient.id, is_healthy_at.at)
+        and not exists (
+            select
+            from unnest(patient.flags) as flag
+            join care.sickness_words
+                on sickness_words.word = any (regexp_split_to_array(lower(flag), '[^[:alpha:]]+'))
+        )
+$$;
+comment on function care.is_healthy_at is 'The health rule: no flag covers that moment, and no word of patients.flags says sick.';
+revoke execute on function care.is_healthy_at from public;
+
+create function care.unknown_flags()
+returns table (patient_id uuid, patient text, flag text)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select patients.id, patients.name, flags.flag
+    from public.patients
+    cross join lateral unnest(patients.flags) as flags (flag)
+    where not exists (
+        select from care.sickness_words
+        where sickness_words.word = any (regexp_split_to_array(lower(flags.flag), '[^[:alpha:]]+'))
+    )
+    order by patients.created_at, patients.id
+$$;
+comment on function care.unknown_flags is
+    'Words of patients.flags in which no word of care.sickness_words is found: they hold nothing back. Called by `retrocare patient list`.';
+revoke execute on function care.unknown_flags from public;
+grant execute on function care.unknown_flags to retrocare_service;
+
+create function care.lock_flagged_patient()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if tg_op = 'INSERT' then
+        perform care.lock_patient(new.patient_id);
+    else
+        perform care.lock_patient_or_refuse(new.patient_id);
+    end if;
+    return new;
+end
+$$;
+comment on function care.lock_flagged_patient is
+    'Trigger: a flag rebuilds baselines, so its patient is locked before anything else. Definer: whoever flags may not lock patients.';
+revoke execute on function care.lock_flagged_patient from public;
+
+create function care.flag_patient(patient_id uuid, flag text, started_at timestamptz)
+returns public.health_flags
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    flagged public.health_flags;
+begin
+    perform care.lock_patient(flag_patient.patient_id);
+    insert into public.health_flags (patient_id, flag, started_at)
+    values (flag_patient.patient_id, flag_patient.flag, flag_patient.started_at)
+    returning * into flagged;
+    return flagged;
+end
+$$;
+comment on function care.flag_patient is
+    'Notes that a patient is unwell since started_at; samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
+revoke execute on function care.flag_patient from public;
+grant execute on function care.flag_patient to retrocare_service;
+
+create function care.unflag_patient(patient_id uuid, flag text, resolved_at timestamptz)
+returns setof public.health_flags
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.lock_patient(unflag_patient.patient_id);
+    return query
+        update public.health_flags
+        set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
+        where health_flags.patient_id = unflag_patient.patient_id
+            -- One that would end by itself, too: after an illness that was found, for instance.
+            and (health_flags.resolved_at is null or health_flags.resolved_at > unflag_patient.resolved_at)
+            and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
+        returning health_flags.*;
+end
+$$;
+comment on function care.unflag_patient is
+    'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
+revoke execute on function care.unflag_patient from public;
+grant execute on function care.unflag_patient to retrocare_service;
+
+create policy caregivers_read_their_patients_flags on public.health_flags
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 16_consent.sql
+
+-- Consent: recorded with scope, time, recorder and evidence before anything is made of a recording; its withdrawal stops and
+-- erases.
+
+create table care.consent_scopes (
+    id text constraint consent_scopes_pkey primary key,
+    description text not null
+);
+alter table care.consent_scopes enable row level security;
+insert into care.consent_scopes (id, description) values ('voiceprint', 'Voiceprints are made, kept and compared.');
+comment on table care.consent_scopes is 'What can be consented to: each signal names one.';
+
+create table public.consents (
+    id uuid constraint consents_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null
+        constraint a_consent_is_a_patients references public.patients (id) on delete cascade,
+    scope text not null default 'voiceprint'
+        constraint a_consent_is_to_something_known references care.consent_scopes (id),
+    given_at timestamptz not null
+        constraint a_consent_was_given_after_1900 check (given_at >= '1900-01-01 00:00+00' and given_at < 'infinity'),
+    recorded_by uuid
+        constraint whoever_recorded_it_had_an_account references auth.users (id) on delete set null,
+    evidence text not null
+        constraint a_consent_has_evidence check (btrim(evidence) <> '' and char_length(evidence) <= 10000),
+    withdrawn_at timestamptz
+        constraint a_consent_is_given_before_it_is_withdrawn check (withdrawn_at >= given_at),
+    withdrawn_by uuid
+        constraint whoever_withdrew_it_had_an_account references auth.users (id) on delete set null,
+    created_at timestamptz not null default now()
+);
+create index consents_by_patient on public.consents (patient_id, given_at desc);
+create index consents_by_scope on public.consents (scope);
+create index consents_by_recorder on public.consents (recorded_by);
+create index consents_by_withdrawer on public.consents (withdrawn_by);
+alter table public.consents enable row level security;
+revoke all on public.consents from anon, authenticated, service_role;
+comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all of its scope that stand; patients.voice_consent_at shows since when one to voiceprints does.';
+comment on column public.consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
+comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
+grant select on public.consents to authenticated, service_role;
+
+create function care.on_consent()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if new.voice_consent_at is not null then
+        -- Whoever sets the column without a record of it gets one: the column alone is its evidence.
+        insert into public.consents (patient_id, given_at, recorded_by, evidence)
+        select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
+        where not exists (
+            select from public.consents
+            where consents.patient_id = new.id and consents.scope = 'voiceprint' and consents.withdrawn_at is null
+        );
+    else
+        update public.consents
+        set withdrawn_at = greatest(now(), consents.given_at),
+            withdrawn_by = (select auth.uid())
+        where consents.patient_id = new.id and consents.scope = 'voiceprint' and consents.withdrawn_at is null;
+    end if;
+    return null;
+end
+$$;
+comment on function care.on_consent is
+    'Trigger: who writes patients.voice_consent_at gives a consent to voiceprints, or withdraws it. Definer: whoever changes a patient may not write consents.';
+revoke execute on function care.on_consent from public;
+
+create function care.on_consent_given()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.note_audit('consent_given', 'public.consents', new.patient_id, jsonb_build_object('scope', new.scope));
+    if new.scope = 'voiceprint' then
+        update public.patients
+        set voice_consent_at = new.given_at
+        where patients.id = new.patient_id and patients.voice_consent_at is null;
+    end if;
+    return null;
+end
+$$;
+comment on function care.on_consent_given is
+    'Trigger: a consent is noted in the audit, and one to voiceprints shows on the patient. Definer: as care.on_consent.';
+revoke execute on function care.on_consent_given from public;
+
+create function care.on_consents_withdrawn()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    withdrawn record;
+    signal text;
+begin
+    for withdrawn in
+        select distinct after.patient_id, after.scope
+        from after
+        join before on before.id = after.id
+        where before.withdrawn_at is null
+            and after.withdrawn_at is not null
+            and not exists (
+                select from public.consents
+                where consents.patient_id = after.patient_id
+                    and consents.scope = after.scope
+                    and consents.withdrawn_at is null
+            )
+        order by after.patient_id, after.scope
+    loop
+        perform care.note_audit(
+            'consent_withdrawn', 'public.consents', withdrawn.patient_id, jsonb_build_object('scope', withdrawn.scope));
+        if withdrawn.scope = 'voiceprint' then
+            update public.patients
+            set voice_consent_at = null
+            where patients.id = withdrawn.patient_id and patients.voice_consent_at is not null;
+        end if;
+        for signal in select signals.id from care.signals where signals.consent_scope = withdrawn.scope order by signals.id loop
+            perform care.erase_signal(withdrawn.patient_id, signal, 'consent withdrawn');
+        end loop;
+    end loop;
+    return null;
+end
+$$;
+comment on function care.on_consents_withdrawn is
+    'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
+revoke execute on function care.on_consents_withdrawn from public;
+
+create function care.consenting_patient(patient_id uuid)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    caregiver_role public.caregiver_role := care.role_of_caller(consenting_patient.patient_id);
+begin
+    if care.is_caller_a_caregiver() and caregiver_role is null then
+        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
+    elsif care.is_caller_a_caregiver() and caregiver_role <> 'primary' then
+        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
+    end if;
+    return care.lock_patient(consenting_patient.patient_id);
+end
+$$;
+comment on function care.consenting_patient is
+    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
+revoke execute on function care.consenting_patient from public;
+
+create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz, scope text default 'voiceprint')
+returns public.consents
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := care.consenting_patient(record_consent.patient_id);
+    consent public.consents;
+begin
+    if nullif(btrim(record_consent.evidence), '') is null
+        or (record_consent.given_at between '1900-01-01 00:00+00' and now() + interval '1 minute') is not true
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = 'A consent has evidence, and was given before now',
+            hint = 'Say how it was given, and where that can be found.';
+    elsif char_length(record_consent.evidence) > 10000 then
+        raise exception using
+            errcode = 'PT400',
+            message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
+            hint = 'Keep what is longer elsewhere, and say where.';
+    end if;
+    if not exists (select from care.consent_scopes where consent_scopes.id = record_consent.scope) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('Nothing that can be consented to is called %L', record_consent.scope),
+            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+    end if;
+    select consents.* into consent
+    from public.consents
+    where consents.patient_id = patient.id
+        and consents.scope = record_consent.scope
+        and consents.withdrawn_at is null
+        and consents.evidence = record_consent.evidence
+    order by consents.created_at
+    limit 1;
+    if found then
+        return consent;
+    end if;
+    insert into public.consents (patient_id, scope, given_at, recorded_by, evidence)
+    values (patient.id, record_consent.scope, record_consent.given_at, (select auth.uid()), record_consent.evidence)
+    returning * into consent;
+    return consent;
+end
+$$;
+comment on function care.record_consent is
+    'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+revoke execute on function care.record_consent from public;
+grant execute on function care.record_consent to authenticated, service_role;
+
+create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := care.consenting_patient(withdraw_consent.patient_id);
+begin
+    update public.consents
+    set withdrawn_at = greatest(now(), consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where consents.patient_id = patient.id and consents.scope = withdraw_consent.scope and consents.withdrawn_at is null;
+end
+$$;
+comment on function care.withdraw_consent is
+    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
+revoke execute on function care.withdraw_consent from public;
+grant execute on function care.withdraw_consent to authenticated, service_role;
+
+create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := care.lock_patient(set_consent.patient_id);
+begin
+    if set_consent.is_given and set_consent.evidence is not null then
+        perform care.record_consent(patient.id, set_consent.evidence, now());
+        return care.lock_patient(patient.id);
+    end if;
+    update public.patients
+    set voice_consent_at = case when set_consent.is_given then coalesce(patient.voice_consent_at, now()) end
+    where patients.id = patient.id
+    returning * into patient;
+    return patient;
+end
+$$;
+comment on function care.set_consent is
+    'Records consent to voiceprints, with its evidence where there is some, or withdraws it: the voice is erased, and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
+revoke execute on function care.set_consent from public;
+grant execute on function care.set_consent to retrocare_service;
+
+create policy caregivers_read_their_patients_consents on public.consents
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 20_calls.sql
+
+-- Calls: one row per call, upload or onboarding recording; what is true of every one of them, and how they are made.
+
 create type public.call_source as enum (
     'provider',     -- the phone provider reported it
     'api',          -- POST /api/anomaly-check without a call of its own
@@ -235,84 +1260,27 @@ create type public.recording_channel as enum (
 );
 comment on type public.recording_channel is 'Where in the recording the patient is.';
 
-create type public.caregiver_role as enum (
-    'viewer',       -- reads
-    'family',       -- also acts on alerts, writes notes, plays recordings
-    'clinician',    -- as family
-    'primary'       -- also manages caregivers and consent
+create type public.check_state as enum (
+    'queued',           -- waits for a worker           -> leased
+    'leased',           -- a worker holds it            -> any end, or queued again
+    'scored',           -- compared with the baseline: end
+    'enrolled',         -- became the baseline, or a part of it: end
+    'held',             -- the patient was sick and has no baseline: end
+    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
+    'not_assessable',   -- the recording cannot be judged: end
+    'skipped',          -- not to be judged: end
+    'dead'              -- failed for good: end; an operator may queue it again
 );
-comment on type public.caregiver_role is 'What a caregiver may do for one patient.';
+comment on type public.check_state is 'Where a check stands; the last seven are ends.';
 
-create function voice.is_time_zone(timezone text)
-returns boolean
-language plpgsql
-immutable
-strict
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;
-    -- PostgreSQL takes offsets such as PST/8 too; the parts of a zone's name begin with a letter.
-    return is_time_zone.timezone = 'UTC' or is_time_zone.timezone ~ '^[A-Za-z_]+(/[A-Za-z][A-Za-z0-9_+-]*)+$';
-exception when invalid_parameter_value then
-    return false;
-end
-$$;
-comment on function voice.is_time_zone is
-    'Whether this is a zone with a history, such as Europe/Berlin: abbreviations and offsets know no daylight saving.';
-revoke execute on function voice.is_time_zone from public;
--- A check constraint asks with the rights of whoever writes the row.
-grant execute on function voice.is_time_zone to authenticated, service_role;
-
--- RLS is switched on only for tables made here: an adopted table keeps its own rules, and a notice says so.
-do $$
-declare
-    care_table text;
-begin
-    foreach care_table in array array[
-        'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
-    ] loop
-        if to_regclass('public.' || care_table) is not null then
-            raise notice 'public.% exists and keeps its own row level security', care_table;
-        else
-            execute format(
-                'create table public.%I (id uuid constraint %I primary key default voice.rising_uuid())',
-                care_table, care_table || '_pkey');
-            execute format('alter table public.%I enable row level security', care_table);
-            execute format('revoke all on public.%I from anon, authenticated, service_role', care_table);
-        end if;
-    end loop;
-end
-$$;
-
-alter table public.patients
-    add column if not exists name text,
-    add column if not exists timezone text not null default 'UTC'
-        constraint a_patients_timezone_is_a_zone check (voice.is_time_zone(timezone)),
-    add column if not exists flags text[] not null default '{}',
-    add column if not exists voice_consent_at timestamptz
-        constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
-    add column if not exists created_at timestamptz not null default now();
-comment on table public.patients is 'The people who are phoned.';
-comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
-comment on column public.patients.flags is 'Words about the patient''s present state; one of voice.sickness_words makes the patient sick.';
-comment on column public.patients.voice_consent_at is 'When consent to voiceprints was given; null: none, nothing is stored.';
-grant select, insert, update, delete on public.patients to service_role;
-
-alter table public.patient_caregivers
-    add column if not exists patient_id uuid not null
-        constraint a_caregiver_cares_for_a_patient references public.patients (id) on delete cascade,
-    add column if not exists user_id uuid
-        constraint a_caregiver_may_have_an_account references auth.users (id) on delete set null,
-    add column if not exists role public.caregiver_role not null default 'family',
-    add column if not exists name text,
-    add column if not exists phone text,
-    add column if not exists webhook_url text constraint a_webhook_is_reached_over_https check (webhook_url ~ '^https://'),
-    add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
-create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);
-comment on table public.patient_caregivers is 'Who cares for whom; user_id is null until the person has an account.';
-grant select, insert, update, delete on public.patient_caregivers to service_role;
+create type public.check_reason as enum (
+    'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
+    'sick_without_baseline', 'sick_at_enrolment',
+    'no_consent', 'duplicate_recording', 'voicemail', 'not_answered', 'nobody_spoke', 'call_failed', 'ended_reason_unknown',
+    'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
+);
+comment on type public.check_reason is
+    'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
 
 alter table public.call_logs
     add column if not exists patient_id uuid not null
@@ -345,62 +1313,26 @@ comment on column public.call_logs.speech_intervals is 'When the patient spoke, 
 comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';
 comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different; null: not scored.';
 grant insert, update, delete on public.call_logs to service_role;
+alter table public.call_logs
+    add column if not exists check_state public.check_state,
+    add column if not exists check_reason public.check_reason;
+comment on column public.call_logs.check_state is
+    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
+comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
+create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
+    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
+create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
+    where check_state in ('held', 'not_assessable');
+-- The address of a recording is a key to it: whoever may write it need not read it.
+grant select (
+    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
+    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+) on public.call_logs to service_role;
 
-alter table public.health_flags
-    add column if not exists patient_id uuid not null
-        constraint a_health_flag_is_a_patients references public.patients (id) on delete cascade,
-    add column if not exists flag text,
-    add column if not exists started_at timestamptz not null default now(),
-    add column if not exists resolved_at timestamptz
-        constraint a_health_flag_ends_after_it_starts check (resolved_at >= started_at),
-    add column if not exists created_at timestamptz not null default now();
--- Flags from before have just got a start, this transaction's moment: they started when they were noted.
-update public.health_flags set started_at = created_at where started_at = now() and created_at < now();
-create index if not exists health_flags_by_patient on public.health_flags (patient_id, started_at);
-comment on table public.health_flags is
-    'When a patient was unwell: from started_at to resolved_at, open while that is null. Calls of that time enrol nothing.';
-grant select, insert, update, delete on public.health_flags to service_role;
-
-create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
-comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in voice.policies.';
-
-alter table public.daily_checkins
-    add column if not exists patient_id uuid not null
-        constraint a_checkin_is_a_patients references public.patients (id) on delete cascade,
-    add column if not exists date date,
-    add column if not exists anomaly_score double precision,
-    add column if not exists severity public.anomaly_severity,
-    add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
-comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
-comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
-comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
-grant select, insert, update, delete on public.daily_checkins to service_role;
-
--- 11_release.sql
-
--- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
--- first, then to the edge functions and services: those of the release before go on meanwhile.
-
-create function voice.release()
-returns table (version text, oldest_service text)
-language sql
-stable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select '1.0.0', '1.0.0'
-$$;
-comment on function voice.release is
-    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
-revoke execute on function voice.release from public;
-grant execute on function voice.release to retrocare_service;
-
--- 12_contacts.sql
-
--- Contacts: how the patient is phoned, and how each caregiver is told.
-
-create function voice.is_phone_number(phone text)
+create function care.are_intervals(intervals jsonb)
 returns boolean
 language sql
 immutable
@@ -408,282 +1340,44 @@ strict
 parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    select is_phone_number.phone ~ '^\+[1-9][0-9]{5,14}$'
+    select case
+        when jsonb_typeof(intervals) <> 'array' or jsonb_array_length(intervals) > 10000 then false
+        else not exists (
+            select
+            from jsonb_array_elements(intervals) as pair
+            where case
+                when jsonb_typeof(pair) <> 'array' or jsonb_array_length(pair) <> 2 then true
+                else exists (
+                    select
+                    from jsonb_array_elements(pair) as moment
+                    where case jsonb_typeof(moment) when 'number' then abs(moment::numeric) > 1e6 else true end
+                )
+            end
+        )
+    end
 $$;
-comment on function voice.is_phone_number is 'Whether this is a number in international form (E.164), such as +4930123456.';
-revoke execute on function voice.is_phone_number from public;
--- A check constraint asks with the rights of whoever writes the row.
-grant execute on function voice.is_phone_number to authenticated, service_role;
+comment on function care.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
+revoke execute on function care.are_intervals from public;
 
-alter table public.patients
-    add column if not exists phone text
-        constraint a_patients_phone_is_a_number check (voice.is_phone_number(phone)),
-    add column if not exists silent_after_days integer
-        constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
-create index if not exists patients_by_phone on public.patients (phone);
-comment on column public.patients.phone is
-    'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
-comment on column public.patients.silent_after_days is
-    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
-
-alter table public.patient_caregivers
-    add column if not exists patient_known_as text,
-    add column if not exists language text not null default 'en',
-    add column if not exists timezone text
-        constraint a_caregivers_timezone_is_a_zone check (voice.is_time_zone(timezone)),
-    add column if not exists quiet_from time,
-    add column if not exists quiet_until time,
-    add column if not exists other_addresses jsonb not null default '{}'
-        constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
-create function voice.role_of_caller(patient_id uuid)
-returns public.caregiver_role
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select patient_caregivers.role
-    from public.patient_caregivers
-    where patient_caregivers.patient_id = role_of_caller.patient_id
-        and patient_caregivers.user_id = (select auth.uid())
-$$;
-comment on function voice.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
-revoke execute on function voice.role_of_caller from public;
-
-create function voice.is_caller_a_caregiver()
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
-    select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
-$$;
-comment on function voice.is_caller_a_caregiver is
-    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
-revoke execute on function voice.is_caller_a_caregiver from public;
-comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
-comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
-comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
-comment on column public.patient_caregivers.language is 'Of messages, a language of voice.alert_texts; what is not translated into it is told in English.';
-comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as voice.settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as voice.settings says.';
-comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
-
--- 13_care_actions.sql
-
--- What the service and its command line do with care records. Definer functions, all of them: `retrocare_service` may
--- touch no table.
-
-create function voice.lock_patient(patient_id uuid)
-returns public.patients
+create function care.forget_garbled_intervals()
+returns trigger
 language plpgsql
 volatile
+security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    locked public.patients;
 begin
-    select patients.* into locked
-    from public.patients
-    where patients.id = lock_patient.patient_id
-    for no key update;
-    if not found then
-        raise exception using
-            errcode = 'RV002',
-            message = format('No patient %s', lock_patient.patient_id),
-            hint = 'Patients are rows of public.patients; `retrocare patient list` shows them.';
+    if not care.are_intervals(new.speech_intervals) then
+        new.speech_intervals := null;
     end if;
-    return locked;
+    return new;
 end
 $$;
-comment on function voice.lock_patient is
-    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
-revoke execute on function voice.lock_patient from public;
+comment on function care.forget_garbled_intervals is
+    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
+revoke execute on function care.forget_garbled_intervals from public;
 
-create function voice.try_lock_patient(patient_id uuid)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform from public.patients
-    where patients.id = try_lock_patient.patient_id
-    for no key update skip locked;
-    return found;
-end
-$$;
-comment on function voice.try_lock_patient is
-    'As voice.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
-revoke execute on function voice.try_lock_patient from public;
-
-create function voice.lock_patient_if_any(patient_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    select from public.patients
-    where patients.id = lock_patient_if_any.patient_id
-    for no key update
-$$;
-comment on function voice.lock_patient_if_any is
-    'As voice.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
-revoke execute on function voice.lock_patient_if_any from public;
-
-create function voice.lock_patient_or_refuse(patient_id uuid)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
-    if voice.try_lock_patient(lock_patient_or_refuse.patient_id) then
-        return true;
-    elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
-        raise exception using
-            errcode = 'PT409',
-            message = 'Somebody works on this patient at this moment',
-            hint = 'Nothing was changed: try again.';
-    end if;
-    return false;
-end
-$$;
-comment on function voice.lock_patient_or_refuse is
-    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
-revoke execute on function voice.lock_patient_or_refuse from public;
-
-create function voice.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
-returns public.patients
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    added public.patients;
-begin
-    insert into public.patients (name, timezone)
-    values (add_patient.name, add_patient.timezone)
-    returning * into added;
-    if add_patient.has_consent then
-        return voice.set_consent(added.id, true, add_patient.evidence);
-    end if;
-    return added;
-end
-$$;
-comment on function voice.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
-revoke execute on function voice.add_patient from public;
-grant execute on function voice.add_patient to retrocare_service;
-
-create function voice.set_consent(patient_id uuid, is_given boolean, evidence text default null)
-returns public.patients
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient public.patients := voice.lock_patient(set_consent.patient_id);
-begin
-    if set_consent.is_given and set_consent.evidence is not null then
-        perform voice.record_consent(patient.id, set_consent.evidence, now());
-        return voice.lock_patient(patient.id);
-    end if;
-    update public.patients
-    set voice_consent_at = case when set_consent.is_given then coalesce(patient.voice_consent_at, now()) end
-    where patients.id = patient.id
-    returning * into patient;
-    return patient;
-end
-$$;
-comment on function voice.set_consent is
-    'Records consent to voiceprints, with its evidence where there is some, or withdraws it: the voice is erased, and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
-revoke execute on function voice.set_consent from public;
-grant execute on function voice.set_consent to retrocare_service;
-
-create function voice.change_patient(patient_id uuid, name text, timezone text, phone text, silent_after_days integer)
-returns public.patients
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient public.patients := voice.lock_patient(change_patient.patient_id);
-begin
-    update public.patients
-    set name = coalesce(change_patient.name, patients.name),
-        timezone = coalesce(change_patient.timezone, patients.timezone),
-        phone = case when change_patient.phone is null then patients.phone else nullif(change_patient.phone, '') end,
-        silent_after_days = case
-            when change_patient.silent_after_days is null then patients.silent_after_days
-            else nullif(change_patient.silent_after_days, 0)
-        end
-    where patients.id = patient.id
-    returning * into patient;
-    return patient;
-end
-$$;
-comment on function voice.change_patient is
-    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
-revoke execute on function voice.change_patient from public;
-grant execute on function voice.change_patient to retrocare_service;
-
-create function voice.flag_patient(patient_id uuid, flag text, started_at timestamptz)
-returns public.health_flags
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    flagged public.health_flags;
-begin
-    perform voice.lock_patient(flag_patient.patient_id);
-    insert into public.health_flags (patient_id, flag, started_at)
-    values (flag_patient.patient_id, flag_patient.flag, flag_patient.started_at)
-    returning * into flagged;
-    return flagged;
-end
-$$;
-comment on function voice.flag_patient is
-    'Notes that a patient is unwell since started_at; samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
-revoke execute on function voice.flag_patient from public;
-grant execute on function voice.flag_patient to retrocare_service;
-
-create function voice.unflag_patient(patient_id uuid, flag text, resolved_at timestamptz)
-returns setof public.health_flags
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform voice.lock_patient(unflag_patient.patient_id);
-    return query
-        update public.health_flags
-        set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
-        where health_flags.patient_id = unflag_patient.patient_id
-            -- One that would end by itself, too: after an illness that was found, for instance.
-            and (health_flags.resolved_at is null or health_flags.resolved_at > unflag_patient.resolved_at)
-            and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
-        returning health_flags.*;
-end
-$$;
-comment on function voice.unflag_patient is
-    'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
-revoke execute on function voice.unflag_patient from public;
-grant execute on function voice.unflag_patient to retrocare_service;
-
--- 14_calls.sql
-
--- Calls: what is true of every one of them, and how the service and integrators make one.
-
-create function voice.refuse_impossible_call()
+create function care.refuse_impossible_call()
 returns trigger
 language plpgsql
 volatile
@@ -699,8 +1393,8 @@ begin
             hint = 'It began before now: give the time of the call, with its zone.';
     end if;
     if tg_op = 'UPDATE' and new.patient_id <> old.patient_id and (
-        exists (select from voice.checks where checks.call_log_id = old.id)
-        or exists (select from voice.recordings where recordings.call_log_id = old.id)
+        exists (select from care.checks where checks.call_log_id = old.id)
+        or exists (select from care.recordings where recordings.call_log_id = old.id)
         or exists (select from voice.embeddings where embeddings.call_log_id = old.id)
     ) then
         raise exception using
@@ -711,11 +1405,11 @@ begin
     return new;
 end
 $$;
-comment on function voice.refuse_impossible_call is
-    'Trigger: a call has begun, and stays with the patient for whom it was taken up. Raises RV006, RV008. Definer: whoever writes calls may not read voice.';
-revoke execute on function voice.refuse_impossible_call from public;
+comment on function care.refuse_impossible_call is
+    'Trigger: a call has begun, and stays with the patient for whom it was taken up. Raises RV006, RV008. Definer: whoever writes calls may not read the private schemas.';
+revoke execute on function care.refuse_impossible_call from public;
 
-create table voice.idempotency_keys (
+create table care.idempotency_keys (
     caller text not null,
     key text not null
         constraint an_idempotency_key_is_short check (length(key) between 1 and 255),
@@ -728,15 +1422,15 @@ create table voice.idempotency_keys (
     created_at timestamptz not null default now(),
     constraint idempotency_keys_pkey primary key (caller, key)
 );
-create index idempotency_keys_by_age on voice.idempotency_keys (created_at);
-create index idempotency_keys_by_call on voice.idempotency_keys (call_log_id);
-create index idempotency_keys_by_patient on voice.idempotency_keys (patient_id);
-alter table voice.idempotency_keys enable row level security;
-comment on table voice.idempotency_keys is
-    'Which call a request made that carried an Idempotency-Key: the same again is about the same call. Kept as voice.retention_policies says.';
-comment on column voice.idempotency_keys.caller is 'The name of the API key that asked; empty: RETROCARE_API_KEY, or nobody was asked for one.';
+create index idempotency_keys_by_age on care.idempotency_keys (created_at);
+create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
+create index idempotency_keys_by_patient on care.idempotency_keys (patient_id);
+alter table care.idempotency_keys enable row level security;
+comment on table care.idempotency_keys is
+    'Which call a request made that carried an Idempotency-Key: the same again is about the same call. Kept as care.retention_policies says.';
+comment on column care.idempotency_keys.caller is 'The name of the API key that asked; empty: RETROCARE_API_KEY, or nobody was asked for one.';
 
-create function voice.record_call(
+create function care.record_call(
     patient_id uuid,
     call_log_id uuid,
     source public.call_source,
@@ -756,14 +1450,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     call public.call_logs;
-    repeated voice.idempotency_keys;
+    repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
-    lock table voice.encoders in row exclusive mode;
-    perform voice.lock_patient(record_call.patient_id);
+    lock table care.models in row exclusive mode;
+    perform care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
-        from voice.idempotency_keys
+        from care.idempotency_keys
         where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
@@ -805,7 +1499,7 @@ begin
             hint = 'Without callLogId a call is made for the recording.';
     end if;
     if record_call.idempotency_key is not null then
-        insert into voice.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
+        insert into care.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
         values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
     end if;
     return call.id;
@@ -817,12 +1511,12 @@ exception when unique_violation then
         hint = 'Send another key with each request, and the same one only to repeat it.';
 end
 $$;
-comment on function voice.record_call is
+comment on function care.record_call is
     'The id of the call that a recording belongs to: that of the request with this idempotency key, or the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in one transaction.';
-revoke execute on function voice.record_call from public;
-grant execute on function voice.record_call to retrocare_service;
+revoke execute on function care.record_call from public;
+grant execute on function care.record_call to retrocare_service;
 
-create function voice.upsert_call(
+create function care.upsert_call(
     patient_id uuid, provider text, provider_call_id text, recording_ref text, recording_channel public.recording_channel,
     occurred_at timestamptz, ended_reason text, summary text
 )
@@ -842,8 +1536,8 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
-    perform voice.lock_patient(upsert_call.patient_id);
-    if voice.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
+    perform care.lock_patient(upsert_call.patient_id);
+    if care.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
@@ -875,50 +1569,1995 @@ begin
     return call.id;
 end
 $$;
-comment on function voice.upsert_call is
+comment on function care.upsert_call is
     'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
-revoke execute on function voice.upsert_call from public;
-grant execute on function voice.upsert_call to service_role;
+revoke execute on function care.upsert_call from public;
+grant execute on function care.upsert_call to service_role;
 
-create function public.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
-    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
-    summary text default null
-)
+create function care.read_recording(call_log_id uuid)
+returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+begin
+    select call_logs.* into call
+    from public.call_logs
+    where call_logs.id = read_recording.call_log_id and care.role_of_caller(call_logs.patient_id) <> 'viewer';
+    if care.storage_path(call.recording_ref) is null then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such recording',
+            hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
+    end if;
+    perform care.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
+    return care.storage_path(call.recording_ref);
+end
+$$;
+comment on function care.read_recording is
+    'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
+revoke execute on function care.read_recording from public;
+grant execute on function care.read_recording to authenticated;
+
+create policy caregivers_read_their_patients_calls on public.call_logs
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 21_providers.sql
+
+-- Providers: who places the calls, and what their words for the end of a call mean. A voicemail greeting is never judged as
+-- the patient.
+
+-- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
+do $$
+begin
+    if to_regclass('storage.buckets') is not null then
+        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+        values (
+            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
+            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
+        )
+        on conflict (id) do nothing;
+    end if;
+end
+$$;
+
+create type public.call_disposition as enum (
+    'judge',        -- the patient was on the line
+    'skip',         -- voicemail, nobody, an error: its recording is not even copied
+    'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
+    'unmatched',    -- of no patient that is known: the report is kept, and waits for the patient's id or number
+    'erased'        -- the call, or the person, was erased: nothing of the report is kept
+);
+comment on type public.call_disposition is 'What becomes of a reported call.';
+
+create table care.providers (
+    id text constraint providers_pkey primary key,
+    recording_retention_days double precision not null default 14
+        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
+    reconciliation_overlap_hours double precision not null default 1
+        constraint reconciliations_overlap check (reconciliation_overlap_hours > 0 and reconciliation_overlap_hours <= 720),
+    reconciled_until timestamptz
+);
+alter table care.providers enable row level security;
+insert into care.providers (id) values ('vapi');
+comment on table care.providers is 'The phone providers whose reports are taken.';
+comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
+comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+comment on column care.providers.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
+
+create table care.ended_reasons (
+    pattern text constraint ended_reasons_pkey primary key,
+    disposition public.call_disposition not null
+        constraint a_row_decides check (disposition in ('judge', 'skip')),
+    reason public.check_reason,
+    needs_speech boolean not null default false
+        constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
+    constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
+    constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
+);
+alter table care.ended_reasons enable row level security;
+comment on table care.ended_reasons is
+    'What the provider''s words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the very word decides, else one that skips, else the longest.';
+comment on column care.ended_reasons.needs_speech is
+    'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
+insert into care.ended_reasons (pattern, disposition, reason) values
+    ('customer-ended-call', 'judge', null),
+    ('customer-ended-call-%', 'judge', null),
+    ('assistant-ended-call', 'judge', null),
+    ('assistant-ended-call-%', 'judge', null),
+    ('assistant-said-end-call-phrase', 'judge', null),
+    ('assistant-said-message-with-end-call-enabled', 'judge', null),
+    ('assistant-forwarded-call', 'judge', null),
+    ('exceeded-max-duration', 'judge', null),
+    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is the one to judge
+    ('call.in-progress.twilio-completed-call', 'judge', null),
+    ('call.in-progress.sip-completed-call', 'judge', null),
+    ('vonage-completed', 'judge', null),
+    -- The line broke, or a hook spoke or transferred at the end: the patient had been on the line.
+    ('vonage-disconnected', 'judge', null),
+    ('call.ending.hook-executed-say', 'judge', null),
+    ('call.ending.hook-executed-transfer', 'judge', null),
+    ('%voicemail%', 'skip', 'voicemail'),
+    ('%answering-machine%', 'skip', 'voicemail'),
+    ('%did-not-answer%', 'skip', 'not_answered'),
+    ('%no-answer%', 'skip', 'not_answered'),
+    ('%busy%', 'skip', 'not_answered'),
+    ('%misdialed%', 'skip', 'not_answered'),
+    ('customer-did-not-give-microphone-permission', 'skip', 'not_answered'),
+    ('manually-canceled', 'skip', 'not_answered'),
+    ('vonage-rejected', 'skip', 'not_answered'),
+    ('call-deleted', 'skip', 'not_answered'),
+    ('scheduled-call-deleted', 'skip', 'not_answered'),
+    ('call.ringing.hook-executed-say', 'skip', 'not_answered'),
+    ('call.ringing.hook-executed-transfer', 'skip', 'not_answered'),
+    ('call.ringing.sip-inbound-caller-hungup-before-call-connect', 'skip', 'not_answered'),
+    ('assistant-join-timed-out', 'skip', 'call_failed'),
+    ('%error%', 'skip', 'call_failed'),
+    ('%failed%', 'skip', 'call_failed'),
+    ('%fault%', 'skip', 'call_failed'),
+    ('%not-found%', 'skip', 'call_failed'),
+    ('%not-valid%', 'skip', 'call_failed'),
+    ('assistant-request-%', 'skip', 'call_failed'),
+    ('pipeline-%', 'skip', 'call_failed'),
+    ('phone-call-provider-%', 'skip', 'call_failed'),
+    ('worker-shutdown', 'skip', 'call_failed');
+update care.ended_reasons set needs_speech = true where ended_reasons.pattern = 'silence-timed-out';
+
+create function care.ended_reason_rule(ended_reason text)
+returns care.ended_reasons
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select ended_reasons
+    from care.ended_reasons
+    where lower(ended_reason_rule.ended_reason) like ended_reasons.pattern
+    order by
+        ended_reasons.pattern = lower(ended_reason_rule.ended_reason) desc,
+        ended_reasons.disposition = 'skip' desc,
+        length(ended_reasons.pattern) desc,
+        ended_reasons.pattern
+    limit 1
+$$;
+comment on function care.ended_reason_rule is 'The row that decides about calls that ended so; null: nobody has decided.';
+revoke execute on function care.ended_reason_rule from public;
+
+create function care.skip_reason(call public.call_logs)
+returns public.check_reason
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when decided.disposition = 'skip' then decided.reason
+        when decided.needs_speech and call.speech_intervals = '[]' then 'nobody_spoke'
+    end
+    from care.ended_reason_rule(call.ended_reason) as decided
+$$;
+comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
+revoke execute on function care.skip_reason from public;
+
+create function care.reconcile_since(provider text, at timestamptz)
+returns timestamptz
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select greatest(
+        reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
+        -- Whoever's clock was wrong: never later than now.
+        case when providers.reconciled_until is not null then least(providers.reconciled_until, reconcile_since.at) end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
+    from care.providers
+    where providers.id = reconcile_since.provider
+$$;
+comment on function care.reconcile_since is
+    'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as care.receive_call_report.';
+revoke execute on function care.reconcile_since from public;
+grant execute on function care.reconcile_since to service_role;
+
+create function care.finish_reconciliation(provider text, until timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.providers
+    set reconciled_until = greatest(providers.reconciled_until, finish_reconciliation.until)
+    where providers.id = finish_reconciliation.provider
+$$;
+comment on function care.finish_reconciliation is 'Every call that was last updated before until was listed. Definer: as care.receive_call_report.';
+revoke execute on function care.finish_reconciliation from public;
+grant execute on function care.finish_reconciliation to service_role;
+
+-- 22_call_reports.sql
+
+-- Call reports: what the provider reports becomes a call, once, however often and in whatever order it is reported.
+
+create type public.received_call as (
+    call_log_id uuid,
+    disposition public.call_disposition,
+    is_new boolean
+);
+comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
+
+create table care.unmatched_calls (
+    provider text not null
+        constraint an_unmatched_call_has_a_provider references care.providers (id),
+    provider_call_id text not null,
+    phone text,
+    report jsonb not null,
+    received_at timestamptz not null,
+    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
+);
+alter table care.unmatched_calls enable row level security;
+comment on table care.unmatched_calls is
+    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
+
+create function care.reported_patient(patient_id uuid, phone text)
 returns uuid
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when count(*) = 1 then min(patients.id::text)::uuid end
+    from public.patients
+    where case
+        when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
+        else patients.phone = reported_patient.phone
+    end
+$$;
+comment on function care.reported_patient is
+    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+revoke execute on function care.reported_patient from public;
+
+create function care.is_erased(provider text, provider_call_id text, patient_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+            select from care.deletions
+            where deletions.kind = 'provider_call'
+                and deletions.reference = is_erased.provider || '/' || is_erased.provider_call_id
+        )
+        or exists (
+            select from care.tombstones
+            where tombstones.patient_id = is_erased.patient_id and tombstones.scope = 'person'
+        );
+end
+$$;
+comment on function care.is_erased is
+    'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
+revoke execute on function care.is_erased from public;
+
+create function care.unreported_calls(provider text, provider_call_ids text[])
+returns setof text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select distinct listed.id
+    from unnest(unreported_calls.provider_call_ids) as listed (id)
+    where not exists (
+            select from public.call_logs
+            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
+        and not exists (
+            select from care.unmatched_calls
+            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
+        and not care.is_erased(unreported_calls.provider, listed.id, null)
+$$;
+comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
+revoke execute on function care.unreported_calls from public;
+grant execute on function care.unreported_calls to service_role;
+
+create function care.receive_call_report(
+    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
+    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
+    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+)
+returns public.received_call
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    patient public.patients;
+    call public.call_logs;
+    is_new boolean;
+    decided care.ended_reasons;
+    -- A clock that is wrong by years says nothing of when it was.
+    begun_at constant timestamptz := coalesce((
+        select told.at
+        from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
+        where told.at between '2000-01-01' and least(greatest(receive_call_report.at, now()) + interval '1 hour', now() + interval '2 days')
+        order by told.turn
+        limit 1
+    ), now());
+    ended_at constant timestamptz :=
+        case when receive_call_report.ended_at between begun_at and begun_at + interval '1 day' then receive_call_report.ended_at end;
+begin
+    if nullif(receive_call_report.provider_call_id, '') is null
+        or not exists (select from care.providers where id = receive_call_report.provider)
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
+            hint = 'Providers are rows of care.providers.';
+    end if;
+
+    select patients.* into patient
+    from public.patients
+    where patients.id = coalesce(
+        -- What is taken in stays with its patient.
+        (select call_logs.patient_id from public.call_logs
+            where call_logs.provider = receive_call_report.provider
+                and call_logs.provider_call_id = receive_call_report.provider_call_id),
+        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
+    for no key update;
+    if care.is_erased(receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id) then
+        return (
+            (select id from public.call_logs
+                where call_logs.provider = receive_call_report.provider
+                    and call_logs.provider_call_id = receive_call_report.provider_call_id),
+            'erased', false
+        )::public.received_call;
+    end if;
+    if patient.id is null then
+        insert into care.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
+        values (
+            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
+            jsonb_build_object(
+                'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
+                'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
+                'summary', left(receive_call_report.summary, 10000), 'speech_intervals', receive_call_report.speech_intervals,
+                'is_recording_consented', receive_call_report.is_recording_consented),
+            receive_call_report.at
+        )
+        on conflict on constraint unmatched_calls_pkey do nothing;
+        is_new := found;
+        return (null, 'unmatched', is_new)::public.received_call;
+    end if;
+
+    is_new := not exists (
+        select from public.call_logs
+        where call_logs.provider = receive_call_report.provider
+            and call_logs.provider_call_id = receive_call_report.provider_call_id
+    );
+    insert into public.call_logs as known (
+        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
+        speech_intervals
+    )
+    values (
+        patient.id, begun_at, 'provider', receive_call_report.provider, receive_call_report.provider_call_id,
+        receive_call_report.ended_reason, left(receive_call_report.summary, 10000), null, receive_call_report.speech_intervals
+    )
+    on conflict (provider, provider_call_id) do update
+    set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
+        summary = coalesce(known.summary, excluded.summary),
+        speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
+    returning * into call;
+    delete from care.unmatched_calls
+    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
+    decided := care.ended_reason_rule(call.ended_reason);
+
+    if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
+        update public.call_logs
+        set (check_state, check_reason) = (
+            select 'skipped'::public.check_state, why.reason
+            from (select case
+                when care.skip_reason(call) is not null then care.skip_reason(call)
+                when patient.voice_consent_at is null or not receive_call_report.is_recording_consented then 'no_consent'
+                when decided.disposition is null then 'ended_reason_unknown'
+            end::public.check_reason as reason) as why
+            where why.reason is not null
+        )
+        where call_logs.id = call.id
+        returning * into call;
+        if call.check_reason is null or call.check_reason = 'ended_reason_unknown' then
+            update public.call_logs
+            set recording_source_url = coalesce(receive_call_report.recording_url, call_logs.recording_source_url)
+            where call_logs.id = call.id;
+            perform care.queue_recording(
+                call, receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
+                ended_at, receive_call_report.at);
+        end if;
+    end if;
+    return (call.id, coalesce(decided.disposition, 'unknown'), is_new)::public.received_call;
+end
+$$;
+comment on function care.receive_call_report is
+    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.receive_call_report from public;
+grant execute on function care.receive_call_report to service_role;
+
+create function care.calls_to_match(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    from care.unmatched_calls
+    where care.reported_patient(
+        -- What is no id is the operator's, and not in the way of the others.
+        case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
+            then (unmatched_calls.report ->> 'patient_id')::uuid end,
+        unmatched_calls.phone) is not null
+    order by unmatched_calls.received_at
+    limit calls_to_match.maximum_rows
+$$;
+comment on function care.calls_to_match is 'Reported calls whose patient is known by now. Called by care.run_job.';
+revoke execute on function care.calls_to_match from public;
+
+create function care.match_call(reference text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    taken care.unmatched_calls;
+begin
+    select unmatched_calls.* into taken
+    from care.unmatched_calls
+    where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = match_call.reference
+    for update skip locked;
+    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone)) then
+        return false;
+    end if;
+    delete from care.unmatched_calls
+    where unmatched_calls.provider = taken.provider and unmatched_calls.provider_call_id = taken.provider_call_id;
+    perform care.receive_call_report(
+        taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
+        (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
+        taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
+        nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
+        match_call.at);
+    return true;
+end
+$$;
+comment on function care.match_call is 'Takes in a call whose patient is known by now; whether it did. Called by care.run_job.';
+revoke execute on function care.match_call from public;
+
+create function care.calls_to_redecide(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select call_logs.id::text
+    from public.call_logs
+    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.ended_reason)).disposition is not null
+    order by call_logs."timestamp"
+    limit calls_to_redecide.maximum_rows
+$$;
+comment on function care.calls_to_redecide is 'Calls whose ended reason a row explains by now. Called by care.run_job.';
+revoke execute on function care.calls_to_redecide from public;
+
+create function care.redecide_call(call_log_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+begin
+    select call_logs.* into call from public.call_logs where call_logs.id = redecide_call.call_log_id::uuid;
+    if not care.try_lock_patient(call.patient_id) then
+        return false;
+    end if;
+    update public.call_logs
+    set check_state = case when care.skip_reason(call) is not null then 'skipped'::public.check_state end,
+        check_reason = care.skip_reason(call)
+    where call_logs.id = call.id and call_logs.check_reason = 'ended_reason_unknown';
+    if not found then
+        return false;
+    end if;
+    perform care.publish_recording(call.id);
+    return true;
+end
+$$;
+comment on function care.redecide_call is 'Judges or skips a call whose ended reason a row explains by now; whether it did. Called by care.run_job.';
+revoke execute on function care.redecide_call from public;
+
+-- 23_recordings.sql
+
+-- Recordings: the work list of what must be copied from the provider into Storage before the provider forgets it.
+
+create type public.recording_state as enum (
+    'queued',       -- waits to be copied, or for another try   -> leased, expired
+    'leased',       -- somebody copies it                       -> stored, refused, queued again, expired
+    'stored',       -- in Storage: end
+    'refused',      -- what the provider has cannot be taken: end
+    'expired'       -- the provider keeps it no longer: end
+);
+comment on type public.recording_state is 'Where the copying of a provider''s recording stands.';
+
+create table care.recordings (
+    call_log_id uuid constraint recordings_pkey primary key
+        constraint a_recording_is_of_a_call references public.call_logs (id) on delete cascade,
+    patient_id uuid not null
+        constraint a_recording_is_of_a_patient references public.patients (id) on delete cascade,
+    state public.recording_state not null default 'queued',
+    source_channel text
+        constraint a_source_has_one_of_three_kinds check (source_channel in ('customer', 'stereo', 'mixed')),
+    source_expires_at timestamptz,
+    recording_ref text,
+    recording_channel public.recording_channel,
+    attempts integer not null default 0,
+    run_at timestamptz not null,
+    expires_at timestamptz not null,
+    worker text,
+    lease_token uuid,
+    leased_until timestamptz,
+    error_code text,
+    error_message text,
+    finished_at timestamptz,
+    constraint a_leased_recording_has_a_lease
+        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
+);
+create index recordings_by_patient on care.recordings (patient_id);
+create index recordings_to_copy on care.recordings (run_at) where state in ('queued', 'leased');
+alter table care.recordings enable row level security;
+comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
+comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
+comment on column care.recordings.source_expires_at is 'Until when that address works.';
+comment on column care.recordings.run_at is 'Not before this moment.';
+comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
+create index recordings_in_trouble on care.recordings (call_log_id)
+    where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
+
+create function care.queue_recording(
+    call public.call_logs, source_channel text, source_expires_at timestamptz, ended_at timestamptz, at timestamptz
+)
+returns void
 language sql
 volatile
 set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.upsert_call(
-        upsert_call.patient_id, upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, upsert_call.occurred_at, upsert_call.ended_reason, upsert_call.summary);
-end;
-comment on function public.upsert_call is
-    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.';
-revoke execute on function public.upsert_call from public, anon, authenticated;
-grant execute on function public.upsert_call to service_role;
+as $$
+    insert into care.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
+    select
+        call.id, call.patient_id, queue_recording.source_channel, queue_recording.source_expires_at, queue_recording.at,
+        -- Whatever the report says of the time: it is tried for a day at least.
+        greatest(
+            coalesce(queue_recording.ended_at, call."timestamp") + make_interval(secs => 86400 * providers.recording_retention_days),
+            queue_recording.at + interval '1 day')
+    from care.providers
+    where providers.id = call.provider
+    on conflict (call_log_id) do update
+    -- Reported again, with another address: worth another try at once.
+    set source_channel = coalesce(excluded.source_channel, queued.source_channel),
+        source_expires_at = case
+            when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
+        end,
+        run_at = least(queued.run_at, excluded.run_at)
+    where queued.state in ('queued', 'leased')
+$$;
+comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
+revoke execute on function care.queue_recording from public;
 
--- 15_voiceprints.sql
+create function care.end_recording(call_log_id uuid, state public.recording_state, at timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update care.recordings
+    set state = end_recording.state,
+        finished_at = end_recording.at
+    where recordings.call_log_id = end_recording.call_log_id;
+    update public.call_logs
+    set check_state = 'dead',
+        check_reason = case end_recording.state when 'expired' then 'recording_expired' else 'recording_unavailable' end::public.check_reason,
+        recording_source_url = null
+    where call_logs.id = end_recording.call_log_id and call_logs.recording_ref is null;
+end
+$$;
+comment on function care.end_recording is 'The recording never comes, and its call says so.';
+revoke execute on function care.end_recording from public;
+
+create function care.recordings_to_expire(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select recordings.call_log_id::text
+    from care.recordings
+    where recordings.state in ('queued', 'leased')
+        and recordings.expires_at <= recordings_to_expire.at
+        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
+    order by recordings.expires_at
+    limit recordings_to_expire.maximum_rows
+$$;
+comment on function care.recordings_to_expire is 'Calls whose recording the provider has forgotten before it was copied. Called by care.run_job.';
+revoke execute on function care.recordings_to_expire from public;
+
+create function care.expire_recording(call_log_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    lost care.recordings;
+begin
+    select recordings.* into lost from care.recordings where recordings.call_log_id = expire_recording.call_log_id::uuid;
+    if not care.try_lock_patient(lost.patient_id) then
+        return false;
+    end if;
+    select recordings.* into lost
+    from care.recordings
+    where recordings.call_log_id = lost.call_log_id
+        and recordings.expires_at <= expire_recording.at
+        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
+    for update skip locked;
+    if not found then
+        return false;
+    end if;
+    perform care.end_recording(lost.call_log_id, 'expired', expire_recording.at);
+    return true;
+end
+$$;
+comment on function care.expire_recording is 'The provider has forgotten the recording, and its call says so; whether it did. Called by care.run_job.';
+revoke execute on function care.expire_recording from public;
+
+create type public.recording_claim as (
+    call_log_id uuid,
+    patient_id uuid,
+    provider text,
+    provider_call_id text,
+    source_url text,
+    source_channel text,
+    source_expires_at timestamptz,
+    object_path text,
+    speech_intervals jsonb,
+    attempts integer,
+    lease_token uuid
+);
+comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
+
+create function care.claim_recordings(
+    worker text, count integer, lease_seconds double precision, call_log_id uuid, at timestamptz
+)
+returns setof public.recording_claim
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+        update care.recordings as claimed
+        set state = 'leased',
+            attempts = claimed.attempts + 1,
+            worker = claim_recordings.worker,
+            lease_token = gen_random_uuid(),
+            leased_until = clock_timestamp() + make_interval(secs => claim_recordings.lease_seconds)
+        from (
+            select due.call_log_id
+            from care.recordings as due
+            where due.state in ('queued', 'leased')
+                and due.expires_at > claim_recordings.at
+                and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
+                and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
+            order by due.run_at, due.call_log_id
+            for update skip locked
+            limit claim_recordings.count
+        ) as ready
+        join public.call_logs on call_logs.id = ready.call_log_id
+        where claimed.call_log_id = ready.call_log_id
+        returning
+            claimed.call_log_id, claimed.patient_id, call_logs.provider, call_logs.provider_call_id,
+            call_logs.recording_source_url, claimed.source_channel, claimed.source_expires_at,
+            claimed.patient_id || '/' || claimed.call_log_id, call_logs.speech_intervals, claimed.attempts,
+            claimed.lease_token;
+end
+$$;
+comment on function care.claim_recordings is
+    'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
+revoke execute on function care.claim_recordings from public;
+grant execute on function care.claim_recordings to service_role;
+
+create function care.publish_recording(call_log_id uuid)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    update public.call_logs
+    set recording_ref = recordings.recording_ref,
+        recording_channel = recordings.recording_channel,
+        recording_source_url = null
+    from care.recordings
+    where recordings.call_log_id = publish_recording.call_log_id
+        and call_logs.id = recordings.call_log_id
+        and recordings.state = 'stored'
+        and call_logs.recording_ref is null
+        and (care.ended_reason_rule(call_logs.ended_reason)).disposition = 'judge'
+        and care.skip_reason(call_logs) is null
+$$;
+comment on function care.publish_recording is
+    'Gives the call its copied recording, which queues the check, where the call is worth judging.';
+revoke execute on function care.publish_recording from public;
+
+create function care.store_recording(
+    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.recordings;
+begin
+    perform care.lock_patient_if_any((
+        select recordings.patient_id from care.recordings where recordings.call_log_id = store_recording.call_log_id
+    ));
+    select recordings.* into held from care.recordings where recordings.call_log_id = store_recording.call_log_id for update;
+    if not found then
+        perform care.delete_orphan(store_recording.recording_ref); -- erased while it was copied
+    end if;
+    update care.recordings
+    set state = 'stored',
+        recording_ref = store_recording.recording_ref,
+        recording_channel = store_recording.recording_channel::public.recording_channel,
+        error_code = null,
+        error_message = null,
+        finished_at = clock_timestamp()
+    where recordings.call_log_id = held.call_log_id
+        and recordings.lease_token = store_recording.lease_token
+        and recordings.state in ('leased', 'stored');
+    if not found then
+        return false;
+    end if;
+    update public.call_logs
+    set speech_intervals = coalesce(store_recording.speech_intervals, call_logs.speech_intervals),
+        recording_source_url = null
+    where call_logs.id = held.call_log_id;
+    perform care.publish_recording(held.call_log_id);
+    return true;
+end
+$$;
+comment on function care.store_recording is
+    'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.store_recording from public;
+grant execute on function care.store_recording to service_role;
+
+create function care.fail_recording(
+    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz
+)
+returns public.recording_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    failed care.recordings;
+begin
+    perform care.lock_patient_if_any((
+        select recordings.patient_id from care.recordings where recordings.call_log_id = fail_recording.call_log_id
+    ));
+    update care.recordings
+    set state = 'queued',
+        error_code = fail_recording.code,
+        error_message = left(fail_recording.message, 1000),
+        lease_token = null,
+        leased_until = null,
+        run_at = fail_recording.at + care.retry_wait(recordings.attempts)
+    where recordings.call_log_id = fail_recording.call_log_id
+        and recordings.lease_token = fail_recording.lease_token
+        and recordings.state = 'leased'
+    returning * into failed;
+    if failed.call_log_id is not null and (fail_recording.is_permanent or failed.expires_at <= fail_recording.at) then
+        failed.state := case when fail_recording.is_permanent then 'refused' else 'expired' end;
+        perform care.end_recording(failed.call_log_id, failed.state, fail_recording.at);
+    end if;
+    return coalesce(
+        failed.state,
+        (select recordings.state from care.recordings where recordings.call_log_id = fail_recording.call_log_id));
+end
+$$;
+comment on function care.fail_recording is
+    'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
+revoke execute on function care.fail_recording from public;
+grant execute on function care.fail_recording to service_role;
+
+-- 30_signals.sql
+
+-- Signals: the ways to judge a patient, the models that they judge by, and what a score means. `voice` is one; another one comes as
+-- a file of its own, with its tables in a schema of its own, and rows here.
+
+create table care.signals (
+    id text constraint signals_pkey primary key
+        constraint a_signal_is_one_word check (id ~ '^[a-z_]+$' and id <> 'person'),
+    name text not null,
+    schema_name text not null,
+    consent_scope text not null
+        constraint a_signal_needs_a_consent references care.consent_scopes (id),
+    erase_function text not null
+        constraint what_a_signal_keeps_is_erased_by_a_function check (erase_function ~ '^[a-z_]+[.][a-z0-9_]+$')
+);
+create index signals_by_consent on care.signals (consent_scope);
+alter table care.signals enable row level security;
+insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
+    ('voice', 'Voice', 'voice', 'voiceprint', 'voice.erase_traces');
+comment on table care.signals is 'The ways to judge a patient: what needs a consent, and is found by exports and erasures.';
+comment on column care.signals.schema_name is
+    'Where its tables are: those with a patient_id are exported, and counted before they are erased.';
+comment on column care.signals.consent_scope is 'Without this consent nothing is checked, and what was made is erased when it is withdrawn.';
+comment on column care.signals.erase_function is
+    'With its schema; (patient_id) removes what the signal keeps of a patient beside checks and judgements, and returns how much, by name. The caller holds care.lock_patient.';
+
+create table care.models (
+    id text constraint models_pkey primary key,
+    signal text not null
+        constraint a_model_is_of_a_signal references care.signals (id),
+    is_active boolean not null default false,
+    calls_wait_until timestamptz,
+    registered_at timestamptz not null default now(),
+    constraint models_by_signal unique (signal, id)
+);
+create unique index a_signal_has_one_active_model on care.models (signal) where is_active;
+alter table care.models enable row level security;
+comment on table care.models is
+    'What turns a recording into something that can be judged; scores of two models are never compared. The active one of a signal decides what is queued.';
+comment on column care.models.id is 'Names everything that a score depends on; change any of it and it is another model.';
+comment on column care.models.calls_wait_until is
+    'Until then no call is handed out to be judged, so that baselines stand still: another model is about to take over. Null, or past: they are.';
+
+create function care.active_model(signal text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select models.id from care.models where models.signal = active_model.signal and models.is_active
+$$;
+comment on function care.active_model is 'The model whose checks are queued; null: the signal has none yet.';
+revoke execute on function care.active_model from public;
+
+-- What a score means.
+
+create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
+comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in care.thresholds.';
+
+create type public.alert_level as enum (
+    'warning',      -- listen to the patient soon
+    'emergency',    -- see to the patient now
+    'critical'      -- see to the patient now, and everybody does
+);
+comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
+
+create type public.alert_type as enum ('warning', 'emergency');
+comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
+
+create function care.alert_level(severity public.anomaly_severity)
+returns public.alert_level
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case alert_level.severity
+        when 'medium' then 'warning'::public.alert_level
+        when 'high' then 'emergency'
+        when 'critical' then 'critical'
+    end
+$$;
+comment on function care.alert_level is 'How urgent a severity is; null for low.';
+revoke execute on function care.alert_level from public;
+-- A check constraint asks with the rights of whoever writes the row.
+grant execute on function care.alert_level to authenticated, service_role;
+
+create function care.alert_type(level public.alert_level)
+returns public.alert_type
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case alert_type.level
+        when 'warning' then 'warning'::public.alert_type
+        when 'emergency' then 'emergency'
+        when 'critical' then 'emergency'
+    end
+$$;
+comment on function care.alert_type is 'How urgent a level is, in the two words of the logs; null for null.';
+revoke execute on function care.alert_type from public;
+grant execute on function care.alert_type to authenticated, service_role;
+
+create table care.thresholds (
+    id bigint generated always as identity constraint thresholds_pkey primary key,
+    organisation_id uuid,
+    signal text not null,
+    model text not null,
+    medium_above double precision not null default 0.25,
+    high_above double precision not null default 0.40,
+    critical_above double precision not null default 0.70,
+    checkin_above double precision not null default 0.40
+        constraint a_checkin_threshold_is_a_score check (checkin_above between 0 and 1),
+    constraint thresholds_rise
+        check (0 <= medium_above and medium_above < high_above and high_above < critical_above and critical_above <= 1),
+    constraint thresholds_are_of_a_model
+        foreign key (signal, model) references care.models (signal, id) on delete cascade,
+    constraint a_model_has_thresholds_once unique nulls not distinct (model, organisation_id)
+);
+create index thresholds_by_signal on care.thresholds (signal, model);
+alter table care.thresholds enable row level security;
+comment on table care.thresholds is
+    'What a score means: one row per model, since a score is a property of the model, and one more for each organisation that wants others.';
+comment on column care.thresholds.organisation_id is 'Whose patients they are for; null: everybody else''s.';
+comment on column care.thresholds.medium_above is 'Score above which severity is medium (a warning).';
+comment on column care.thresholds.high_above is 'Score above which severity is high (an emergency).';
+comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
+comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
+
+create function care.thresholds_for(model text, organisation_id uuid default null)
+returns care.thresholds
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_thresholds care.thresholds;
+begin
+    select thresholds.* into found_thresholds
+    from care.thresholds
+    where thresholds.model = thresholds_for.model
+        and (thresholds.organisation_id = thresholds_for.organisation_id or thresholds.organisation_id is null)
+    order by thresholds.organisation_id nulls last
+    limit 1;
+    if not found then
+        raise exception using
+            errcode = 'RV004',
+            message = format('No encoder %s is registered', thresholds_for.model),
+            hint = 'A service registers its encoder when it starts.';
+    end if;
+    return found_thresholds;
+end
+$$;
+comment on function care.thresholds_for is
+    'What a model''s scores mean for the patients of this organisation: its own row, else everybody''s. Raises RV004.';
+revoke execute on function care.thresholds_for from public;
+
+create function care.severity(score double precision, thresholds care.thresholds)
+returns public.anomaly_severity
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if severity.score = 'NaN' then
+        raise exception using errcode = 'RV005', message = 'The score is not a number';
+    end if;
+    return case
+        when severity.score > thresholds.critical_above then 'critical'
+        when severity.score > thresholds.high_above then 'high'
+        when severity.score > thresholds.medium_above then 'medium'
+        when severity.score <= thresholds.medium_above then 'low'
+    end;
+end
+$$;
+comment on function care.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
+revoke execute on function care.severity from public;
+
+create function care.register_model(signal text, model text)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    lock table care.models in share row exclusive mode;
+    insert into care.models (id, signal, is_active)
+    values (register_model.model, register_model.signal, care.active_model(register_model.signal) is null)
+    on conflict (id) do nothing;
+    if not found then
+        return false;
+    end if;
+    insert into care.thresholds (signal, model) values (register_model.signal, register_model.model);
+    return true;
+end
+$$;
+comment on function care.register_model is
+    'Makes a model known, with the default thresholds; the first one of a signal becomes active. Whether it is new.';
+revoke execute on function care.register_model from public;
+
+-- 31_checks.sql
+
+-- Checks: the work list and the record. Each call with a recording gets one check per signal and model, and each check exactly one
+-- end. Who works on a check holds its lease (the next file).
+
+create table care.checks (
+    id bigint generated always as identity constraint checks_pkey primary key,
+    call_log_id uuid not null
+        constraint a_check_is_of_a_call references public.call_logs (id) on delete cascade,
+    patient_id uuid not null
+        constraint a_check_is_of_a_patient references public.patients (id) on delete cascade,
+    signal text not null,
+    model text not null,
+    is_backfill boolean not null default false,
+    state public.check_state not null default 'queued',
+    reason public.check_reason,
+    attempts integer not null default 0,
+    lost_leases integer not null default 0,
+    run_at timestamptz not null default now(),
+    worker text,
+    lease_token uuid,
+    leased_until timestamptz,
+    duplicate_of uuid
+        constraint a_check_keeps_the_call_that_it_repeats references public.call_logs (id) on delete set null,
+    quality jsonb not null default '{}',
+    detail jsonb not null default '{}',
+    created_at timestamptz not null default now(),
+    finished_at timestamptz,
+    constraint a_check_is_for_a_model foreign key (signal, model) references care.models (signal, id),
+    constraint a_leased_check_has_a_lease
+        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_end_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
+    constraint an_end_without_a_score_has_a_reason
+        check ((state in ('held', 'not_assessable', 'skipped', 'dead')) = (reason is not null))
+);
+create unique index a_call_has_one_live_check_per_model
+    on care.checks (call_log_id, model, is_backfill) where state in ('queued', 'leased');
+create index checks_by_call on care.checks (call_log_id, model, id desc);
+create index checks_by_patient on care.checks (patient_id);
+create index live_checks_by_patient on care.checks (patient_id, model, is_backfill, run_at, id)
+    where state in ('queued', 'leased');
+create index checks_by_model on care.checks (signal, model);
+create index checks_by_repeated_call on care.checks (duplicate_of) where duplicate_of is not null;
+create index checks_to_claim on care.checks (model, is_backfill, run_at, id) where state = 'queued';
+create index checks_by_lease on care.checks (model, is_backfill, run_at, id)
+    where state = 'leased' or (state = 'queued' and lost_leases > 0);
+alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+alter table care.checks enable row level security;
+comment on table care.checks is 'The work list and the record, of every signal: what waits, who works on it, how it ended.';
+comment on column care.checks.is_backfill is
+    'Nothing is judged: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
+comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
+comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
+comment on column care.checks.run_at is 'Not before this moment.';
+comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
+comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
+comment on column care.checks.quality is 'What was measured of the recording, judged or not; caregivers read it.';
+comment on column care.checks.detail is 'What else the signal keeps of the end: of voice, added_to_baseline and snr_db.';
+grant select (
+    call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
+    is_backfill
+) on care.checks to service_role;
+grant select (
+    call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, is_backfill
+) on care.checks to authenticated;
+grant select (id, quality, detail) on care.checks to authenticated, service_role;
+create index dead_checks on care.checks (id) where state = 'dead';
+
+create table care.check_errors (
+    id bigint generated always as identity constraint check_errors_pkey primary key,
+    check_id bigint not null
+        constraint a_failed_check_has_its_errors references care.checks (id) on delete cascade,
+    attempt integer not null,
+    code text not null,
+    message text not null,
+    occurred_at timestamptz not null default now()
+);
+create index check_errors_by_check on care.check_errors (check_id);
+alter table care.check_errors enable row level security;
+comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
+create index check_errors_by_age on care.check_errors (occurred_at);
+
+create function care.has_consent(patient_id uuid, signal text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select
+        from care.signals
+        join public.consents on consents.scope = signals.consent_scope
+        where signals.id = has_consent.signal
+            and consents.patient_id = has_consent.patient_id
+            and consents.withdrawn_at is null
+    )
+$$;
+comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
+revoke execute on function care.has_consent from public;
+
+create function care.request_check(call public.call_logs, signal text, model text)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- However the recording came here: a voicemail greeting is not the patient.
+    why_not constant public.check_reason :=
+        case when care.has_consent(call.patient_id, request_check.signal) then care.skip_reason(call) else 'no_consent' end;
+    is_archived boolean := call.source = 'archive';
+    requested care.checks;
+begin
+    insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at, state, reason, finished_at)
+    values (
+        call.id, call.patient_id, request_check.signal, request_check.model, is_archived,
+        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
+        case when why_not is null then 'queued' else 'skipped' end::public.check_state,
+        why_not,
+        case when why_not is not null then now() end
+    )
+    returning * into requested;
+    return requested;
+end
+$$;
+comment on function care.request_check is
+    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by a signal''s trigger and care.open_check.';
+revoke execute on function care.request_check from public;
+
+create function care.on_check_state()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.call_logs
+    set check_state = new.state,
+        check_reason = new.reason
+    where call_logs.id = new.call_log_id
+        and not exists (
+            select from care.checks
+            where checks.call_log_id = new.call_log_id
+                and checks.signal = new.signal
+                and checks.id > new.id
+                and not checks.is_backfill
+        );
+    return null;
+end
+$$;
+comment on function care.on_check_state is
+    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
+revoke execute on function care.on_check_state from public;
+
+create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
+returns table (
+    id bigint,
+    call_log_id uuid,
+    patient_id uuid,
+    signal text,
+    model text,
+    is_backfill boolean,
+    state public.check_state,
+    reason public.check_reason,
+    attempts integer,
+    run_at timestamptz,
+    leased_until timestamptz,
+    worker text,
+    created_at timestamptz,
+    finished_at timestamptz,
+    error_code text,
+    error_message text
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        checks.id,
+        checks.call_log_id,
+        checks.patient_id,
+        checks.signal,
+        checks.model,
+        checks.is_backfill,
+        checks.state,
+        checks.reason,
+        checks.attempts,
+        checks.run_at,
+        checks.leased_until,
+        checks.worker,
+        checks.created_at,
+        checks.finished_at,
+        last_error.code,
+        last_error.message
+    from care.checks
+    left join lateral (
+        select check_errors.code, check_errors.message
+        from care.check_errors
+        where check_errors.check_id = checks.id
+        order by check_errors.id desc
+        limit 1
+    ) as last_error on true
+    where (check_list.states is null or checks.state = any (check_list.states))
+        and (check_list.patient_id is null or checks.patient_id = check_list.patient_id)
+    order by checks.id desc
+    limit check_list.maximum_rows
+$$;
+comment on function care.check_list is
+    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
+revoke execute on function care.check_list from public;
+grant execute on function care.check_list to retrocare_service;
+
+create function care.requeue_checks(check_ids bigint[], reasons public.check_reason[])
+returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted bigint[] := array(
+        select dead.id
+        from care.checks as dead
+        where dead.state = 'dead'
+            and (requeue_checks.check_ids is null or dead.id = any (requeue_checks.check_ids))
+            and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
+    );
+begin
+    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    perform from public.patients
+    where patients.id in (select checks.patient_id from care.checks where checks.id = any (wanted))
+    order by patients.id
+    for no key update;
+    return query
+        update care.checks
+        set state = 'queued',
+            reason = null,
+            attempts = 0,
+            lost_leases = 0,
+            run_at = clock_timestamp(),
+            lease_token = null,
+            leased_until = null,
+            worker = null,
+            finished_at = null
+        from (
+            select dead.id
+            from care.checks as dead
+            join public.call_logs on call_logs.id = dead.call_log_id
+            where dead.id = any (wanted)
+                and dead.state = 'dead'
+                and call_logs.recording_ref is not null
+                and not exists (
+                    select from care.checks as newer
+                    where newer.call_log_id = dead.call_log_id
+                        and newer.signal = dead.signal
+                        and newer.id > dead.id
+                        and newer.is_backfill = dead.is_backfill
+                        and (not dead.is_backfill or newer.model = dead.model)
+                )
+            for no key update of dead, call_logs skip locked
+        ) as kept
+        where checks.id = kept.id
+        returning checks.id;
+end
+$$;
+comment on function care.requeue_checks is
+    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
+revoke execute on function care.requeue_checks from public;
+grant execute on function care.requeue_checks to retrocare_service;
+
+create view public.check_status
+with (security_invoker = true)
+as
+select
+    checks.call_log_id,
+    checks.patient_id,
+    checks.signal,
+    checks.model,
+    checks.state,
+    checks.reason,
+    checks.attempts,
+    checks.run_at,
+    checks.created_at,
+    checks.finished_at
+from care.checks
+where not checks.is_backfill;
+comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check of any signal; without backfills.';
+comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
+comment on column public.check_status.attempts is 'How often it was handed out.';
+revoke all on public.check_status from anon, authenticated, service_role;
+grant select on public.check_status to authenticated, service_role;
+
+create view public.pipeline_health
+with (security_invoker = true)
+as
+select
+    checks.signal,
+    checks.model,
+    checks.is_backfill,
+    checks.state,
+    checks.reason,
+    count(*) as check_count,
+    min(checks.created_at) filter (where checks.state in ('queued', 'leased')) as oldest_waiting_since,
+    count(*) filter (where checks.state = 'queued' and checks.run_at <= now()) as due_count,
+    count(*) filter (where checks.state = 'leased' and checks.leased_until < now()) as lost_lease_count,
+    max(checks.finished_at) as last_finished_at
+from care.checks
+group by checks.signal, checks.model, checks.is_backfill, checks.state, checks.reason;
+comment on view public.pipeline_health is
+    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
+comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
+comment on column public.pipeline_health.due_count is 'Queued and not waiting for another try.';
+comment on column public.pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
+revoke all on public.pipeline_health from anon, authenticated, service_role;
+grant select on public.pipeline_health to service_role;
+
+create function care.pipeline_health()
+returns setof public.pipeline_health
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from public.pipeline_health
+$$;
+comment on function care.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
+revoke execute on function care.pipeline_health from public;
+grant execute on function care.pipeline_health to retrocare_service;
+
+create policy caregivers_read_their_patients_checks on care.checks
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 32_leases.sql
+
+-- Leases: how a check gets into one worker's hands, and out of them where the worker vanished, stopped, or is not the one that judges
+-- any more. No transaction is open while a recording is processed.
+
+create function care.lease(check_id bigint, worker text, lease_seconds double precision)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    leased care.checks;
+begin
+    update care.checks
+    set state = 'leased',
+        attempts = checks.attempts + 1,
+        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
+        worker = lease.worker,
+        lease_token = gen_random_uuid(),
+        leased_until = clock_timestamp() + make_interval(secs => lease.lease_seconds)
+    where checks.id = lease.check_id
+    returning * into leased;
+    return leased;
+end
+$$;
+comment on function care.lease is 'Hands a locked check to a worker and counts the attempt.';
+revoke execute on function care.lease from public;
+
+create function care.open_check(call_log_id uuid, signal text, model text, worker text, lease_seconds double precision)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+    latest care.checks;
+    active text;
+begin
+    lock table care.models in row exclusive mode; -- first: which one is active stays so until this is done
+    active := care.active_model(open_check.signal);
+    select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
+    if call.patient_id is null then
+        raise exception using
+            errcode = 'RV003',
+            message = format('No call %s', open_check.call_log_id),
+            hint = 'Calls are rows of public.call_logs, each with a patient.';
+    end if;
+    perform care.lock_patient(call.patient_id);
+    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
+
+    select checks.* into latest
+    from care.checks
+    where checks.call_log_id = call.id
+        and checks.is_backfill = (call.source = 'archive')
+        and checks.signal = open_check.signal
+        -- What an earlier model judged is not judged again by the one that is active now.
+        and (checks.model = open_check.model or open_check.model = active)
+    order by checks.id desc
+    limit 1
+    for update;
+    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
+        -- The call that it repeated is deleted, and what was found then with it.
+        or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
+    then
+        latest := care.request_check(call, open_check.signal, open_check.model);
+    end if;
+    if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then
+        update care.checks set model = open_check.model where checks.id = latest.id and checks.model <> open_check.model;
+        return care.lease(latest.id, open_check.worker, open_check.lease_seconds);
+    end if;
+    latest.lease_token := null;
+    return latest;
+end
+$$;
+comment on function care.open_check is
+    'The call''s check by this model, leased to this worker at once; one that an earlier model left behind is taken over. Without lease_token it has ended, or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+revoke execute on function care.open_check from public;
+
+create function care.expire_leases(model text)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.checks
+    set state = 'dead',
+        reason = case when lost.recording_ref is null then 'upload_lost' else 'attempts_exhausted' end::public.check_reason,
+        finished_at = clock_timestamp()
+    from (
+        select expired.id, call_logs.recording_ref
+        from care.checks as expired
+        join public.call_logs on call_logs.id = expired.call_log_id
+        where expired.model = expire_leases.model
+            and expired.state = 'leased'
+            and expired.leased_until < clock_timestamp()
+            and (call_logs.recording_ref is null
+                or expired.attempts >= (select settings.maximum_attempts from care.settings))
+        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
+        for no key update of expired, call_logs skip locked
+    ) as lost
+    where checks.id = lost.id
+$$;
+comment on function care.expire_leases is
+    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
+revoke execute on function care.expire_leases from public;
+
+create function care.claim_checks(model text, worker text, count integer, lease_seconds double precision)
+returns setof care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    of_backfill boolean;
+    suspect_id bigint;
+begin
+    perform care.expire_leases(claim_checks.model);
+
+    -- Calls that wait to be judged come first, and are the active model's; then what a backfill asks for.
+    foreach of_backfill in array
+        case when exists (
+            select from care.models
+            where models.id = claim_checks.model
+                and models.is_active
+                and (models.calls_wait_until > clock_timestamp()) is not true
+        ) then array[false, true] else array[true] end
+    loop
+        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+        select suspect.id into suspect_id
+        from care.checks as suspect
+        where suspect.model = claim_checks.model
+            and suspect.is_backfill = of_backfill
+            and (suspect.state = 'leased' or (suspect.state = 'queued' and suspect.lost_leases > 0))
+            and case suspect.state when 'leased' then suspect.leased_until else suspect.run_at end < clock_timestamp()
+            and exists (
+                select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
+            )
+        order by suspect.run_at, suspect.id
+        for update skip locked
+        limit 1;
+        if found then
+            return next care.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
+            return;
+        end if;
+
+        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+        return query
+            select claimed.*
+            from (
+                select waiting.id
+                from care.checks as waiting
+                where waiting.model = claim_checks.model
+                    and waiting.is_backfill = of_backfill
+                    and waiting.state = 'queued'
+                    and waiting.run_at <= clock_timestamp()
+                    and waiting.lost_leases = 0
+                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
+                    and (
+                        select sooner.id
+                        from care.checks as sooner
+                        where sooner.patient_id = waiting.patient_id
+                            and sooner.model = waiting.model
+                            and sooner.is_backfill = waiting.is_backfill
+                            and (sooner.state = 'leased'
+                                or (sooner.state = 'queued'
+                                    and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
+                        limit 1
+                    ) is null
+                order by waiting.run_at, waiting.id
+                for update skip locked
+                limit claim_checks.count
+            ) as ready
+            cross join lateral care.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
+        if found then
+            return;
+        end if;
+    end loop;
+end
+$$;
+comment on function care.claim_checks is
+    'Hands out up to count checks that are due: of calls that wait to be judged, to the active model alone, and only where there is none, of a backfill. Called by each signal''s own claim.';
+revoke execute on function care.claim_checks from public;
+
+create function care.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.checks
+    set leased_until = clock_timestamp() + make_interval(secs => renew_lease.lease_seconds)
+    where checks.id = renew_lease.check_id
+        and checks.lease_token = renew_lease.lease_token
+        and checks.state = 'leased'
+    returning true
+$$;
+comment on function care.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
+revoke execute on function care.renew_lease from public;
+grant execute on function care.renew_lease to retrocare_service;
+
+create function care.release_check(check_id bigint, lease_token uuid)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Its state is copied to its call: the patient is locked first.
+    perform care.lock_patient_if_any((select checks.patient_id from care.checks where checks.id = release_check.check_id));
+    update care.checks
+    set state = 'queued',
+        attempts = checks.attempts - 1,
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    where checks.id = release_check.check_id
+        and checks.lease_token = release_check.lease_token
+        and checks.state = 'leased'
+        and exists (
+            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
+        );
+    return nullif(found, false);
+end
+$$;
+comment on function care.release_check is
+    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+revoke execute on function care.release_check from public;
+grant execute on function care.release_check to retrocare_service;
+
+create function care.is_stranded("check" care.checks, at timestamptz)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not "check".is_backfill
+        and ("check".state = 'queued' or ("check".state = 'leased' and "check".leased_until < is_stranded.at))
+        and not exists (
+            select from care.checks as twin
+            where twin.call_log_id = "check".call_log_id
+                and twin.model = care.active_model("check".signal)
+                and not twin.is_backfill
+                and twin.state in ('queued', 'leased')
+        )
+$$;
+comment on function care.is_stranded is
+    'Whether a check of a model that is not active (any more) waits for a worker that may never come. The caller asks about such models alone.';
+revoke execute on function care.is_stranded from public;
+
+create function care.checks_to_reassign(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select stranded.id::text
+    from care.checks as stranded
+    where stranded.model = any (array(select models.id from care.models where not models.is_active))
+        and stranded.state in ('queued', 'leased')
+        and care.is_stranded(stranded, checks_to_reassign.at)
+    order by stranded.id
+    limit checks_to_reassign.maximum_rows
+$$;
+comment on function care.checks_to_reassign is
+    'Calls that wait to be judged by a model that is not active (any more). Called by voice.activate_encoder, and by care.run_job for those that came back since: a lease that expired, an attempt that failed.';
+revoke execute on function care.checks_to_reassign from public;
+
+create function care.reassign_checks(check_ids bigint[], at timestamptz)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reassigned integer;
+begin
+    perform care.expire_leases(models.id) from care.models where not models.is_active;
+    update care.checks
+    set model = care.active_model(checks.signal),
+        state = 'queued',
+        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    from (
+        select stranded.id
+        from care.checks as stranded
+        where stranded.id = any (reassign_checks.check_ids) and care.is_stranded(stranded, reassign_checks.at)
+        for no key update of stranded skip locked
+    ) as found
+    where checks.id = found.id;
+    get diagnostics reassigned = row_count;
+    return reassigned;
+end
+$$;
+comment on function care.reassign_checks is 'Hands these checks over to the active model; how many. Called by voice.activate_encoder and care.reassign_check.';
+revoke execute on function care.reassign_checks from public;
+
+create function care.reassign_check(check_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return care.try_lock_patient((select checks.patient_id from care.checks where checks.id = reassign_check.check_id::bigint))
+        and care.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
+end
+$$;
+comment on function care.reassign_check is 'Hands one of care.checks_to_reassign over to the active model; whether it did. Called by care.run_job.';
+revoke execute on function care.reassign_check from public;
+
+-- 33_check_ends.sql
+
+-- Ends of checks: completed by the signal itself, abstained from, given back, or failed; one transaction, all or nothing, fenced by the
+-- lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
+
+create function care.leased_check(check_id bigint, lease_token uuid)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks;
+begin
+    select checks.* into held from care.checks where checks.id = leased_check.check_id;
+    if not found then
+        raise exception using errcode = 'RV003', message = format('No check %s', leased_check.check_id);
+    end if;
+    perform care.lock_patient(held.patient_id);
+    select checks.* into held from care.checks where checks.id = leased_check.check_id for update;
+    if held.lease_token is distinct from leased_check.lease_token or held.state = 'queued' then
+        raise exception using
+            errcode = 'RV001',
+            message = format('The lease of check %s is lost', leased_check.check_id),
+            hint = 'It expired and went to another worker; drop the work.';
+    end if;
+    return held;
+end
+$$;
+comment on function care.leased_check is
+    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
+revoke execute on function care.leased_check from public;
+
+create function care.finish_check(
+    check_id bigint, state public.check_state, reason public.check_reason, quality jsonb default null, detail jsonb default null
+)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ended care.checks;
+begin
+    update care.checks
+    set state = finish_check.state,
+        reason = finish_check.reason,
+        quality = coalesce(finish_check.quality, '{}'),
+        detail = coalesce(finish_check.detail, '{}'),
+        finished_at = clock_timestamp()
+    where checks.id = finish_check.check_id
+    returning * into ended;
+
+    if finish_check.state <> 'dead' then
+        update public.call_logs
+        set recording_source_url = null,
+            recording_ref = case when recording_ref not like '%?%' then recording_ref end
+        where id = ended.call_log_id
+            and (recording_source_url is not null or recording_ref like '%?%')
+            and not exists (
+                select from care.checks as waiting
+                where waiting.call_log_id = ended.call_log_id and waiting.state in ('queued', 'leased')
+            );
+    end if;
+end
+$$;
+comment on function care.finish_check is
+    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check.';
+revoke execute on function care.finish_check from public;
+
+create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
+returns public.check_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks := care.leased_check(abstain_check.check_id, abstain_check.lease_token);
+begin
+    if held.state <> 'leased' then
+        return held.state;
+    end if;
+    if not care.has_consent(held.patient_id, held.signal) then
+        perform care.finish_check(held.id, 'skipped', 'no_consent');
+        return 'skipped';
+    end if;
+    perform care.finish_check(
+        held.id, 'not_assessable', abstain_check.reason, abstain_check.quality,
+        case when abstain_check.quality ? 'snr_db' then jsonb_build_object('snr_db', abstain_check.quality -> 'snr_db') end);
+    return 'not_assessable';
+end
+$$;
+comment on function care.abstain_check is
+    'Ends a check whose recording cannot be judged, with the reason: never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+revoke execute on function care.abstain_check from public;
+grant execute on function care.abstain_check to retrocare_service;
+
+create function care.fail_check(check_id bigint, lease_token uuid, code text, message text, is_permanent boolean)
+returns public.check_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks := care.leased_check(fail_check.check_id, fail_check.lease_token);
+    setting care.settings := (select settings from care.settings);
+    has_recording boolean := (select recording_ref is not null from public.call_logs where id = held.call_log_id);
+begin
+    if held.state <> 'leased' then
+        return held.state;
+    end if;
+    insert into care.check_errors (check_id, attempt, code, message)
+    values (held.id, held.attempts, fail_check.code, left(fail_check.message, 1000));
+
+    if fail_check.is_permanent or not has_recording or held.attempts >= setting.maximum_attempts then
+        perform care.finish_check(
+            held.id, 'dead',
+            case when not has_recording then 'upload_lost'
+                when not fail_check.is_permanent then 'attempts_exhausted'
+                when starts_with(fail_check.code, 'recording_') then 'recording_unavailable'
+                else 'processing_failed' end::public.check_reason);
+        return 'dead';
+    end if;
+    update care.checks
+    set state = 'queued',
+        lease_token = null,
+        leased_until = null,
+        run_at = clock_timestamp() + care.retry_wait(held.attempts)
+    where checks.id = held.id;
+    return 'queued';
+end
+$$;
+comment on function care.fail_check is
+    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+revoke execute on function care.fail_check from public;
+grant execute on function care.fail_check to retrocare_service;
+
+-- 34_judgements.sql
+
+-- Judgements: one row per judged signal of a call, and the one way from a score to check-in, alert and message. The alert is raised by
+-- a later file, care.raise_alert.
+
+alter table public.daily_checkins
+    add column if not exists patient_id uuid not null
+        constraint a_checkin_is_a_patients references public.patients (id) on delete cascade,
+    add column if not exists date date,
+    add column if not exists anomaly_score double precision,
+    add column if not exists severity public.anomaly_severity,
+    add column if not exists created_at timestamptz not null default now();
+create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
+comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
+comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
+comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
+grant select, insert, update, delete on public.daily_checkins to service_role;
+
+-- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+create table public.scoring_policies (
+    id integer generated always as identity constraint scoring_policies_pkey primary key,
+    policy jsonb not null constraint a_policy_is_kept_once unique,
+    first_used_at timestamptz not null default now()
+);
+alter table public.scoring_policies enable row level security;
+revoke all on public.scoring_policies from anon, authenticated, service_role;
+comment on table public.scoring_policies is
+    'Thresholds and weights as they were when calls were judged by them: never changed, one row for all the judgements that it stands behind.';
+comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
+grant select on public.scoring_policies to authenticated, service_role;
+
+create function care.scoring_policy_id(policy jsonb)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept_id integer;
+begin
+    loop
+        select scoring_policies.id into kept_id
+        from public.scoring_policies
+        where scoring_policies.policy = scoring_policy_id.policy;
+        exit when found;
+        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        insert into public.scoring_policies (policy)
+        values (scoring_policy_id.policy)
+        on conflict do nothing;
+    end loop;
+    return kept_id;
+end
+$$;
+comment on function care.scoring_policy_id is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+revoke execute on function care.scoring_policy_id from public;
+
+create table public.judgements (
+    id uuid constraint judgements_pkey primary key default care.uuid_v7(),
+    signal text not null,
+    model text not null,
+    patient_id uuid not null
+        constraint a_judgement_is_of_a_patient references public.patients (id) on delete cascade,
+    call_log_id uuid not null
+        constraint a_judgement_is_of_a_call references public.call_logs (id) on delete cascade,
+    occurred_at timestamptz not null,
+    score double precision not null
+        constraint a_score_is_a_share check (score between 0 and 1),
+    severity public.anomaly_severity not null,
+    alert_type public.alert_type
+        constraint an_alert_type_follows_from_the_severity check (
+            alert_type is not distinct from care.alert_type(care.alert_level(severity))),
+    rule text not null,
+    explanation text,
+    policy_id integer not null
+        constraint a_judgement_keeps_its_policy references public.scoring_policies (id),
+    alert_sent boolean not null default false,
+    created_at timestamptz not null default now(),
+    constraint a_call_is_judged_once_by_each_model unique (call_log_id, model),
+    constraint a_judgement_is_by_a_model foreign key (signal, model) references care.models (signal, id)
+);
+create index judgements_by_patient on public.judgements (patient_id, occurred_at desc);
+create index judgements_by_model on public.judgements (signal, model);
+create index judgements_by_policy on public.judgements (policy_id);
+alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+alter table public.judgements enable row level security;
+revoke all on public.judgements from anon, authenticated, service_role;
+comment on table public.judgements is
+    'One row per judged signal of a call, written by care.record_judgement alone. What the signal measured is beside it, under the same id: of voice, voice_anomaly_logs. A call that was not judged has none.';
+comment on column public.judgements.signal is 'Of what: a row of care.signals, such as voice.';
+comment on column public.judgements.model is 'By what; scores of two models are no series.';
+comment on column public.judgements.occurred_at is 'When the call began.';
+comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
+comment on column public.judgements.rule is 'By which rule of the signal the score was worked out, such as fixed.';
+comment on column public.judgements.explanation is 'Why, in words; null: the score says it all.';
+comment on column public.judgements.policy_id is 'Thresholds and weights as they were at that moment: scoring_policies.policy.';
+comment on column public.judgements.alert_sent is 'A message about it was accepted by a provider.';
+grant select on public.judgements to authenticated, service_role;
+
+create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
+    values (patient.id, care.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
+    on conflict (patient_id, date) do update
+    set anomaly_score = excluded.anomaly_score,
+        severity = excluded.severity
+    where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
+$$;
+comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by care.record_judgement.';
+revoke execute on function care.note_checkin from public;
+
+create function care.record_judgement(
+    call public.call_logs, thresholds care.thresholds, score double precision, cause text, rule text, policy jsonb,
+    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp()
+)
+returns public.judgements
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reached constant public.anomaly_severity :=
+        coalesce(record_judgement.severity, care.severity(record_judgement.score, thresholds));
+    level constant public.alert_level := care.alert_level(reached);
+    patient public.patients;
+    judgement public.judgements;
+begin
+    insert into public.judgements (
+        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, policy_id
+    )
+    values (
+        thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
+        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
+        care.scoring_policy_id(
+            record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
+    )
+    returning * into judgement;
+
+    if judgement.score > thresholds.checkin_above then
+        select patients.* into patient from public.patients where patients.id = call.patient_id;
+        perform care.note_checkin(patient, call."timestamp", judgement.score, judgement.severity);
+    end if;
+    if level is not null and not care.is_known_illness(call.patient_id, call."timestamp", level) then
+        perform care.raise_alert(
+            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score);
+    end if;
+    return judgement;
+end
+$$;
+comment on function care.record_judgement is
+    'The one way from a score to a judgement, the day''s check-in, an alert and its messages. severity null: as the thresholds say. The caller holds care.lock_patient. Called by each signal, once a call and model.';
+revoke execute on function care.record_judgement from public;
+
+create policy caregivers_read_their_patients_checkins on public.daily_checkins
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_read_what_their_patients_were_judged_by on public.scoring_policies
+    for select to authenticated
+    using (true);
+
+create policy caregivers_read_their_patients_judgements on public.judgements
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 36_voiceprints.sql
 
 -- Voiceprints: which encoders there are, and the vectors that they made.
 --
--- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder.
--- Vectors of two encoders are never compared.
+-- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder. Vectors of two
+-- encoders are never compared.
 
 create table voice.encoders (
-    id text constraint encoders_pkey primary key,
+    id text constraint encoders_pkey primary key
+        constraint an_encoder_is_a_model references care.models (id) on delete cascade,
     dimension smallint not null
         constraint an_encoder_has_a_dimension check (dimension between 1 and 16000),
     window_seconds double precision not null
         constraint a_window_has_a_length check (window_seconds > 0 and window_seconds < 'infinity'),
-    is_active boolean not null default false,
-    registered_at timestamptz not null default now(),
     constraint encoders_by_dimension unique (id, dimension)
 );
-create unique index one_encoder_is_active on voice.encoders (is_active) where is_active;
 alter table voice.encoders enable row level security;
-comment on table voice.encoders is 'What turns audio into vectors; the active one decides what is queued.';
+comment on table voice.encoders is 'What turns audio into vectors: the models of the signal voice.';
 comment on column voice.encoders.window_seconds is 'The length of speech that is encoded at once.';
 
 create table voice.embeddings (
@@ -953,6 +3592,7 @@ comment on column voice.embeddings.audio_sha256 is 'Of the recording''s bytes: t
 comment on column voice.embeddings.speech_seconds is 'Net speech that was listened to; listening stops when the budget is met.';
 comment on column voice.embeddings.snr_db is 'Speech level against the noise floor; null: not known.';
 comment on column voice.embeddings.quality is 'What else was measured: windows, outlier_windows (left out: of somebody else), agreement, clipped_share, channel.';
+create index embeddings_by_age on voice.embeddings (created_at);
 
 create function voice.active_encoder()
 returns text
@@ -961,25 +3601,22 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select encoders.id from voice.encoders where encoders.is_active
+    select care.active_model('voice')
 $$;
 comment on function voice.active_encoder is 'The id of the encoder whose checks are queued; null before the first service started.';
 revoke execute on function voice.active_encoder from public;
 grant execute on function voice.active_encoder to retrocare_service;
+-- Scores of two encoders are no series: the overview's means are of the active one.
+grant execute on function voice.active_encoder to authenticated, service_role;
 
--- 16_policies.sql
+-- 37_voice_policies.sql
 
--- Policies and settings: thresholds, weights and limits are rows, so that changing one is an update and not a release.
--- The defaults are the mission's values.
+-- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
+-- values; the thresholds beside them are care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
         constraint a_policy_belongs_to_an_encoder references voice.encoders (id) on delete cascade,
-    medium_above double precision not null default 0.25,
-    high_above double precision not null default 0.40,
-    critical_above double precision not null default 0.70,
-    checkin_above double precision not null default 0.40
-        constraint a_checkin_threshold_is_a_score check (checkin_above between 0 and 1),
     noisy_below_snr_db double precision not null default 15
         constraint the_noisy_line_is_positive check (noisy_below_snr_db > 0 and noisy_below_snr_db < 'infinity'),
     noise_reduction double precision not null default 0.20
@@ -1001,8 +3638,6 @@ create table voice.policies (
         constraint a_clipped_share_is_a_share check (maximum_clipped_share between 0 and 1),
     maximum_call_seconds double precision not null default 3600
         constraint a_call_has_a_length check (maximum_call_seconds > 0 and maximum_call_seconds < 'infinity'),
-    constraint thresholds_rise
-        check (0 <= medium_above and medium_above < high_above and high_above < critical_above and critical_above <= 1),
     constraint time_windows_lie_within_the_day
         check (0 <= morning_start_hour and morning_start_hour + window_hours <= evening_start_hour
             and evening_start_hour + window_hours <= 24),
@@ -1012,11 +3647,7 @@ create table voice.policies (
 );
 alter table voice.policies enable row level security;
 comment on table voice.policies is
-    'What a score means, and what can be judged: one row per encoder, since thresholds are a property of the encoder.';
-comment on column voice.policies.medium_above is 'Score above which severity is medium (a warning).';
-comment on column voice.policies.high_above is 'Score above which severity is high (an emergency).';
-comment on column voice.policies.critical_above is 'Score above which severity is critical.';
-comment on column voice.policies.checkin_above is 'Score above which the day''s check-in shows the call.';
+    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
 comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
 comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
 comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
@@ -1027,57 +3658,7 @@ comment on column voice.policies.minimum_speech_seconds is 'Less net speech than
 comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
 comment on column voice.policies.minimum_snr_db is 'A known SNR below this is not assessable.';
 comment on column voice.policies.maximum_clipped_share is 'More clipped samples than this share are not assessable.';
-
-create table voice.settings (
-    is_only boolean constraint settings_pkey primary key default true
-        constraint settings_are_one_row check (is_only),
-    maximum_attempts integer not null default 5
-        constraint a_check_is_tried_at_least_once check (maximum_attempts >= 1),
-    retry_base_seconds double precision not null default 10
-        constraint a_retry_waits check (retry_base_seconds > 0 and retry_base_seconds < 'infinity'),
-    retry_cap_seconds double precision not null default 3600,
-    delivery_maximum_attempts integer not null default 30
-        constraint a_delivery_is_tried_at_least_once check (delivery_maximum_attempts >= 1),
-    delivery_retry_cap_seconds double precision not null default 300
-        constraint a_delivery_waits_at_most_a_day check (delivery_retry_cap_seconds between 1 and 86400),
-    quiet_from time not null default '21:00',
-    quiet_until time not null default '07:00',
-    unusable_calls_in_a_row integer not null default 3
-        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
-    illness_days integer not null default 14
-        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
-    dashboard_url text
-        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
-    constraint the_retry_cap_is_not_below_the_base
-        check (retry_cap_seconds >= retry_base_seconds and retry_cap_seconds < 'infinity')
-);
-insert into voice.settings default values;
-alter table voice.settings enable row level security;
-comment on table voice.settings is 'How the work lists and the alerts behave: one row.';
-comment on column voice.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
-comment on column voice.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
-comment on column voice.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
-comment on column voice.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column voice.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column voice.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column voice.settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
-comment on column voice.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
-comment on column voice.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
-
-create function voice.retry_wait(attempts integer, cap_seconds double precision default null)
-returns interval
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    select make_interval(secs => (0.8 + 0.4 * random()) * least(
-        coalesce(retry_wait.cap_seconds, settings.retry_cap_seconds),
-        settings.retry_base_seconds * 2 ^ least(retry_wait.attempts - 1, 30)))
-    from voice.settings
-$$;
-comment on function voice.retry_wait is
-    'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
-revoke execute on function voice.retry_wait from public;
+grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
 
 create function voice.policy(encoder text)
 returns voice.policies
@@ -1105,24 +3686,83 @@ comment on function voice.policy is 'The encoder''s policy row. Raises RV004. De
 revoke execute on function voice.policy from public;
 grant execute on function voice.policy to retrocare_service;
 
--- 17_scoring.sql
+create function voice.policy_values(encoder text)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select to_jsonb(voice.policy(policy_values.encoder))
+        || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
+$$;
+comment on function voice.policy_values is
+    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+revoke execute on function voice.policy_values from public;
+grant execute on function voice.policy_values to retrocare_service;
 
--- Scoring: pure functions of what they are given. No table is written here.
+create function voice.set_policy(encoder text, changes jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    changed record;
+    unknown text := (
+        select string_agg(given.name, ', ')
+        from jsonb_object_keys(set_policy.changes) as given (name)
+        where given.name = 'encoder' or not voice.policy_values(set_policy.encoder) ? given.name
+    );
+begin
+    if unknown is not null then
+        raise exception using
+            errcode = 'PT400',
+            message = format('No threshold or limit is called %s', unknown),
+            hint = '`retrocare policy show` lists them.';
+    end if;
+    for changed in
+        select rules.relation, rules.key,
+            string_agg(format('%1$I = (jsonb_populate_record(null::%2$s, $1)).%1$I', attribute.attname, rules.relation), ', ') as assignments
+        from (values
+            ('voice.policies'::regclass, 'encoder = $2'),
+            ('care.thresholds'::regclass, 'model = $2 and organisation_id is null')
+        ) as rules (relation, key)
+        join pg_catalog.pg_attribute as attribute on attribute.attrelid = rules.relation and set_policy.changes ? attribute.attname
+        where attribute.attnum > 0 and not attribute.attisdropped
+        group by rules.relation, rules.key
+    loop
+        execute format('update %s set %s where %s', changed.relation, changed.assignments, changed.key)
+        using set_policy.changes, set_policy.encoder;
+    end loop;
+    return voice.policy_values(set_policy.encoder);
+end
+$$;
+comment on function voice.set_policy is
+    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+revoke execute on function voice.set_policy from public;
+grant execute on function voice.set_policy to retrocare_service;
+
+create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
+    for select to authenticated
+    using (true);
+
+-- 38_voice_scoring.sql
+
+-- Scoring of voices: pure functions of what they are given. No table is written here.
 --
 --     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
 --     anomaly        = clamp(1 - raw_similarity, 0, 1)
 --     noise          : a known SNR below the noisy line subtracts noise_reduction * (15 - max(snr, 0)) / 15, not below 0
 --     time of day    : in the mornings and evenings of the patient's zone, multiplied by 1 - r,
 --                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
---     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical
+--     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
 --
--- The numbers are the defaults of voice.policies. NULL means unknown, never zero: greatest() ignores it, so it is returned
--- early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
+-- The numbers are the defaults of voice.policies and care.thresholds. NULL means unknown, never zero: greatest() ignores it, so it is
+-- returned early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
-create type public.alert_type as enum ('warning', 'emergency');
-comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
-
-create type voice.judgement as (
+create type voice.comparison as (
     raw_similarity double precision,
     anomaly double precision,
     score double precision,
@@ -1130,7 +3770,7 @@ create type voice.judgement as (
     alert_type public.alert_type,
     noise_adjusted boolean
 );
-comment on type voice.judgement is
+comment on type voice.comparison is
     'A score and what explains it; noise_adjusted: the adjustments moved it across a threshold (anomaly is the score without them).';
 
 create function voice.raw_similarity(baseline extensions.vector, "current" extensions.vector)
@@ -1229,84 +3869,21 @@ comment on function voice.time_adjusted is
     'The anomaly with what the time of day may explain taken off; local_hour is fractional, 0 .. 24; unknown (null) takes nothing.';
 revoke execute on function voice.time_adjusted from public;
 
-create function voice.local_hour(occurred_at timestamptz, timezone text)
-returns double precision
-language sql
-immutable
-strict
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select extract(epoch from (local_hour.occurred_at at time zone local_hour.timezone)::time)::double precision / 3600
-$$;
-comment on function voice.local_hour is 'The hour on the patient''s clock, with its fraction: 13.5 is half past one.';
-revoke execute on function voice.local_hour from public;
-
-create function voice.local_date(occurred_at timestamptz, timezone text)
-returns date
-language sql
-immutable
-strict
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select (local_date.occurred_at at time zone local_date.timezone)::date
-$$;
-comment on function voice.local_date is 'The day on the patient''s calendar.';
-revoke execute on function voice.local_date from public;
-
-create function voice.severity(score double precision, policy voice.policies)
-returns public.anomaly_severity
-language plpgsql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if severity.score = 'NaN' then
-        raise exception using errcode = 'RV005', message = 'The score is not a number';
-    end if;
-    return case
-        when severity.score > policy.critical_above then 'critical'
-        when severity.score > policy.high_above then 'high'
-        when severity.score > policy.medium_above then 'medium'
-        when severity.score <= policy.medium_above then 'low'
-    end;
-end
-$$;
-comment on function voice.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
-revoke execute on function voice.severity from public;
-
-create function voice.alert_type(severity public.anomaly_severity)
-returns public.alert_type
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case alert_type.severity
-        when 'medium' then 'warning'::public.alert_type
-        when 'high' then 'emergency'
-        when 'critical' then 'emergency'
-    end
-$$;
-comment on function voice.alert_type is 'What a severity asks for; null for low.';
-revoke execute on function voice.alert_type from public;
-
 create function voice.judge(
     baseline extensions.vector,
     "current" extensions.vector,
     snr_db double precision,
     local_hour double precision,
-    policy voice.policies
+    policy voice.policies,
+    thresholds care.thresholds
 )
-returns voice.judgement
+returns voice.comparison
 language plpgsql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    judged voice.judgement;
+    judged voice.comparison;
 begin
     judged.raw_similarity := voice.raw_similarity(judge.baseline, judge."current");
     judged.anomaly := voice.anomaly(judged.raw_similarity);
@@ -1317,14 +3894,14 @@ begin
             errcode = 'RV005',
             message = 'Nothing to compare: the baseline, the voice or the policy is null';
     end if;
-    judged.severity := voice.severity(judged.score, judge.policy);
-    judged.alert_type := voice.alert_type(judged.severity);
-    judged.noise_adjusted := judged.severity <> voice.severity(judged.anomaly, judge.policy);
+    judged.severity := care.severity(judged.score, judge.thresholds);
+    judged.alert_type := care.alert_type(care.alert_level(judged.severity));
+    judged.noise_adjusted := judged.severity <> care.severity(judged.anomaly, judge.thresholds);
     return judged;
 end
 $$;
 comment on function voice.judge is
-    'The whole judgement of one voice against a baseline. Raises RV005 where there is none. Called by voice.complete_check and voice.compare.';
+    'What is to be said of one voice against a baseline. Raises RV005 where there is none. Called by voice.score_call and voice.compare.';
 revoke execute on function voice.judge from public;
 
 create function voice.compare(
@@ -1334,7 +3911,7 @@ create function voice.compare(
     local_hour double precision,
     encoder text
 )
-returns voice.judgement
+returns voice.comparison
 language plpgsql
 stable
 security definer
@@ -1350,7 +3927,8 @@ begin
                 extensions.vector_dims(compare.baseline), policy.encoder),
             hint = 'Name the encoder that made the vectors.';
     end if;
-    return voice.judge(compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy);
+    return voice.judge(
+        compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy, care.thresholds_for(policy.encoder));
 end
 $$;
 comment on function voice.compare is
@@ -1358,60 +3936,9 @@ comment on function voice.compare is
 revoke execute on function voice.compare from public;
 grant execute on function voice.compare to retrocare_service;
 
--- 18_baselines.sql
+-- 39_baselines.sql
 
 -- Baselines: how the patient sounds when well.
---
--- A baseline is l2_normalize(avg) of the unit vectors of its samples, per patient and encoder. A version never changes:
--- each change makes a new one and supersedes the last. Only samples of healthy days count, and a flag that arrives late
--- withdraws those that it covers.
-
-create table voice.sickness_words (
-    word text constraint sickness_words_pkey primary key
-        constraint a_sickness_word_is_one_lower_case_word check (word ~ '^[[:alpha:]]+$' and word = lower(word))
-);
-insert into voice.sickness_words (word)
-values
-    ('sick'), ('illness'), ('pain'), ('fever'), ('cough'), ('cold'), ('flu'), ('injury'),
-    ('sickness'), ('ill'), ('unwell'), ('disease'), ('pains'), ('feverish'), ('coughs'), ('coughing'), ('colds'), ('influenza'),
-    ('injuries'), ('injured'), ('infection'), ('infections'), ('infected'), ('pneumonia'), ('bronchitis'), ('asthma'), ('covid'),
-    ('hoarse'), ('hoarseness'), ('laryngitis'), ('breathless'), ('stroke'), ('hospital'), ('hospitalised'), ('hospitalized'),
-    ('nausea'), ('vomiting'), ('dizzy'), ('dizziness'), ('weak'), ('weakness'), ('fracture'), ('concussion');
-alter table voice.sickness_words enable row level security;
-comment on table voice.sickness_words is 'A patient with one of these words in patients.flags is sick.';
-
-create function voice.is_unwell_at(patient_id uuid, at timestamptz)
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select exists (
-        select from public.health_flags
-        where health_flags.patient_id = is_unwell_at.patient_id
-            and health_flags.started_at <= is_unwell_at.at
-            and (health_flags.resolved_at is null or health_flags.resolved_at > is_unwell_at.at)
-    )
-$$;
-comment on function voice.is_unwell_at is 'Whether a health flag covers that moment.';
-revoke execute on function voice.is_unwell_at from public;
-
-create function voice.is_healthy_at(patient public.patients, at timestamptz)
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select not voice.is_unwell_at(patient.id, is_healthy_at.at)
-        and not exists (
-            select
-            from unnest(patient.flags) as flag
-            join voice.sickness_words
-                on sickness_words.word = any (regexp_split_to_array(lower(flag), '[^[:alpha:]]+'))
-        )
-$$;
-comment on function voice.is_healthy_at is 'The health rule: no flag covers that moment, and no word of patients.flags says sick.';
-revoke execute on function voice.is_healthy_at from public;
 
 create table voice.baselines (
     id bigint generated always as identity constraint baselines_pkey primary key,
@@ -1447,6 +3974,9 @@ comment on column voice.baselines.spread_mean is
     'Mean cosine distance of each sample to the mean of the others; null below two samples.';
 comment on column voice.baselines.spread_deviation is 'Standard deviation (of the sample) of those distances; null below two.';
 comment on column voice.baselines.enrolment_id is 'The enrolment that it was made of; null: of ordinary calls.';
+grant select (
+    id, patient_id, encoder, version, sample_count, spread_mean, spread_deviation, created_at, superseded_at
+) on voice.baselines to authenticated, service_role;
 
 create table voice.baseline_samples (
     baseline_id bigint not null,
@@ -1542,7 +4072,7 @@ begin
 end
 $$;
 comment on function voice.build_baseline is
-    'Supersedes the current version by the mean of these embeddings; without any, none is current (null). The caller holds voice.lock_patient.';
+    'Supersedes the current version by the mean of these embeddings; without any, none is current (null). The caller holds care.lock_patient.';
 revoke execute on function voice.build_baseline from public;
 
 create function voice.sample_ids(baseline_id bigint)
@@ -1558,18 +4088,783 @@ $$;
 comment on function voice.sample_ids is 'The embeddings that a baseline version is the mean of.';
 revoke execute on function voice.sample_ids from public;
 
--- 19_search.sql
+create policy caregivers_read_their_patients_baselines on voice.baselines
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 40_enrolment.sql
+
+-- Enrolment: which recordings become samples of a baseline, and which leave it.
+
+create function voice.enrolment_samples(enrolment_id uuid, encoder text)
+returns bigint[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(array_agg(embeddings.id order by embeddings.id), '{}')
+    from public.call_logs
+    join voice.embeddings on embeddings.call_log_id = call_logs.id
+    where call_logs.enrolment_id = enrolment_samples.enrolment_id
+        and embeddings.encoder = enrolment_samples.encoder
+        and not care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+$$;
+comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
+revoke execute on function voice.enrolment_samples from public;
+
+create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present voice.baselines := voice.current_baseline(call.patient_id, policy.encoder);
+    samples bigint[] := array[enrol.embedding_id];
+begin
+    if call.enrolment_id is not null then
+        samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
+        if present.enrolment_id = call.enrolment_id then
+            -- What was added to it meanwhile stays in it.
+            samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
+        elsif present.sample_count >= policy.baseline_minimum_samples
+            and cardinality(samples) < policy.baseline_minimum_samples
+        then
+            -- A complete baseline stays in use until the new one is complete too.
+            return false;
+        end if;
+    end if;
+    perform voice.build_baseline(call.patient_id, policy.encoder, samples, call.enrolment_id);
+    return true;
+end
+$$;
+comment on function voice.enrol is
+    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds care.lock_patient.';
+revoke execute on function voice.enrol from public;
+
+create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if baseline.sample_count >= policy.baseline_target_samples then
+        return false;
+    end if;
+    perform voice.build_baseline(baseline.patient_id, baseline.encoder,
+        voice.sample_ids(baseline.id) || add_sample.embedding_id, baseline.enrolment_id);
+    return true;
+end
+$$;
+comment on function voice.add_sample is
+    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds care.lock_patient.';
+revoke execute on function voice.add_sample from public;
+
+create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    affected record;
+    removed integer := 0;
+begin
+    for affected in
+        select
+            baselines.encoder,
+            baselines.enrolment_id,
+            count(*) filter (where baseline_samples.embedding_id = any (remove_samples.embedding_ids)) as removed_count,
+            coalesce(array_agg(baseline_samples.embedding_id order by baseline_samples.embedding_id)
+                filter (where baseline_samples.embedding_id <> all (remove_samples.embedding_ids)), '{}') as kept_ids
+        from voice.baselines
+        join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
+        where baselines.patient_id = remove_samples.patient_id and baselines.superseded_at is null
+        group by baselines.id
+    loop
+        if affected.removed_count > 0 then
+            removed := removed + affected.removed_count;
+            perform voice.build_baseline(remove_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
+        end if;
+    end loop;
+    return removed;
+end
+$$;
+comment on function voice.remove_samples is
+    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds care.lock_patient.';
+revoke execute on function voice.remove_samples from public;
+
+create function voice.withdraw_samples(patient_id uuid)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.lock_patient(withdraw_samples.patient_id);
+    return voice.remove_samples(withdraw_samples.patient_id, array(
+        select embeddings.id
+        from voice.embeddings
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where embeddings.patient_id = withdraw_samples.patient_id
+            and care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+    ));
+end
+$$;
+comment on function voice.withdraw_samples is
+    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
+revoke execute on function voice.withdraw_samples from public;
+
+create function voice.on_health_flag()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform voice.withdraw_samples(new.patient_id);
+    return null;
+end
+$$;
+comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read the private schemas.';
+revoke execute on function voice.on_health_flag from public;
+
+create function voice.enrol_archived(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present voice.baselines := voice.current_baseline(patient.id, stored.encoder);
+begin
+    if not care.is_healthy_at(patient, call."timestamp") then
+        return false;
+    elsif present.id is null then
+        perform voice.build_baseline(patient.id, stored.encoder, array[stored.id], null);
+        return true;
+    elsif exists (
+        select
+        from voice.baseline_samples
+        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where baseline_samples.baseline_id = present.id and (call_logs.source <> 'archive' or embeddings.id = stored.id)
+    ) then
+        return false;
+    end if;
+    return care.severity(
+            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder)) = 'low'
+        and voice.add_sample(present, stored.id, policy);
+end
+$$;
+comment on function voice.enrol_archived is
+    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds care.lock_patient.';
+revoke execute on function voice.enrol_archived from public;
+
+-- 41_voice_logs.sql
+
+-- Logs of voices: the detail of each judgement of a voice, with everything that explains and recomputes its score.
+
+create table public.voice_anomaly_logs (
+    id uuid constraint voice_anomaly_logs_pkey primary key
+        constraint a_log_is_the_detail_of_a_judgement references public.judgements (id) on delete cascade,
+    patient_id uuid not null
+        constraint a_log_is_of_a_patient references public.patients (id) on delete cascade,
+    call_log_id uuid not null
+        constraint a_log_is_of_a_call references public.call_logs (id) on delete cascade,
+    "timestamp" timestamptz not null,
+    anomaly_score double precision not null
+        constraint an_anomaly_score_is_a_share check (anomaly_score between 0 and 1),
+    raw_similarity double precision not null
+        constraint a_raw_similarity_is_a_cosine check (raw_similarity between -1.000001 and 1.000001),
+    normalized_score double precision not null
+        constraint the_normalized_score_is_the_anomaly_score check (normalized_score = anomaly_score),
+    adjusted_from double precision not null
+        constraint an_unadjusted_score_is_a_share check (adjusted_from between 0 and 1),
+    snr double precision,
+    severity public.anomaly_severity not null,
+    alert_type public.alert_type
+        constraint an_alert_type_follows_from_the_severity check (
+            alert_type is not distinct from care.alert_type(care.alert_level(severity))),
+    noise_adjusted boolean not null,
+    alert_sent boolean not null default false,
+    notes text
+        constraint notes_on_a_call_have_at_most_10000_characters check (char_length(notes) <= 10000),
+    encoder text not null
+        constraint a_log_names_its_encoder references voice.encoders (id),
+    embedding_id bigint
+        constraint a_log_keeps_its_embedding references voice.embeddings (id) on delete set null,
+    baseline_id bigint
+        constraint a_log_keeps_its_baseline references voice.baselines (id) on delete set null,
+    baseline_version integer not null,
+    is_provisional boolean not null,
+    added_to_baseline boolean not null,
+    local_hour double precision,
+    created_at timestamptz not null default now(),
+    constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder)
+);
+create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient_id, "timestamp" desc);
+create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp" desc);
+create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
+create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
+create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
+alter table public.voice_anomaly_logs enable row level security;
+revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
+comment on table public.voice_anomaly_logs is
+    'What was measured for a judgement of the voice, under the judgement''s id; written by voice.complete_check alone, callers edit notes.';
+comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
+comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
+comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
+comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
+comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
+comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
+comment on column public.voice_anomaly_logs.noise_adjusted is
+    'The adjustments moved the score across a threshold: listen before trusting it.';
+comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
+comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
+comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
+grant select, delete on public.voice_anomaly_logs to service_role;
+grant update (notes) on public.voice_anomaly_logs to service_role;
+grant select, update (notes) on public.voice_anomaly_logs to authenticated;
+
+create function voice.score_call(
+    patient public.patients,
+    call public.call_logs,
+    stored voice.embeddings,
+    baseline voice.baselines,
+    policy voice.policies,
+    at timestamptz
+)
+returns public.voice_anomaly_logs
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    thresholds constant care.thresholds := care.thresholds_for(policy.encoder);
+    local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
+    judged constant voice.comparison :=
+        voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
+    -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
+    is_sample constant boolean := care.severity(judged.anomaly, thresholds) = 'low'
+        and care.is_healthy_at(patient, call."timestamp")
+        and voice.add_sample(baseline, stored.id, policy);
+    judgement public.judgements;
+    logged public.voice_anomaly_logs;
+begin
+    update public.call_logs
+    set anomaly_score = judged.score
+    where call_logs.id = call.id;
+
+    judgement := care.record_judgement(
+        call, thresholds, judged.score, cause => 'voice_changed', rule => 'fixed', policy => to_jsonb(policy),
+        severity => judged.severity, at => score_call.at);
+    insert into public.voice_anomaly_logs (
+        id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
+        severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional, added_to_baseline,
+        local_hour
+    )
+    values (
+        judgement.id, patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
+        stored.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, stored.encoder, stored.id, baseline.id,
+        baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour
+    )
+    returning * into logged;
+    return logged;
+end
+$$;
+comment on function voice.score_call is
+    'Judges one stored voiceprint: judgement, log, call, and baseline where it is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+revoke execute on function voice.score_call from public;
+
+create function voice.on_judgement_told()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.voice_anomaly_logs set alert_sent = new.alert_sent where voice_anomaly_logs.id = new.id;
+    return null;
+end
+$$;
+comment on function voice.on_judgement_told is 'Trigger: the log says alert_sent as its judgement does. Definer: whoever sends may not write logs.';
+revoke execute on function voice.on_judgement_told from public;
+
+create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
+returns setof public.voice_anomaly_logs
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select *
+    from public.voice_anomaly_logs
+    where voice_anomaly_logs.patient_id = any (anomaly_logs.patient_ids)
+        and (anomaly_logs.since is null or voice_anomaly_logs."timestamp" >= anomaly_logs.since)
+    order by voice_anomaly_logs."timestamp" desc, voice_anomaly_logs.created_at desc
+    limit anomaly_logs.maximum_rows
+$$;
+comment on function voice.anomaly_logs is
+    'The logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
+revoke execute on function voice.anomaly_logs from public;
+grant execute on function voice.anomaly_logs to retrocare_service;
+
+create policy caregivers_read_their_patients_logs on public.voice_anomaly_logs
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_write_notes_on_their_patients_logs on public.voice_anomaly_logs
+    for update to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('family'))));
+
+-- 42_voice_checks.sql
+
+-- Checks of voices: how an encoder gets its checks, and what is said of one that has ended.
+
+create type voice.claim as (
+    check_id bigint,
+    lease_token uuid,
+    leased_until timestamptz,
+    state public.check_state,
+    call_log_id uuid,
+    patient_id uuid,
+    recording_ref text,
+    recording_channel public.recording_channel,
+    speech_intervals jsonb,
+    lost_leases integer,
+    minimum_speech_seconds double precision,
+    minimum_snr_db double precision,
+    maximum_clipped_share double precision,
+    maximum_call_seconds double precision
+);
+comment on type voice.claim is
+    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
+
+create function voice.claim_of("check" care.checks)
+returns voice.claim
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        "check".id,
+        "check".lease_token,
+        "check".leased_until,
+        "check".state,
+        "check".call_log_id,
+        "check".patient_id,
+        call_logs.recording_ref,
+        call_logs.recording_channel,
+        call_logs.speech_intervals,
+        "check".lost_leases,
+        policies.minimum_speech_seconds,
+        policies.minimum_snr_db,
+        policies.maximum_clipped_share,
+        policies.maximum_call_seconds
+    from public.call_logs
+    join voice.policies on policies.encoder = "check".model
+    where call_logs.id = "check".call_log_id
+$$;
+comment on function voice.claim_of is 'The check as it is handed out.';
+revoke execute on function voice.claim_of from public;
+
+create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
+returns voice.claim
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return voice.claim_of(care.open_check(
+        open_check.call_log_id, 'voice', open_check.encoder, open_check.worker, open_check.lease_seconds));
+end
+$$;
+comment on function voice.open_check is
+    'The synchronous path: the call''s check, leased to this worker at once, with what the pipeline needs. Without lease_token it has ended (read voice.stored_result) or another worker holds it. Raises RV003. Definer: the service touches no table.';
+revoke execute on function voice.open_check from public;
+grant execute on function voice.open_check to retrocare_service;
+
+create function voice.claim_checks(encoder text, worker text, count integer, lease_seconds double precision)
+returns setof voice.claim
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    claimed care.checks;
+begin
+    for claimed in
+        select * from care.claim_checks(claim_checks.encoder, claim_checks.worker, claim_checks.count, claim_checks.lease_seconds)
+    loop
+        return next voice.claim_of(claimed);
+    end loop;
+end
+$$;
+comment on function voice.claim_checks is
+    'Hands out up to count checks that are due, with what the pipeline needs. Definer: the service touches no table. Called by the worker, again and again.';
+revoke execute on function voice.claim_checks from public;
+grant execute on function voice.claim_checks to retrocare_service;
+
+create function voice.on_recording()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    active text := voice.active_encoder();
+begin
+    if active is null then
+        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
+        lock table care.models in row exclusive mode;
+        active := voice.active_encoder();
+    end if;
+    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
+    if active is not null and not exists (
+        select from care.checks
+        where checks.call_log_id = new.id and checks.signal = 'voice' and checks.is_backfill = (new.source = 'archive')
+            and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
+    ) then
+        perform care.request_check(new, 'voice', active);
+    end if;
+    return null;
+end
+$$;
+comment on function voice.on_recording is
+    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
+revoke execute on function voice.on_recording from public;
+
+create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_new constant boolean := care.register_model('voice', register_encoder.encoder);
+    is_active constant boolean := register_encoder.encoder is not distinct from voice.active_encoder();
+    registered voice.encoders;
+begin
+    if is_new then
+        insert into voice.encoders (id, dimension, window_seconds)
+        values (register_encoder.encoder, register_encoder.dimension, register_encoder.window_seconds);
+        insert into voice.policies (encoder) values (register_encoder.encoder);
+    end if;
+    if is_new and is_active then
+        perform care.request_check(call_logs, 'voice', register_encoder.encoder)
+        from public.call_logs
+        where call_logs.recording_ref is not null and call_logs.check_state is null;
+    end if;
+
+    select encoders.* into registered from voice.encoders where encoders.id = register_encoder.encoder;
+    if (registered.dimension, registered.window_seconds)
+        is distinct from (register_encoder.dimension::smallint, register_encoder.window_seconds)
+    then
+        raise exception using
+            errcode = 'RV004',
+            message = format('The encoder %s is registered with %s dimensions and windows of %s s',
+                register_encoder.encoder, registered.dimension, registered.window_seconds),
+            hint = 'Another dimension or window is another encoder: give it another id.';
+    end if;
+    return is_active;
+end
+$$;
+comment on function voice.register_encoder is
+    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
+revoke execute on function voice.register_encoder from public;
+grant execute on function voice.register_encoder to retrocare_service;
+
+create type voice.check_result as (
+    call_log_id uuid,
+    state public.check_state,
+    reason public.check_reason,
+    log_id uuid,
+    anomaly_score double precision,
+    raw_similarity double precision,
+    normalized_score double precision,
+    snr double precision,
+    severity public.anomaly_severity,
+    alert_type public.alert_type,
+    added_to_baseline boolean,
+    duplicate_of uuid
+);
+comment on type voice.check_result is
+    'How a check stands; the scores are null where there is none. Of a recording that was judged before (duplicate_of: that call), what was found then.';
+
+create function voice.stored_result(check_id bigint)
+returns voice.check_result
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        asked.call_log_id,
+        told.state,
+        told.reason,
+        voice_anomaly_logs.id,
+        voice_anomaly_logs.anomaly_score,
+        voice_anomaly_logs.raw_similarity,
+        voice_anomaly_logs.normalized_score,
+        (told.detail ->> 'snr_db')::double precision,
+        voice_anomaly_logs.severity,
+        voice_anomaly_logs.alert_type,
+        coalesce((told.detail ->> 'added_to_baseline')::boolean, false),
+        case when told.id <> asked.id then told.call_log_id end
+    from care.checks as asked
+    cross join lateral (
+        select checks.*
+        from care.checks
+        where checks.id = asked.id
+            or (asked.duplicate_of is not null
+                and checks.call_log_id = asked.duplicate_of
+                and checks.model = asked.model
+                and checks.state in ('scored', 'enrolled'))
+        order by checks.id = asked.id, checks.id
+        limit 1
+    ) as told
+    left join public.voice_anomaly_logs
+        on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
+    where asked.id = stored_result.check_id
+$$;
+comment on function voice.stored_result is 'How a check stands or ended. Definer: the service touches no table. Called by the service where open_check gave no lease, and after a check without a score.';
+revoke execute on function voice.stored_result from public;
+grant execute on function voice.stored_result to retrocare_service;
+
+-- 43_completion.sql
+
+-- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
+-- asked for it.
+
+create function voice.check_detail(snr_db double precision, added_to_baseline boolean)
+returns jsonb
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_object('snr_db', check_detail.snr_db, 'added_to_baseline', check_detail.added_to_baseline)
+$$;
+comment on function voice.check_detail is 'What voice keeps in care.checks.detail.';
+revoke execute on function voice.check_detail from public;
+
+create function voice.end_check(
+    check_id bigint, state public.check_state, reason public.check_reason, quality jsonb default null, detail jsonb default null
+)
+returns voice.check_result
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.finish_check(end_check.check_id, end_check.state, end_check.reason, end_check.quality, end_check.detail);
+    return voice.stored_result(end_check.check_id);
+end
+$$;
+comment on function voice.end_check is 'Writes a check''s end, and returns it. The caller holds care.leased_check.';
+revoke execute on function voice.end_check from public;
+
+create function voice.store_embedding(
+    held care.checks,
+    embedding extensions.vector,
+    audio_sha256 bytea,
+    speech_seconds double precision,
+    snr_db double precision,
+    quality jsonb
+)
+returns voice.embeddings
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept voice.embeddings;
+begin
+    select embeddings.* into kept
+    from voice.embeddings
+    where embeddings.encoder = held.model
+        and (embeddings.call_log_id = held.call_log_id
+            or (embeddings.patient_id = held.patient_id and embeddings.audio_sha256 = store_embedding.audio_sha256))
+    order by embeddings.call_log_id = held.call_log_id desc
+    limit 1;
+    if not found then
+        insert into voice.embeddings
+            (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
+        values (held.patient_id, held.call_log_id, held.model, store_embedding.embedding, store_embedding.audio_sha256,
+            store_embedding.speech_seconds, store_embedding.snr_db, store_embedding.quality)
+        returning * into kept;
+    end if;
+    return kept;
+end
+$$;
+comment on function voice.store_embedding is
+    'The call''s voiceprint: this one, unless a backfill, the call''s own check or an archived call of the same bytes has stored one. The caller holds care.leased_check.';
+revoke execute on function voice.store_embedding from public;
+
+create function voice.requeue_under_active_encoder(check_id bigint)
+returns voice.check_result
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update care.checks
+    set model = voice.active_encoder(),
+        state = 'queued',
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    where checks.id = requeue_under_active_encoder.check_id;
+    return voice.stored_result(requeue_under_active_encoder.check_id);
+end
+$$;
+comment on function voice.requeue_under_active_encoder is 'Queues a check for the encoder that has become active. The caller holds care.leased_check.';
+revoke execute on function voice.requeue_under_active_encoder from public;
+
+create function voice.build_from_backfill(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if stored.encoder = voice.active_encoder() then
+        return call.source = 'archive' and voice.enrol_archived(patient, call, stored, policy);
+    end if;
+    perform voice.rebuild_baseline(patient.id, stored.encoder);
+    return exists (
+        select
+        from voice.baseline_samples
+        join voice.baselines on baselines.id = baseline_samples.baseline_id
+        where baseline_samples.embedding_id = stored.id and baselines.superseded_at is null
+    );
+end
+$$;
+comment on function voice.build_from_backfill is
+    'What a backfilled voiceprint does to baselines: under the active encoder an archive''s may make one, under another it follows the active one''s. Whether the call is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+revoke execute on function voice.build_from_backfill from public;
+
+create function voice.complete_check(
+    check_id bigint,
+    lease_token uuid,
+    embedding extensions.vector,
+    audio_sha256 bytea,
+    speech_seconds double precision,
+    snr_db double precision,
+    quality jsonb,
+    at timestamptz default clock_timestamp()
+)
+returns voice.check_result
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks;
+    policy voice.policies;
+    patient public.patients;
+    call public.call_logs;
+    baseline voice.baselines;
+    stored voice.embeddings;
+    logged public.voice_anomaly_logs;
+    is_healthy boolean;
+    is_sample boolean;
+    first_call_id uuid;
+    measured constant jsonb := voice.check_detail(complete_check.snr_db, false);
+begin
+    -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
+    lock table care.models in row exclusive mode;
+    held := care.leased_check(complete_check.check_id, complete_check.lease_token);
+    if held.state <> 'leased' then
+        return voice.stored_result(held.id);
+    end if;
+    select patients.* into patient from public.patients where patients.id = held.patient_id;
+    select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
+    policy := voice.policy(held.model);
+    baseline := voice.current_baseline(patient.id, held.model);
+    is_healthy := care.is_healthy_at(patient, call."timestamp");
+
+    if patient.voice_consent_at is null then
+        return voice.end_check(held.id, 'skipped', 'no_consent');
+    end if;
+    if care.skip_reason(call) is not null then
+        -- What became of the call was told after its recording.
+        return voice.end_check(held.id, 'skipped', care.skip_reason(call));
+    end if;
+    select embeddings.call_log_id into first_call_id
+    from voice.embeddings
+    where embeddings.patient_id = patient.id
+        and embeddings.encoder = held.model
+        and embeddings.audio_sha256 = complete_check.audio_sha256
+        and embeddings.call_log_id <> call.id
+        -- What was only embedded, with an archive, was never judged: it is judged now.
+        and (held.is_backfill or exists (
+            select from care.checks
+            where checks.call_log_id = embeddings.call_log_id
+                and checks.signal = 'voice'
+                and checks.state in ('scored', 'enrolled')
+        ));
+    if found then
+        update care.checks set duplicate_of = first_call_id where checks.id = held.id;
+        return voice.end_check(held.id, 'skipped', 'duplicate_recording', complete_check.quality, measured);
+    end if;
+    if held.is_backfill then
+        stored := voice.store_embedding(held, complete_check.embedding, complete_check.audio_sha256,
+            complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
+        is_sample := voice.build_from_backfill(patient, call, stored, policy);
+        return voice.end_check(
+            held.id, 'embedded', null, stored.quality, voice.check_detail(stored.snr_db, is_sample));
+    end if;
+    if not is_healthy and (call.source = 'onboarding' or baseline.id is null) then
+        return voice.end_check(
+            held.id, 'held',
+            case call.source when 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
+            complete_check.quality, measured);
+    end if;
+
+    if (call.source = 'onboarding' or baseline.id is null)
+        and held.model <> voice.active_encoder() and call.recording_ref is not null
+        and not exists (
+            select from care.checks as twin
+            where twin.call_log_id = call.id
+                and twin.signal = 'voice'
+                and twin.id <> held.id
+                and not twin.is_backfill
+                and twin.state in ('queued', 'leased')
+        )
+    then
+        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile: the baseline is to be under that one
+    end if;
+
+    stored := voice.store_embedding(held, complete_check.embedding, complete_check.audio_sha256,
+        complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
+    if call.source = 'onboarding' or baseline.id is null then
+        is_sample := voice.enrol(call, stored.id, policy);
+        return voice.end_check(
+            held.id, 'enrolled', null, stored.quality, voice.check_detail(stored.snr_db, is_sample));
+    end if;
+    logged := voice.score_call(patient, call, stored, baseline, policy, complete_check.at);
+    return voice.end_check(
+        held.id, 'scored', null, stored.quality, voice.check_detail(stored.snr_db, logged.added_to_baseline));
+end
+$$;
+comment on function voice.complete_check is
+    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. For a backfill, the embedding and at most the baseline. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
+revoke execute on function voice.complete_check from public;
+grant execute on function voice.complete_check to retrocare_service;
+
+-- 44_search.sql
 
 -- Search across patients: who sounds like this? Has this voice been enrolled twice? Is it a member of the household?
---
--- Only current baselines are searched, one approximate index (HNSW) per encoder. It holds half-precision numbers: half the size,
--- at the same recall; the nearest are then measured again in full precision. docs/search.md has what was measured.
-
-alter table voice.settings
-    add column search_breadth integer not null default 300
-        constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
-comment on column voice.settings.search_breadth is
-    'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
 
 create type public.voice_match as (
     patient_id uuid,
@@ -1692,7 +4987,7 @@ begin
     perform set_config('hnsw.max_scan_tuples', '20000', true);
 
     -- Who is there is nearly always found at once: nobody is said only after a look as wide as can be.
-    foreach breadth in array array[greatest((select search_breadth from voice.settings), candidates), 1000] loop
+    foreach breadth in array array[greatest((select search_breadth from care.settings), candidates), 1000] loop
         perform set_config('hnsw.ef_search', breadth::text, true);
         -- The encoder stands in the text: with a parameter in its place the index would serve some plans only.
         for found_voice in execute format(
@@ -1709,9 +5004,9 @@ begin
              order by nearest.embedding operator(extensions.<=>) $1
              limit $5', searched.id, searched.dimension)
         using extensions.l2_normalize(match_voices.embedding), candidates,
-            coalesce(match_voices.min_similarity, 1 - policy.medium_above), policy.baseline_minimum_samples, match_voices.count
+            coalesce(match_voices.min_similarity, 1 - (care.thresholds_for(searched.id)).medium_above), policy.baseline_minimum_samples, match_voices.count
         loop
-            perform voice.note_audit('voice_matched', 'voice.match_voices', found_voice.patient_id,
+            perform care.note_audit('voice_matched', 'voice.match_voices', found_voice.patient_id,
                 jsonb_build_object('encoder', searched.id));
             is_anybody := true;
             return next found_voice;
@@ -1719,7 +5014,7 @@ begin
         exit when is_anybody;
     end loop;
     if not is_anybody then
-        perform voice.note_audit('voice_matched', 'voice.match_voices', null, jsonb_build_object('encoder', searched.id));
+        perform care.note_audit('voice_matched', 'voice.match_voices', null, jsonb_build_object('encoder', searched.id));
     end if;
 end
 $$;
@@ -1728,1258 +5023,16 @@ comment on function voice.match_voices is
 revoke execute on function voice.match_voices from public;
 grant execute on function voice.match_voices to service_role;
 
--- 20_enrolment.sql
+-- 45_rebuilding.sql
 
--- Enrolment: which recordings become samples of a baseline, and which leave it.
-
-create function voice.enrolment_samples(enrolment_id uuid, encoder text)
-returns bigint[]
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select coalesce(array_agg(embeddings.id order by embeddings.id), '{}')
-    from public.call_logs
-    join voice.embeddings on embeddings.call_log_id = call_logs.id
-    where call_logs.enrolment_id = enrolment_samples.enrolment_id
-        and embeddings.encoder = enrolment_samples.encoder
-        and not voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
-$$;
-comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
-revoke execute on function voice.enrolment_samples from public;
-
-create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    present voice.baselines := voice.current_baseline(call.patient_id, policy.encoder);
-    samples bigint[] := array[enrol.embedding_id];
-begin
-    if call.enrolment_id is not null then
-        samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
-        if present.enrolment_id = call.enrolment_id then
-            -- What was added to it meanwhile stays in it.
-            samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
-        elsif present.sample_count >= policy.baseline_minimum_samples
-            and cardinality(samples) < policy.baseline_minimum_samples
-        then
-            -- A complete baseline stays in use until the new one is complete too.
-            return false;
-        end if;
-    end if;
-    perform voice.build_baseline(call.patient_id, policy.encoder, samples, call.enrolment_id);
-    return true;
-end
-$$;
-comment on function voice.enrol is
-    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds voice.lock_patient.';
-revoke execute on function voice.enrol from public;
-
-create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if baseline.sample_count >= policy.baseline_target_samples then
-        return false;
-    end if;
-    perform voice.build_baseline(baseline.patient_id, baseline.encoder,
-        voice.sample_ids(baseline.id) || add_sample.embedding_id, baseline.enrolment_id);
-    return true;
-end
-$$;
-comment on function voice.add_sample is
-    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds voice.lock_patient.';
-revoke execute on function voice.add_sample from public;
-
-create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    affected record;
-    removed integer := 0;
-begin
-    for affected in
-        select
-            baselines.encoder,
-            baselines.enrolment_id,
-            count(*) filter (where baseline_samples.embedding_id = any (remove_samples.embedding_ids)) as removed_count,
-            coalesce(array_agg(baseline_samples.embedding_id order by baseline_samples.embedding_id)
-                filter (where baseline_samples.embedding_id <> all (remove_samples.embedding_ids)), '{}') as kept_ids
-        from voice.baselines
-        join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
-        where baselines.patient_id = remove_samples.patient_id and baselines.superseded_at is null
-        group by baselines.id
-    loop
-        if affected.removed_count > 0 then
-            removed := removed + affected.removed_count;
-            perform voice.build_baseline(remove_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
-        end if;
-    end loop;
-    return removed;
-end
-$$;
-comment on function voice.remove_samples is
-    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds voice.lock_patient.';
-revoke execute on function voice.remove_samples from public;
-
-create function voice.withdraw_samples(patient_id uuid)
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform voice.lock_patient(withdraw_samples.patient_id);
-    return voice.remove_samples(withdraw_samples.patient_id, array(
-        select embeddings.id
-        from voice.embeddings
-        join public.call_logs on call_logs.id = embeddings.call_log_id
-        where embeddings.patient_id = withdraw_samples.patient_id
-            and voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
-    ));
-end
-$$;
-comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
-revoke execute on function voice.withdraw_samples from public;
-
-create function voice.lock_flagged_patient()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if tg_op = 'INSERT' then
-        perform voice.lock_patient(new.patient_id);
-    else
-        perform voice.lock_patient_or_refuse(new.patient_id);
-    end if;
-    return new;
-end
-$$;
-comment on function voice.lock_flagged_patient is
-    'Trigger: a flag rebuilds baselines, so its patient is locked before anything else. Definer: whoever flags may not lock patients.';
-revoke execute on function voice.lock_flagged_patient from public;
-
-create function voice.on_health_flag()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform voice.withdraw_samples(new.patient_id);
-    return null;
-end
-$$;
-comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read voice.';
-revoke execute on function voice.on_health_flag from public;
-
-create function voice.refuse_change()
-returns trigger
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = '55000',
-        message = format('Rows of %I.%I never change', tg_table_schema, tg_table_name),
-        hint = 'A new version is a new row.';
-end
-$$;
-comment on function voice.refuse_change is 'Trigger: refuses an update of what must stay as it was written.';
-revoke execute on function voice.refuse_change from public;
-
--- 21_judgements.sql
-
--- Judgements: one row per call that was scored, with everything that explains and recomputes its score.
-
--- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
-create table public.scoring_policies (
-    id integer generated always as identity constraint scoring_policies_pkey primary key,
-    policy jsonb not null constraint a_policy_is_kept_once unique,
-    first_used_at timestamptz not null default now()
-);
-alter table public.scoring_policies enable row level security;
-revoke all on public.scoring_policies from anon, authenticated, service_role;
-comment on table public.scoring_policies is
-    'Rows of voice.policies as they were when calls were scored by them: never changed, one for all the logs that it judged.';
-comment on column public.scoring_policies.policy is 'Every threshold and weight, by its name in voice.policies.';
-grant select on public.scoring_policies to authenticated, service_role;
-
-create function voice.scoring_policy_id(policy voice.policies)
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    kept_id integer;
-begin
-    loop
-        select scoring_policies.id into kept_id
-        from public.scoring_policies
-        where scoring_policies.policy = to_jsonb(scoring_policy_id.policy);
-        exit when found;
-        -- Another completion may keep the same values at this moment: then its row is found next time round.
-        insert into public.scoring_policies (policy)
-        values (to_jsonb(scoring_policy_id.policy))
-        on conflict do nothing;
-    end loop;
-    return kept_id;
-end
-$$;
-comment on function voice.scoring_policy_id is 'Where the values of this policy are kept; they are written where they are new. Called by voice.score_call.';
-revoke execute on function voice.scoring_policy_id from public;
-
-create table public.voice_anomaly_logs (
-    id uuid constraint voice_anomaly_logs_pkey primary key default voice.rising_uuid(),
-    patient_id uuid not null
-        constraint a_log_is_of_a_patient references public.patients (id) on delete cascade,
-    call_log_id uuid
-        constraint a_log_is_of_a_call references public.call_logs (id) on delete set null,
-    "timestamp" timestamptz not null,
-    anomaly_score double precision not null
-        constraint an_anomaly_score_is_a_share check (anomaly_score between 0 and 1),
-    raw_similarity double precision not null
-        constraint a_raw_similarity_is_a_cosine check (raw_similarity between -1.000001 and 1.000001),
-    normalized_score double precision not null
-        constraint the_normalized_score_is_the_anomaly_score check (normalized_score = anomaly_score),
-    adjusted_from double precision not null
-        constraint an_unadjusted_score_is_a_share check (adjusted_from between 0 and 1),
-    snr double precision,
-    severity public.anomaly_severity not null,
-    alert_type public.alert_type
-        constraint an_alert_type_follows_from_the_severity check (
-            alert_type is not distinct from case severity
-                when 'medium' then 'warning'::public.alert_type
-                when 'high' then 'emergency'
-                when 'critical' then 'emergency'
-            end),
-    noise_adjusted boolean not null,
-    alert_sent boolean not null default false,
-    notes text
-        constraint notes_on_a_call_have_at_most_10000_characters check (char_length(notes) <= 10000),
-    encoder text not null
-        constraint a_log_names_its_encoder references voice.encoders (id),
-    embedding_id bigint
-        constraint a_log_keeps_its_embedding references voice.embeddings (id) on delete set null,
-    baseline_id bigint
-        constraint a_log_keeps_its_baseline references voice.baselines (id) on delete set null,
-    baseline_version integer not null,
-    is_provisional boolean not null,
-    added_to_baseline boolean not null,
-    local_hour double precision,
-    policy_id integer not null
-        constraint a_log_keeps_its_policy references public.scoring_policies (id),
-    created_at timestamptz not null default now(),
-    constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder)
-);
-create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient_id, "timestamp" desc);
-create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp" desc);
-create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
-create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
-create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
-create index voice_anomaly_logs_by_policy on public.voice_anomaly_logs (policy_id);
-alter table public.voice_anomaly_logs enable row level security;
-revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
-comment on table public.voice_anomaly_logs is
-    'One row per scored call, written by voice.complete_check alone; callers edit notes. A call that was not judged has none.';
-comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
-comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
-comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
-comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
-comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
-comment on column public.voice_anomaly_logs.noise_adjusted is
-    'The adjustments moved the score across a threshold: listen before trusting it.';
-comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
-comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
-comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
-comment on column public.voice_anomaly_logs.policy_id is 'The policy''s values as they were at that moment: scoring_policies.policy.';
-grant select, delete on public.voice_anomaly_logs to service_role;
-grant update (notes) on public.voice_anomaly_logs to service_role;
-grant select, update (notes) on public.voice_anomaly_logs to authenticated;
-
-create function voice.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
-    values (patient.id, voice.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
-    on conflict (patient_id, date) do update
-    set anomaly_score = excluded.anomaly_score,
-        severity = excluded.severity
-    where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
-$$;
-comment on function voice.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by voice.score_call.';
-revoke execute on function voice.note_checkin from public;
-
-create function voice.score_call(
-    patient public.patients,
-    call public.call_logs,
-    print voice.embeddings,
-    baseline voice.baselines,
-    policy voice.policies,
-    at timestamptz
-)
-returns public.voice_anomaly_logs
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    local_hour double precision := voice.local_hour(call."timestamp", patient.timezone);
-    judged voice.judgement := voice.judge(baseline.embedding, print.embedding, print.snr_db, local_hour, policy);
-    -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
-    is_sample boolean := voice.severity(judged.anomaly, policy) = 'low'
-        and voice.is_healthy_at(patient, call."timestamp")
-        and voice.add_sample(baseline, print.id, policy);
-    logged public.voice_anomaly_logs;
-begin
-    insert into public.voice_anomaly_logs (
-        patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
-        severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional,
-        added_to_baseline, local_hour, policy_id
-    )
-    values (
-        patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
-        print.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, print.encoder, print.id, baseline.id,
-        baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour,
-        voice.scoring_policy_id(policy)
-    )
-    returning * into logged;
-
-    update public.call_logs
-    set anomaly_score = judged.score
-    where call_logs.id = call.id;
-
-    if judged.score > policy.checkin_above then
-        perform voice.note_checkin(patient, call."timestamp", judged.score, judged.severity);
-    end if;
-    if judged.alert_type is not null
-        and not voice.is_known_illness(patient.id, call."timestamp", voice.alert_level(judged.severity))
-    then
-        perform voice.raise_alert(
-            patient.id, 'voice_changed', voice.alert_level(judged.severity), score_call.at, logged.id, judged.score);
-    end if;
-    return logged;
-end
-$$;
-comment on function voice.score_call is
-    'Judges one stored voiceprint: log, call, check-in, alert, and baseline where it is a sample. The caller holds voice.lock_patient. Called by voice.complete_check.';
-revoke execute on function voice.score_call from public;
-
-create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
-returns setof public.voice_anomaly_logs
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select *
-    from public.voice_anomaly_logs
-    where voice_anomaly_logs.patient_id = any (anomaly_logs.patient_ids)
-        and (anomaly_logs.since is null or voice_anomaly_logs."timestamp" >= anomaly_logs.since)
-    order by voice_anomaly_logs."timestamp" desc, voice_anomaly_logs.created_at desc
-    limit anomaly_logs.maximum_rows
-$$;
-comment on function voice.anomaly_logs is
-    'The logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
-revoke execute on function voice.anomaly_logs from public;
-grant execute on function voice.anomaly_logs to retrocare_service;
-
--- 22_checks.sql
-
--- Checks: the work list and the record. Each call with a recording gets one check per encoder, and each check exactly one
--- end. Who works on a check holds its lease; the lease's token fences off whoever held it before.
-
-create type public.check_state as enum (
-    'queued',           -- waits for a worker           -> leased
-    'leased',           -- a worker holds it            -> any end, or queued again
-    'scored',           -- compared with the baseline: end
-    'enrolled',         -- became the baseline, or a part of it: end
-    'held',             -- the patient was sick and has no baseline: end
-    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
-    'not_assessable',   -- the recording cannot be judged: end
-    'skipped',          -- not to be judged: end
-    'dead'              -- failed for good: end; an operator may queue it again
-);
-comment on type public.check_state is 'Where a check stands; the last seven are ends.';
-
-create type public.check_reason as enum (
-    'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
-    'sick_without_baseline', 'sick_at_enrolment',
-    'no_consent', 'duplicate_recording', 'voicemail', 'not_answered', 'nobody_spoke', 'call_failed', 'ended_reason_unknown',
-    'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
-);
-comment on type public.check_reason is
-    'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
-
-alter table public.call_logs
-    add column if not exists check_state public.check_state,
-    add column if not exists check_reason public.check_reason;
-comment on column public.call_logs.check_state is
-    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
-comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
-
-create table voice.checks (
-    id bigint generated always as identity constraint checks_pkey primary key,
-    call_log_id uuid not null
-        constraint a_check_is_of_a_call references public.call_logs (id) on delete cascade,
-    patient_id uuid not null
-        constraint a_check_is_of_a_patient references public.patients (id) on delete cascade,
-    encoder text not null
-        constraint a_check_is_for_an_encoder references voice.encoders (id),
-    is_backfill boolean not null default false,
-    state public.check_state not null default 'queued',
-    reason public.check_reason,
-    attempts integer not null default 0,
-    lost_leases integer not null default 0,
-    run_at timestamptz not null default now(),
-    worker text,
-    lease_token uuid,
-    leased_until timestamptz,
-    log_id uuid
-        constraint a_check_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
-    duplicate_of uuid
-        constraint a_check_keeps_the_call_that_it_repeats references public.call_logs (id) on delete set null,
-    added_to_baseline boolean not null default false,
-    snr_db double precision,
-    quality jsonb not null default '{}',
-    created_at timestamptz not null default now(),
-    finished_at timestamptz,
-    constraint a_leased_check_has_a_lease
-        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
-    constraint an_end_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
-    constraint an_end_without_a_score_has_a_reason
-        check ((state in ('held', 'not_assessable', 'skipped', 'dead')) = (reason is not null))
-);
-create unique index a_call_has_one_live_check_per_encoder
-    on voice.checks (call_log_id, encoder, is_backfill) where state in ('queued', 'leased');
-create index checks_by_call on voice.checks (call_log_id, encoder, id desc);
-create index checks_by_patient on voice.checks (patient_id);
-create index live_checks_by_patient on voice.checks (patient_id, encoder, is_backfill, run_at, id)
-    where state in ('queued', 'leased');
-create index checks_by_encoder on voice.checks (encoder);
-create index checks_by_log on voice.checks (log_id);
-create index checks_by_repeated_call on voice.checks (duplicate_of) where duplicate_of is not null;
-create index checks_to_claim on voice.checks (encoder, is_backfill, run_at, id) where state = 'queued';
-create index checks_by_lease on voice.checks (encoder, is_backfill, run_at, id)
-    where state = 'leased' or (state = 'queued' and lost_leases > 0);
-alter table voice.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-alter table voice.checks enable row level security;
-comment on table voice.checks is 'The work list and the record: what waits, who works on it, how it ended.';
-comment on column voice.checks.is_backfill is
-    'Only the voiceprint is wanted, and at most a baseline: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
-comment on column voice.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
-comment on column voice.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
-comment on column voice.checks.run_at is 'Not before this moment.';
-comment on column voice.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
-comment on column voice.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
-comment on column voice.checks.quality is 'What was measured, judged or not.';
-
-create table voice.check_errors (
-    id bigint generated always as identity constraint check_errors_pkey primary key,
-    check_id bigint not null
-        constraint a_failed_check_has_its_errors references voice.checks (id) on delete cascade,
-    attempt integer not null,
-    code text not null,
-    message text not null,
-    occurred_at timestamptz not null default now()
-);
-create index check_errors_by_check on voice.check_errors (check_id);
-alter table voice.check_errors enable row level security;
-comment on table voice.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
-
-create function voice.request_check(call public.call_logs, encoder text)
-returns voice.checks
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    has_consent boolean := (select voice_consent_at is not null from public.patients where id = call.patient_id);
-    -- However the recording came here: a voicemail greeting is not the patient.
-    why_not constant public.check_reason := case when has_consent then voice.skip_reason(call) else 'no_consent' end;
-    is_archived boolean := call.source = 'archive';
-    requested voice.checks;
-begin
-    insert into voice.checks (call_log_id, patient_id, encoder, is_backfill, run_at, state, reason, finished_at)
-    values (
-        call.id, call.patient_id, request_check.encoder, is_archived,
-        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
-        case when why_not is null then 'queued' else 'skipped' end::public.check_state,
-        why_not,
-        case when why_not is not null then now() end
-    )
-    returning * into requested;
-    return requested;
-end
-$$;
-comment on function voice.request_check is
-    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by the trigger and voice.open_check.';
-revoke execute on function voice.request_check from public;
-
-create function voice.on_recording()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    active text := voice.active_encoder();
-begin
-    if active is null then
-        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
-        lock table voice.encoders in row exclusive mode;
-        active := voice.active_encoder();
-    end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
-    if active is not null and not exists (
-        select from voice.checks
-        where checks.call_log_id = new.id and checks.is_backfill = (new.source = 'archive')
-            and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
-    ) then
-        perform voice.request_check(new, active);
-    end if;
-    return null;
-end
-$$;
-comment on function voice.on_recording is
-    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write voice.';
-revoke execute on function voice.on_recording from public;
-
-create function voice.on_check_state()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update public.call_logs
-    set check_state = new.state,
-        check_reason = new.reason
-    where call_logs.id = new.call_log_id
-        and not exists (
-            select from voice.checks
-            where checks.call_log_id = new.call_log_id and checks.id > new.id and not checks.is_backfill
-        );
-    return null;
-end
-$$;
-comment on function voice.on_check_state is
-    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
-revoke execute on function voice.on_check_state from public;
-
-create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    registered voice.encoders;
-begin
-    lock table voice.encoders in share row exclusive mode;
-    insert into voice.encoders (id, dimension, window_seconds, is_active)
-    values (
-        register_encoder.encoder, register_encoder.dimension, register_encoder.window_seconds,
-        not exists (select from voice.encoders where is_active)
-    )
-    on conflict (id) do nothing
-    returning * into registered;
-
-    if registered.is_active then
-        insert into voice.policies (encoder) values (registered.id);
-        perform voice.request_check(call_logs, registered.id)
-        from public.call_logs
-        where call_logs.recording_ref is not null and call_logs.check_state is null;
-    elsif registered.id is not null then
-        insert into voice.policies (encoder) values (registered.id);
-    end if;
-
-    select encoders.* into registered from voice.encoders where encoders.id = register_encoder.encoder;
-    if (registered.dimension, registered.window_seconds)
-        <> (register_encoder.dimension::smallint, register_encoder.window_seconds)
-    then
-        raise exception using
-            errcode = 'RV004',
-            message = format('The encoder %s is registered with %s dimensions and windows of %s s',
-                registered.id, registered.dimension, registered.window_seconds),
-            hint = 'Another dimension or window is another encoder: give it another id.';
-    end if;
-    return registered.is_active;
-end
-$$;
-comment on function voice.register_encoder is
-    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
-revoke execute on function voice.register_encoder from public;
-grant execute on function voice.register_encoder to retrocare_service;
-
--- 23_leases.sql
-
--- Leases: how a check gets into one worker's hands. No transaction is open while audio is processed.
-
-create type voice.claim as (
-    check_id bigint,
-    lease_token uuid,
-    leased_until timestamptz,
-    state public.check_state,
-    call_log_id uuid,
-    patient_id uuid,
-    recording_ref text,
-    recording_channel public.recording_channel,
-    speech_intervals jsonb,
-    lost_leases integer,
-    minimum_speech_seconds double precision,
-    minimum_snr_db double precision,
-    maximum_clipped_share double precision,
-    maximum_call_seconds double precision
-);
-comment on type voice.claim is
-    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
-
-create function voice.claim_of(check_id bigint, is_yours boolean)
-returns voice.claim
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        checks.id,
-        case when claim_of.is_yours then checks.lease_token end,
-        checks.leased_until,
-        checks.state,
-        checks.call_log_id,
-        checks.patient_id,
-        call_logs.recording_ref,
-        call_logs.recording_channel,
-        call_logs.speech_intervals,
-        checks.lost_leases,
-        policies.minimum_speech_seconds,
-        policies.minimum_snr_db,
-        policies.maximum_clipped_share,
-        policies.maximum_call_seconds
-    from voice.checks
-    join public.call_logs on call_logs.id = checks.call_log_id
-    join voice.policies on policies.encoder = checks.encoder
-    where checks.id = claim_of.check_id
-$$;
-comment on function voice.claim_of is 'The check as it is handed out.';
-revoke execute on function voice.claim_of from public;
-
-create function voice.lease(check_id bigint, worker text, lease_seconds double precision)
-returns voice.claim
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update voice.checks
-    set state = 'leased',
-        attempts = checks.attempts + 1,
-        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
-        worker = lease.worker,
-        lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => lease.lease_seconds)
-    where checks.id = lease.check_id;
-    return voice.claim_of(lease.check_id, true);
-end
-$$;
-comment on function voice.lease is 'Hands a locked check to a worker and counts the attempt.';
-revoke execute on function voice.lease from public;
-
-create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
-returns voice.claim
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    call public.call_logs;
-    latest voice.checks;
-    active text;
-begin
-    lock table voice.encoders in row exclusive mode; -- first: which one is active stays so until this is done
-    active := voice.active_encoder();
-    select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
-    if call.patient_id is null then
-        raise exception using
-            errcode = 'RV003',
-            message = format('No call %s', open_check.call_log_id),
-            hint = 'Calls are rows of public.call_logs, each with a patient.';
-    end if;
-    perform voice.lock_patient(call.patient_id);
-    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
-
-    select checks.* into latest
-    from voice.checks
-    where checks.call_log_id = call.id
-        and checks.is_backfill = (call.source = 'archive')
-        -- What an earlier encoder judged is not judged again by the one that is active now.
-        and (checks.encoder = open_check.encoder or open_check.encoder = active)
-    order by checks.id desc
-    limit 1
-    for update;
-    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
-        -- The call that it repeated is deleted, and what was found then with it.
-        or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
-    then
-        latest := voice.request_check(call, open_check.encoder);
-    end if;
-    if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then
-        update voice.checks set encoder = open_check.encoder where checks.id = latest.id and checks.encoder <> open_check.encoder;
-        return voice.lease(latest.id, open_check.worker, open_check.lease_seconds);
-    end if;
-    return voice.claim_of(latest.id, false);
-end
-$$;
-comment on function voice.open_check is
-    'The synchronous path: the call''s check, leased to this worker at once; one that an earlier encoder left behind is taken over. Without lease_token it has ended (read voice.stored_result) or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
-revoke execute on function voice.open_check from public;
-grant execute on function voice.open_check to retrocare_service;
-
-create function voice.bury_lost_checks(encoder text)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    update voice.checks
-    set state = 'dead',
-        reason = case when lost.recording_ref is null then 'upload_lost' else 'attempts_exhausted' end::public.check_reason,
-        finished_at = clock_timestamp()
-    from (
-        select expired.id, call_logs.recording_ref
-        from voice.checks as expired
-        join public.call_logs on call_logs.id = expired.call_log_id
-        where expired.encoder = bury_lost_checks.encoder
-            and expired.state = 'leased'
-            and expired.leased_until < clock_timestamp()
-            and (call_logs.recording_ref is null
-                or expired.attempts >= (select settings.maximum_attempts from voice.settings))
-        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
-        for no key update of expired, call_logs skip locked
-    ) as lost
-    where checks.id = lost.id
-$$;
-comment on function voice.bury_lost_checks is
-    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
-revoke execute on function voice.bury_lost_checks from public;
-
-create function voice.claim_checks(encoder text, worker text, count integer, lease_seconds double precision)
-returns setof voice.claim
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    of_backfill boolean;
-    suspect_id bigint;
-begin
-    perform voice.bury_lost_checks(claim_checks.encoder);
-
-    -- Calls that wait to be judged come first, and are the active encoder's; then what a backfill asks for.
-    foreach of_backfill in array
-        case when exists (
-            select from voice.encoders
-            where encoders.id = claim_checks.encoder
-                and encoders.is_active
-                and (encoders.calls_wait_until > clock_timestamp()) is not true
-        ) then array[false, true] else array[true] end
-    loop
-        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
-        select suspect.id into suspect_id
-        from voice.checks as suspect
-        where suspect.encoder = claim_checks.encoder
-            and suspect.is_backfill = of_backfill
-            and (suspect.state = 'leased' or (suspect.state = 'queued' and suspect.lost_leases > 0))
-            and case suspect.state when 'leased' then suspect.leased_until else suspect.run_at end < clock_timestamp()
-            and exists (
-                select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
-            )
-        order by suspect.run_at, suspect.id
-        for update skip locked
-        limit 1;
-        if found then
-            return next voice.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
-            return;
-        end if;
-
-        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
-        return query
-            select claimed.*
-            from (
-                select waiting.id
-                from voice.checks as waiting
-                where waiting.encoder = claim_checks.encoder
-                    and waiting.is_backfill = of_backfill
-                    and waiting.state = 'queued'
-                    and waiting.run_at <= clock_timestamp()
-                    and waiting.lost_leases = 0
-                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
-                    and (
-                        select sooner.id
-                        from voice.checks as sooner
-                        where sooner.patient_id = waiting.patient_id
-                            and sooner.encoder = waiting.encoder
-                            and sooner.is_backfill = waiting.is_backfill
-                            and (sooner.state = 'leased'
-                                or (sooner.state = 'queued'
-                                    and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
-                        limit 1
-                    ) is null
-                order by waiting.run_at, waiting.id
-                for update skip locked
-                limit claim_checks.count
-            ) as ready
-            cross join lateral voice.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
-        if found then
-            return;
-        end if;
-    end loop;
-end
-$$;
-comment on function voice.claim_checks is
-    'Hands out up to count checks that are due: of calls that wait to be judged, to the active encoder alone, and only where there is none, of a backfill. Called by the worker, again and again.';
-revoke execute on function voice.claim_checks from public;
-grant execute on function voice.claim_checks to retrocare_service;
-
-create function voice.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
-returns boolean
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update voice.checks
-    set leased_until = clock_timestamp() + make_interval(secs => renew_lease.lease_seconds)
-    where checks.id = renew_lease.check_id
-        and checks.lease_token = renew_lease.lease_token
-        and checks.state = 'leased'
-    returning true
-$$;
-comment on function voice.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
-revoke execute on function voice.renew_lease from public;
-grant execute on function voice.renew_lease to retrocare_service;
-
--- 24_endings.sql
-
--- Endings: a check is completed (next chapter), abstained from, given back, or fails: one transaction, all or nothing, fenced by
--- the lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
-
-create type voice.check_result as (
-    call_log_id uuid,
-    state public.check_state,
-    reason public.check_reason,
-    log_id uuid,
-    anomaly_score double precision,
-    raw_similarity double precision,
-    normalized_score double precision,
-    snr double precision,
-    severity public.anomaly_severity,
-    alert_type public.alert_type,
-    added_to_baseline boolean,
-    duplicate_of uuid
-);
-comment on type voice.check_result is
-    'How a check stands; the scores are null where there is none. Of a recording that was judged before (duplicate_of: that call), what was found then.';
-
-create function voice.stored_result(check_id bigint)
-returns voice.check_result
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        asked.call_log_id,
-        told.state,
-        told.reason,
-        told.log_id,
-        voice_anomaly_logs.anomaly_score,
-        voice_anomaly_logs.raw_similarity,
-        voice_anomaly_logs.normalized_score,
-        told.snr_db,
-        voice_anomaly_logs.severity,
-        voice_anomaly_logs.alert_type,
-        told.added_to_baseline,
-        case when told.id <> asked.id then told.call_log_id end
-    from voice.checks as asked
-    cross join lateral (
-        select checks.*
-        from voice.checks
-        where checks.id = asked.id
-            or (asked.duplicate_of is not null
-                and checks.call_log_id = asked.duplicate_of
-                and checks.encoder = asked.encoder
-                and checks.state in ('scored', 'enrolled'))
-        order by checks.id = asked.id, checks.id
-        limit 1
-    ) as told
-    left join public.voice_anomaly_logs on voice_anomaly_logs.id = told.log_id
-    where asked.id = stored_result.check_id
-$$;
-comment on function voice.stored_result is 'How a check stands or ended. Called by the service where open_check gave no lease.';
-revoke execute on function voice.stored_result from public;
-grant execute on function voice.stored_result to retrocare_service;
-
-create function voice.held_check(check_id bigint, lease_token uuid)
-returns voice.checks
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held voice.checks;
-begin
-    select checks.* into held from voice.checks where checks.id = held_check.check_id;
-    if not found then
-        raise exception using errcode = 'RV003', message = format('No check %s', held_check.check_id);
-    end if;
-    perform voice.lock_patient(held.patient_id);
-    select checks.* into held from voice.checks where checks.id = held_check.check_id for update;
-    if held.lease_token is distinct from held_check.lease_token or held.state = 'queued' then
-        raise exception using
-            errcode = 'RV001',
-            message = format('The lease of check %s is lost', held_check.check_id),
-            hint = 'It expired and went to another worker; drop the work.';
-    end if;
-    return held;
-end
-$$;
-comment on function voice.held_check is
-    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
-revoke execute on function voice.held_check from public;
-
-create function voice.finish_check(
-    check_id bigint,
-    state public.check_state,
-    reason public.check_reason,
-    log_id uuid,
-    added_to_baseline boolean,
-    snr_db double precision,
-    quality jsonb
-)
-returns voice.check_result
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update voice.checks
-    set state = finish_check.state,
-        reason = finish_check.reason,
-        log_id = finish_check.log_id,
-        added_to_baseline = finish_check.added_to_baseline,
-        snr_db = finish_check.snr_db,
-        quality = coalesce(finish_check.quality, '{}'),
-        finished_at = clock_timestamp()
-    where checks.id = finish_check.check_id;
-
-    if finish_check.state <> 'dead' then
-        update public.call_logs
-        set recording_source_url = null,
-            recording_ref = case when recording_ref not like '%?%' then recording_ref end
-        where id = (select call_log_id from voice.checks where checks.id = finish_check.check_id)
-            and (recording_source_url is not null or recording_ref like '%?%');
-    end if;
-    return voice.stored_result(finish_check.check_id);
-end
-$$;
-comment on function voice.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once used; a dead check keeps its own, to be tried again. The caller holds voice.held_check.';
-revoke execute on function voice.finish_check from public;
-
-create function voice.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
-returns voice.check_result
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held voice.checks := voice.held_check(abstain_check.check_id, abstain_check.lease_token);
-begin
-    if held.state <> 'leased' then
-        return voice.stored_result(held.id);
-    end if;
-    if (select voice_consent_at is null from public.patients where id = held.patient_id) then
-        return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
-    end if;
-    return voice.finish_check(held.id, 'not_assessable', abstain_check.reason, null, false,
-        (abstain_check.quality ->> 'snr_db')::double precision, abstain_check.quality);
-end
-$$;
-comment on function voice.abstain_check is
-    'Ends a check whose recording cannot be judged, with the reason: never a score. Raises RV001, RV003. Called by the service.';
-revoke execute on function voice.abstain_check from public;
-grant execute on function voice.abstain_check to retrocare_service;
-
-create function voice.fail_check(check_id bigint, lease_token uuid, code text, message text, is_permanent boolean)
-returns voice.check_result
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held voice.checks := voice.held_check(fail_check.check_id, fail_check.lease_token);
-    setting voice.settings := (select settings from voice.settings);
-    has_recording boolean := (select recording_ref is not null from public.call_logs where id = held.call_log_id);
-begin
-    if held.state <> 'leased' then
-        return voice.stored_result(held.id);
-    end if;
-    insert into voice.check_errors (check_id, attempt, code, message)
-    values (held.id, held.attempts, fail_check.code, left(fail_check.message, 1000));
-
-    if fail_check.is_permanent or not has_recording or held.attempts >= setting.maximum_attempts then
-        return voice.finish_check(
-            held.id, 'dead',
-            case when not has_recording then 'upload_lost'
-                when not fail_check.is_permanent then 'attempts_exhausted'
-                when starts_with(fail_check.code, 'recording_') then 'recording_unavailable'
-                else 'processing_failed' end::public.check_reason,
-            null, false, null, null);
-    end if;
-    update voice.checks
-    set state = 'queued',
-        lease_token = null,
-        leased_until = null,
-        run_at = clock_timestamp() + voice.retry_wait(held.attempts)
-    where checks.id = held.id;
-    return voice.stored_result(held.id);
-end
-$$;
-comment on function voice.fail_check is
-    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Raises RV001, RV003. Called by the service.';
-revoke execute on function voice.fail_check from public;
-grant execute on function voice.fail_check to retrocare_service;
-
-create function voice.release_check(check_id bigint, lease_token uuid)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Its state is copied to its call: the patient is locked first.
-    perform voice.lock_patient_if_any((select checks.patient_id from voice.checks where checks.id = release_check.check_id));
-    update voice.checks
-    set state = 'queued',
-        attempts = checks.attempts - 1,
-        lease_token = null,
-        leased_until = null,
-        worker = null
-    where checks.id = release_check.check_id
-        and checks.lease_token = release_check.lease_token
-        and checks.state = 'leased'
-        and exists (
-            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
-        );
-    return nullif(found, false);
-end
-$$;
-comment on function voice.release_check is
-    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
-revoke execute on function voice.release_check from public;
-grant execute on function voice.release_check to retrocare_service;
-
--- 25_completion.sql
-
--- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
--- asked for it.
-
-create function voice.keep_print(
-    held voice.checks,
-    embedding extensions.vector,
-    audio_sha256 bytea,
-    speech_seconds double precision,
-    snr_db double precision,
-    quality jsonb
-)
-returns voice.embeddings
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    kept voice.embeddings;
-begin
-    select embeddings.* into kept
-    from voice.embeddings
-    where embeddings.encoder = held.encoder
-        and (embeddings.call_log_id = held.call_log_id
-            or (embeddings.patient_id = held.patient_id and embeddings.audio_sha256 = keep_print.audio_sha256))
-    order by embeddings.call_log_id = held.call_log_id desc
-    limit 1;
-    if not found then
-        insert into voice.embeddings
-            (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
-        values (held.patient_id, held.call_log_id, held.encoder, keep_print.embedding, keep_print.audio_sha256,
-            keep_print.speech_seconds, keep_print.snr_db, keep_print.quality)
-        returning * into kept;
-    end if;
-    return kept;
-end
-$$;
-comment on function voice.keep_print is
-    'The call''s voiceprint: this one, unless a backfill, the call''s own check or an archived call of the same bytes has stored one. The caller holds voice.held_check.';
-revoke execute on function voice.keep_print from public;
-
-create function voice.hand_over(check_id bigint)
-returns voice.check_result
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update voice.checks
-    set encoder = voice.active_encoder(),
-        state = 'queued',
-        lease_token = null,
-        leased_until = null,
-        worker = null
-    where checks.id = hand_over.check_id;
-    return voice.stored_result(hand_over.check_id);
-end
-$$;
-comment on function voice.hand_over is 'Queues a check for the encoder that has become active. The caller holds voice.held_check.';
-revoke execute on function voice.hand_over from public;
-
-create function voice.complete_check(
-    check_id bigint,
-    lease_token uuid,
-    embedding extensions.vector,
-    audio_sha256 bytea,
-    speech_seconds double precision,
-    snr_db double precision,
-    quality jsonb,
-    at timestamptz default clock_timestamp()
-)
-returns voice.check_result
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held voice.checks;
-    policy voice.policies;
-    patient public.patients;
-    call public.call_logs;
-    baseline voice.baselines;
-    print voice.embeddings;
-    logged public.voice_anomaly_logs;
-    is_healthy boolean;
-    is_sample boolean;
-    first_call_id uuid;
-begin
-    -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
-    held := voice.held_check(complete_check.check_id, complete_check.lease_token);
-    if held.state <> 'leased' then
-        return voice.stored_result(held.id);
-    end if;
-    select patients.* into patient from public.patients where patients.id = held.patient_id;
-    select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
-    policy := voice.policy(held.encoder);
-    baseline := voice.current_baseline(patient.id, held.encoder);
-    is_healthy := voice.is_healthy_at(patient, call."timestamp");
-
-    if patient.voice_consent_at is null then
-        return voice.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
-    end if;
-    if voice.skip_reason(call) is not null then
-        -- What became of the call was told after its recording.
-        return voice.finish_check(held.id, 'skipped', voice.skip_reason(call), null, false, null, null);
-    end if;
-    select embeddings.call_log_id into first_call_id
-    from voice.embeddings
-    where embeddings.patient_id = patient.id
-        and embeddings.encoder = held.encoder
-        and embeddings.audio_sha256 = complete_check.audio_sha256
-        and embeddings.call_log_id <> call.id
-        -- What was only embedded, with an archive, was never judged: it is judged now.
-        and (held.is_backfill or exists (
-            select from voice.checks
-            where checks.call_log_id = embeddings.call_log_id and checks.state in ('scored', 'enrolled')
-        ));
-    if found then
-        update voice.checks set duplicate_of = first_call_id where checks.id = held.id;
-        return voice.finish_check(held.id, 'skipped', 'duplicate_recording', null, false,
-            complete_check.snr_db, complete_check.quality);
-    end if;
-    if held.is_backfill then
-        print := voice.keep_print(held, complete_check.embedding, complete_check.audio_sha256,
-            complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
-        return voice.finish_check(held.id, 'embedded', null, null,
-            voice.build_from_backfill(patient, call, print, policy), print.snr_db, print.quality);
-    end if;
-    if not is_healthy and (call.source = 'onboarding' or baseline.id is null) then
-        return voice.finish_check(held.id, 'held',
-            case call.source when 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
-            null, false, complete_check.snr_db, complete_check.quality);
-    end if;
-
-    if (call.source = 'onboarding' or baseline.id is null)
-        and held.encoder <> voice.active_encoder() and call.recording_ref is not null
-        and not exists (
-            select from voice.checks as twin
-            where twin.call_log_id = call.id and twin.id <> held.id and not twin.is_backfill and twin.state in ('queued', 'leased')
-        )
-    then
-        return voice.hand_over(held.id); -- another encoder became active meanwhile: the baseline is to be under that one
-    end if;
-
-    print := voice.keep_print(held, complete_check.embedding, complete_check.audio_sha256,
-        complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
-    if call.source = 'onboarding' or baseline.id is null then
-        is_sample := voice.enrol(call, print.id, policy);
-        return voice.finish_check(held.id, 'enrolled', null, null, is_sample, print.snr_db, print.quality);
-    end if;
-    logged := voice.score_call(patient, call, print, baseline, policy, complete_check.at);
-    return voice.finish_check(held.id, 'scored', null, logged.id, logged.added_to_baseline, print.snr_db, print.quality);
-end
-$$;
-comment on function voice.complete_check is
-    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. For a backfill, the embedding and at most the baseline. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
-revoke execute on function voice.complete_check from public;
-grant execute on function voice.complete_check to retrocare_service;
-
--- 26_rebuilding.sql
-
--- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is made of the same calls, as
--- far as they can be embedded, and is brought to them again whenever those change. So the encoder can become active at once.
+-- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's, so that it can become active at
+-- once.
 
 create type voice.rebuild_stage as enum (
-    'waiting',      -- calls of it are still to be embedded     -> behind, rebuilt, left_behind
-    'behind',       -- all are, but the baseline is not of them -> rebuilt
-    'rebuilt',      -- it is made of the same calls             -> waiting, behind: the active encoder's may change
-    'left_behind'   -- none of its calls can be embedded: the next healthy call enrols
+    'waiting',      -- calls of it are still to be embedded     -> outdated, rebuilt, unrecoverable
+    'outdated',       -- all are, but the baseline is not of them -> rebuilt
+    'rebuilt',      -- it is made of the same calls             -> waiting, outdated: the active encoder's may change
+    'unrecoverable'   -- none of its calls can be embedded: the next healthy call enrols
 );
 comment on type voice.rebuild_stage is 'How far a baseline is under an encoder that is to become active.';
 
@@ -2992,28 +5045,28 @@ with wanted as (
         successor.id as encoder,
         original.enrolment_id,
         count(*) as sample_count,
-        count(*) filter (where print.id is null and call_logs.recording_ref is null) as gone_count,
-        count(*) filter (where print.id is null and call_logs.recording_ref is not null and failed.is_so) as failed_count,
-        count(*) filter (where print.id is null and call_logs.recording_ref is not null and failed.is_so is null) as waiting_count,
-        coalesce(array_agg(print.id order by print.id) filter (where print.id is not null), '{}') as embedding_ids
-    from voice.encoders as active
-    join voice.encoders as successor on not successor.is_active
+        count(*) filter (where stored.id is null and call_logs.recording_ref is null) as gone_count,
+        count(*) filter (where stored.id is null and call_logs.recording_ref is not null and failed.is_so) as failed_count,
+        count(*) filter (where stored.id is null and call_logs.recording_ref is not null and failed.is_so is null) as waiting_count,
+        coalesce(array_agg(stored.id order by stored.id) filter (where stored.id is not null), '{}') as embedding_ids
+    from care.models as active
+    join care.models as successor on successor.signal = active.signal and not successor.is_active
     join voice.baselines as original on original.encoder = active.id and original.superseded_at is null
     join voice.baseline_samples on baseline_samples.baseline_id = original.id
     join voice.embeddings as sample on sample.id = baseline_samples.embedding_id
     join public.call_logs on call_logs.id = sample.call_log_id
-    left join voice.embeddings as print on print.call_log_id = sample.call_log_id and print.encoder = successor.id
+    left join voice.embeddings as stored on stored.call_log_id = sample.call_log_id and stored.encoder = successor.id
     left join lateral (
         select true as is_so
-        from voice.checks
+        from care.checks
         where checks.call_log_id = sample.call_log_id
-            and checks.encoder = successor.id
+            and checks.model = successor.id
             and checks.is_backfill
             and checks.state in ('not_assessable', 'skipped', 'dead')
             and checks.reason <> 'no_consent'
         limit 1
     ) as failed on true
-    where active.is_active
+    where active.is_active and active.signal = 'voice'
     group by original.patient_id, successor.id, original.enrolment_id
 )
 select
@@ -3025,8 +5078,8 @@ select
             from voice.baseline_samples
             where baseline_samples.baseline_id = present.id
             order by baseline_samples.embedding_id
-        ) <> wanted.embedding_ids then 'behind'
-        when wanted.embedding_ids = '{}' then 'left_behind'
+        ) <> wanted.embedding_ids then 'outdated'
+        when wanted.embedding_ids = '{}' then 'unrecoverable'
         else 'rebuilt'
     end::voice.rebuild_stage as stage
 from wanted
@@ -3034,14 +5087,14 @@ left join voice.baselines as present
     on present.patient_id = wanted.patient_id and present.encoder = wanted.encoder and present.superseded_at is null
 union all
 -- The active encoder has no baseline (any more): then there is to be none.
-select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'behind'
+select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'outdated'
 from voice.baselines as present
-join voice.encoders as successor on successor.id = present.encoder and not successor.is_active
+join care.models as successor on successor.id = present.encoder and not successor.is_active
 where present.superseded_at is null
     and not exists (
         select
         from voice.baselines as original
-        join voice.encoders as active on active.id = original.encoder and active.is_active
+        join care.models as active on active.id = original.encoder and active.is_active
         where original.patient_id = present.patient_id and original.superseded_at is null
     );
 comment on view voice.rebuilding is
@@ -3064,7 +5117,7 @@ begin
     select rebuilding.* into wanted
     from voice.rebuilding
     where rebuilding.patient_id = rebuild_baseline.patient_id and rebuilding.encoder = rebuild_baseline.encoder;
-    if wanted.stage is distinct from 'behind' then
+    if wanted.stage is distinct from 'outdated' then
         return false;
     end if;
     perform voice.build_baseline(wanted.patient_id, wanted.encoder, wanted.embedding_ids, wanted.enrolment_id);
@@ -3072,7 +5125,7 @@ begin
 end
 $$;
 comment on function voice.rebuild_baseline is
-    'Brings a patient''s baseline under an encoder that is not active to the calls of the active one''s, once they are embedded; whether it changed. The caller holds voice.lock_patient.';
+    'Brings a patient''s baseline under an encoder that is not active to the calls of the active one''s, once they are embedded; whether it changed. The caller holds care.lock_patient.';
 revoke execute on function voice.rebuild_baseline from public;
 
 create function voice.rebuild_baselines(encoder text, maximum_rows integer)
@@ -3090,7 +5143,7 @@ begin
         select patients.id
         from voice.rebuilding
         join public.patients on patients.id = rebuilding.patient_id
-        where rebuilding.encoder = rebuild_baselines.encoder and rebuilding.stage = 'behind'
+        where rebuilding.encoder = rebuild_baselines.encoder and rebuilding.stage = 'outdated'
         limit rebuild_baselines.maximum_rows
         for no key update of patients skip locked
     loop
@@ -3104,64 +5157,9 @@ comment on function voice.rebuild_baselines is
 revoke execute on function voice.rebuild_baselines from public;
 grant execute on function voice.rebuild_baselines to retrocare_service;
 
--- 27_backfill.sql
+-- 46_backfill.sql
 
--- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in
--- voice.checks like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
-
-create function voice.enrol_archived(patient public.patients, call public.call_logs, print voice.embeddings, policy voice.policies)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    present voice.baselines := voice.current_baseline(patient.id, print.encoder);
-begin
-    if not voice.is_healthy_at(patient, call."timestamp") then
-        return false;
-    elsif present.id is null then
-        perform voice.build_baseline(patient.id, print.encoder, array[print.id], null);
-        return true;
-    elsif exists (
-        select
-        from voice.baseline_samples
-        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-        join public.call_logs on call_logs.id = embeddings.call_log_id
-        where baseline_samples.baseline_id = present.id and (call_logs.source <> 'archive' or embeddings.id = print.id)
-    ) then
-        return false;
-    end if;
-    return voice.severity(voice.anomaly(voice.raw_similarity(present.embedding, print.embedding)), policy) = 'low'
-        and voice.add_sample(present, print.id, policy);
-end
-$$;
-comment on function voice.enrol_archived is
-    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds voice.lock_patient.';
-revoke execute on function voice.enrol_archived from public;
-
-create function voice.build_from_backfill(patient public.patients, call public.call_logs, print voice.embeddings, policy voice.policies)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if print.encoder = voice.active_encoder() then
-        return call.source = 'archive' and voice.enrol_archived(patient, call, print, policy);
-    end if;
-    perform voice.rebuild_baseline(patient.id, print.encoder);
-    return exists (
-        select
-        from voice.baseline_samples
-        join voice.baselines on baselines.id = baseline_samples.baseline_id
-        where baseline_samples.embedding_id = print.id and baselines.superseded_at is null
-    );
-end
-$$;
-comment on function voice.build_from_backfill is
-    'What a backfilled voiceprint does to baselines: under the active encoder an archive''s may make one, under another it follows the active one''s. Whether the call is a sample. The caller holds voice.lock_patient. Called by voice.complete_check.';
-revoke execute on function voice.build_from_backfill from public;
+-- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported.
 
 create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
 returns integer
@@ -3210,11 +5208,12 @@ begin
                     where embeddings.call_log_id = call_logs.id and embeddings.encoder = open_backfill.encoder
                 )
                 and not exists (
-                    select from voice.checks
+                    select from care.checks
                     where checks.call_log_id = call_logs.id
+                        and checks.signal = 'voice'
                         and case when checks.is_backfill
                             -- Once each: what cannot be embedded is not tried for ever.
-                            then checks.encoder = open_backfill.encoder and checks.reason is distinct from 'no_consent'
+                            then checks.model = open_backfill.encoder and checks.reason is distinct from 'no_consent'
                             -- A call that waits to be judged is judged first, and taken up later.
                             else checks.state in ('queued', 'leased') end
                 )
@@ -3228,8 +5227,8 @@ begin
     where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
     order by patients.id
     for no key update;
-    insert into voice.checks (call_log_id, patient_id, encoder, is_backfill, run_at)
-    select call_logs.id, call_logs.patient_id, open_backfill.encoder, true,
+    insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at)
+    select call_logs.id, call_logs.patient_id, 'voice', open_backfill.encoder, true,
         case when is_active and call_logs.source = 'archive' then least(now(), call_logs."timestamp") else now() end
     from unnest(wanted_ids) with ordinality as wanted (id, turn)
     join public.call_logs on call_logs.id = wanted.id
@@ -3238,9 +5237,11 @@ begin
     where call_logs.recording_ref is not null
         and patients.voice_consent_at is not null
         and not exists (
-            select from voice.checks
-            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased')
-                and (not checks.is_backfill or checks.encoder = open_backfill.encoder)
+            select from care.checks
+            where checks.call_log_id = call_logs.id
+                and checks.signal = 'voice'
+                and checks.state in ('queued', 'leased')
+                and (not checks.is_backfill or checks.model = open_backfill.encoder)
         )
     order by wanted.turn;
     get diagnostics opened = row_count;
@@ -3260,8 +5261,8 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select count(*)
-    from voice.checks
-    where checks.encoder = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
+    from care.checks
+    where checks.model = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
 $$;
 comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
 revoke execute on function voice.waiting_backfill from public;
@@ -3270,15 +5271,16 @@ grant execute on function voice.waiting_backfill to retrocare_service;
 create function voice.backfill_status(encoder text)
 returns table (
     encoder text, is_active boolean, embedded bigint, not_assessable bigint, skipped bigint, dead bigint, waiting bigint,
-    baselines bigint, rebuilt bigint, behind bigint, left_behind bigint
+    baselines bigint, rebuilt bigint, outdated bigint, unrecoverable bigint
 )
 language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select encoders.id, encoders.is_active, done.*, built.*
+    select encoders.id, models.is_active, done.*, built.*
     from voice.encoders
+    join care.models on models.id = encoders.id
     cross join lateral (
         select
             count(*) filter (where checks.state = 'embedded'),
@@ -3286,15 +5288,15 @@ as $$
             count(*) filter (where checks.state = 'skipped'),
             count(*) filter (where checks.state = 'dead'),
             count(*) filter (where checks.state in ('queued', 'leased'))
-        from voice.checks
-        where checks.encoder = encoders.id and checks.is_backfill
+        from care.checks
+        where checks.model = encoders.id and checks.is_backfill
     ) as done
     cross join lateral (
         select
             count(*),
             count(*) filter (where rebuilding.stage = 'rebuilt'),
-            count(*) filter (where rebuilding.stage in ('waiting', 'behind')),
-            count(*) filter (where rebuilding.stage = 'left_behind')
+            count(*) filter (where rebuilding.stage in ('waiting', 'outdated')),
+            count(*) filter (where rebuilding.stage = 'unrecoverable')
         from voice.rebuilding
         where rebuilding.encoder = encoders.id
     ) as built
@@ -3305,7 +5307,7 @@ comment on function voice.backfill_status is
 revoke execute on function voice.backfill_status from public;
 grant execute on function voice.backfill_status to retrocare_service;
 
-create function voice.left_behind(encoder text)
+create function voice.unrecoverable_baselines(encoder text)
 returns table (patient_id uuid, sample_count bigint, gone_count bigint, failed_count bigint)
 language sql
 stable
@@ -3314,22 +5316,17 @@ set search_path = pg_catalog, pg_temp
 as $$
     select rebuilding.patient_id, rebuilding.sample_count, rebuilding.gone_count, rebuilding.failed_count
     from voice.rebuilding
-    where rebuilding.encoder = left_behind.encoder and rebuilding.stage = 'left_behind'
+    where rebuilding.encoder = unrecoverable_baselines.encoder and rebuilding.stage = 'unrecoverable'
     order by rebuilding.patient_id
 $$;
-comment on function voice.left_behind is
+comment on function voice.unrecoverable_baselines is
     'The patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more, failed_count could not be embedded. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
-revoke execute on function voice.left_behind from public;
-grant execute on function voice.left_behind to retrocare_service;
+revoke execute on function voice.unrecoverable_baselines from public;
+grant execute on function voice.unrecoverable_baselines to retrocare_service;
 
--- 28_activation.sql
+-- 47_encoder_change.sql
 
--- Activation: the one step in which another encoder becomes the active one. From then on that one judges: what waits for the
--- earlier one is handed over, what the earlier one holds it may finish.
-
-alter table voice.encoders add column calls_wait_until timestamptz;
-comment on column voice.encoders.calls_wait_until is
-    'Until then no call is handed out to be judged, so that baselines stand still: another encoder is about to take over. Null, or past: they are.';
+-- Change of encoder: the one step in which another encoder becomes the active one.
 
 create function voice.hold_calls(hold_seconds double precision)
 returns void
@@ -3338,97 +5335,14 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    update voice.encoders
+    update care.models
     set calls_wait_until = clock_timestamp() + make_interval(secs => least(hold_calls.hold_seconds, 60))
-    where encoders.is_active
+    where models.signal = 'voice' and models.is_active
 $$;
 comment on function voice.hold_calls is
     'Lets the calls that are to be judged wait, for a minute at most: where so many come that a baseline always changes, another encoder could never take over. Whoever asks for it must ask again; if it vanishes, they go on. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.hold_calls from public;
 grant execute on function voice.hold_calls to retrocare_service;
-
-create function voice.is_stranded("check" voice.checks, at timestamptz)
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select not "check".is_backfill
-        and ("check".state = 'queued' or ("check".state = 'leased' and "check".leased_until < is_stranded.at))
-        and not exists (
-            select from voice.checks as twin
-            where twin.call_log_id = "check".call_log_id
-                and twin.encoder = voice.active_encoder()
-                and not twin.is_backfill
-                and twin.state in ('queued', 'leased')
-        )
-$$;
-comment on function voice.is_stranded is
-    'Whether a check of an encoder that is not active (any more) waits for a worker that may never come. The caller asks about such encoders alone.';
-revoke execute on function voice.is_stranded from public;
-
-create function voice.checks_to_reassign(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select stranded.id::text
-    from voice.checks as stranded
-    where stranded.encoder = any (array(select encoders.id from voice.encoders where not encoders.is_active))
-        and stranded.state in ('queued', 'leased')
-        and voice.is_stranded(stranded, checks_to_reassign.at)
-    order by stranded.id
-    limit checks_to_reassign.maximum_rows
-$$;
-comment on function voice.checks_to_reassign is
-    'Calls that wait to be judged by an encoder that is not active (any more). Called by voice.activate_encoder, and by voice.run_job for those that came back since: a lease that expired, an attempt that failed.';
-revoke execute on function voice.checks_to_reassign from public;
-
-create function voice.reassign_checks(check_ids bigint[], at timestamptz)
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    reassigned integer;
-begin
-    perform voice.bury_lost_checks(encoders.id) from voice.encoders where not encoders.is_active;
-    update voice.checks
-    set encoder = voice.active_encoder(),
-        state = 'queued',
-        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
-        lease_token = null,
-        leased_until = null,
-        worker = null
-    from (
-        select stranded.id
-        from voice.checks as stranded
-        where stranded.id = any (reassign_checks.check_ids) and voice.is_stranded(stranded, reassign_checks.at)
-        for no key update of stranded skip locked
-    ) as found
-    where checks.id = found.id;
-    get diagnostics reassigned = row_count;
-    return reassigned;
-end
-$$;
-comment on function voice.reassign_checks is 'Hands these checks over to the active encoder; how many. Called by voice.activate_encoder and voice.reassign_check.';
-revoke execute on function voice.reassign_checks from public;
-
-create function voice.reassign_check(check_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return voice.try_lock_patient((select checks.patient_id from voice.checks where checks.id = reassign_check.check_id::bigint))
-        and voice.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
-end
-$$;
-comment on function voice.reassign_check is 'Hands one of voice.checks_to_reassign over to the active encoder; whether it did. Called by voice.run_job.';
-revoke execute on function voice.reassign_check from public;
 
 create function voice.adopt_archive()
 returns void
@@ -3436,24 +5350,24 @@ language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    update voice.checks
-    set encoder = voice.active_encoder()
+    update care.checks
+    set model = voice.active_encoder()
     from public.call_logs
-    where checks.encoder = any (array(select encoders.id from voice.encoders where not encoders.is_active))
+    where checks.model = any (array(select models.id from care.models where models.signal = 'voice' and not models.is_active))
         and checks.is_backfill
         and checks.state = 'queued'
         and call_logs.id = checks.call_log_id
         and call_logs.source = 'archive'
         and not exists (
-            select from voice.checks as twin
-            where twin.call_log_id = checks.call_log_id and twin.encoder = voice.active_encoder() and twin.is_backfill
+            select from care.checks as twin
+            where twin.call_log_id = checks.call_log_id and twin.model = voice.active_encoder() and twin.is_backfill
         )
 $$;
 comment on function voice.adopt_archive is
     'Hands archived calls that wait to be embedded over to the active encoder, unless it has had them. Called by voice.activate_encoder.';
 revoke execute on function voice.adopt_archive from public;
 
-create function voice.activate_encoder(encoder text, leaves_behind boolean default false)
+create function voice.activate_encoder(encoder text, accepts_unrecoverable boolean default false)
 returns integer
 language plpgsql
 volatile
@@ -3467,7 +5381,7 @@ begin
     perform voice.policy(activate_encoder.encoder);
     begin
         -- Whoever judges holds this too, first of all: from here on nobody does, and nobody is in the middle of it.
-        lock table voice.encoders in share row exclusive mode;
+        lock table care.models in share row exclusive mode;
     exception when lock_not_available then
         raise exception using
             errcode = 'RV007',
@@ -3480,12 +5394,12 @@ begin
 
     select
         count(*) as of_all,
-        count(*) filter (where rebuilding.stage in ('waiting', 'behind')) as unfinished,
-        count(*) filter (where rebuilding.stage = 'left_behind') as lost
+        count(*) filter (where rebuilding.stage in ('waiting', 'outdated')) as unfinished,
+        count(*) filter (where rebuilding.stage = 'unrecoverable') as lost
     into missing
     from voice.rebuilding
     where rebuilding.encoder = activate_encoder.encoder;
-    if missing.unfinished > 0 or (missing.lost > 0 and not activate_encoder.leaves_behind) then
+    if missing.unfinished > 0 or (missing.lost > 0 and not activate_encoder.accepts_unrecoverable) then
         raise exception using
             errcode = 'RV007',
             message = format('Of %s baselines, %s are not rebuilt under %s, and %s cannot be',
@@ -3493,11 +5407,11 @@ begin
             hint = '`retrocare backfill` rebuilds them, and lists who would be left behind; --leave-behind accepts that they enrol anew.';
     end if;
 
-    update voice.encoders set is_active = false where encoders.is_active;
-    update voice.encoders set is_active = true where encoders.id = activate_encoder.encoder;
+    update care.models set is_active = false where models.signal = 'voice' and models.is_active;
+    update care.models set is_active = true where models.id = activate_encoder.encoder;
     perform voice.adopt_archive();
-    return voice.reassign_checks(
-        array(select id::bigint from voice.checks_to_reassign(clock_timestamp(), null) as id), clock_timestamp());
+    return care.reassign_checks(
+        array(select id::bigint from care.checks_to_reassign(clock_timestamp(), null) as id), clock_timestamp());
 end
 $$;
 comment on function voice.activate_encoder is
@@ -3505,3102 +5419,9 @@ comment on function voice.activate_encoder is
 revoke execute on function voice.activate_encoder from public;
 grant execute on function voice.activate_encoder to retrocare_service;
 
--- 29_intake.sql
+-- 48_baseline_versions.sql
 
--- Intake: what the phone provider reports becomes a call, once, however often and in whatever order it is reported. Whether a
--- call is worth judging is decided by rows: a voicemail greeting must never be judged as the patient.
-
--- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
-do $$
-begin
-    if to_regclass('storage.buckets') is not null then
-        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
-        values (
-            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
-            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
-        )
-        on conflict (id) do nothing;
-    end if;
-end
-$$;
-
-create type public.call_disposition as enum (
-    'judge',        -- the patient was on the line
-    'skip',         -- voicemail, nobody, an error: its recording is not even copied
-    'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
-    'unmatched',    -- of no patient that is known: the report is kept, and waits for the patient's id or number
-    'erased'        -- the call, or the person, was erased: nothing of the report is kept
-);
-comment on type public.call_disposition is 'What becomes of a reported call.';
-
-create table voice.providers (
-    id text constraint providers_pkey primary key,
-    recording_retention_days double precision not null default 14
-        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
-    sweep_overlap_hours double precision not null default 1
-        constraint sweeps_overlap check (sweep_overlap_hours > 0 and sweep_overlap_hours <= 720),
-    swept_until timestamptz
-);
-alter table voice.providers enable row level security;
-insert into voice.providers (id) values ('vapi');
-comment on table voice.providers is 'The phone providers whose reports are taken.';
-comment on column voice.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column voice.providers.sweep_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
-comment on column voice.providers.swept_until is 'Every call that was last updated before this moment was listed; null: none was.';
-
-create table voice.ended_reasons (
-    pattern text constraint ended_reasons_pkey primary key,
-    disposition public.call_disposition not null
-        constraint a_row_decides check (disposition in ('judge', 'skip')),
-    reason public.check_reason,
-    needs_speech boolean not null default false
-        constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
-    constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
-    constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
-);
-alter table voice.ended_reasons enable row level security;
-comment on table voice.ended_reasons is
-    'What the provider''s words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the very word decides, else one that skips, else the longest.';
-comment on column voice.ended_reasons.needs_speech is
-    'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
-insert into voice.ended_reasons (pattern, disposition, reason) values
-    ('customer-ended-call', 'judge', null),
-    ('customer-ended-call-%', 'judge', null),
-    ('assistant-ended-call', 'judge', null),
-    ('assistant-ended-call-%', 'judge', null),
-    ('assistant-said-end-call-phrase', 'judge', null),
-    ('assistant-said-message-with-end-call-enabled', 'judge', null),
-    ('assistant-forwarded-call', 'judge', null),
-    ('exceeded-max-duration', 'judge', null),
-    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is the one to judge
-    ('call.in-progress.twilio-completed-call', 'judge', null),
-    ('call.in-progress.sip-completed-call', 'judge', null),
-    ('vonage-completed', 'judge', null),
-    -- The line broke, or a hook spoke or transferred at the end: the patient had been on the line.
-    ('vonage-disconnected', 'judge', null),
-    ('call.ending.hook-executed-say', 'judge', null),
-    ('call.ending.hook-executed-transfer', 'judge', null),
-    ('%voicemail%', 'skip', 'voicemail'),
-    ('%answering-machine%', 'skip', 'voicemail'),
-    ('%did-not-answer%', 'skip', 'not_answered'),
-    ('%no-answer%', 'skip', 'not_answered'),
-    ('%busy%', 'skip', 'not_answered'),
-    ('%misdialed%', 'skip', 'not_answered'),
-    ('customer-did-not-give-microphone-permission', 'skip', 'not_answered'),
-    ('manually-canceled', 'skip', 'not_answered'),
-    ('vonage-rejected', 'skip', 'not_answered'),
-    ('call-deleted', 'skip', 'not_answered'),
-    ('scheduled-call-deleted', 'skip', 'not_answered'),
-    ('call.ringing.hook-executed-say', 'skip', 'not_answered'),
-    ('call.ringing.hook-executed-transfer', 'skip', 'not_answered'),
-    ('call.ringing.sip-inbound-caller-hungup-before-call-connect', 'skip', 'not_answered'),
-    ('assistant-join-timed-out', 'skip', 'call_failed'),
-    ('%error%', 'skip', 'call_failed'),
-    ('%failed%', 'skip', 'call_failed'),
-    ('%fault%', 'skip', 'call_failed'),
-    ('%not-found%', 'skip', 'call_failed'),
-    ('%not-valid%', 'skip', 'call_failed'),
-    ('assistant-request-%', 'skip', 'call_failed'),
-    ('pipeline-%', 'skip', 'call_failed'),
-    ('phone-call-provider-%', 'skip', 'call_failed'),
-    ('worker-shutdown', 'skip', 'call_failed');
-
-update voice.ended_reasons set needs_speech = true where ended_reasons.pattern = 'silence-timed-out';
-
-create function voice.ended_as(ended_reason text)
-returns voice.ended_reasons
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select ended_reasons
-    from voice.ended_reasons
-    where lower(ended_as.ended_reason) like ended_reasons.pattern
-    order by
-        ended_reasons.pattern = lower(ended_as.ended_reason) desc,
-        ended_reasons.disposition = 'skip' desc,
-        length(ended_reasons.pattern) desc,
-        ended_reasons.pattern
-    limit 1
-$$;
-comment on function voice.ended_as is 'The row that decides about calls that ended so; null: nobody has decided.';
-revoke execute on function voice.ended_as from public;
-
-create function voice.skip_reason(call public.call_logs)
-returns public.check_reason
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-        when decided.disposition = 'skip' then decided.reason
-        when decided.needs_speech and call.speech_intervals = '[]' then 'nobody_spoke'
-    end
-    from voice.ended_as(call.ended_reason) as decided
-$$;
-comment on function voice.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
-revoke execute on function voice.skip_reason from public;
-
-create table voice.unmatched_calls (
-    provider text not null
-        constraint an_unmatched_call_has_a_provider references voice.providers (id),
-    provider_call_id text not null,
-    phone text,
-    report jsonb not null,
-    received_at timestamptz not null,
-    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
-);
-alter table voice.unmatched_calls enable row level security;
-comment on table voice.unmatched_calls is
-    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
-
-create function voice.reported_patient(patient_id uuid, phone text)
-returns uuid
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when count(*) = 1 then min(patients.id::text)::uuid end
-    from public.patients
-    where case
-        when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
-        else patients.phone = reported_patient.phone
-    end
-$$;
-comment on function voice.reported_patient is
-    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
-revoke execute on function voice.reported_patient from public;
-
-create function voice.are_intervals(intervals jsonb)
-returns boolean
-language sql
-immutable
-strict
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-        when jsonb_typeof(intervals) <> 'array' or jsonb_array_length(intervals) > 10000 then false
-        else not exists (
-            select
-            from jsonb_array_elements(intervals) as pair
-            where case
-                when jsonb_typeof(pair) <> 'array' or jsonb_array_length(pair) <> 2 then true
-                else exists (
-                    select
-                    from jsonb_array_elements(pair) as moment
-                    where case jsonb_typeof(moment) when 'number' then abs(moment::numeric) > 1e6 else true end
-                )
-            end
-        )
-    end
-$$;
-comment on function voice.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
-revoke execute on function voice.are_intervals from public;
-
-create function voice.forget_garbled_intervals()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not voice.are_intervals(new.speech_intervals) then
-        new.speech_intervals := null;
-    end if;
-    return new;
-end
-$$;
-comment on function voice.forget_garbled_intervals is
-    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into voice.';
-revoke execute on function voice.forget_garbled_intervals from public;
-
-create type public.received_call as (
-    call_log_id uuid,
-    disposition public.call_disposition,
-    is_new boolean
-);
-comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
-
--- 30_recordings.sql
-
--- Recordings: the work list of what must be copied from the provider into Storage before the provider forgets it. What was
--- copied becomes the call's recording_ref, and that queues the check.
-
-create type public.recording_state as enum (
-    'queued',       -- waits to be copied, or for another try   -> leased, expired
-    'leased',       -- somebody copies it                       -> stored, refused, queued again, expired
-    'stored',       -- in Storage: end
-    'refused',      -- what the provider has cannot be taken: end
-    'expired'       -- the provider keeps it no longer: end
-);
-comment on type public.recording_state is 'Where the copying of a provider''s recording stands.';
-
-create table voice.recordings (
-    call_log_id uuid constraint recordings_pkey primary key
-        constraint a_recording_is_of_a_call references public.call_logs (id) on delete cascade,
-    patient_id uuid not null
-        constraint a_recording_is_of_a_patient references public.patients (id) on delete cascade,
-    state public.recording_state not null default 'queued',
-    source_channel text
-        constraint a_source_has_one_of_three_kinds check (source_channel in ('customer', 'stereo', 'mixed')),
-    source_expires_at timestamptz,
-    recording_ref text,
-    recording_channel public.recording_channel,
-    attempts integer not null default 0,
-    run_at timestamptz not null,
-    expires_at timestamptz not null,
-    worker text,
-    lease_token uuid,
-    leased_until timestamptz,
-    error_code text,
-    error_message text,
-    finished_at timestamptz,
-    constraint a_leased_recording_has_a_lease
-        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
-    constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
-);
-create index recordings_by_patient on voice.recordings (patient_id);
-create index recordings_to_copy on voice.recordings (run_at) where state in ('queued', 'leased');
-alter table voice.recordings enable row level security;
-comment on table voice.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
-comment on column voice.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
-comment on column voice.recordings.source_expires_at is 'Until when that address works.';
-comment on column voice.recordings.run_at is 'Not before this moment.';
-comment on column voice.recordings.expires_at is 'When the provider forgets the recording.';
-
-create function voice.end_recording(call_log_id uuid, state public.recording_state, at timestamptz)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update voice.recordings
-    set state = end_recording.state,
-        finished_at = end_recording.at
-    where recordings.call_log_id = end_recording.call_log_id;
-    update public.call_logs
-    set check_state = 'dead',
-        check_reason = case end_recording.state when 'expired' then 'recording_expired' else 'recording_unavailable' end::public.check_reason,
-        recording_source_url = null
-    where call_logs.id = end_recording.call_log_id and call_logs.recording_ref is null;
-end
-$$;
-comment on function voice.end_recording is 'The recording never comes, and its call says so.';
-revoke execute on function voice.end_recording from public;
-
-create function voice.recordings_to_expire(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select recordings.call_log_id::text
-    from voice.recordings
-    where recordings.state in ('queued', 'leased')
-        and recordings.expires_at <= recordings_to_expire.at
-        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
-    order by recordings.expires_at
-    limit recordings_to_expire.maximum_rows
-$$;
-comment on function voice.recordings_to_expire is 'Calls whose recording the provider has forgotten before it was copied. Called by voice.run_job.';
-revoke execute on function voice.recordings_to_expire from public;
-
-create function voice.expire_recording(call_log_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    lost voice.recordings;
-begin
-    select recordings.* into lost from voice.recordings where recordings.call_log_id = expire_recording.call_log_id::uuid;
-    if not voice.try_lock_patient(lost.patient_id) then
-        return false;
-    end if;
-    select recordings.* into lost
-    from voice.recordings
-    where recordings.call_log_id = lost.call_log_id
-        and recordings.expires_at <= expire_recording.at
-        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
-    for update skip locked;
-    if not found then
-        return false;
-    end if;
-    perform voice.end_recording(lost.call_log_id, 'expired', expire_recording.at);
-    return true;
-end
-$$;
-comment on function voice.expire_recording is 'The provider has forgotten the recording, and its call says so; whether it did. Called by voice.run_job.';
-revoke execute on function voice.expire_recording from public;
-
-create type public.recording_claim as (
-    call_log_id uuid,
-    patient_id uuid,
-    provider text,
-    provider_call_id text,
-    source_url text,
-    source_channel text,
-    source_expires_at timestamptz,
-    object_path text,
-    speech_intervals jsonb,
-    attempts integer,
-    lease_token uuid
-);
-comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
-
-create function voice.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid, at timestamptz
-)
-returns setof public.recording_claim
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return query
-        update voice.recordings as claimed
-        set state = 'leased',
-            attempts = claimed.attempts + 1,
-            worker = claim_recordings.worker,
-            lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_recordings.lease_seconds)
-        from (
-            select due.call_log_id
-            from voice.recordings as due
-            where due.state in ('queued', 'leased')
-                and due.expires_at > claim_recordings.at
-                and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
-                and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
-            order by due.run_at, due.call_log_id
-            for update skip locked
-            limit claim_recordings.count
-        ) as ready
-        join public.call_logs on call_logs.id = ready.call_log_id
-        where claimed.call_log_id = ready.call_log_id
-        returning
-            claimed.call_log_id, claimed.patient_id, call_logs.provider, call_logs.provider_call_id,
-            call_logs.recording_source_url, claimed.source_channel, claimed.source_expires_at,
-            claimed.patient_id || '/' || claimed.call_log_id, call_logs.speech_intervals, claimed.attempts,
-            claimed.lease_token;
-end
-$$;
-comment on function voice.claim_recordings is
-    'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
-revoke execute on function voice.claim_recordings from public;
-grant execute on function voice.claim_recordings to service_role;
-
-create function voice.publish_recording(call_log_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    update public.call_logs
-    set recording_ref = recordings.recording_ref,
-        recording_channel = recordings.recording_channel,
-        recording_source_url = null
-    from voice.recordings
-    where recordings.call_log_id = publish_recording.call_log_id
-        and call_logs.id = recordings.call_log_id
-        and recordings.state = 'stored'
-        and call_logs.recording_ref is null
-        and (voice.ended_as(call_logs.ended_reason)).disposition = 'judge'
-        and voice.skip_reason(call_logs) is null
-$$;
-comment on function voice.publish_recording is
-    'Gives the call its copied recording, which queues the check, where the call is worth judging.';
-revoke execute on function voice.publish_recording from public;
-
-create function voice.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb
-)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held voice.recordings;
-begin
-    perform voice.lock_patient_if_any((
-        select recordings.patient_id from voice.recordings where recordings.call_log_id = store_recording.call_log_id
-    ));
-    select recordings.* into held from voice.recordings where recordings.call_log_id = store_recording.call_log_id for update;
-    if not found then
-        perform voice.delete_orphan(store_recording.recording_ref); -- erased while it was copied
-    end if;
-    update voice.recordings
-    set state = 'stored',
-        recording_ref = store_recording.recording_ref,
-        recording_channel = store_recording.recording_channel::public.recording_channel,
-        error_code = null,
-        error_message = null,
-        finished_at = clock_timestamp()
-    where recordings.call_log_id = held.call_log_id
-        and recordings.lease_token = store_recording.lease_token
-        and recordings.state in ('leased', 'stored');
-    if not found then
-        return false;
-    end if;
-    update public.call_logs
-    set speech_intervals = coalesce(store_recording.speech_intervals, call_logs.speech_intervals),
-        recording_source_url = null
-    where call_logs.id = held.call_log_id;
-    perform voice.publish_recording(held.call_log_id);
-    return true;
-end
-$$;
-comment on function voice.store_recording is
-    'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch voice.';
-revoke execute on function voice.store_recording from public;
-grant execute on function voice.store_recording to service_role;
-
-create function voice.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz
-)
-returns public.recording_state
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    failed voice.recordings;
-begin
-    perform voice.lock_patient_if_any((
-        select recordings.patient_id from voice.recordings where recordings.call_log_id = fail_recording.call_log_id
-    ));
-    update voice.recordings
-    set state = 'queued',
-        error_code = fail_recording.code,
-        error_message = left(fail_recording.message, 1000),
-        lease_token = null,
-        leased_until = null,
-        run_at = fail_recording.at + voice.retry_wait(recordings.attempts)
-    where recordings.call_log_id = fail_recording.call_log_id
-        and recordings.lease_token = fail_recording.lease_token
-        and recordings.state = 'leased'
-    returning * into failed;
-    if failed.call_log_id is not null and (fail_recording.is_permanent or failed.expires_at <= fail_recording.at) then
-        failed.state := case when fail_recording.is_permanent then 'refused' else 'expired' end;
-        perform voice.end_recording(failed.call_log_id, failed.state, fail_recording.at);
-    end if;
-    return coalesce(
-        failed.state,
-        (select recordings.state from voice.recordings where recordings.call_log_id = fail_recording.call_log_id));
-end
-$$;
-comment on function voice.fail_recording is
-    'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as voice.store_recording.';
-revoke execute on function voice.fail_recording from public;
-grant execute on function voice.fail_recording to service_role;
-
--- 31_reports.sql
-
--- Reports: the one call that the webhook and the sweep make for each finished call, and what they ask around it.
-
-create function voice.is_erased(provider text, provider_call_id text, patient_id uuid)
-returns boolean
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return exists (
-            select from voice.deletions
-            where deletions.kind = 'provider_call'
-                and deletions.reference = is_erased.provider || '/' || is_erased.provider_call_id
-        )
-        or exists (
-            select from voice.tombstones
-            where tombstones.patient_id = is_erased.patient_id and tombstones.scope = 'person'
-        );
-end
-$$;
-comment on function voice.is_erased is
-    'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by voice.receive_call_report and voice.unreported_calls.';
-revoke execute on function voice.is_erased from public;
-
-create function voice.queue_recording(
-    call public.call_logs, source_channel text, source_expires_at timestamptz, ended_at timestamptz, at timestamptz
-)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into voice.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
-    select
-        call.id, call.patient_id, queue_recording.source_channel, queue_recording.source_expires_at, queue_recording.at,
-        -- Whatever the report says of the time: it is tried for a day at least.
-        greatest(
-            coalesce(queue_recording.ended_at, call."timestamp") + make_interval(secs => 86400 * providers.recording_retention_days),
-            queue_recording.at + interval '1 day')
-    from voice.providers
-    where providers.id = call.provider
-    on conflict (call_log_id) do update
-    -- Reported again, with another address: worth another try at once.
-    set source_channel = coalesce(excluded.source_channel, queued.source_channel),
-        source_expires_at = case
-            when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
-        end,
-        run_at = least(queued.run_at, excluded.run_at)
-    where queued.state in ('queued', 'leased')
-$$;
-comment on function voice.queue_recording is 'Has a call''s recording copied. Called by voice.receive_call_report.';
-revoke execute on function voice.queue_recording from public;
-
-create function voice.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
-    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
-    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
-)
-returns public.received_call
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-#variable_conflict use_column
-declare
-    patient public.patients;
-    call public.call_logs;
-    is_new boolean;
-    decided voice.ended_reasons;
-    -- A clock that is wrong by years says nothing of when it was.
-    begun_at constant timestamptz := coalesce((
-        select told.at
-        from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
-        where told.at between '2000-01-01' and least(greatest(receive_call_report.at, now()) + interval '1 hour', now() + interval '2 days')
-        order by told.turn
-        limit 1
-    ), now());
-    ended_at constant timestamptz :=
-        case when receive_call_report.ended_at between begun_at and begun_at + interval '1 day' then receive_call_report.ended_at end;
-begin
-    if nullif(receive_call_report.provider_call_id, '') is null
-        or not exists (select from voice.providers where id = receive_call_report.provider)
-    then
-        raise exception using
-            errcode = 'PT400',
-            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
-            hint = 'Providers are rows of voice.providers.';
-    end if;
-
-    select patients.* into patient
-    from public.patients
-    where patients.id = coalesce(
-        -- What is taken in stays with its patient.
-        (select call_logs.patient_id from public.call_logs
-            where call_logs.provider = receive_call_report.provider
-                and call_logs.provider_call_id = receive_call_report.provider_call_id),
-        voice.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
-    for no key update;
-    if voice.is_erased(receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id) then
-        return (
-            (select id from public.call_logs
-                where call_logs.provider = receive_call_report.provider
-                    and call_logs.provider_call_id = receive_call_report.provider_call_id),
-            'erased', false
-        )::public.received_call;
-    end if;
-    if patient.id is null then
-        insert into voice.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
-        values (
-            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
-            jsonb_build_object(
-                'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
-                'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
-                'summary', left(receive_call_report.summary, 10000), 'speech_intervals', receive_call_report.speech_intervals,
-                'is_recording_consented', receive_call_report.is_recording_consented),
-            receive_call_report.at
-        )
-        on conflict on constraint unmatched_calls_pkey do nothing;
-        is_new := found;
-        return (null, 'unmatched', is_new)::public.received_call;
-    end if;
-
-    is_new := not exists (
-        select from public.call_logs
-        where call_logs.provider = receive_call_report.provider
-            and call_logs.provider_call_id = receive_call_report.provider_call_id
-    );
-    insert into public.call_logs as known (
-        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
-        speech_intervals
-    )
-    values (
-        patient.id, begun_at, 'provider', receive_call_report.provider, receive_call_report.provider_call_id,
-        receive_call_report.ended_reason, left(receive_call_report.summary, 10000), null, receive_call_report.speech_intervals
-    )
-    on conflict (provider, provider_call_id) do update
-    set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
-        summary = coalesce(known.summary, excluded.summary),
-        speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
-    returning * into call;
-    delete from voice.unmatched_calls
-    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
-    decided := voice.ended_as(call.ended_reason);
-
-    if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
-        update public.call_logs
-        set (check_state, check_reason) = (
-            select 'skipped'::public.check_state, why.reason
-            from (select case
-                when voice.skip_reason(call) is not null then voice.skip_reason(call)
-                when patient.voice_consent_at is null or not receive_call_report.is_recording_consented then 'no_consent'
-                when decided.disposition is null then 'ended_reason_unknown'
-            end::public.check_reason as reason) as why
-            where why.reason is not null
-        )
-        where call_logs.id = call.id
-        returning * into call;
-        if call.check_reason is null or call.check_reason = 'ended_reason_unknown' then
-            update public.call_logs
-            set recording_source_url = coalesce(receive_call_report.recording_url, call_logs.recording_source_url)
-            where call_logs.id = call.id;
-            perform voice.queue_recording(
-                call, receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
-                ended_at, receive_call_report.at);
-        end if;
-    end if;
-    return (call.id, coalesce(decided.disposition, 'unknown'), is_new)::public.received_call;
-end
-$$;
-comment on function voice.receive_call_report is
-    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch voice.';
-revoke execute on function voice.receive_call_report from public;
-grant execute on function voice.receive_call_report to service_role;
-
-create function voice.calls_to_match(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
-    from voice.unmatched_calls
-    where voice.reported_patient(
-        -- What is no id is the operator's, and not in the way of the others.
-        case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
-            then (unmatched_calls.report ->> 'patient_id')::uuid end,
-        unmatched_calls.phone) is not null
-    order by unmatched_calls.received_at
-    limit calls_to_match.maximum_rows
-$$;
-comment on function voice.calls_to_match is 'Reported calls whose patient is known by now. Called by voice.run_job.';
-revoke execute on function voice.calls_to_match from public;
-
-create function voice.match_call(reference text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    taken voice.unmatched_calls;
-begin
-    select unmatched_calls.* into taken
-    from voice.unmatched_calls
-    where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = match_call.reference
-    for update skip locked;
-    if not voice.try_lock_patient(voice.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone)) then
-        return false;
-    end if;
-    delete from voice.unmatched_calls
-    where unmatched_calls.provider = taken.provider and unmatched_calls.provider_call_id = taken.provider_call_id;
-    perform voice.receive_call_report(
-        taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
-        (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
-        taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
-        nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
-        match_call.at);
-    return true;
-end
-$$;
-comment on function voice.match_call is 'Takes in a call whose patient is known by now; whether it did. Called by voice.run_job.';
-revoke execute on function voice.match_call from public;
-
-create function voice.calls_to_redecide(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select call_logs.id::text
-    from public.call_logs
-    where call_logs.check_reason = 'ended_reason_unknown' and (voice.ended_as(call_logs.ended_reason)).disposition is not null
-    order by call_logs."timestamp"
-    limit calls_to_redecide.maximum_rows
-$$;
-comment on function voice.calls_to_redecide is 'Calls whose ended reason a row explains by now. Called by voice.run_job.';
-revoke execute on function voice.calls_to_redecide from public;
-
-create function voice.redecide_call(call_log_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    call public.call_logs;
-begin
-    select call_logs.* into call from public.call_logs where call_logs.id = redecide_call.call_log_id::uuid;
-    if not voice.try_lock_patient(call.patient_id) then
-        return false;
-    end if;
-    update public.call_logs
-    set check_state = case when voice.skip_reason(call) is not null then 'skipped'::public.check_state end,
-        check_reason = voice.skip_reason(call)
-    where call_logs.id = call.id and call_logs.check_reason = 'ended_reason_unknown';
-    if not found then
-        return false;
-    end if;
-    perform voice.publish_recording(call.id);
-    return true;
-end
-$$;
-comment on function voice.redecide_call is 'Judges or skips a call whose ended reason a row explains by now; whether it did. Called by voice.run_job.';
-revoke execute on function voice.redecide_call from public;
-create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
-
-create function voice.unreported_calls(provider text, provider_call_ids text[])
-returns setof text
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select distinct listed.id
-    from unnest(unreported_calls.provider_call_ids) as listed (id)
-    where not exists (
-            select from public.call_logs
-            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
-        and not exists (
-            select from voice.unmatched_calls
-            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
-        and not voice.is_erased(unreported_calls.provider, listed.id, null)
-$$;
-comment on function voice.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as voice.receive_call_report.';
-revoke execute on function voice.unreported_calls from public;
-grant execute on function voice.unreported_calls to service_role;
-
-create function voice.sweep_since(provider text, at timestamptz)
-returns timestamptz
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select greatest(
-        sweep_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        -- Whoever's clock was wrong: never later than now.
-        case when providers.swept_until is not null then least(providers.swept_until, sweep_since.at) end - make_interval(secs => 3600 * providers.sweep_overlap_hours))
-    from voice.providers
-    where providers.id = sweep_since.provider
-$$;
-comment on function voice.sweep_since is
-    'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as voice.receive_call_report.';
-revoke execute on function voice.sweep_since from public;
-grant execute on function voice.sweep_since to service_role;
-
-create function voice.finish_sweep(provider text, until timestamptz)
-returns void
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update voice.providers
-    set swept_until = greatest(providers.swept_until, finish_sweep.until)
-    where providers.id = finish_sweep.provider
-$$;
-comment on function voice.finish_sweep is 'Every call that was last updated before until was listed. Definer: as voice.receive_call_report.';
-revoke execute on function voice.finish_sweep from public;
-grant execute on function voice.finish_sweep to service_role;
-
--- 32_alerts.sql
-
--- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it. A worse sign raises its level, a
--- repeat only counts up: nobody is woken twice for the same thing. Every change is a row, and those that must be told become
--- deliveries.
-
-create type public.alert_level as enum (
-    'warning',      -- listen to the patient soon
-    'emergency',    -- see to the patient now
-    'critical'      -- see to the patient now, and everybody does
-);
-comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
-
-create type public.alert_state as enum (
-    'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
-    'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
-    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
-    'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
-    'resolved'          -- the episode is over: end
-);
-comment on type public.alert_state is 'Where an alert stands; every state but resolved is part of the episode.';
-
-create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
-comment on type public.alert_outcome is 'What the caregivers found.';
-
-create type public.alert_cause as enum (
-    'voice_changed',        -- a call scored above a threshold
-    'nothing_heard',        -- no call could be judged for the set days
-    'no_usable_speech'      -- several answered calls in a row without a voice that could be judged
-);
-comment on type public.alert_cause is 'What an alert is about.';
-
-create type public.alert_change as enum (
-    'opened',           -- the first sign
-    'raised',           -- a worse sign, or one of another kind while it was thought to be seen to: open again
-    'repeated',         -- the same again: only counted
-    'escalated',        -- nobody answered in time: more caregivers are told
-    'reminded',         -- and still nobody
-    'acknowledged', 'snoozed',
-    'woken',            -- the snooze is over: open again
-    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
-    'resolved'
-);
-comment on type public.alert_change is 'What happened to an alert.';
-
-create type public.alert_actor as enum (
-    'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a signed-in caregiver: actor_id
-    'operator'      -- the care team, through the service or service_role
-);
-comment on type public.alert_actor is 'Who changed an alert.';
-
-create table voice.alert_policies (
-    level public.alert_level constraint alert_policies_pkey primary key,
-    first_roles public.caregiver_role[] not null,
-    further_roles public.caregiver_role[] not null,
-    escalate_after_minutes double precision not null
-        constraint an_alert_waits_for_an_answer check (escalate_after_minutes > 0 and escalate_after_minutes <= 10080),
-    remind_after_minutes double precision not null
-        constraint reminders_are_apart check (remind_after_minutes > 0 and remind_after_minutes <= 10080),
-    maximum_reminders integer not null
-        constraint reminders_are_counted check (maximum_reminders >= 0),
-    maximum_snooze_hours double precision not null
-        constraint a_snooze_ends check (maximum_snooze_hours > 0 and maximum_snooze_hours <= 168),
-    waits_for_morning boolean not null,
-    maximum_silent_hours double precision not null
-        constraint an_unresolved_alert_speaks_again check (maximum_silent_hours > 0 and maximum_silent_hours <= 8784),
-    minimum_snooze_minutes double precision not null default 15
-        constraint a_snooze_takes_a_while check (minimum_snooze_minutes between 0 and 60),
-    constraint only_a_warning_waits_for_morning check (level = 'warning' or not waits_for_morning)
-);
-alter table voice.alert_policies enable row level security;
-insert into voice.alert_policies values
-    ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
-    ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
-    ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
-comment on table voice.alert_policies is 'Who is told at each level, when others are, and how often.';
-comment on column voice.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
-comment on column voice.alert_policies.further_roles is 'Who is told when nobody has answered.';
-comment on column voice.alert_policies.maximum_silent_hours is
-    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
-comment on column voice.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
-comment on column voice.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
-
-create table public.caregiver_alerts (
-    id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
-    patient_id uuid not null
-        constraint an_alert_is_about_a_patient references public.patients (id) on delete cascade,
-    level public.alert_level not null,
-    state public.alert_state not null default 'open',
-    cause public.alert_cause not null default 'voice_changed',
-    causes public.alert_cause[] not null default '{}',
-    log_id uuid
-        constraint an_alert_keeps_its_worst_log references public.voice_anomaly_logs (id) on delete set null,
-    anomaly_score double precision
-        constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
-    repeat_count integer not null default 0,
-    reminder_count integer not null default 0,
-    opened_at timestamptz not null default now(),
-    last_raised_at timestamptz not null default now(),
-    next_change_at timestamptz default now(),
-    acknowledged_at timestamptz,
-    acknowledged_by uuid
-        constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
-    snoozed_until timestamptz,
-    resolved_at timestamptz,
-    resolved_by uuid
-        constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
-    outcome public.alert_outcome,
-    notes text
-        constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
-    constraint a_changed_voice_has_its_score check (cause <> 'voice_changed' or anomaly_score is not null),
-    constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or (next_change_at is not null and isfinite(next_change_at))),
-    constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
-    constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
-    constraint a_snoozed_alert_has_its_end check ((state = 'snoozed') = (snoozed_until is not null)),
-    constraint an_outcome_comes_with_the_end check (outcome is null or state = 'resolved')
-);
-create unique index a_patient_has_one_unresolved_alert on public.caregiver_alerts (patient_id) where resolved_at is null;
-create index caregiver_alerts_by_patient on public.caregiver_alerts (patient_id, opened_at desc);
-create index caregiver_alerts_by_log on public.caregiver_alerts (log_id);
-create index caregiver_alerts_by_acknowledger on public.caregiver_alerts (acknowledged_by);
-create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_by);
-create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
-alter table public.caregiver_alerts enable row level security;
-revoke all on public.caregiver_alerts from anon, authenticated, service_role;
-comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
-comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
-comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
-comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode; log_id is its log. Null: no voice was judged.';
-comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
-comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
-grant select on public.caregiver_alerts to service_role, authenticated;
-
-create table public.alert_changes (
-    id uuid constraint alert_changes_pkey primary key default gen_random_uuid(),
-    alert_id uuid not null
-        constraint a_change_is_of_an_alert references public.caregiver_alerts (id) on delete cascade,
-    patient_id uuid not null
-        constraint a_change_is_about_a_patient references public.patients (id) on delete cascade,
-    change public.alert_change not null,
-    level public.alert_level not null,
-    cause public.alert_cause not null,
-    log_id uuid
-        constraint a_change_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
-    actor public.alert_actor not null default 'rule',
-    actor_id uuid
-        constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
-    snoozed_until timestamptz,
-    outcome public.alert_outcome,
-    changed_at timestamptz not null
-);
-create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
-create index alert_changes_by_patient on public.alert_changes (patient_id, changed_at desc);
-create index alert_changes_by_log on public.alert_changes (log_id);
-create index alert_changes_by_actor on public.alert_changes (actor_id);
-alter table public.alert_changes enable row level security;
-revoke all on public.alert_changes from anon, authenticated, service_role;
-comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
-comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
-grant select on public.alert_changes to service_role, authenticated;
-
-create function voice.note_change(
-    alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause public.alert_cause default null, log_id uuid default null, actor_id uuid default null,
-    actor public.alert_actor default 'rule'
-)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, log_id, actor, actor_id, snoozed_until, outcome, changed_at
-    )
-    values (
-        alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.log_id, note_change.actor, note_change.actor_id,
-        alert.snoozed_until, alert.outcome, note_change.at
-    )
-$$;
-comment on function voice.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';
-revoke execute on function voice.note_change from public;
-
--- 33_episodes.sql
-
--- Episodes: how signs make and change an alert, and what happens when nobody answers.
-
-create function voice.alert_level(severity public.anomaly_severity)
-returns public.alert_level
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case alert_level.severity
-        when 'medium' then 'warning'::public.alert_level
-        when 'high' then 'emergency'
-        when 'critical' then 'critical'
-    end
-$$;
-comment on function voice.alert_level is 'How urgent a severity is; null for low.';
-revoke execute on function voice.alert_level from public;
-
-create function voice.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
-returns timestamptz
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-        when quiet_from = quiet_until then after_quiet_hours.at
-        when quiet_from < quiet_until and (clock.local_at::time < quiet_from or clock.local_at::time >= quiet_until)
-            then after_quiet_hours.at
-        when quiet_from > quiet_until and clock.local_at::time < quiet_from and clock.local_at::time >= quiet_until
-            then after_quiet_hours.at
-        else (clock.local_at::date + (clock.local_at::time >= quiet_until)::integer + quiet_until)
-            at time zone after_quiet_hours.timezone
-    end
-    from (select after_quiet_hours.at at time zone after_quiet_hours.timezone as local_at) as clock
-$$;
-comment on function voice.after_quiet_hours is
-    'This moment, or the end of the quiet hours that it falls into, on the clock of that zone. Stable: zones change with PostgreSQL''s data.';
-revoke execute on function voice.after_quiet_hours from public;
-
-create function voice.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
-returns timestamptz
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case
-            when alert_policies.waits_for_morning then voice.after_quiet_hours(
-                answer_due_at.at, patients.timezone, settings.quiet_from, settings.quiet_until)
-            else answer_due_at.at
-        end + make_interval(secs => 60 * answer_due_at.minutes)
-    from public.patients
-    cross join voice.settings
-    cross join voice.alert_policies
-    where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
-$$;
-comment on function voice.answer_due_at is
-    'Until when somebody should have answered: nobody is expected to answer what waits for the morning.';
-revoke execute on function voice.answer_due_at from public;
-
-create function voice.raise_alert(
-    patient_id uuid, cause public.alert_cause, level public.alert_level, at timestamptz,
-    log_id uuid default null, anomaly_score double precision default null
-)
-returns public.caregiver_alerts
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    due_at timestamptz;
-    earlier public.caregiver_alerts;
-    alert public.caregiver_alerts;
-    change public.alert_change := 'opened';
-begin
-    select caregiver_alerts.* into earlier
-    from public.caregiver_alerts
-    where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
-    for update;
-    -- On the clock of the worst sign of the episode, not of the last one.
-    select voice.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
-    into due_at
-    from voice.alert_policies
-    where alert_policies.level = greatest(raise_alert.level, earlier.level);
-    if earlier.id is null then
-        insert into public.caregiver_alerts (
-            patient_id, level, cause, causes, log_id, anomaly_score, opened_at, last_raised_at, next_change_at
-        )
-        values (
-            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.log_id,
-            raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
-        )
-        returning * into alert;
-    else
-        change := case
-            when raise_alert.level > earlier.level then 'raised'
-            when earlier.state in ('acknowledged', 'snoozed')
-                -- Of another kind, or after the time for which somebody said that they see to it.
-                and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
-                then 'raised'
-            else 'repeated'
-        end;
-        update public.caregiver_alerts
-        set level = greatest(earlier.level, raise_alert.level),
-            causes = case when raise_alert.cause = any (earlier.causes) then earlier.causes else earlier.causes || raise_alert.cause end,
-            log_id = case when raise_alert.anomaly_score <= earlier.anomaly_score then earlier.log_id else coalesce(raise_alert.log_id, earlier.log_id) end,
-            anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
-            repeat_count = earlier.repeat_count + 1,
-            last_raised_at = raise_alert.at
-        where caregiver_alerts.id = earlier.id
-        returning * into alert;
-        if change = 'raised' then
-            update public.caregiver_alerts
-            set state = 'open',
-                cause = raise_alert.cause,
-                reminder_count = 0,
-                next_change_at = due_at,
-                acknowledged_at = null,
-                acknowledged_by = null,
-                snoozed_until = null
-            where caregiver_alerts.id = earlier.id
-            returning * into alert;
-        end if;
-    end if;
-    perform voice.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.log_id);
-    return alert;
-end
-$$;
-comment on function voice.raise_alert is
-    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds voice.lock_patient. Called by voice.score_call and voice.note_silence.';
-revoke execute on function voice.raise_alert from public;
-
-create function voice.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    -- Who may be dying is told of whatever was known before.
-    select is_known_illness.level < 'critical'
-        and voice.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
-        and coalesce((
-            select latest.outcome = 'ill'
-                and latest.level >= is_known_illness.level
-                -- Whatever flags there are: what was found is not known for ever.
-                and is_known_illness.at <= latest.resolved_at + make_interval(days => settings.illness_days)
-            from public.caregiver_alerts as latest
-            cross join voice.settings
-            where latest.patient_id = is_known_illness.patient_id
-            order by latest.opened_at desc
-            limit 1
-        ), false)
-$$;
-comment on function voice.is_known_illness is
-    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, at most voice.settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by voice.score_call.';
-revoke execute on function voice.is_known_illness from public;
-
-create function voice.alerts_to_advance(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select caregiver_alerts.id::text
-    from public.caregiver_alerts
-    where caregiver_alerts.resolved_at is null and caregiver_alerts.next_change_at <= alerts_to_advance.at
-    order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
-    limit alerts_to_advance.maximum_rows
-$$;
-comment on function voice.alerts_to_advance is 'The alerts whose time has come, the most urgent first. Called by voice.run_job.';
-revoke execute on function voice.alerts_to_advance from public;
-
-create function voice.advance_alert(alert_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    alert public.caregiver_alerts;
-    policy voice.alert_policies;
-    moved public.alert_change;
-begin
-    select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = advance_alert.alert_id::uuid;
-    if not voice.try_lock_patient(alert.patient_id) then
-        return false;
-    end if;
-    select caregiver_alerts.* into alert
-    from public.caregiver_alerts
-    where caregiver_alerts.id = alert.id
-        and caregiver_alerts.resolved_at is null
-        and caregiver_alerts.next_change_at <= advance_alert.at
-    for update;
-    if not found then
-        return false;
-    end if;
-    select alert_policies.* into policy from voice.alert_policies where alert_policies.level = alert.level;
-    moved := case alert.state
-        when 'snoozed' then 'woken'
-        when 'acknowledged' then 'reopened'
-        when 'open' then 'escalated'
-        else 'reminded'
-    end;
-    alert.reminder_count := case moved when 'reminded' then alert.reminder_count + 1 else 0 end;
-    update public.caregiver_alerts
-    set state = case when moved in ('woken', 'reopened') then 'open'::public.alert_state else 'escalated' end,
-        acknowledged_at = null,
-        acknowledged_by = null,
-        snoozed_until = null,
-        reminder_count = alert.reminder_count,
-        next_change_at = voice.answer_due_at(
-            alert.patient_id, alert.level,
-            case
-                when moved in ('woken', 'reopened') then policy.escalate_after_minutes
-                when alert.reminder_count < policy.maximum_reminders then policy.remind_after_minutes
-                else 60 * policy.maximum_silent_hours
-            end,
-            advance_alert.at)
-    where caregiver_alerts.id = alert.id
-    returning * into alert;
-    perform voice.note_change(
-        alert, moved, advance_alert.at, log_id => case alert.cause when 'voice_changed' then alert.log_id end);
-    return true;
-end
-$$;
-comment on function voice.advance_alert is
-    'Wakes what was snoozed, reopens what was acknowledged and never resolved, escalates what nobody answered, and reminds; whether it did. Called by voice.run_job.';
-revoke execute on function voice.advance_alert from public;
-
--- 34_alert_actions.sql
-
--- Alert actions: what a caregiver, or an operator for the care team, does about an alert. Viewers only look; to everybody else
--- the alert does not exist.
-
-create function voice.alert_to_act_on(alert_id uuid)
-returns public.caregiver_alerts
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient_id uuid := (
-        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
-    );
-    caregiver_role public.caregiver_role := voice.role_of_caller(patient_id);
-    alert public.caregiver_alerts;
-begin
-    if caregiver_role is not null or not voice.is_caller_a_caregiver() and patient_id is not null then
-        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
-        perform voice.lock_patient(patient_id);
-        select caregiver_alerts.* into alert
-        from public.caregiver_alerts
-        where caregiver_alerts.id = alert_to_act_on.alert_id
-        for update;
-    end if;
-    if alert.id is null then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such alert',
-            hint = 'An alert can be answered by a caregiver of its patient.';
-    elsif caregiver_role = 'viewer' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'A viewer does not answer alerts',
-            hint = 'Ask the primary caregiver for another role.';
-    end if;
-    return alert;
-end
-$$;
-comment on function voice.alert_to_act_on is
-    'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
-revoke execute on function voice.alert_to_act_on from public;
-
-create function voice.actor_of_caller()
-returns public.alert_actor
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when voice.is_caller_a_caregiver() then 'caregiver' else 'operator' end::public.alert_actor
-$$;
-comment on function voice.actor_of_caller is 'As whom the caller changes an alert.';
-revoke execute on function voice.actor_of_caller from public;
-
-create function voice.refuse_resolved(alert public.caregiver_alerts)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if alert.state = 'resolved' then
-        raise exception using
-            errcode = 'PT409',
-            message = 'The alert is resolved',
-            hint = 'A new sign opens another one.';
-    end if;
-end
-$$;
-comment on function voice.refuse_resolved is 'Raises PT409 where the episode is over.';
-revoke execute on function voice.refuse_resolved from public;
-
-create function voice.acknowledge_alert(alert_id uuid, at timestamptz default now())
-returns public.caregiver_alerts
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    alert public.caregiver_alerts := voice.alert_to_act_on(acknowledge_alert.alert_id);
-begin
-    perform voice.refuse_resolved(alert);
-    if alert.state = 'acknowledged' then
-        return alert;
-    end if;
-    update public.caregiver_alerts
-    set state = 'acknowledged',
-        acknowledged_at = acknowledge_alert.at,
-        acknowledged_by = (select auth.uid()),
-        snoozed_until = null,
-        next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
-            select maximum_silent_hours from voice.alert_policies where alert_policies.level = alert.level
-        ))
-    where caregiver_alerts.id = alert.id
-    returning * into alert;
-    perform voice.note_change(
-        alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()), actor => voice.actor_of_caller());
-    return alert;
-end
-$$;
-comment on function voice.acknowledge_alert is
-    'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
-revoke execute on function voice.acknowledge_alert from public;
-grant execute on function voice.acknowledge_alert to authenticated, service_role, retrocare_service;
-
-create function voice.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
-returns public.caregiver_alerts
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    alert public.caregiver_alerts := voice.alert_to_act_on(snooze_alert.alert_id);
-    policy voice.alert_policies := (
-        select alert_policies from voice.alert_policies where alert_policies.level = alert.level
-    );
-begin
-    perform voice.refuse_resolved(alert);
-    if (snooze_alert.until >= snooze_alert.at + make_interval(secs => 60 * policy.minimum_snooze_minutes)
-        and snooze_alert.until <= snooze_alert.at + make_interval(secs => 3600 * policy.maximum_snooze_hours)) is not true
-    then
-        raise exception using
-            errcode = 'PT400',
-            message = format('An alert of this level (%s) can be put off for %s minutes to %s hours',
-                alert.level, policy.minimum_snooze_minutes, policy.maximum_snooze_hours),
-            hint = 'Give a time in between.';
-    end if;
-    update public.caregiver_alerts
-    set state = 'snoozed',
-        snoozed_until = snooze_alert.until,
-        next_change_at = snooze_alert.until,
-        acknowledged_at = null,
-        acknowledged_by = null
-    where caregiver_alerts.id = alert.id
-    returning * into alert;
-    perform voice.note_change(alert, 'snoozed', snooze_alert.at, actor_id => (select auth.uid()), actor => 'caregiver');
-    return alert;
-end
-$$;
-comment on function voice.snooze_alert is
-    'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
-revoke execute on function voice.snooze_alert from public;
-grant execute on function voice.snooze_alert to authenticated;
-
--- What caregivers call. The bodies are bound when they are created: nobody needs USAGE on the private schema.
-
-create function public.acknowledge_alert(alert_id uuid)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.acknowledge_alert(acknowledge_alert.alert_id, now());
-end;
-comment on function public.acknowledge_alert is
-    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that voice.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.';
-revoke execute on function public.acknowledge_alert from public, anon;
-grant execute on function public.acknowledge_alert to authenticated, service_role;
-
-create function public.snooze_alert(alert_id uuid, until timestamptz)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.snooze_alert(snooze_alert.alert_id, snooze_alert.until, now());
-end;
-comment on function public.snooze_alert is
-    'For caregivers: remind us then. Within the minutes and hours that voice.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.snooze_alert from public, anon, service_role;
-grant execute on function public.snooze_alert to authenticated;
-
--- 35_alert_resolutions.sql
-
--- Resolutions: how an episode ends, by somebody who has seen to it or by a rule, and what was found.
-
-create function voice.resolve(
-    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
-    actor public.alert_actor default 'rule'
-)
-returns public.caregiver_alerts
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update public.caregiver_alerts
-    set state = 'resolved',
-        resolved_at = resolve.at,
-        resolved_by = resolve.actor_id,
-        outcome = resolve.outcome,
-        notes = coalesce(resolve.notes, alert.notes),
-        snoozed_until = null,
-        next_change_at = null
-    where caregiver_alerts.id = alert.id
-    returning * into alert;
-    perform voice.note_change(alert, 'resolved', resolve.at, actor_id => resolve.actor_id, actor => resolve.actor);
-    return alert;
-end
-$$;
-comment on function voice.resolve is 'The episode is over. Called by voice.resolve_alert, and by voice.end_silence when a silent patient was heard again.';
-revoke execute on function voice.resolve from public;
-
-create function voice.flag_illness(alert public.caregiver_alerts)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into public.health_flags (patient_id, flag, started_at, resolved_at)
-    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
-    from voice.settings
-    where not voice.is_unwell_at(alert.patient_id, alert.resolved_at)
-$$;
-comment on function voice.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for voice.settings.illness_days after its end, unless a health flag says so already. Called by voice.resolve_alert.';
-revoke execute on function voice.flag_illness from public;
-
-create function voice.resolve_alert(
-    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
-)
-returns public.caregiver_alerts
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    alert public.caregiver_alerts := voice.alert_to_act_on(resolve_alert.alert_id);
-begin
-    if resolve_alert.outcome is null then
-        raise exception using
-            errcode = 'PT400',
-            message = 'An alert is resolved with an outcome',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
-    elsif char_length(resolve_alert.notes) > 10000 then
-        raise exception using
-            errcode = 'PT400',
-            message = format('The notes have %s characters; at most 10000 are kept', char_length(resolve_alert.notes)),
-            hint = 'Keep what is longer elsewhere, and say where.';
-    end if;
-    if (alert.state, alert.outcome, alert.resolved_by)
-        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, (select auth.uid()))
-    then
-        return alert;
-    end if;
-    perform voice.refuse_resolved(alert);
-    alert := voice.resolve(
-        alert, resolve_alert.outcome, resolve_alert.notes, (select auth.uid()), resolve_alert.at, voice.actor_of_caller());
-    if alert.outcome = 'ill' then
-        perform voice.flag_illness(alert);
-    end if;
-    return alert;
-end
-$$;
-comment on function voice.resolve_alert is
-    'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
-revoke execute on function voice.resolve_alert from public;
-grant execute on function voice.resolve_alert to authenticated, service_role, retrocare_service;
-
--- What caregivers call. The body is bound when it is created: nobody needs USAGE on the private schema.
-
-create function public.resolve_alert(alert_id uuid, outcome public.alert_outcome, notes text default null)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.resolve_alert(resolve_alert.alert_id, resolve_alert.outcome, resolve_alert.notes, now());
-end;
-comment on function public.resolve_alert is
-    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.resolve_alert from public, anon;
-grant execute on function public.resolve_alert to authenticated, service_role;
-
--- 36_messages.sql
-
--- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do;
--- no score, no diagnosis.
---
--- {patient} as the caregiver knows the patient, {who} the caregiver who acted, {when} when the call was, {link} where to answer.
-
-create table voice.alert_openings (
-    language text not null,
-    change public.alert_change not null,
-    is_by_rule boolean not null default true,
-    text text not null,
-    is_whole boolean not null default false,
-    constraint alert_openings_pkey primary key (language, change, is_by_rule)
-);
-alter table voice.alert_openings enable row level security;
-comment on table voice.alert_openings is 'How a message begins after each change that is told; a change without a row is told to nobody.';
-comment on column voice.alert_openings.is_by_rule is 'Nobody did it, a rule did.';
-comment on column voice.alert_openings.is_whole is 'It is the whole message, for those who were told before: no text of voice.alert_texts follows.';
-insert into voice.alert_openings (language, change, is_by_rule, text, is_whole) values
-    ('en', 'opened', true, '', false),
-    ('en', 'raised', true, '', false),
-    ('en', 'escalated', true, 'Nobody has answered yet. ', false),
-    ('en', 'reminded', true, 'Still nobody has answered. ', false),
-    ('en', 'woken', true, 'As you asked, once more: ', false),
-    ('en', 'reopened', true, 'Somebody saw to this some time ago, but nobody has said how it ended. ', false),
-    ('en', 'acknowledged', false, '{who} is looking after {patient} now. You need not do anything.', true),
-    ('en', 'resolved', false, '{who} has looked after {patient}, and the matter is closed. You need not do anything.', true),
-    ('en', 'resolved', true, 'We have heard {patient} on the phone again. You need not do anything.', true);
-
-create table voice.alert_texts (
-    language text not null,
-    cause public.alert_cause not null,
-    level public.alert_level not null,
-    text text not null,
-    constraint alert_texts_pkey primary key (language, cause, level)
-);
-alter table voice.alert_texts enable row level security;
-comment on table voice.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
-insert into voice.alert_texts (language, cause, level, text) values
-    ('en', 'voice_changed', 'warning',
-        '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
-    ('en', 'voice_changed', 'emergency',
-        'URGENT: {patient} sounded very different from usual on the phone{when}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
-    ('en', 'voice_changed', 'critical',
-        'VERY URGENT: the voice on {patient}''s phone{when} was hardly like {patient}''s. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this{link}.'),
-    ('en', 'nothing_heard', 'warning',
-        'We have not been able to hear {patient} on the phone for some days. Please call {patient} and hear how things are. Then say that you have seen this{link}.'),
-    ('en', 'no_usable_speech', 'warning',
-        '{patient} has answered our last calls, but we hardly heard {patient} speak. Please call {patient} and hear how things are. Then say that you have seen this{link}.');
-
-create function voice.plain_name(name text, otherwise text)
-returns text
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select coalesce(nullif(left(btrim(regexp_replace(plain_name.name, '[[:cntrl:]{}[:space:]]+', ' ', 'g')), 60), ''), otherwise)
-$$;
-comment on function voice.plain_name is 'A name as it can stand in a message: one line, not too long, and no placeholder.';
-revoke execute on function voice.plain_name from public;
-
-create function voice.alert_message(change public.alert_changes, caregiver public.patient_caregivers)
-returns text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    with place as (
-        select
-            voice.plain_name(coalesce(nullif(caregiver.patient_known_as, ''), patients.name), 'the person you care for') as patient,
-            coalesce(caregiver.timezone, patients.timezone) as timezone,
-            ' at ' || to_char(
-                call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
-            ) as at_time,
-            voice.plain_name(actor.name, 'The care team') as who,
-            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
-        from public.patients
-        cross join voice.settings
-        left join public.voice_anomaly_logs on voice_anomaly_logs.id = change.log_id
-        left join public.call_logs on call_logs.id = voice_anomaly_logs.call_log_id
-        left join public.patient_caregivers as actor
-            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
-        where patients.id = change.patient_id
-    ),
-    written as (
-        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
-        select opening.text || case
-            when opening.is_whole then ''
-            else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
-        end as text
-        from (
-            select alert_openings.text, alert_openings.is_whole
-            from voice.alert_openings
-            where alert_openings.change = change.change and alert_openings.is_by_rule = (change.actor = 'rule')
-            order by
-                alert_openings.language = caregiver.language desc,
-                alert_openings.language = 'en' desc,
-                alert_openings.language
-            limit 1
-        ) as opening
-        left join lateral (
-            select alert_texts.text
-            from voice.alert_texts
-            where alert_texts.cause = change.cause and alert_texts.level <= change.level
-            order by
-                alert_texts.language = caregiver.language desc,
-                alert_texts.language = 'en' desc,
-                alert_texts.language,
-                alert_texts.level desc
-            limit 1
-        ) as happened on true
-    )
-    select replace(replace(replace(replace(written.text,
-        '{patient}', place.patient), '{who}', place.who), '{when}', coalesce(place.at_time, '')), '{link}', place.link)
-    from written
-    cross join place
-$$;
-comment on function voice.alert_message is
-    'The finished message about a change, in the caregiver''s language and on the caregiver''s clock; null: this change is told to nobody.';
-revoke execute on function voice.alert_message from public;
-
--- 37_outbox.sql
-
--- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them. Written
--- in the transaction of the change; sent by functions/notify-caregiver.
-
-create table voice.delivery_channels (
-    id text constraint delivery_channels_pkey primary key,
-    is_enabled boolean not null
-);
-alter table voice.delivery_channels enable row level security;
-insert into voice.delivery_channels values ('sms', true), ('webhook', true), ('console', false);
-comment on table voice.delivery_channels is
-    'By what messages go; each is a file of functions/notify-caregiver/channels. console is for development: it reaches everybody and nobody.';
-
-create type public.delivery_state as enum (
-    'queued',       -- waits to be sent, or for another try     -> leased, cancelled
-    'leased',       -- somebody sends it                        -> accepted, dead, queued again
-    'accepted',     -- the provider took it: end
-    'cancelled',    -- somebody answered, or a newer message tells more: end
-    'dead'          -- it cannot be sent, or was refused too often: end, and the operator's
-);
-comment on type public.delivery_state is 'Where a message to a caregiver stands.';
-
-create table voice.deliveries (
-    id bigint generated always as identity constraint deliveries_pkey primary key,
-    alert_id uuid not null
-        constraint a_delivery_is_about_an_alert references public.caregiver_alerts (id) on delete cascade,
-    change_id uuid not null
-        constraint a_delivery_tells_a_change references public.alert_changes (id) on delete cascade,
-    caregiver_id uuid not null
-        constraint a_delivery_goes_to_a_caregiver references public.patient_caregivers (id) on delete cascade,
-    channel text not null
-        constraint a_delivery_goes_by_a_channel references voice.delivery_channels (id),
-    state public.delivery_state not null default 'queued',
-    attempts integer not null default 0,
-    may_have_been_sent boolean not null default false,
-    run_at timestamptz not null,
-    worker text,
-    lease_token uuid,
-    leased_until timestamptz,
-    idempotency_key uuid not null default gen_random_uuid(),
-    provider_message_id text,
-    error_code text,
-    error_message text,
-    created_at timestamptz not null default clock_timestamp(),
-    finished_at timestamptz,
-    constraint a_change_is_told_once_to_each_by_each_channel unique (change_id, caregiver_id, channel),
-    constraint a_leased_delivery_has_a_lease
-        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
-    constraint an_ended_delivery_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null))
-);
-create index deliveries_by_alert on voice.deliveries (alert_id, caregiver_id, channel, id desc);
-create index deliveries_by_caregiver on voice.deliveries (caregiver_id);
-create index deliveries_by_channel on voice.deliveries (channel);
-create index deliveries_to_send on voice.deliveries (run_at) where state in ('queued', 'leased');
-alter table voice.deliveries enable row level security;
-comment on table voice.deliveries is 'The outbox: one row per change, caregiver and channel.';
-comment on column voice.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
-comment on column voice.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
-comment on column voice.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
-
-create function voice.caregiver_addresses(caregiver public.patient_caregivers)
-returns table (channel text, address text)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select delivery_channels.id, addresses.address
-    from voice.delivery_channels
-    join lateral (
-        values
-            ('sms', caregiver.phone), ('webhook', caregiver.webhook_url),
-            ('console', coalesce(caregiver.name, 'caregiver'))
-        union all
-        select further.key, further.value
-        from jsonb_each_text(caregiver.other_addresses) as further
-        where further.key not in ('sms', 'webhook', 'console')
-    ) as addresses (channel, address) on addresses.channel = delivery_channels.id
-    where delivery_channels.is_enabled and nullif(addresses.address, '') is not null
-$$;
-comment on function voice.caregiver_addresses is 'Where a caregiver is reached, by each channel that is enabled.';
-revoke execute on function voice.caregiver_addresses from public;
-
-create function voice.caregivers_to_tell(change public.alert_changes)
-returns setof public.patient_caregivers
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    with reachable as (
-        select
-            patient_caregivers as caregiver,
-            case
-                when patient_caregivers.role = any (case
-                    when change.change in ('escalated', 'reminded') then alert_policies.further_roles
-                    else alert_policies.first_roles
-                end) then 1
-                when patient_caregivers.role <> 'viewer' then 2
-                else 3
-            end as turn
-        from public.patient_caregivers
-        join voice.alert_policies on alert_policies.level = change.level
-        where patient_caregivers.patient_id = change.patient_id
-            and exists (select from voice.caregiver_addresses(patient_caregivers))
-    )
-    -- What was meant to press: whose turn it is; where nobody of those can be reached, whoever can.
-    select (reachable.caregiver).*
-    from reachable
-    where change.change not in ('acknowledged', 'resolved')
-        and reachable.turn = (select min(others.turn) from reachable as others)
-    union all
-    -- What puts at rest: whoever was told before, but not the one who acted.
-    select (reachable.caregiver).*
-    from reachable
-    where change.change in ('acknowledged', 'resolved')
-        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
-        and exists (
-            select from voice.deliveries
-            where deliveries.alert_id = change.alert_id
-                and deliveries.caregiver_id = (reachable.caregiver).id
-                and deliveries.state in ('accepted', 'leased')
-        )
-$$;
-comment on function voice.caregivers_to_tell is 'Who hears of a change, as voice.alert_policies says, and nobody who cannot be reached.';
-revoke execute on function voice.caregivers_to_tell from public;
-
-create function voice.on_alert_change()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    insert into voice.deliveries (alert_id, change_id, caregiver_id, channel, run_at)
-    select
-        new.alert_id, new.id, caregiver.id, addresses.channel,
-        case
-            when alert_policies.waits_for_morning then voice.after_quiet_hours(
-                new.changed_at, coalesce(caregiver.timezone, patients.timezone),
-                coalesce(caregiver.quiet_from, settings.quiet_from), coalesce(caregiver.quiet_until, settings.quiet_until))
-            else new.changed_at
-        end
-    from voice.caregivers_to_tell(new) as caregiver
-    cross join lateral voice.caregiver_addresses(caregiver) as addresses
-    join public.patients on patients.id = new.patient_id
-    join voice.alert_policies on alert_policies.level = new.level
-    cross join voice.settings
-    where exists (
-            select from voice.alert_openings
-            where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
-        )
-        -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
-        and not (new.change = 'acknowledged' and exists (
-            select from public.alert_changes as earlier
-            where earlier.alert_id = new.alert_id
-                and earlier.change = 'acknowledged'
-                and earlier.id <> new.id
-                and not exists (
-                    select from public.alert_changes as pressing
-                    where pressing.alert_id = new.alert_id
-                        and pressing.change in ('opened', 'raised', 'escalated', 'reminded', 'woken', 'reopened')
-                        and pressing.changed_at > earlier.changed_at
-                )
-        ));
-    return null;
-end
-$$;
-comment on function voice.on_alert_change is
-    'Trigger: a change becomes its deliveries, at once or after the quiet hours. Definer: whoever acts on an alert may not write voice.';
-revoke execute on function voice.on_alert_change from public;
-
-create view public.alert_deliveries
-with (security_invoker = true)
-as
-select
-    deliveries.id,
-    deliveries.alert_id,
-    deliveries.change_id,
-    deliveries.caregiver_id,
-    deliveries.channel,
-    deliveries.state,
-    deliveries.attempts,
-    deliveries.run_at,
-    deliveries.error_code,
-    deliveries.created_at,
-    deliveries.finished_at
-from voice.deliveries;
-comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, and how it stands.';
-comment on column public.alert_deliveries.run_at is 'Not before this moment.';
-grant select (
-    id, alert_id, change_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
-) on voice.deliveries to service_role;
-revoke all on public.alert_deliveries from anon, authenticated, service_role;
-grant select on public.alert_deliveries to service_role;
-
--- 38_deliveries.sql
-
--- Deliveries: how a message gets into a sender's hands, and what became of it. As for checks: claimed with a lease, the attempt
--- counted at the claim, an end exactly once.
-
-create function voice.deliveries_to_cancel(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select waiting.id::text
-    from voice.deliveries as waiting
-    join public.alert_changes on alert_changes.id = waiting.change_id
-    join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
-    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
-        and (
-            -- Somebody has answered: what was meant to press would only frighten.
-            (alert_changes.change not in ('acknowledged', 'resolved')
-                and caregiver_alerts.state not in ('open', 'escalated'))
-            or exists (
-                select from voice.deliveries as newer
-                where newer.alert_id = waiting.alert_id
-                    and newer.caregiver_id = waiting.caregiver_id
-                    and newer.channel = waiting.channel
-                    and newer.id > waiting.id
-                    and newer.state in ('queued', 'leased', 'accepted')
-            )
-        )
-    order by waiting.id
-    limit deliveries_to_cancel.maximum_rows
-$$;
-comment on function voice.deliveries_to_cancel is
-    'Messages that need not be sent any more: somebody has answered, or a newer one tells more. None is handed out. Called by voice.claim_deliveries and voice.run_job.';
-revoke execute on function voice.deliveries_to_cancel from public;
-
-create function voice.cancel_delivery(delivery_id text, at timestamptz)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    with cancelled as (
-        update voice.deliveries
-        set state = 'cancelled',
-            finished_at = cancel_delivery.at
-        from (
-            select waiting.id
-            from voice.deliveries as waiting
-            where waiting.id = cancel_delivery.delivery_id::bigint
-                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
-            for update skip locked
-        ) as overtaken
-        where deliveries.id = overtaken.id
-        returning deliveries.id
-    )
-    select exists (select from cancelled)
-$$;
-comment on function voice.cancel_delivery is 'Ends a message that need not be sent any more; whether it did. Called by voice.run_job.';
-revoke execute on function voice.cancel_delivery from public;
-
-create type public.delivery_claim as (
-    delivery_id bigint,
-    idempotency_key uuid,
-    lease_token uuid,
-    channel text,
-    address text,
-    message text,
-    level public.alert_level,
-    change public.alert_change,
-    alert_id uuid,
-    patient_id uuid,
-    attempts integer,
-    may_have_been_sent boolean,
-    created_at timestamptz
-);
-comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
-
-create function voice.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz)
-returns setof public.delivery_claim
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    overtaken bigint[] := array(select id::bigint from voice.deliveries_to_cancel(claim_deliveries.at, null) as id);
-begin
-    -- Senders that vanish count as attempts, and an address may be gone by now.
-    update voice.deliveries
-    set state = 'dead',
-        error_code = lost.code,
-        error_message = lost.why,
-        finished_at = claim_deliveries.at
-    from (
-        select
-            due.id,
-            case when addressed.is_left then 'attempts_exhausted' else 'no_address' end as code,
-            case when addressed.is_left then 'Each sender that took it vanished'
-                else 'The caregiver has no address for this channel any more' end as why
-        from voice.deliveries as due
-        cross join lateral (
-            select exists (
-                select
-                from public.patient_caregivers
-                cross join lateral voice.caregiver_addresses(patient_caregivers) as addresses
-                where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
-            ) as is_left
-        ) as addressed
-        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
-            and due.id <> all (overtaken)
-            and (not addressed.is_left
-                or due.attempts >= (select settings.delivery_maximum_attempts from voice.settings))
-        for update of due skip locked
-    ) as lost
-    where deliveries.id = lost.id;
-
-    return query
-        update voice.deliveries as claimed
-        set state = 'leased',
-            attempts = claimed.attempts + 1,
-            -- Whoever held it vanished: nobody knows how far it came.
-            may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
-            worker = claim_deliveries.worker,
-            lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_deliveries.lease_seconds)
-        from (
-            select due.id
-            from voice.deliveries as due
-            join public.alert_changes on alert_changes.id = due.change_id
-            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
-                and due.id <> all (overtaken)
-            order by alert_changes.level desc, due.run_at, due.id
-            for update of due skip locked
-            limit claim_deliveries.count
-        ) as ready
-        cross join public.alert_changes
-        cross join public.patient_caregivers
-        cross join lateral voice.caregiver_addresses(patient_caregivers) as addresses
-        where claimed.id = ready.id
-            and alert_changes.id = claimed.change_id
-            and patient_caregivers.id = claimed.caregiver_id
-            and addresses.channel = claimed.channel
-        returning
-            claimed.id, claimed.idempotency_key, claimed.lease_token, claimed.channel, addresses.address,
-            voice.alert_message(alert_changes, patient_caregivers), alert_changes.level, alert_changes.change,
-            claimed.alert_id, alert_changes.patient_id, claimed.attempts, claimed.may_have_been_sent, claimed.created_at;
-end
-$$;
-comment on function voice.claim_deliveries is
-    'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
-revoke execute on function voice.claim_deliveries from public;
-grant execute on function voice.claim_deliveries to service_role;
-
-create function voice.finish_delivery(delivery_id bigint, lease_token uuid, provider_message_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    sent voice.deliveries;
-begin
-    -- The log behind it is the patient's, and a patient is locked first.
-    perform voice.lock_patient_if_any((
-        select caregiver_alerts.patient_id
-        from voice.deliveries
-        join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
-        where deliveries.id = finish_delivery.delivery_id
-    ));
-    update voice.deliveries
-    set state = 'accepted',
-        provider_message_id = finish_delivery.provider_message_id,
-        error_code = null,
-        error_message = null,
-        finished_at = finish_delivery.at
-    where deliveries.id = finish_delivery.delivery_id
-        and deliveries.lease_token = finish_delivery.lease_token
-        and deliveries.state = 'leased'
-    returning * into sent;
-    if not found then
-        return exists (
-            select from voice.deliveries
-            where deliveries.id = finish_delivery.delivery_id
-                and deliveries.lease_token = finish_delivery.lease_token
-                and deliveries.state = 'accepted'
-        );
-    end if;
-    update public.voice_anomaly_logs
-    set alert_sent = true
-    from public.alert_changes
-    where alert_changes.id = sent.change_id
-        and voice_anomaly_logs.id = alert_changes.log_id
-        and not voice_anomaly_logs.alert_sent;
-    return true;
-end
-$$;
-comment on function voice.finish_delivery is
-    'A provider has accepted the message: the log behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch voice.';
-revoke execute on function voice.finish_delivery from public;
-grant execute on function voice.finish_delivery to service_role;
-
-create function voice.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean,
-    at timestamptz
-)
-returns public.delivery_state
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    setting voice.settings := (select settings from voice.settings);
-begin
-    update voice.deliveries
-    set state = case when is_over then 'dead' else 'queued' end::public.delivery_state,
-        may_have_been_sent = deliveries.may_have_been_sent or fail_delivery.may_have_been_sent,
-        error_code = fail_delivery.code,
-        error_message = left(fail_delivery.message, 1000),
-        run_at = fail_delivery.at + voice.retry_wait(deliveries.attempts, setting.delivery_retry_cap_seconds),
-        lease_token = null,
-        leased_until = null,
-        finished_at = case when is_over then fail_delivery.at end
-    from (
-        select failing.id, fail_delivery.is_permanent or failing.attempts >= setting.delivery_maximum_attempts as is_over
-        from voice.deliveries as failing
-        where failing.id = fail_delivery.delivery_id
-    ) as failed
-    where deliveries.id = failed.id
-        and deliveries.lease_token = fail_delivery.lease_token
-        and deliveries.state = 'leased';
-    return (select deliveries.state from voice.deliveries where deliveries.id = fail_delivery.delivery_id);
-end
-$$;
-comment on function voice.fail_delivery is
-    'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as voice.finish_delivery.';
-revoke execute on function voice.fail_delivery from public;
-grant execute on function voice.fail_delivery to service_role;
-
--- 39_receipts.sql
-
--- Receipts: a provider that has accepted a message may never bring it to the telephone. It is asked some minutes later what became
--- of it, three times in all, and what was not delivered is the operator's.
-
-alter table voice.deliveries
-    add column receipt_count integer not null default 0,
-    add column delivered_at timestamptz,
-    add constraint what_is_delivered_was_accepted check (delivered_at is null or state = 'accepted');
-comment on column voice.deliveries.receipt_count is 'How often the provider was asked what became of the message.';
-comment on column voice.deliveries.delivered_at is 'When the provider said that the message had arrived; null: not known.';
-create index deliveries_without_receipt on voice.deliveries (finished_at)
-    where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
-
-create function voice.receipt_wait(receipt_count integer)
-returns interval
-language sql
-immutable
-strict
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select (array['2 minutes', '10 minutes', '60 minutes']::interval[])[receipt_wait.receipt_count + 1]
-$$;
-comment on function voice.receipt_wait is
-    'How long after a message was accepted its provider is asked for a receipt, once it was asked so often; null: not any more.';
-revoke execute on function voice.receipt_wait from public;
-
-create function voice.due_receipts(at timestamptz)
-returns bigint
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select count(*)
-    from voice.deliveries
-    where deliveries.state = 'accepted'
-        and deliveries.provider_message_id is not null
-        and deliveries.delivered_at is null
-        and deliveries.receipt_count < 3
-        and deliveries.finished_at + voice.receipt_wait(deliveries.receipt_count) <= due_receipts.at
-$$;
-comment on function voice.due_receipts is 'Of how many messages a receipt could be asked for now. Called by voice.due_work.';
-revoke execute on function voice.due_receipts from public;
-
-create type public.receipt_claim as (
-    delivery_id bigint,
-    channel text,
-    provider_message_id text
-);
-comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
-
-create function voice.claim_receipts(count integer, at timestamptz)
-returns setof public.receipt_claim
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update voice.deliveries as claimed
-    set receipt_count = claimed.receipt_count + 1
-    from (
-        select due.id
-        from voice.deliveries as due
-        where due.state = 'accepted'
-            and due.provider_message_id is not null
-            and due.delivered_at is null
-            and due.receipt_count < 3
-            and due.finished_at + voice.receipt_wait(due.receipt_count) <= claim_receipts.at
-        order by due.finished_at
-        for update of due skip locked
-        limit claim_receipts.count
-    ) as ready
-    where claimed.id = ready.id
-    returning claimed.id, claimed.channel, claimed.provider_message_id
-$$;
-comment on function voice.claim_receipts is
-    'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as voice.claim_deliveries.';
-revoke execute on function voice.claim_receipts from public;
-grant execute on function voice.claim_receipts to service_role;
-
-create function voice.finish_receipt(delivery_id bigint, is_delivered boolean, message text, at timestamptz)
-returns public.delivery_state
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    change public.alert_changes;
-begin
-    select alert_changes.* into change
-    from voice.deliveries
-    join public.alert_changes on alert_changes.id = deliveries.change_id
-    where deliveries.id = finish_receipt.delivery_id;
-    if not found then
-        return null; -- erased since
-    end if;
-    perform voice.lock_patient(change.patient_id);
-
-    update voice.deliveries
-    set state = case when finish_receipt.is_delivered then 'accepted' else 'dead' end::public.delivery_state,
-        delivered_at = case when finish_receipt.is_delivered then finish_receipt.at end,
-        error_code = case when not finish_receipt.is_delivered then 'undelivered' end,
-        error_message = case when not finish_receipt.is_delivered then left(finish_receipt.message, 1000) end
-    where deliveries.id = finish_receipt.delivery_id
-        and deliveries.state = 'accepted'
-        and deliveries.delivered_at is null;
-    if found and not finish_receipt.is_delivered then
-        update public.voice_anomaly_logs
-        set alert_sent = false
-        where voice_anomaly_logs.id = change.log_id
-            and not exists (
-                select
-                from public.alert_changes
-                join voice.deliveries on deliveries.change_id = alert_changes.id
-                where alert_changes.log_id = change.log_id and deliveries.state = 'accepted'
-            );
-    end if;
-    return (select deliveries.state from voice.deliveries where deliveries.id = finish_receipt.delivery_id);
-end
-$$;
-comment on function voice.finish_receipt is
-    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its log says alert_sent no longer where nobody else was told. Returns the state. Definer: as voice.claim_deliveries.';
-revoke execute on function voice.finish_receipt from public;
-grant execute on function voice.finish_receipt to service_role;
-
-create function public.claim_receipts(count integer, at timestamptz default now())
-returns setof public.receipt_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.claim_receipts(claim_receipts.count, claim_receipts.at);
-end;
-comment on function public.claim_receipts is
-    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.';
-revoke execute on function public.claim_receipts from public, anon, authenticated;
-grant execute on function public.claim_receipts to service_role;
-
-create function public.finish_receipt(
-    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
-)
-returns public.delivery_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.finish_receipt(
-        finish_receipt.delivery_id, finish_receipt.is_delivered, finish_receipt.message, finish_receipt.at);
-end;
-comment on function public.finish_receipt is
-    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.';
-revoke execute on function public.finish_receipt from public, anon, authenticated;
-grant execute on function public.finish_receipt to service_role;
-
--- 40_silence.sql
-
--- Silence is a signal: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises
--- the same alert as a changed voice, as a warning; when the patient is heard again, that alert closes by itself.
-
-create function voice.silences(at timestamptz)
-returns table (
-    patient_id uuid,
-    cause public.alert_cause,
-    last_heard_at timestamptz,
-    silent_days double precision,
-    unusable_calls bigint
-)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    with known as (
-        select
-            patients.id,
-            patients.silent_after_days,
-            patients.voice_consent_at,
-            settings.unusable_calls_in_a_row,
-            (
-                select max(call_logs."timestamp")
-                from public.call_logs
-                where call_logs.patient_id = patients.id
-                    and call_logs.check_state in ('scored', 'enrolled', 'held')
-                    and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
-            ) as last_heard_at
-        from public.patients
-        cross join voice.settings
-        where isfinite(patients.voice_consent_at)
-    ),
-    answered as (
-        select
-            known.*,
-            (
-                select count(*)
-                from (
-                    select from public.call_logs
-                    where call_logs.patient_id = known.id
-                        and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
-                        -- Where nothing was to be heard. What could not be read or told apart is the operator's.
-                        and call_logs.check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke')
-                    limit 1000
-                ) as unusable
-            ) as unusable_calls
-        from known
-    )
-    select answered.id, causes.cause, answered.last_heard_at,
-        extract(epoch from silences.at - coalesce(answered.last_heard_at, answered.voice_consent_at)) / 86400,
-        answered.unusable_calls
-    from answered
-    cross join lateral (
-        select 'nothing_heard'::public.alert_cause as cause
-        where coalesce(answered.last_heard_at, answered.voice_consent_at)
-            <= silences.at - make_interval(days => least(answered.silent_after_days, 36500))
-        union all
-        select 'no_usable_speech'
-        where answered.unusable_calls >= answered.unusable_calls_in_a_row
-    ) as causes;
-end;
-comment on function voice.silences is
-    'Who is not heard, and in what way, at this moment: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the reader''s rights.';
-revoke execute on function voice.silences from public;
-grant execute on function voice.silences to authenticated, service_role;
-create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
-    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
-create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
-
-create view public.silent_patients
-with (security_invoker = true)
-as
-select
-    silences.patient_id,
-    silences.cause,
-    silences.last_heard_at,
-    silences.silent_days,
-    silences.unusable_calls
-from voice.silences(now()) as silences;
-comment on view public.silent_patients is 'For caregivers and operators: patients who are not heard, one row per patient and cause.';
-comment on column public.silent_patients.last_heard_at is 'When the last call was that could be judged; null: never.';
-comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given.';
-comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none with usable speech.';
-revoke all on public.silent_patients from anon, authenticated, service_role;
-grant select on public.silent_patients to authenticated, service_role;
-grant select (is_only, unusable_calls_in_a_row) on voice.settings to authenticated, service_role;
-
-create function voice.silences_to_note(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select silences.patient_id || ' ' || silences.cause
-    from voice.silences(silences_to_note.at) as silences
-    join public.patients on patients.id = silences.patient_id
-    where not exists (
-        select from public.caregiver_alerts
-        where caregiver_alerts.patient_id = silences.patient_id
-            -- Once an episode; and after it, not again before something was heard, or as many days have passed.
-            and silences.cause = any (caregiver_alerts.causes)
-            and (caregiver_alerts.resolved_at is null
-                or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
-                    and caregiver_alerts.resolved_at > silences_to_note.at
-                        - make_interval(days => coalesce(least(patients.silent_after_days, 36500), 1))))
-    )
-    order by silences.patient_id, silences.cause
-    limit silences_to_note.maximum_rows
-$$;
-comment on function voice.silences_to_note is 'Silences that nobody has been told of: patient and cause. Called by voice.run_job.';
-revoke execute on function voice.silences_to_note from public;
-
-create function voice.note_silence(silence text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient_id constant uuid := split_part(note_silence.silence, ' ', 1)::uuid;
-begin
-    if not voice.try_lock_patient(patient_id) then
-        return false;
-    end if;
-    perform voice.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2)::public.alert_cause, 'warning', note_silence.at);
-    return true;
-end
-$$;
-comment on function voice.note_silence is 'Raises the alert of a new silence; whether it did. Called by voice.run_job.';
-revoke execute on function voice.note_silence from public;
-
-create function voice.silences_to_end(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select caregiver_alerts.id::text
-    from public.caregiver_alerts
-    where caregiver_alerts.resolved_at is null
-        and 'voice_changed' <> all (caregiver_alerts.causes)
-        and exists (
-            select from public.call_logs
-            where call_logs.patient_id = caregiver_alerts.patient_id
-                and call_logs."timestamp" > caregiver_alerts.opened_at
-                and call_logs.check_state in ('scored', 'enrolled', 'held')
-        )
-        and not exists (
-            select from voice.silences(silences_to_end.at) as silences
-            where silences.patient_id = caregiver_alerts.patient_id
-        )
-    order by caregiver_alerts.opened_at
-    limit silences_to_end.maximum_rows
-$$;
-comment on function voice.silences_to_end is 'Alerts about the silence of patients who are heard again. Called by voice.run_job.';
-revoke execute on function voice.silences_to_end from public;
-
-create function voice.end_silence(alert_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    alert public.caregiver_alerts;
-begin
-    select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = end_silence.alert_id::uuid;
-    if not voice.try_lock_patient(alert.patient_id) then
-        return false;
-    end if;
-    select caregiver_alerts.* into alert
-    from public.caregiver_alerts
-    where caregiver_alerts.id = alert.id
-        and caregiver_alerts.resolved_at is null
-        and 'voice_changed' <> all (caregiver_alerts.causes)
-    for update;
-    if not found then
-        return false;
-    end if;
-    perform voice.resolve(alert, null, null, null, end_silence.at);
-    return true;
-end
-$$;
-comment on function voice.end_silence is 'Closes an alert about a silence that is over; whether it did. Called by voice.run_job.';
-revoke execute on function voice.end_silence from public;
-
--- 41_jobs.sql
-
--- Jobs: what is due because time has passed. A job lists what is due and does it one by one. Each job is a transaction of its
--- own, and what presses comes before what tidies up; a row that fails is put back and becomes the operator's, and keeps neither the
--- others nor another job from being done. Safe to run by anybody at any moment: pg_cron where it exists, `retrocare start`, an operator.
-
-create table voice.jobs (
-    id text constraint jobs_pkey primary key,
-    position integer not null constraint jobs_have_an_order unique,
-    due_function text not null,
-    step_function text not null,
-    every_minutes integer not null
-        constraint a_job_is_run_once_an_hour_at_least check (every_minutes between 1 and 60),
-    maximum_rows integer not null default 500
-        constraint a_job_is_done_in_batches check (maximum_rows between 1 and 10000),
-    maximum_seconds double precision not null default 2
-        constraint a_job_lets_others_have_their_turn check (maximum_seconds > 0 and maximum_seconds <= 60),
-    is_audited boolean not null default false,
-    last_succeeded_at timestamptz not null default now()
-);
-alter table voice.jobs enable row level security;
-comment on table voice.jobs is 'What time makes due, the most urgent first: due_function lists it, step_function does one of it.';
-comment on column voice.jobs.due_function is 'Of the schema voice: (at, maximum_rows) gives what is due now, each as text.';
-comment on column voice.jobs.step_function is 'Of the schema voice: (one of these, at) does it; whether there was something to do. It never waits for a patient.';
-comment on column voice.jobs.every_minutes is '1: whenever anybody looks, which pg_cron does every minute.';
-comment on column voice.jobs.maximum_seconds is 'A run ends after as long, wherever it is: the next one goes on.';
-comment on column voice.jobs.last_succeeded_at is 'When it came to its end the last time, whatever became of single rows.';
-comment on column voice.jobs.is_audited is 'What it did is noted in the audit, by number.';
-insert into voice.jobs (id, position, due_function, step_function, every_minutes) values
-    ('advance_alerts', 10, 'alerts_to_advance', 'advance_alert', 1),
-    ('cancel_deliveries', 20, 'deliveries_to_cancel', 'cancel_delivery', 1),
-    ('note_silences', 30, 'silences_to_note', 'note_silence', 1),
-    ('end_silences', 40, 'silences_to_end', 'end_silence', 1),
-    ('expire_recordings', 50, 'recordings_to_expire', 'expire_recording', 1),
-    ('redecide_calls', 60, 'calls_to_redecide', 'redecide_call', 1),
-    ('match_calls', 70, 'calls_to_match', 'match_call', 1),
-    ('reassign_checks', 80, 'checks_to_reassign', 'reassign_check', 1),
-    ('delete_old_recordings', 110, 'old_recordings', 'delete_old_recording', 10),
-    ('delete_old_voiceprints', 120, 'old_voiceprints', 'delete_old_voiceprint', 10),
-    ('delete_old_baselines', 130, 'old_baselines', 'delete_old_baseline', 10),
-    ('delete_old_unmatched_calls', 140, 'old_unmatched_calls', 'delete_old_unmatched_call', 10),
-    ('delete_old_errors', 150, 'old_errors', 'delete_old_error', 10),
-    ('delete_old_deliveries', 160, 'old_deliveries', 'delete_old_delivery', 10),
-    ('delete_old_idempotency_keys', 170, 'old_idempotency_keys', 'delete_old_idempotency_key', 10);
-update voice.jobs set is_audited = true where jobs.id like 'delete\_old\_%' and jobs.id <> 'delete_old_idempotency_keys';
-
-create table voice.job_failures (
-    job text not null
-        constraint a_failure_is_of_a_job references voice.jobs (id) on delete cascade,
-    subject text not null,
-    code text not null,
-    message text not null,
-    attempts integer not null default 1,
-    run_at timestamptz not null,
-    first_failed_at timestamptz not null,
-    last_failed_at timestamptz not null,
-    constraint job_failures_pkey primary key (job, subject)
-);
-alter table voice.job_failures enable row level security;
-comment on table voice.job_failures is 'What a job could not do, until it can: the operator''s.';
-comment on column voice.job_failures.subject is 'What was due, as due_function gave it; empty: the list itself.';
-comment on column voice.job_failures.code is 'The SQLSTATE.';
-comment on column voice.job_failures.run_at is 'It is not tried again before this moment.';
-
-create function voice.note_job_failure(job text, subject text, code text, message text, at timestamptz)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into voice.job_failures as failure (job, subject, code, message, run_at, first_failed_at, last_failed_at)
-    values (
-        note_job_failure.job, note_job_failure.subject, note_job_failure.code, left(note_job_failure.message, 500),
-        note_job_failure.at + voice.retry_wait(1), note_job_failure.at, note_job_failure.at
-    )
-    on conflict (job, subject) do update
-    set code = excluded.code,
-        message = excluded.message,
-        attempts = failure.attempts + 1,
-        run_at = excluded.last_failed_at + voice.retry_wait(failure.attempts + 1),
-        last_failed_at = excluded.last_failed_at
-$$;
-comment on function voice.note_job_failure is 'Keeps what went wrong; it is tried again after a wait that doubles. Called by voice.run_job.';
-revoke execute on function voice.note_job_failure from public;
-
-create function voice.run_job(job text, at timestamptz default now())
-returns integer
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '500ms'
-as $$
-declare
-    listed text[];
-    due text[];
-    most integer;
-    item text;
-    was_due boolean;
-    done integer := 0;
-    running voice.jobs;
-    begun_at constant timestamptz := clock_timestamp();
-begin
-    select jobs.* into running from voice.jobs where jobs.id = run_job.job;
-    if not found then
-        raise exception using
-            errcode = 'PT404',
-            message = format('There is no job %s', run_job.job),
-            hint = 'Jobs are rows of voice.jobs.';
-    end if;
-    if not pg_try_advisory_xact_lock(hashtext('voice.run_job'), hashtext(running.id)) then
-        return null;
-    end if;
-    begin
-        -- What waits for another try takes no place of what is due.
-        most := running.maximum_rows + (select count(*) from voice.job_failures where job_failures.job = running.id);
-        execute format('select array(select voice.%I($1, $2))', running.due_function) into listed using run_job.at, most;
-        delete from voice.job_failures
-        where job_failures.job = running.id
-            and (job_failures.subject = '' or (cardinality(listed) < most and job_failures.subject <> all (listed)));
-        due := array(
-            select subject
-            from unnest(listed) with ordinality as found (subject, turn)
-            where not exists (
-                select from voice.job_failures
-                where job_failures.job = running.id and job_failures.subject = found.subject and job_failures.run_at > run_job.at
-            )
-            order by turn
-            limit running.maximum_rows
-        );
-    exception when others then
-        perform voice.note_job_failure(running.id, '', sqlstate, sqlerrm, run_job.at);
-        return -1;
-    end;
-    foreach item in array due loop
-        begin
-            execute format('select voice.%I($1, $2)', running.step_function) into was_due using item, run_job.at;
-            done := done + was_due::integer;
-            delete from voice.job_failures where job_failures.job = running.id and job_failures.subject = item;
-        exception
-            when query_canceled then
-                -- The statement's time is over, and it was this one that took it: the others have the next run.
-                perform voice.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
-                exit;
-            when others then
-                perform voice.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
-        end;
-        exit when clock_timestamp() > begun_at + make_interval(secs => running.maximum_seconds);
-    end loop;
-    if done > 0 and running.is_audited then
-        perform voice.note_audit('retention_enforced', running.id, null, jsonb_build_object('rows', done));
-    end if;
-    update voice.jobs set last_succeeded_at = clock_timestamp() where jobs.id = running.id;
-    return done;
-end
-$$;
-comment on function voice.run_job is
-    'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
-revoke execute on function voice.run_job from public;
-grant execute on function voice.run_job to retrocare_service, service_role;
-
-create function voice.due_jobs(at timestamptz default now())
-returns setof text
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select jobs.id
-    from voice.jobs
-    where jobs.every_minutes = 1 or jobs.last_succeeded_at <= due_jobs.at - make_interval(mins => jobs.every_minutes)
-    order by jobs.position
-$$;
-comment on function voice.due_jobs is
-    'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
-revoke execute on function voice.due_jobs from public;
-grant execute on function voice.due_jobs to retrocare_service, service_role;
-
-create function voice.due_work(at timestamptz default now())
-returns table (recordings bigint, deliveries bigint, deletions bigint)
-language plpgsql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return query
-        select
-            (select count(*) from voice.recordings
-                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
-                    when 'leased' then recordings.leased_until < due_work.at end),
-            voice.due_receipts(due_work.at) + (select count(*) from voice.deliveries
-                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
-                    when 'leased' then deliveries.leased_until < due_work.at end),
-            voice.due_deletions(due_work.at);
-end
-$$;
-comment on function voice.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
-revoke execute on function voice.due_work from public;
-grant execute on function voice.due_work to retrocare_service;
-
--- 42_functions.sql
-
--- Functions: what the edge functions call over the Data API, as service_role. The bodies are bound when they are created: nobody
--- needs USAGE on the private schema.
-
-create function public.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
-    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
-    summary text default null, recording_url text default null, recording_url_channel text default null,
-    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
-    is_recording_consented boolean default null, at timestamptz default now()
-)
-returns public.received_call
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.receive_call_report(
-        receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id,
-        receive_call_report.phone, receive_call_report.started_at, receive_call_report.ended_at,
-        receive_call_report.ended_reason, receive_call_report.summary, receive_call_report.recording_url,
-        receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
-        receive_call_report.speech_intervals, receive_call_report.is_recording_consented, receive_call_report.at);
-end;
-comment on function public.receive_call_report is
-    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.';
-revoke execute on function public.receive_call_report from public, anon, authenticated;
-grant execute on function public.receive_call_report to service_role;
-
-create function public.unreported_calls(provider text, provider_call_ids text[])
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.unreported_calls(unreported_calls.provider, unreported_calls.provider_call_ids);
-end;
-comment on function public.unreported_calls is 'For functions/collect-recordings (service_role): those of these calls that nobody has reported.';
-revoke execute on function public.unreported_calls from public, anon, authenticated;
-grant execute on function public.unreported_calls to service_role;
-
-create function public.sweep_since(provider text, at timestamptz default now())
-returns timestamptz
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.sweep_since(sweep_since.provider, sweep_since.at);
-end;
-comment on function public.sweep_since is 'For functions/collect-recordings (service_role): from when on to list the provider''s calls.';
-revoke execute on function public.sweep_since from public, anon, authenticated;
-grant execute on function public.sweep_since to service_role;
-
-create function public.finish_sweep(provider text, until timestamptz)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.finish_sweep(finish_sweep.provider, finish_sweep.until);
-end;
-comment on function public.finish_sweep is 'For functions/collect-recordings (service_role): every call made before until was asked for.';
-revoke execute on function public.finish_sweep from public, anon, authenticated;
-grant execute on function public.finish_sweep to service_role;
-
-create function public.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
-)
-returns setof public.recording_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.claim_recordings(
-        claim_recordings.worker, claim_recordings.count, claim_recordings.lease_seconds, claim_recordings.call_log_id,
-        claim_recordings.at);
-end;
-comment on function public.claim_recordings is 'For functions/collect-recordings (service_role): recordings that are due.';
-revoke execute on function public.claim_recordings from public, anon, authenticated;
-grant execute on function public.claim_recordings to service_role;
-
-create function public.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
-)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.store_recording(
-        store_recording.call_log_id, store_recording.lease_token, store_recording.recording_ref,
-        store_recording.recording_channel, store_recording.speech_intervals);
-end;
-comment on function public.store_recording is
-    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.';
-revoke execute on function public.store_recording from public, anon, authenticated;
-grant execute on function public.store_recording to service_role;
-
-create function public.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
-)
-returns public.recording_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.fail_recording(
-        fail_recording.call_log_id, fail_recording.lease_token, fail_recording.code, fail_recording.message,
-        fail_recording.is_permanent, fail_recording.at);
-end;
-comment on function public.fail_recording is
-    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.';
-revoke execute on function public.fail_recording from public, anon, authenticated;
-grant execute on function public.fail_recording to service_role;
-
-create function public.claim_deliveries(
-    worker text, count integer, lease_seconds double precision, at timestamptz default now()
-)
-returns setof public.delivery_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.claim_deliveries(
-        claim_deliveries.worker, claim_deliveries.count, claim_deliveries.lease_seconds, claim_deliveries.at);
-end;
-comment on function public.claim_deliveries is 'For functions/notify-caregiver (service_role): messages that are due.';
-revoke execute on function public.claim_deliveries from public, anon, authenticated;
-grant execute on function public.claim_deliveries to service_role;
-
-create function public.finish_delivery(
-    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
-)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.finish_delivery(
-        finish_delivery.delivery_id, finish_delivery.lease_token, finish_delivery.provider_message_id, finish_delivery.at);
-end;
-comment on function public.finish_delivery is
-    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.';
-revoke execute on function public.finish_delivery from public, anon, authenticated;
-grant execute on function public.finish_delivery to service_role;
-
-create function public.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean,
-    may_have_been_sent boolean default false, at timestamptz default now()
-)
-returns public.delivery_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.fail_delivery(
-        fail_delivery.delivery_id, fail_delivery.lease_token, fail_delivery.code, fail_delivery.message,
-        fail_delivery.is_permanent, fail_delivery.may_have_been_sent, fail_delivery.at);
-end;
-comment on function public.fail_delivery is
-    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.';
-revoke execute on function public.fail_delivery from public, anon, authenticated;
-grant execute on function public.fail_delivery to service_role;
-
-create function public.run_job(job text, at timestamptz default now())
-returns integer
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.run_job(run_job.job, run_job.at);
-end;
-comment on function public.run_job is
-    'For operators (service_role): does what is due of one job of voice.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.';
-revoke execute on function public.run_job from public, anon, authenticated;
-grant execute on function public.run_job to service_role;
-
-create function public.match_voices(
-    embedding extensions.vector, encoder text default null, count integer default 5,
-    min_similarity double precision default null
-)
-returns setof public.voice_match
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.match_voices(
-        match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
-end;
-comment on function public.match_voices is
-    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.';
-revoke execute on function public.match_voices from public, anon, authenticated;
-grant execute on function public.match_voices to service_role;
-
--- 43_operations.sql
-
--- Operations: what the operator sees of the work list, and does about it.
-
-create function voice.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
-returns table (
-    id bigint,
-    call_log_id uuid,
-    patient_id uuid,
-    encoder text,
-    is_backfill boolean,
-    state public.check_state,
-    reason public.check_reason,
-    attempts integer,
-    run_at timestamptz,
-    leased_until timestamptz,
-    worker text,
-    created_at timestamptz,
-    finished_at timestamptz,
-    error_code text,
-    error_message text
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        checks.id,
-        checks.call_log_id,
-        checks.patient_id,
-        checks.encoder,
-        checks.is_backfill,
-        checks.state,
-        checks.reason,
-        checks.attempts,
-        checks.run_at,
-        checks.leased_until,
-        checks.worker,
-        checks.created_at,
-        checks.finished_at,
-        last_error.code,
-        last_error.message
-    from voice.checks
-    left join lateral (
-        select check_errors.code, check_errors.message
-        from voice.check_errors
-        where check_errors.check_id = checks.id
-        order by check_errors.id desc
-        limit 1
-    ) as last_error on true
-    where (check_list.states is null or checks.state = any (check_list.states))
-        and (check_list.patient_id is null or checks.patient_id = check_list.patient_id)
-    order by checks.id desc
-    limit check_list.maximum_rows
-$$;
-comment on function voice.check_list is
-    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
-revoke execute on function voice.check_list from public;
-grant execute on function voice.check_list to retrocare_service;
-
-create function voice.requeue_checks(check_ids bigint[], reasons public.check_reason[])
-returns setof bigint
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    wanted bigint[] := array(
-        select dead.id
-        from voice.checks as dead
-        where dead.state = 'dead'
-            and (requeue_checks.check_ids is null or dead.id = any (requeue_checks.check_ids))
-            and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
-    );
-begin
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
-    perform from public.patients
-    where patients.id in (select checks.patient_id from voice.checks where checks.id = any (wanted))
-    order by patients.id
-    for no key update;
-    return query
-        update voice.checks
-        set state = 'queued',
-            reason = null,
-            attempts = 0,
-            lost_leases = 0,
-            run_at = clock_timestamp(),
-            lease_token = null,
-            leased_until = null,
-            worker = null,
-            finished_at = null
-        from (
-            select dead.id
-            from voice.checks as dead
-            join public.call_logs on call_logs.id = dead.call_log_id
-            where dead.id = any (wanted)
-                and dead.state = 'dead'
-                and call_logs.recording_ref is not null
-                and not exists (
-                    select from voice.checks as newer
-                    where newer.call_log_id = dead.call_log_id
-                        and newer.id > dead.id
-                        and newer.is_backfill = dead.is_backfill
-                        and (not dead.is_backfill or newer.encoder = dead.encoder)
-                )
-            for no key update of dead, call_logs skip locked
-        ) as kept
-        where checks.id = kept.id
-        returning checks.id;
-end
-$$;
-comment on function voice.requeue_checks is
-    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
-revoke execute on function voice.requeue_checks from public;
-grant execute on function voice.requeue_checks to retrocare_service;
-
-create view public.voice_check_status
-with (security_invoker = true)
-as
-select
-    checks.call_log_id,
-    checks.patient_id,
-    checks.encoder,
-    checks.state,
-    checks.reason,
-    checks.attempts,
-    checks.run_at,
-    checks.created_at,
-    checks.finished_at
-from voice.checks
-where not checks.is_backfill;
-comment on view public.voice_check_status is 'For caregivers and operators: how each call''s check stands, one row per check; without backfills.';
-comment on column public.voice_check_status.run_at is 'A queued check is not tried before this moment.';
-comment on column public.voice_check_status.attempts is 'How often it was handed out.';
-grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
-    is_backfill
-) on voice.checks to service_role;
-grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, is_backfill
-) on voice.checks to authenticated;
-revoke all on public.voice_check_status from anon, authenticated, service_role;
-grant select on public.voice_check_status to authenticated, service_role;
-
-create view public.voice_pipeline_health
-with (security_invoker = true)
-as
-select
-    checks.encoder,
-    checks.is_backfill,
-    checks.state,
-    checks.reason,
-    count(*) as check_count,
-    min(checks.created_at) filter (where checks.state in ('queued', 'leased')) as oldest_waiting_since,
-    count(*) filter (where checks.state = 'queued' and checks.run_at <= now()) as due_count,
-    count(*) filter (where checks.state = 'leased' and checks.leased_until < now()) as lost_lease_count,
-    max(checks.finished_at) as last_finished_at
-from voice.checks
-group by checks.encoder, checks.is_backfill, checks.state, checks.reason;
-comment on view public.voice_pipeline_health is
-    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
-comment on column public.voice_pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
-comment on column public.voice_pipeline_health.due_count is 'Queued and not waiting for another try.';
-comment on column public.voice_pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
-revoke all on public.voice_pipeline_health from anon, authenticated, service_role;
-grant select on public.voice_pipeline_health to service_role;
-
-create function voice.pipeline_health()
-returns setof public.voice_pipeline_health
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select * from public.voice_pipeline_health
-$$;
-comment on function voice.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
-revoke execute on function voice.pipeline_health from public;
-grant execute on function voice.pipeline_health to retrocare_service;
-
--- 44_doorbell.sql
-
--- The doorbell: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a
--- row already, and is found by polling. So whatever goes wrong here is a warning, never an error.
---
---     select vault.create_secret('https://voice.example.org', 'python_service_url');
---     select vault.create_secret('the service''s key', 'retrocare_api_key');
---     select vault.create_secret('https://<project>.supabase.co/functions/v1', 'retrocare_functions_url');
---     select vault.create_secret('the functions'' key', 'retrocare_functions_key');
-
-create function voice.ring(bell text, body jsonb)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    is_service constant boolean := ring.bell = 'wake';
-    -- Once a transaction: whoever deletes a thousand recordings rings once.
-    rung constant text := 'retrocare.rung_' || replace(ring.bell, '-', '_');
-    url text;
-    key text;
-begin
-    if current_setting(rung, true) = 'yes' then
-        return;
-    end if;
-    perform set_config(rung, 'yes', true);
-    if to_regclass('vault.decrypted_secrets') is null
-        or not exists (
-            select from pg_catalog.pg_proc where proname = 'http_post' and pronamespace = to_regnamespace('net')
-        )
-    then
-        return;
-    end if;
-    execute 'select max(decrypted_secret) filter (where name = $1), max(decrypted_secret) filter (where name = $2)
-             from vault.decrypted_secrets'
-    into url, key
-    using
-        case when is_service then 'python_service_url' else 'retrocare_functions_url' end,
-        case when is_service then 'retrocare_api_key' else 'retrocare_functions_key' end;
-    if url is not null then
-        execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 2000)'
-        using
-            rtrim(url, '/') || '/' || ring.bell,
-            ring.body,
-            jsonb_build_object('Content-Type', 'application/json', 'Authorization', 'Bearer ' || coalesce(key, ''));
-    end if;
-exception when others then
-    raise warning 'The doorbell is broken: %', sqlerrm;
-end
-$$;
-comment on function voice.ring is
-    'Asks the service (bell wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
-revoke execute on function voice.ring from public;
-
-create function voice.ring_doorbell()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform voice.ring(tg_argv[0], '{}');
-    return null;
-end
-$$;
-comment on function voice.ring_doorbell is
-    'Trigger: rings the bell that it is created with. Definer: whoever writes calls reads no secret.';
-revoke execute on function voice.ring_doorbell from public;
-
-create function voice.wake_functions()
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    due record;
-begin
-    select due_work.* into due from voice.due_work(now()) as due_work;
-    if due.recordings > 0 then
-        perform voice.ring('collect-recordings', '{}');
-    end if;
-    if due.deliveries > 0 then
-        perform voice.ring('notify-caregiver', '{}');
-    end if;
-    if due.deletions > 0 then
-        perform voice.ring('delete-recordings', '{}');
-    end if;
-end
-$$;
-comment on function voice.wake_functions is
-    'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
-revoke execute on function voice.wake_functions from public;
-
--- 45_dashboard.sql
-
--- The dashboard reads views. They run with the reader's own rights; a view over `voice` shows the columns that are granted
--- there, never a vector.
+-- Baseline versions: what an operator sees of them, the way back to an earlier one, and the way out for a wrong sample.
 
 create view public.patient_voice_baseline
 with (security_invoker = true)
@@ -6627,2586 +5448,8 @@ comment on column public.patient_voice_baseline.spread_mean is
     'How much this voice varies when well: mean cosine distance of each sample to the mean of the others; null below two samples.';
 comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances; null below two.';
 comment on column public.patient_voice_baseline.created_at is 'When this version was made.';
-
-grant select (
-    id, patient_id, encoder, version, sample_count, spread_mean, spread_deviation, created_at, superseded_at
-) on voice.baselines to authenticated, service_role;
-grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
 revoke all on public.patient_voice_baseline from anon, authenticated, service_role;
 grant select on public.patient_voice_baseline to authenticated, service_role;
-
-create function voice.patient_list()
-returns table (
-    id uuid,
-    name text,
-    timezone text,
-    voice_consent_at timestamptz,
-    open_flags text[],
-    sample_count integer,
-    is_provisional boolean,
-    last_call_at timestamptz,
-    last_anomaly_score double precision,
-    alert_level public.alert_level
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        patients.id,
-        patients.name,
-        patients.timezone,
-        patients.voice_consent_at,
-        patients.flags || array(
-            select health_flags.flag
-            from public.health_flags
-            where health_flags.patient_id = patients.id
-                and health_flags.started_at <= now()
-                and (health_flags.resolved_at is null or health_flags.resolved_at > now())
-            order by health_flags.started_at
-        ),
-        baseline.sample_count,
-        baseline.is_provisional,
-        (select max(call_logs."timestamp") from public.call_logs where call_logs.patient_id = patients.id),
-        last_log.anomaly_score,
-        alert.level
-    from public.patients
-    left join public.patient_voice_baseline as baseline
-        on baseline.patient_id = patients.id and baseline.encoder = voice.active_encoder()
-    left join lateral (
-        select voice_anomaly_logs.anomaly_score
-        from public.voice_anomaly_logs
-        where voice_anomaly_logs.patient_id = patients.id
-        order by voice_anomaly_logs."timestamp" desc
-        limit 1
-    ) as last_log on true
-    left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
-    order by patients.created_at, patients.id
-$$;
-comment on function voice.patient_list is 'One row per patient, for the operator. Called by `retrocare patient list`.';
-revoke execute on function voice.patient_list from public;
-grant execute on function voice.patient_list to retrocare_service;
-
-create function voice.row_counts(patient_id uuid)
-returns table (relation text, row_count bigint, detail text)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select 'public.call_logs', count(*), string_agg(distinct check_state::text, ', ' order by check_state::text)
-    from public.call_logs where call_logs.patient_id = row_counts.patient_id
-    union all
-    select 'voice.embeddings', count(*), 'vectors of ' || max(embeddings.dimension) || ' dimensions'
-    from voice.embeddings where embeddings.patient_id = row_counts.patient_id
-    union all
-    select 'voice.baselines', count(*), 'versions; the current one has '
-        || max(baselines.sample_count) filter (where superseded_at is null) || ' samples'
-    from voice.baselines where baselines.patient_id = row_counts.patient_id
-    union all
-    select 'public.voice_anomaly_logs', count(*), string_agg(distinct severity::text, ', ' order by severity::text)
-    from public.voice_anomaly_logs where voice_anomaly_logs.patient_id = row_counts.patient_id
-    union all
-    select 'public.daily_checkins', count(*), 'worst day ' || round(max(anomaly_score)::numeric, 2)
-    from public.daily_checkins where daily_checkins.patient_id = row_counts.patient_id
-    union all
-    select 'public.caregiver_alerts', count(*), string_agg(level || ', ' || state || ', repeated ' || repeat_count, '; ')
-    from public.caregiver_alerts where caregiver_alerts.patient_id = row_counts.patient_id
-$$;
-comment on function voice.row_counts is 'What the database holds of one patient, table by table. Called by `retrocare demo`.';
-revoke execute on function voice.row_counts from public;
-grant execute on function voice.row_counts to retrocare_service;
-
--- 46_caregiver_views.sql
-
--- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights; the
--- order is the reader's (`order by called_at desc limit 100`), and the indexes serve it.
-
-alter table voice.settings
-    add column recent_call_days integer not null default 7
-        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1);
-comment on column voice.settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-grant select (recent_call_days) on voice.settings to authenticated, service_role;
-grant select (id, snr_db, quality) on voice.checks to authenticated, service_role;
--- Scores of two encoders are no series: the overview's means are of the active one.
-grant execute on function voice.active_encoder to authenticated, service_role;
-
-create type public.patient_state as enum (
-    'as_usual',             -- nothing of the below
-    'changed',              -- the voice has changed, and nobody has said why
-    'not_assessable',       -- the last answered call could not be judged
-    'collecting_baseline',  -- too few samples to rely on: scores count, marked
-    'no_recent_call'        -- no answered call for too long
-);
-comment on type public.patient_state is 'How a patient is, as far as is known; caregiver_patients.state says which comes first.';
-
-create view public.caregiver_patients
-with (security_invoker = true)
-as
-select
-    patients.id as patient_id,
-    patients.name,
-    coalesce(me.patient_known_as, patients.name) as known_as,
-    me.role,
-    patients.timezone,
-    case
-        when 'voice_changed' = any (alert.causes)
-            or (last_log.severity > 'low' and (last_log.created_at <= past_alerts.last_resolved_at) is not true)
-            then 'changed'
-        when coalesce(answered.last_at, patients.created_at)
-            < now() - make_interval(days => coalesce(patients.silent_after_days, settings.recent_call_days))
-            then 'no_recent_call'
-        when (baselines.sample_count >= policies.baseline_minimum_samples) is not true then 'collecting_baseline'
-        when unusable.last_at > coalesce(heard.last_at, '-infinity') then 'not_assessable'
-        else 'as_usual'
-    end::public.patient_state as state,
-    (select max(call_logs."timestamp") from public.call_logs where call_logs.patient_id = patients.id) as last_call_at,
-    last_log.anomaly_score as last_score,
-    last_log."timestamp" as last_scored_at,
-    last_log.severity,
-    scores.mean_7_days as mean_score_7_days,
-    scores.count_7_days as score_count_7_days,
-    scores.mean_30_days as mean_score_30_days,
-    scores.count_30_days as score_count_30_days,
-    scores.mean_7_days - scores.mean_7_days_before as trend_7_days,
-    scores.mean_30_days - scores.mean_30_days_before as trend_30_days,
-    coalesce(baselines.sample_count, 0) as baseline_samples,
-    policies.baseline_target_samples,
-    (baselines.sample_count >= policies.baseline_minimum_samples) is not true as baseline_is_provisional,
-    alert.id as alert_id,
-    alert.level as alert_level,
-    alert.state as alert_state,
-    alert.opened_at as alert_opened_at
-from public.patient_caregivers as me
-join public.patients on patients.id = me.patient_id
-cross join voice.settings
-left join voice.policies on policies.encoder = (select voice.active_encoder())
-left join voice.baselines
-    on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
-left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
-left join lateral (
-    select voice_anomaly_logs.anomaly_score, voice_anomaly_logs."timestamp", voice_anomaly_logs.severity, voice_anomaly_logs.created_at
-    from public.voice_anomaly_logs
-    where voice_anomaly_logs.patient_id = patients.id
-    order by voice_anomaly_logs."timestamp" desc
-    limit 1
-) as last_log on true
-cross join lateral (
-    select max(caregiver_alerts.resolved_at) as last_resolved_at
-    from public.caregiver_alerts
-    where caregiver_alerts.patient_id = patients.id
-) as past_alerts
-left join lateral (
-    select call_logs."timestamp" as last_at
-    from public.call_logs
-    where call_logs.patient_id = patients.id
-        and (call_logs.check_reason in ('voicemail', 'not_answered', 'call_failed', 'ended_reason_unknown')) is not true
-    order by call_logs."timestamp" desc
-    limit 1
-) as answered on true
-cross join lateral (
-    select max(call_logs."timestamp") as last_at
-    from public.call_logs
-    where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
-) as heard
-cross join lateral (
-    select max(call_logs."timestamp") as last_at
-    from public.call_logs
-    where call_logs.patient_id = patients.id
-        and (call_logs.check_state = 'not_assessable' or call_logs.check_reason = 'nobody_spoke')
-) as unusable
-cross join lateral (
-    select
-        avg(recent.anomaly_score) filter (where recent."timestamp" > now() - interval '7 days') as mean_7_days,
-        count(*) filter (where recent."timestamp" > now() - interval '7 days') as count_7_days,
-        avg(recent.anomaly_score) filter (where recent."timestamp" > now() - interval '30 days') as mean_30_days,
-        count(*) filter (where recent."timestamp" > now() - interval '30 days') as count_30_days,
-        avg(recent.anomaly_score) filter (
-            where recent."timestamp" > now() - interval '14 days' and recent."timestamp" <= now() - interval '7 days'
-        ) as mean_7_days_before,
-        avg(recent.anomaly_score) filter (where recent."timestamp" <= now() - interval '30 days') as mean_30_days_before
-    from public.voice_anomaly_logs as recent
-    where recent.patient_id = patients.id
-        and recent.encoder = policies.encoder
-        and recent."timestamp" > now() - interval '60 days'
-) as scores
-where me.user_id = (select auth.uid());
-comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
-comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
-comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
-comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert about the voice, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else voice.settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
-comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
-comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
-comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
-comment on column public.caregiver_patients.severity is 'Of the last score.';
-comment on column public.caregiver_patients.mean_score_7_days is 'Of the calls of the last 7 days (7 x 24 hours), by the active encoder; null: none.';
-comment on column public.caregiver_patients.mean_score_30_days is 'Of the calls of the last 30 days, by the active encoder; null: none.';
-comment on column public.caregiver_patients.trend_7_days is
-    'mean_score_7_days less the mean of the 7 days before: above 0, the voice moves away from its baseline. Null where either has no score.';
-comment on column public.caregiver_patients.trend_30_days is 'mean_score_30_days less the mean of the 30 days before. Null where either has no score.';
-comment on column public.caregiver_patients.baseline_samples is 'Calls that the current baseline is the mean of, by the active encoder; 0: there is none.';
-comment on column public.caregiver_patients.baseline_is_provisional is 'Too few samples, or none: scores count, marked.';
-comment on column public.caregiver_patients.alert_id is 'The unresolved alert, at most one; null: none.';
-revoke all on public.caregiver_patients from anon, authenticated, service_role;
-grant select on public.caregiver_patients to authenticated;
-
-create view public.voice_timeline
-with (security_invoker = true)
-as
-select
-    call_logs.id as call_log_id,
-    call_logs.patient_id,
-    call_logs."timestamp" as called_at,
-    call_logs."timestamp" at time zone patients.timezone as local_time,
-    (extract(epoch from call_logs."timestamp" - (
-        select max(earlier."timestamp")
-        from public.call_logs as earlier
-        where earlier.patient_id = call_logs.patient_id and earlier."timestamp" < call_logs."timestamp"
-    )) / 86400)::double precision as days_since_previous,
-    log.anomaly_score as score,
-    log.raw_similarity as similarity,
-    log.severity,
-    newest_check.snr_db,
-    newest_check.quality,
-    case
-        when log.id is null then null
-        when log.is_provisional or baselines.spread_deviation is null then 0
-        else greatest(0, baselines.spread_mean - 2 * baselines.spread_deviation)
-    end as usual_from,
-    case
-        when log.is_provisional or baselines.spread_deviation is null then (scoring_policies.policy ->> 'medium_above')::double precision
-        else least(1, baselines.spread_mean + 2 * baselines.spread_deviation)
-    end as usual_until,
-    log.is_provisional,
-    call_logs.check_state as outcome,
-    call_logs.check_reason as reason,
-    log.notes,
-    log.id as log_id
-from public.call_logs
-join public.patients on patients.id = call_logs.patient_id
-left join lateral (
-    select *
-    from public.voice_anomaly_logs
-    where voice_anomaly_logs.call_log_id = call_logs.id
-    order by voice_anomaly_logs.created_at desc
-    limit 1
-) as log on true
-left join public.scoring_policies on scoring_policies.id = log.policy_id
-left join voice.baselines on baselines.id = log.baseline_id
-left join lateral (
-    select checks.snr_db, checks.quality
-    from voice.checks
-    where checks.call_log_id = call_logs.id and not checks.is_backfill
-    order by checks.id desc
-    limit 1
-) as newest_check on true;
-comment on view public.voice_timeline is
-    'For caregivers: the calls of a patient in time, one row per call, judged or not. Ask for one patient_id, ordered by called_at.';
-comment on column public.voice_timeline.called_at is 'When the call began.';
-comment on column public.voice_timeline.local_time is 'The same moment on the patient''s clock.';
-comment on column public.voice_timeline.days_since_previous is 'Since the patient''s call before began, in days with their fraction: a gap; null: the first call.';
-comment on column public.voice_timeline.score is '0 = as usual, 1 = completely different; null: not scored, outcome and reason say why. By the encoder that judged last.';
-comment on column public.voice_timeline.similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_timeline.snr_db is 'Speech against the noise floor; null: not known.';
-comment on column public.voice_timeline.quality is 'What else was measured of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
-comment on column public.voice_timeline.usual_from is
-    'Where the scores begin that are usual for this patient: spread_mean less two spread_deviations, not below 0, of the baseline version that judged the call. Where that was provisional, or is gone: 0.';
-comment on column public.voice_timeline.usual_until is
-    'Where they end: spread_mean and two spread_deviations; where the baseline was provisional, or is gone, medium_above of the policy of that moment. Severity follows the policy, never this band.';
-comment on column public.voice_timeline.is_provisional is 'The baseline that judged it had too few samples.';
-comment on column public.voice_timeline.outcome is 'How the call''s check stands or ended; null: none was asked for.';
-comment on column public.voice_timeline.reason is 'Why it ended so.';
-comment on column public.voice_timeline.notes is 'What caregivers wrote: voice_anomaly_logs.notes of log_id.';
-revoke all on public.voice_timeline from anon, authenticated, service_role;
-grant select on public.voice_timeline to authenticated, service_role;
-
--- 47_alert_views.sql
-
--- What has happened lately: alerts with their history, scores with the name that the reader uses, and the tables that live
--- updates listen to.
-
-create function voice.caregiver_name(patient_id uuid, user_id uuid)
-returns text
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select patient_caregivers.name
-    from public.patient_caregivers
-    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
-$$;
-comment on function voice.caregiver_name is
-    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
-revoke execute on function voice.caregiver_name from public;
-grant execute on function voice.caregiver_name to authenticated, service_role;
-
-create view public.voice_alerts
-with (security_invoker = true)
-as
-select
-    alerts.id as alert_id,
-    alerts.patient_id,
-    coalesce(me.patient_known_as, patients.name) as known_as,
-    alerts.level,
-    alerts.state,
-    alerts.cause,
-    alerts.causes,
-    alerts.anomaly_score,
-    alerts.log_id,
-    alerts.opened_at,
-    opening.cause as opening_cause,
-    opening.log_id as opening_log_id,
-    alerts.last_raised_at,
-    alerts.repeat_count,
-    alerts.acknowledged_at,
-    voice.caregiver_name(alerts.patient_id, alerts.acknowledged_by) as acknowledged_by,
-    alerts.snoozed_until,
-    alerts.resolved_at,
-    voice.caregiver_name(alerts.patient_id, alerts.resolved_by) as resolved_by,
-    alerts.outcome,
-    alerts.notes,
-    history.change_count,
-    latest.change as last_change,
-    latest.changed_at as last_changed_at,
-    voice.caregiver_name(alerts.patient_id, latest.actor_id) as last_changed_by
-from public.caregiver_alerts as alerts
-join public.patients on patients.id = alerts.patient_id
-left join public.patient_caregivers as me
-    on me.patient_id = alerts.patient_id and me.user_id = (select auth.uid())
-left join lateral (
-    select alert_changes.cause, alert_changes.log_id
-    from public.alert_changes
-    where alert_changes.alert_id = alerts.id and alert_changes.change = 'opened'
-    order by alert_changes.changed_at
-    limit 1
-) as opening on true
-left join lateral (
-    select alert_changes.change, alert_changes.changed_at, alert_changes.actor_id
-    from public.alert_changes
-    where alert_changes.alert_id = alerts.id
-    order by alert_changes.changed_at desc, alert_changes.change desc
-    limit 1
-) as latest on true
-cross join lateral (
-    select count(*) as change_count
-    from public.alert_changes
-    where alert_changes.alert_id = alerts.id
-) as history;
-comment on view public.voice_alerts is
-    'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
-comment on column public.voice_alerts.known_as is 'What the reader calls the patient, else the name.';
-comment on column public.voice_alerts.cause is 'The last sign that somebody was told of; causes has every kind.';
-comment on column public.voice_alerts.anomaly_score is 'The worst of the episode, 0 .. 1; log_id is its log. Null: no voice was judged.';
-comment on column public.voice_alerts.opening_cause is 'The first sign.';
-comment on column public.voice_alerts.opening_log_id is 'The log of the first sign; null: it was no score.';
-comment on column public.voice_alerts.repeat_count is 'How many further signs there were.';
-comment on column public.voice_alerts.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
-comment on column public.voice_alerts.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
-comment on column public.voice_alerts.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.voice_alerts.last_changed_by is 'The caregiver''s name; null: a rule did it.';
-revoke all on public.voice_alerts from anon, authenticated, service_role;
-grant select on public.voice_alerts to authenticated, service_role;
-
-create view public.recent_anomaly_logs
-with (security_invoker = true)
-as
-select
-    logs.id,
-    logs.patient_id,
-    coalesce(me.patient_known_as, patients.name) as known_as,
-    logs.call_log_id,
-    logs."timestamp",
-    logs.anomaly_score,
-    logs.raw_similarity,
-    logs.normalized_score,
-    logs.snr,
-    logs.severity,
-    logs.alert_type,
-    logs.alert_sent,
-    logs.noise_adjusted,
-    logs.is_provisional,
-    logs.notes,
-    logs.created_at
-from public.voice_anomaly_logs as logs
-join public.patients on patients.id = logs.patient_id
-left join public.patient_caregivers as me
-    on me.patient_id = logs.patient_id and me.user_id = (select auth.uid())
-where logs."timestamp" > now() - interval '30 days';
-comment on view public.recent_anomaly_logs is
-    'For caregivers: the scored calls of the last 30 days of all their patients, columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
-comment on column public.recent_anomaly_logs.known_as is 'What the reader calls the patient, else the name.';
-comment on column public.recent_anomaly_logs."timestamp" is 'When the call began.';
-revoke all on public.recent_anomaly_logs from anon, authenticated, service_role;
-grant select on public.recent_anomaly_logs to authenticated, service_role;
-
-create function voice.publish_live_updates()
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    live record;
-    published integer := 0;
-begin
-    for live in
-        select tables.name, tables.columns
-        from (values
-            ('patients', ''),
-            -- What caregivers may read of a call: the address of a recording is in no update.
-            ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
-                ' check_state, check_reason, anomaly_score, created_at)'),
-            ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
-            ('daily_checkins', '')
-        ) as tables (name, columns)
-        join pg_catalog.pg_publication as publication on publication.pubname = 'supabase_realtime'
-        where not exists (
-            select from pg_catalog.pg_publication_tables
-            where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = tables.name
-        )
-        -- Without its id as the key, an adopted table could no longer be updated once it was published.
-        and exists (
-            select from pg_catalog.pg_index
-            join pg_catalog.pg_attribute on attrelid = indrelid and attnum = indkey[0]
-            where indrelid = to_regclass('public.' || tables.name) and indisprimary and indnkeyatts = 1 and attname = 'id'
-        )
-    loop
-        execute format('alter publication supabase_realtime add table public.%I %s', live.name, live.columns);
-        published := published + 1;
-    end loop;
-    return published;
-exception when insufficient_privilege then
-    raise notice 'Live updates are for the owner of supabase_realtime to switch on: %', sqlerrm;
-    return 0;
-end
-$$;
-comment on function voice.publish_live_updates is
-    'Adds the tables behind the views to Supabase''s live updates, where those are there; how many were added. Called here, and by an operator who enables them later.';
-revoke execute on function voice.publish_live_updates from public;
-select voice.publish_live_updates();
-
--- 48_audit.sql
-
--- Audit: who did what, and when. Only ever added to, and without a name, a number or a vector: it outlives the people in it.
-
-create type public.audit_action as enum (
-    'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
-    'consent_given', 'consent_withdrawn', 'voice_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
-    'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
-);
-comment on type public.audit_action is 'What was done.';
-
-create table voice.audit_log (
-    id bigint generated always as identity constraint audit_log_pkey primary key,
-    occurred_at timestamptz not null default clock_timestamp(),
-    action public.audit_action not null,
-    actor_id uuid,
-    actor_role text not null,
-    patient_id uuid,
-    subject text not null,
-    detail jsonb not null default '{}'
-);
-create index audit_log_by_patient on voice.audit_log (patient_id, occurred_at desc);
-create index audit_log_by_time on voice.audit_log (occurred_at desc);
-create index audit_log_by_actor on voice.audit_log (actor_id, occurred_at desc);
-alter table voice.audit_log enable row level security;
-comment on table voice.audit_log is
-    'Append-only: update, delete and truncate are refused, for the owner too. It refers to nobody by key, so that it stands when a person is erased.';
-comment on column voice.audit_log.actor_id is 'The account that asked; null: the service, an operator or a rule.';
-comment on column voice.audit_log.actor_role is 'The role of the token, or the login.';
-comment on column voice.audit_log.subject is 'What it was done to: a table and a key, or a function.';
-comment on column voice.audit_log.detail is 'Which columns changed, and the values of those that are no personal data.';
-
-create function voice.note_audit(
-    action public.audit_action, subject text, patient_id uuid default null, detail jsonb default '{}'
-)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into voice.audit_log (action, actor_id, actor_role, patient_id, subject, detail)
-    values (
-        note_audit.action, (select auth.uid()), coalesce((select auth.jwt()) ->> 'role', session_user), note_audit.patient_id,
-        note_audit.subject, note_audit.detail
-    )
-$$;
-comment on function voice.note_audit is 'Adds an entry, with who is asking.';
-revoke execute on function voice.note_audit from public;
-
-create function voice.audit_change()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
-    after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
-    present jsonb := coalesce(after, before);
-    changed text[] := array(
-        select columns.key
-        from jsonb_object_keys(present) as columns (key)
-        where (before -> columns.key) is distinct from (after -> columns.key)
-        order by columns.key
-    );
-begin
-    if tg_op = 'UPDATE' and changed = '{}' then
-        return null;
-    end if;
-    perform voice.note_audit(
-        case tg_op when 'INSERT' then 'inserted' when 'UPDATE' then 'updated' else 'deleted' end::public.audit_action,
-        format('%I.%I %s', tg_table_schema, tg_table_name, coalesce(present ->> 'id', present ->> tg_argv[0])),
-        case when tg_table_name = 'patients' then (present ->> 'id')::uuid else (present ->> 'patient_id')::uuid end,
-        jsonb_build_object('columns', changed) || (
-            -- The values of what is named: thresholds, roles, scopes; never of a person's own words or numbers.
-            select coalesce(jsonb_object_agg(kept.name, jsonb_build_array(before -> kept.name, after -> kept.name)), '{}')
-            from unnest(tg_argv[1:]) as kept (name)
-            where kept.name = any (changed)
-        ));
-    return null;
-end
-$$;
-comment on function voice.audit_change is
-    'Trigger: notes a change. Its arguments are the key''s name and the columns whose values are kept. Definer: whoever changes the row may not write the log.';
-revoke execute on function voice.audit_change from public;
-
-create function voice.refuse_rewriting()
-returns trigger
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = '55000',
-        message = format('%I.%I is only ever added to', tg_table_schema, tg_table_name),
-        hint = 'What was wrong is put right by a further entry.';
-end
-$$;
-comment on function voice.refuse_rewriting is 'Trigger: refuses update, delete and truncate, to whomever.';
-revoke execute on function voice.refuse_rewriting from public;
-
-create function voice.audit_trail(patient_id uuid, since timestamptz, maximum_rows integer)
-returns setof voice.audit_log
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select *
-    from voice.audit_log
-    where (audit_trail.patient_id is null or audit_log.patient_id = audit_trail.patient_id)
-        and (audit_trail.since is null or audit_log.occurred_at >= audit_trail.since)
-    order by audit_log.id desc
-    limit audit_trail.maximum_rows
-$$;
-comment on function voice.audit_trail is
-    'Entries about this patient (null: all), newest first. Definer: the reader touches no table. Called by `retrocare audit` and the view.';
-revoke execute on function voice.audit_trail from public;
-grant execute on function voice.audit_trail to retrocare_service, service_role;
-
-create view public.audit_trail
-with (security_invoker = true)
-as
-select trail.occurred_at, trail.action, trail.actor_id, trail.actor_role, trail.patient_id, trail.subject, trail.detail
-from voice.audit_trail(null, null, null) as trail;
-comment on view public.audit_trail is 'For the privacy officer (service_role): who did what and when, newest first.';
-revoke all on public.audit_trail from anon, authenticated, service_role;
-grant select on public.audit_trail to service_role;
-
--- 49_consent.sql
-
--- Consent: recorded with scope, time, recorder and evidence before any voiceprint; its withdrawal stops and erases.
-
-create type public.consent_scope as enum ('voiceprint');
-comment on type public.consent_scope is 'What was consented to: that voiceprints are made, kept and compared.';
-
-create table public.voice_consents (
-    id uuid constraint voice_consents_pkey primary key default gen_random_uuid(),
-    patient_id uuid not null
-        constraint a_consent_is_a_patients references public.patients (id) on delete cascade,
-    scope public.consent_scope not null default 'voiceprint',
-    given_at timestamptz not null
-        constraint a_consent_was_given_after_1900 check (given_at >= '1900-01-01 00:00+00' and given_at < 'infinity'),
-    recorded_by uuid
-        constraint whoever_recorded_it_had_an_account references auth.users (id) on delete set null,
-    evidence text not null
-        constraint a_consent_has_evidence check (btrim(evidence) <> '' and char_length(evidence) <= 10000),
-    withdrawn_at timestamptz
-        constraint a_consent_is_given_before_it_is_withdrawn check (withdrawn_at >= given_at),
-    withdrawn_by uuid
-        constraint whoever_withdrew_it_had_an_account references auth.users (id) on delete set null,
-    created_at timestamptz not null default now()
-);
-create index voice_consents_by_patient on public.voice_consents (patient_id, given_at desc);
-create index voice_consents_by_recorder on public.voice_consents (recorded_by);
-create index voice_consents_by_withdrawer on public.voice_consents (withdrawn_by);
-alter table public.voice_consents enable row level security;
-revoke all on public.voice_consents from anon, authenticated, service_role;
-comment on table public.voice_consents is 'Every consent, each with its evidence, and its withdrawal, which ends all that stand; patients.voice_consent_at shows since when one does.';
-comment on column public.voice_consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
-comment on column public.voice_consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
-grant select on public.voice_consents to authenticated, service_role;
-
-create function voice.on_consent()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if new.voice_consent_at is not null then
-        -- Whoever sets the column without a record of it gets one: the column alone is its evidence.
-        insert into public.voice_consents (patient_id, given_at, recorded_by, evidence)
-        select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
-        where not exists (
-            select from public.voice_consents where voice_consents.patient_id = new.id and voice_consents.withdrawn_at is null
-        );
-        perform voice.note_audit('consent_given', 'public.voice_consents', new.id);
-        return null;
-    end if;
-    update public.voice_consents
-    set withdrawn_at = greatest(now(), voice_consents.given_at),
-        withdrawn_by = (select auth.uid())
-    where voice_consents.patient_id = new.id and voice_consents.withdrawn_at is null;
-    perform voice.note_audit('consent_withdrawn', 'public.voice_consents', new.id);
-    perform voice.erase_voice(new.id, 'consent withdrawn');
-    return null;
-end
-$$;
-comment on function voice.on_consent is
-    'Trigger: consent is given, and recorded; or withdrawn, and what it allowed is erased. Definer: whoever changes a patient may not touch voice.';
-revoke execute on function voice.on_consent from public;
-
-create function voice.consenting_patient(patient_id uuid)
-returns public.patients
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    caregiver_role public.caregiver_role := voice.role_of_caller(consenting_patient.patient_id);
-begin
-    if voice.is_caller_a_caregiver() and caregiver_role is null then
-        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
-    elsif voice.is_caller_a_caregiver() and caregiver_role <> 'primary' then
-        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
-    end if;
-    return voice.lock_patient(consenting_patient.patient_id);
-end
-$$;
-comment on function voice.consenting_patient is
-    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
-revoke execute on function voice.consenting_patient from public;
-
-create function voice.record_consent(patient_id uuid, evidence text, given_at timestamptz)
-returns public.voice_consents
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient public.patients := voice.consenting_patient(record_consent.patient_id);
-    consent public.voice_consents;
-begin
-    if nullif(btrim(record_consent.evidence), '') is null
-        or (record_consent.given_at between '1900-01-01 00:00+00' and now() + interval '1 minute') is not true
-    then
-        raise exception using
-            errcode = 'PT400',
-            message = 'A consent has evidence, and was given before now',
-            hint = 'Say how it was given, and where that can be found.';
-    elsif char_length(record_consent.evidence) > 10000 then
-        raise exception using
-            errcode = 'PT400',
-            message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
-            hint = 'Keep what is longer elsewhere, and say where.';
-    end if;
-    select voice_consents.* into consent
-    from public.voice_consents
-    where voice_consents.patient_id = patient.id
-        and voice_consents.withdrawn_at is null
-        and voice_consents.evidence = record_consent.evidence
-    order by voice_consents.created_at
-    limit 1;
-    if found then
-        return consent;
-    end if;
-    insert into public.voice_consents (patient_id, given_at, recorded_by, evidence)
-    values (patient.id, record_consent.given_at, (select auth.uid()), record_consent.evidence)
-    returning * into consent;
-    if patient.voice_consent_at is not null then
-        -- Where consent stands no trigger notes it.
-        perform voice.note_audit('consent_given', 'public.voice_consents', patient.id);
-    end if;
-    update public.patients
-    set voice_consent_at = record_consent.given_at
-    where patients.id = patient.id and patients.voice_consent_at is null;
-    return consent;
-end
-$$;
-comment on function voice.record_consent is
-    'Records that consent to voiceprints was given. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
-revoke execute on function voice.record_consent from public;
-grant execute on function voice.record_consent to authenticated, service_role;
-
-create function voice.withdraw_consent(patient_id uuid)
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient public.patients := voice.consenting_patient(withdraw_consent.patient_id);
-begin
-    update public.patients
-    set voice_consent_at = null
-    where patients.id = patient.id and patients.voice_consent_at is not null;
-end
-$$;
-comment on function voice.withdraw_consent is
-    'Withdraws consent: nothing is judged any more, and the voice is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
-revoke execute on function voice.withdraw_consent from public;
-grant execute on function voice.withdraw_consent to authenticated, service_role;
-
-create function public.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
-returns public.voice_consents
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.record_consent(record_consent.patient_id, record_consent.evidence, record_consent.given_at);
-end;
-comment on function public.record_consent is
-    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.';
-revoke execute on function public.record_consent from public, anon;
-grant execute on function public.record_consent to authenticated, service_role;
-
-create function public.withdraw_consent(patient_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.withdraw_consent(withdraw_consent.patient_id);
-end;
-comment on function public.withdraw_consent is
-    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.';
-revoke execute on function public.withdraw_consent from public, anon;
-grant execute on function public.withdraw_consent to authenticated, service_role;
-
--- 50_erasure.sql
-
--- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
--- provider) is listed, and deleted by functions/delete-recordings until that is proven.
-
-create type public.erasure_scope as enum ('voice', 'person');
-comment on type public.erasure_scope is 'What was erased: the voice alone, or the whole person.';
-
-create table voice.tombstones (
-    id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
-    patient_id uuid not null,
-    scope public.erasure_scope not null,
-    reason text not null,
-    erased_at timestamptz not null default now()
-);
-create index tombstones_by_patient on voice.tombstones (patient_id);
-alter table voice.tombstones enable row level security;
-comment on table voice.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
-
-create type public.deletion_state as enum (
-    'queued',       -- to be deleted, or to be tried again  -> leased
-    'leased',       -- somebody deletes it                  -> done, queued again
-    'done'          -- gone: end
-);
-comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
-
-create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
-
-create table voice.deletions (
-    id bigint generated always as identity constraint deletions_pkey primary key,
-    patient_id uuid not null,
-    kind public.deletion_kind not null,
-    reference text not null,
-    state public.deletion_state not null default 'queued',
-    attempts integer not null default 0,
-    run_at timestamptz not null default now(),
-    worker text,
-    lease_token uuid,
-    leased_until timestamptz,
-    error_code text,
-    created_at timestamptz not null default now(),
-    finished_at timestamptz,
-    constraint a_thing_is_deleted_once unique (kind, reference),
-    constraint a_leased_deletion_has_a_lease check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
-    constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
-);
-create index deletions_by_patient on voice.deletions (patient_id);
-create index deletions_to_do on voice.deletions (run_at) where state <> 'done';
-alter table voice.deletions enable row level security;
-comment on table voice.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
-
-create function voice.storage_path(recording_ref text)
-returns text
-language sql
-immutable
-strict
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
-$$;
-comment on function voice.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
-revoke execute on function voice.storage_path from public;
-
-create function voice.queue_deletion(patient_id uuid, kind public.deletion_kind, reference text)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into voice.deletions (patient_id, kind, reference)
-    values (queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference)
-    -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
-    on conflict (kind, reference) do update
-    set state = 'queued',
-        attempts = 0,
-        run_at = now(),
-        lease_token = null,
-        leased_until = null,
-        error_code = null,
-        finished_at = null
-$$;
-comment on function voice.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before.';
-revoke execute on function voice.queue_deletion from public;
-
-create function voice.queue_deletions(call public.call_logs)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    select voice.queue_deletion(call.patient_id, copies.kind, copies.reference)
-    from (
-        select 'storage_object'::public.deletion_kind as kind, voice.storage_path(call.recording_ref) as reference
-        union
-        select 'storage_object', voice.storage_path(recordings.recording_ref)
-        from voice.recordings
-        where recordings.call_log_id = call.id
-        union
-        -- Somebody was copying it, and nobody knows how far that came, nor what kind of file it is.
-        select 'storage_object', 'voice-recordings/' || call.patient_id || '/' || call.id || '.' || kinds.extension
-        from voice.recordings
-        cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
-        where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
-        union
-        select 'provider_call', call.provider || '/' || call.provider_call_id
-    ) as copies
-    where copies.reference is not null
-    order by copies.kind, copies.reference
-$$;
-comment on function voice.queue_deletions is 'Has the copies of a call''s recording deleted: in Storage and at the provider.';
-revoke execute on function voice.queue_deletions from public;
-
-create function voice.delete_recording(call public.call_logs)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    select voice.queue_deletions(call);
-    delete from voice.recordings where recordings.call_log_id = call.id;
-    update public.call_logs
-    set recording_ref = null,
-        recording_source_url = null,
-        speech_intervals = null
-    where call_logs.id = call.id;
-$$;
-comment on function voice.delete_recording is
-    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider. The caller holds voice.lock_patient.';
-revoke execute on function voice.delete_recording from public;
-
-create function voice.delete_orphan(recording_ref text)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    select voice.queue_deletion(
-        split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', voice.storage_path(delete_orphan.recording_ref))
-    where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
-$$;
-comment on function voice.delete_orphan is
-    'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by voice.store_recording.';
-revoke execute on function voice.delete_orphan from public;
-
-create function voice.erase_voice(patient_id uuid, reason text)
-returns jsonb
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    counts jsonb;
-begin
-    perform voice.lock_patient(erase_voice.patient_id);
-    update public.call_logs
-    set check_state = 'skipped', check_reason = 'no_consent'
-    where call_logs.patient_id = erase_voice.patient_id
-        and exists (
-            select from voice.recordings
-            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
-        );
-    -- Whoever works on one is told that there is no consent; the others leave with what they measured.
-    update voice.checks
-    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', snr_db = null
-    where checks.patient_id = erase_voice.patient_id and checks.state in ('queued', 'leased');
-    with
-        checks as (
-            delete from voice.checks
-            where checks.patient_id = erase_voice.patient_id and checks.reason is distinct from 'no_consent' returning id
-        ),
-        baselines as (delete from voice.baselines where baselines.patient_id = erase_voice.patient_id returning id)
-    select jsonb_build_object(
-        'checks', (select count(*) from checks), 'baselines', (select count(*) from baselines))
-    into counts;
-    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_voice.patient_id returning id)
-    select counts || jsonb_build_object('embeddings', (select count(*) from embeddings)) into counts;
-    with forgotten as (
-        select voice.delete_recording(call_logs)
-        from public.call_logs
-        where call_logs.patient_id = erase_voice.patient_id
-            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
-    )
-    select counts || jsonb_build_object('recordings', (select count(*) from forgotten)) into counts;
-    if not exists (
-        select from voice.tombstones
-        where tombstones.patient_id = erase_voice.patient_id and tombstones.erased_at = now()
-    ) then
-        insert into voice.tombstones (patient_id, scope, reason) values (erase_voice.patient_id, 'voice', erase_voice.reason);
-        perform voice.note_audit('voice_erased', 'voice.erase_voice', erase_voice.patient_id, counts);
-    end if;
-    return counts;
-end
-$$;
-comment on function voice.erase_voice is
-    'Removes every trace of a voice, and has its recordings deleted; how much, by name. The logs stay, without what they were computed from. Raises RV002.';
-revoke execute on function voice.erase_voice from public;
-
-create function voice.erase_patient_voice(patient_id uuid, reason text)
-returns jsonb
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    counts jsonb := voice.erase_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
-begin
-    -- Or the next call would enrol the voice again.
-    update public.patients set voice_consent_at = null where patients.id = erase_patient_voice.patient_id;
-    return counts;
-end
-$$;
-comment on function voice.erase_patient_voice is
-    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: nobody else may touch voiceprints. Called by `retrocare patient erase` and public.erase_patient_voice.';
-revoke execute on function voice.erase_patient_voice from public;
-grant execute on function voice.erase_patient_voice to retrocare_service, service_role;
-
-create function voice.erase_patient(patient_id uuid, reason text)
-returns jsonb
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    counts jsonb;
-begin
-    -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
-    perform from public.patients where patients.id = erase_patient.patient_id for update;
-    counts := voice.erase_voice(erase_patient.patient_id, erase_patient.reason);
-    insert into voice.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
-    perform voice.note_audit('person_erased', 'voice.erase_patient', erase_patient.patient_id, counts);
-    delete from public.patients where patients.id = erase_patient.patient_id;
-    return counts;
-end
-$$;
-comment on function voice.erase_patient is
-    'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as voice.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
-revoke execute on function voice.erase_patient from public;
-grant execute on function voice.erase_patient to retrocare_service, service_role;
-
--- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
-
-create function voice.on_patient_deleted()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Nor do reports that waited for this number go to somebody else who has it.
-    delete from voice.unmatched_calls
-    where unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text;
-    if not exists (
-        select from voice.tombstones
-        where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
-    ) then
-        perform voice.erase_voice(old.id, 'the row was deleted');
-        insert into voice.tombstones (patient_id, scope, reason) values (old.id, 'person', 'the row was deleted');
-        perform voice.note_audit('person_erased', 'public.patients', old.id);
-    end if;
-    return old;
-end
-$$;
-comment on function voice.on_patient_deleted is
-    'Trigger: whoever deletes a patient''s row erases the person. Definer: whoever deletes it may not touch voice.';
-revoke execute on function voice.on_patient_deleted from public;
-
-create function voice.on_call_deleted()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if voice.lock_patient_or_refuse(old.patient_id) then
-        perform voice.queue_deletions(old);
-        perform voice.remove_samples(old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
-        -- Versions that were made of it are of it for ever.
-        delete from voice.baselines
-        where baselines.patient_id = old.patient_id
-            and exists (
-                select
-                from voice.baseline_samples
-                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
-            );
-    end if;
-    return old;
-end
-$$;
-comment on function voice.on_call_deleted is
-    'Trigger: a call''s copies are deleted with its row, and its voice leaves the baselines. Definer: as voice.on_patient_deleted.';
-revoke execute on function voice.on_call_deleted from public;
-
--- 51_deletions.sql
-
--- Deletions: how what lies outside of the database is deleted, what is kept for how long, and how a restored backup is brought
--- up to date.
-
-create type public.deletion_claim as (
-    deletion_id bigint,
-    kind public.deletion_kind,
-    reference text,
-    attempts integer,
-    lease_token uuid
-);
-comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
-
-create function voice.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
-returns setof public.deletion_claim
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update voice.deletions as claimed
-    set state = 'leased',
-        attempts = claimed.attempts + 1,
-        worker = claim_deletions.worker,
-        lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
-    from (
-        select due.id
-        from voice.deletions as due
-        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
-        order by due.run_at, due.id
-        for update skip locked
-        limit claim_deletions.count
-    ) as ready
-    where claimed.id = ready.id
-    returning claimed.id, claimed.kind, claimed.reference, claimed.attempts, claimed.lease_token
-$$;
-comment on function voice.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch voice.';
-revoke execute on function voice.claim_deletions from public;
-grant execute on function voice.claim_deletions to service_role;
-
-create function voice.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
-returns boolean
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    with done as (
-        update voice.deletions
-        set state = 'done', finished_at = finish_deletion.at, error_code = null
-        where deletions.id = finish_deletion.deletion_id
-            and deletions.lease_token = finish_deletion.lease_token
-            and deletions.state = 'leased'
-        returning deletions.patient_id, deletions.kind
-    ),
-    noted as (
-        select voice.note_audit('deletion_finished', done.kind::text, done.patient_id) from done
-    )
-    select count(*) > 0 from noted
-$$;
-comment on function voice.finish_deletion is
-    'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch voice.';
-revoke execute on function voice.finish_deletion from public;
-grant execute on function voice.finish_deletion to service_role;
-
-create function voice.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
-returns void
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update voice.deletions
-    set state = 'queued',
-        error_code = fail_deletion.code,
-        lease_token = null,
-        leased_until = null,
-        run_at = fail_deletion.at + voice.retry_wait(deletions.attempts)
-    where deletions.id = fail_deletion.deletion_id
-        and deletions.lease_token = fail_deletion.lease_token
-        and deletions.state = 'leased'
-$$;
-comment on function voice.fail_deletion is
-    'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch voice.';
-revoke execute on function voice.fail_deletion from public;
-grant execute on function voice.fail_deletion to service_role;
-
-create function voice.due_deletions(at timestamptz)
-returns bigint
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select count(*)
-    from voice.deletions
-    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
-$$;
-comment on function voice.due_deletions is 'How many deletions could be done now. Called by voice.due_work.';
-revoke execute on function voice.due_deletions from public;
-
-create table voice.retention_policies (
-    subject text constraint retention_policies_pkey primary key
-        constraint what_is_kept_is_known check (
-            subject in ('recordings', 'voiceprints', 'unmatched_calls', 'errors', 'deliveries', 'idempotency_keys')),
-    keep_days double precision not null
-        constraint something_is_kept_a_while check (keep_days > 0 and keep_days < 36500)
-);
-alter table voice.retention_policies enable row level security;
-insert into voice.retention_policies values
-    ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365), ('idempotency_keys', 1);
-comment on table voice.retention_policies is
-    'For how long what is kept, in days; a row that is removed: for ever. Voiceprints of which the current baseline is made stay as long as it does.';
-
-create function voice.kept_since(subject text, at timestamptz)
-returns timestamptz
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select kept_since.at - make_interval(secs => 86400 * retention_policies.keep_days)
-    from voice.retention_policies
-    where retention_policies.subject = kept_since.subject
-$$;
-comment on function voice.kept_since is 'What came before this moment is kept no longer; null: it is kept for ever. Called by the jobs that delete.';
-revoke execute on function voice.kept_since from public;
-
--- Each pair is a job of voice.jobs: what is too old, and the deletion of one of it.
-
-create function voice.old_recordings(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select call_logs.id::text
-    from public.call_logs
-    -- Since it came here: an archive that is imported is not gone at once.
-    where call_logs.created_at < voice.kept_since('recordings', old_recordings.at)
-        and (call_logs.recording_ref is not null
-            -- Copied, and never given to the call: nobody has decided about its ended reason.
-            or exists (
-                select from voice.recordings
-                where recordings.call_log_id = call_logs.id
-                    -- Or perhaps copied, by somebody who vanished.
-                    and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
-            ))
-        and (call_logs.check_state is null or call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
-    order by call_logs.created_at
-    limit old_recordings.maximum_rows
-$$;
-comment on function voice.old_recordings is 'Calls whose recording is kept no longer, judged or not. Called by voice.run_job.';
-revoke execute on function voice.old_recordings from public;
-
-create function voice.delete_old_recording(call_log_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    call public.call_logs;
-begin
-    select call_logs.* into call from public.call_logs where call_logs.id = delete_old_recording.call_log_id::uuid;
-    if not voice.try_lock_patient(call.patient_id) then
-        return false;
-    end if;
-    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
-    perform voice.delete_recording(call);
-    return true;
-end
-$$;
-comment on function voice.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_recording from public;
-
-create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select embeddings.id::text
-    from voice.embeddings
-    where embeddings.created_at < voice.kept_since('voiceprints', old_voiceprints.at)
-        and not exists (
-            select
-            from voice.baseline_samples
-            join voice.baselines on baselines.id = baseline_samples.baseline_id
-            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-        )
-    order by embeddings.created_at
-    limit old_voiceprints.maximum_rows
-$$;
-comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by voice.run_job.';
-revoke execute on function voice.old_voiceprints from public;
-
-create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not voice.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
-        return false;
-    end if;
-    delete from voice.embeddings
-    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
-        and not exists (
-            select
-            from voice.baseline_samples
-            join voice.baselines on baselines.id = baseline_samples.baseline_id
-            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-        );
-    return found;
-end
-$$;
-comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_voiceprint from public;
-
-create function voice.old_baselines(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select baselines.id::text
-    from voice.baselines
-    where baselines.superseded_at < voice.kept_since('voiceprints', old_baselines.at)
-    order by baselines.superseded_at
-    limit old_baselines.maximum_rows
-$$;
-comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by voice.run_job.';
-revoke execute on function voice.old_baselines from public;
-
-create function voice.delete_old_baseline(baseline_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not voice.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
-        return false;
-    end if;
-    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
-    return found;
-end
-$$;
-comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_baseline from public;
-
-create function voice.old_unmatched_calls(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
-    from voice.unmatched_calls
-    where unmatched_calls.received_at < voice.kept_since('unmatched_calls', old_unmatched_calls.at)
-    order by unmatched_calls.received_at
-    limit old_unmatched_calls.maximum_rows
-$$;
-comment on function voice.old_unmatched_calls is 'Reports of nobody known that are kept no longer. Called by voice.run_job.';
-revoke execute on function voice.old_unmatched_calls from public;
-
-create function voice.delete_old_unmatched_call(reference text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    delete from voice.unmatched_calls
-    using (
-        select old_call.provider, old_call.provider_call_id
-        from voice.unmatched_calls as old_call
-        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
-        for update skip locked -- whoever erases a person, or takes the call in, has it
-    ) as found_call
-    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
-    return found;
-end
-$$;
-comment on function voice.delete_old_unmatched_call is 'Deletes one of them; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_unmatched_call from public;
-
-create function voice.old_errors(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select check_errors.id::text
-    from voice.check_errors
-    where check_errors.occurred_at < voice.kept_since('errors', old_errors.at)
-    order by check_errors.occurred_at
-    limit old_errors.maximum_rows
-$$;
-comment on function voice.old_errors is 'Failures of checks that are kept no longer. Called by voice.run_job.';
-revoke execute on function voice.old_errors from public;
-
-create function voice.delete_old_error(error_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not voice.try_lock_patient((
-        select checks.patient_id
-        from voice.check_errors
-        join voice.checks on checks.id = check_errors.check_id
-        where check_errors.id = delete_old_error.error_id::bigint
-    )) then
-        return false;
-    end if;
-    delete from voice.check_errors where check_errors.id = delete_old_error.error_id::bigint;
-    return found;
-end
-$$;
-comment on function voice.delete_old_error is 'Deletes one of them; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_error from public;
-
-create function voice.old_deliveries(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select deliveries.id::text
-    from voice.deliveries
-    where deliveries.finished_at < voice.kept_since('deliveries', old_deliveries.at)
-    order by deliveries.finished_at
-    limit old_deliveries.maximum_rows
-$$;
-comment on function voice.old_deliveries is 'Messages that are kept no longer. Called by voice.run_job.';
-revoke execute on function voice.old_deliveries from public;
-
-create function voice.delete_old_delivery(delivery_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not voice.try_lock_patient((
-        select alert_changes.patient_id
-        from voice.deliveries
-        join public.alert_changes on alert_changes.id = deliveries.change_id
-        where deliveries.id = delete_old_delivery.delivery_id::bigint
-    )) then
-        return false;
-    end if;
-    delete from voice.deliveries where deliveries.id = delete_old_delivery.delivery_id::bigint;
-    return found;
-end
-$$;
-comment on function voice.delete_old_delivery is 'Deletes one of them; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_delivery from public;
-
-create function voice.old_idempotency_keys(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
-    from voice.idempotency_keys
-    where idempotency_keys.created_at < voice.kept_since('idempotency_keys', old_idempotency_keys.at)
-    order by idempotency_keys.created_at
-    limit old_idempotency_keys.maximum_rows
-$$;
-comment on function voice.old_idempotency_keys is 'Idempotency keys that are kept no longer. Called by voice.run_job.';
-revoke execute on function voice.old_idempotency_keys from public;
-
-create function voice.delete_old_idempotency_key(reference text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    old_key voice.idempotency_keys;
-begin
-    select idempotency_keys.* into old_key
-    from voice.idempotency_keys
-    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
-        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
-    if not voice.try_lock_patient(old_key.patient_id) then
-        return false;
-    end if;
-    delete from voice.idempotency_keys
-    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
-    return found;
-end
-$$;
-comment on function voice.delete_old_idempotency_key is 'Deletes one of them; whether it did. Called by voice.run_job.';
-revoke execute on function voice.delete_old_idempotency_key from public;
-create index embeddings_by_age on voice.embeddings (created_at);
-create index check_errors_by_age on voice.check_errors (occurred_at);
-create index deliveries_by_age on voice.deliveries (finished_at);
-create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
-
-create function voice.tombstone_list()
-returns setof voice.tombstones
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select * from voice.tombstones order by erased_at, id
-$$;
-comment on function voice.tombstone_list is
-    'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
-revoke execute on function voice.tombstone_list from public;
-grant execute on function voice.tombstone_list to retrocare_service, service_role;
-
-create function voice.replay_tombstone(id uuid, patient_id uuid, scope public.erasure_scope, reason text, erased_at timestamptz)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if exists (select from voice.tombstones where tombstones.id = replay_tombstone.id) then
-        return false; -- this database is younger than the erasure
-    end if;
-    if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
-        if replay_tombstone.scope = 'person' then
-            perform voice.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
-        else
-            perform voice.erase_patient_voice(replay_tombstone.patient_id, replay_tombstone.reason);
-        end if;
-    end if;
-    insert into voice.tombstones (id, patient_id, scope, reason, erased_at)
-    values (
-        replay_tombstone.id, replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason,
-        replay_tombstone.erased_at
-    );
-    perform voice.note_audit('erasure_replayed', replay_tombstone.scope::text, replay_tombstone.patient_id);
-    return true;
-end
-$$;
-comment on function voice.replay_tombstone is
-    'Erases again what a restored backup brought back; false where it was erased here. Definer: as voice.erase_patient. Called by `retrocare tombstones --replay`.';
-revoke execute on function voice.replay_tombstone from public;
-grant execute on function voice.replay_tombstone to retrocare_service, service_role;
-
--- 52_troubles.sql
-
--- Troubles: everything that waits for the operator, in one list. What is not in it takes care of itself.
-
-create type public.trouble_kind as enum (
-    'unmatched_call',           -- a report of nobody who is known: give the patient that phone or id
-    'unknown_ended_reason',     -- calls ended in a way that no row of voice.ended_reasons knows: add one
-    'recording_delayed',        -- the copying fails, and is tried again
-    'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
-    'check_dead',               -- failed for good: `retrocare checks --requeue`
-    'backfill_dead',            -- recordings that a backfill could not embed: as for check_dead, or let them be
-    'delivery_delayed',         -- a message to a caregiver is refused, and tried again
-    'delivery_dead',            -- a message to a caregiver that will not be sent
-    'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
-    'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
-    'recordings_unusable',      -- several calls in a row that were not judged: they cannot be read or told apart (ask the provider), or
-                                -- the patient is flagged as unwell and has no baseline (end the flag)
-    'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
-    'job_failed',               -- a job could not do one thing, or list what is due, and tries again
-    'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
-);
-comment on type public.trouble_kind is 'What an operator must see to.';
-
-create function voice.troubles()
-returns table (
-    kind public.trouble_kind,
-    patient_id uuid,
-    call_log_id uuid,
-    alert_id uuid,
-    subject text,
-    code text,
-    detail text,
-    occurred_at timestamptz
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select 'unmatched_call'::public.trouble_kind, null::uuid, null::uuid, null::uuid,
-        unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,
-        case when unmatched_calls.phone is null and unmatched_calls.report ->> 'patient_id' is null then 'names_nobody'
-            when (select count(*) from public.patients where patients.phone = unmatched_calls.phone) > 1 then 'number_of_several'
-            else 'patient_unknown' end,
-        null, unmatched_calls.received_at
-    from voice.unmatched_calls
-    union all
-    select 'unknown_ended_reason', null, null, null, call_logs.ended_reason, 'ended_reason_unknown',
-        count(*) || ' calls', max(call_logs."timestamp")
-    from public.call_logs
-    where call_logs.check_reason = 'ended_reason_unknown'
-    group by call_logs.ended_reason
-    union all
-    select
-        case recordings.state when 'queued' then 'recording_delayed' else 'recording_lost' end::public.trouble_kind,
-        recordings.patient_id, recordings.call_log_id, null,
-        call_logs.provider || ' ' || call_logs.provider_call_id,
-        coalesce(recordings.error_code, recordings.state::text), recordings.error_message,
-        coalesce(recordings.finished_at, recordings.run_at)
-    from voice.recordings
-    join public.call_logs on call_logs.id = recordings.call_log_id
-    where recordings.state in ('expired', 'refused') or (recordings.state = 'queued' and recordings.error_code is not null)
-    union all
-    select 'check_dead', checks.patient_id, checks.call_log_id, null, 'check ' || checks.id, checks.reason::text,
-        (select check_errors.message from voice.check_errors where check_errors.check_id = checks.id order by check_errors.id desc limit 1),
-        checks.finished_at
-    from voice.checks
-    where checks.state = 'dead'
-        and not checks.is_backfill
-        and not exists (
-            select from voice.checks as newer
-            where newer.call_log_id = checks.call_log_id and newer.id > checks.id and not newer.is_backfill
-        )
-    union all
-    select 'backfill_dead', null, null, null, checks.encoder, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
-    from voice.checks
-    where checks.state = 'dead' and checks.is_backfill
-    group by checks.encoder
-    union all
-    select
-        case deliveries.state when 'queued' then 'delivery_delayed' else 'delivery_dead' end::public.trouble_kind,
-        caregiver_alerts.patient_id, null, deliveries.alert_id, deliveries.channel || ' ' || deliveries.id,
-        deliveries.error_code, deliveries.error_message, coalesce(deliveries.finished_at, deliveries.run_at)
-    from voice.deliveries
-    join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
-    where deliveries.state = 'dead' or (deliveries.state = 'queued' and deliveries.error_code is not null)
-    union all
-    select 'alert_untold', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
-        'nobody_reachable', null, caregiver_alerts.opened_at
-    from public.caregiver_alerts
-    where caregiver_alerts.state in ('open', 'escalated')
-        and not exists (
-            select from voice.deliveries
-            where deliveries.alert_id = caregiver_alerts.id and deliveries.state in ('queued', 'leased', 'accepted')
-        )
-    union all
-    select 'alert_unanswered', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
-        'nobody_answers', caregiver_alerts.reminder_count || ' reminders', caregiver_alerts.last_raised_at
-    from public.caregiver_alerts
-    join voice.alert_policies on alert_policies.level = caregiver_alerts.level
-    where caregiver_alerts.state = 'escalated' and caregiver_alerts.reminder_count >= alert_policies.maximum_reminders
-    union all
-    select 'recordings_unusable', unusable.patient_id, null, null, 'patient ' || unusable.patient_id, unusable.reason,
-        unusable.call_count || ' calls', unusable.last_at
-    from (
-        select call_logs.patient_id, count(*) as call_count, max(call_logs."timestamp") as last_at,
-            (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
-        from public.call_logs
-        where (call_logs.check_state = 'held'
-                or (call_logs.check_state = 'not_assessable'
-                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
-            and not exists (
-                select from public.call_logs as later
-                where later.patient_id = call_logs.patient_id
-                    and later."timestamp" > call_logs."timestamp"
-                    and later.check_state in ('scored', 'enrolled')
-            )
-        group by call_logs.patient_id
-    ) as unusable
-    where unusable.call_count >= (select settings.unusable_calls_in_a_row from voice.settings)
-    union all
-    select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
-        deletions.attempts || ' attempts', deletions.created_at
-    from voice.deletions
-    where deletions.state <> 'done' and deletions.error_code is not null and deletions.attempts >= 3
-    union all
-    select 'job_failed', null, null, null, rtrim(job_failures.job || ' ' || job_failures.subject), job_failures.code,
-        job_failures.message, job_failures.last_failed_at
-    from voice.job_failures
-    union all
-    select 'jobs_late', null, null, null, string_agg(jobs.id, ', ' order by jobs.position), 'jobs_late',
-        count(*) || ' jobs', min(jobs.last_succeeded_at)
-    from voice.jobs
-    where jobs.last_succeeded_at < now() - make_interval(mins => 15 + 3 * jobs.every_minutes)
-    having count(*) > 0
-$$;
-comment on function voice.troubles is
-    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare troubles`.';
-revoke execute on function voice.troubles from public;
-grant execute on function voice.troubles to retrocare_service, service_role;
-create index deliveries_in_trouble on voice.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
-create index recordings_in_trouble on voice.recordings (call_log_id)
-    where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
-create index deletions_in_trouble on voice.deletions (id) where state <> 'done' and error_code is not null;
-create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
-    where check_state in ('held', 'not_assessable');
-create index dead_checks on voice.checks (id) where state = 'dead';
-create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
-
-create view public.voice_troubles
-with (security_invoker = true)
-as
-select troubles.kind, troubles.patient_id, troubles.call_log_id, troubles.alert_id, troubles.subject, troubles.code,
-    troubles.detail, troubles.occurred_at
-from voice.troubles() as troubles;
-comment on view public.voice_troubles is 'For operators (service_role): everything that waits for them, one row each; trouble_kind says what to do.';
-comment on column public.voice_troubles.subject is 'What it is about: a call of the provider, a reason, a check, a delivery, a level.';
-revoke all on public.voice_troubles from anon, authenticated, service_role;
-grant select on public.voice_troubles to service_role;
-
--- 53_privacy.sql
-
--- Privacy: what a person may ask for, and who may ask. The raw vectors are in no answer.
-
-create function voice.export_patient(patient_id uuid)
-returns jsonb
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient public.patients := voice.consenting_patient(export_patient.patient_id);
-    kept record;
-    rows jsonb;
-    exported jsonb := jsonb_build_object('exported_at', now(), 'patients', jsonb_build_array(to_jsonb(patient)));
-begin
-    for kept in
-        select
-            namespace.nspname || '.' || relation.relname as name,
-            relation.oid::regclass as relation,
-            -- Addresses of recordings are keys; embeddings are of use to nobody but the scoring functions.
-            array_agg(hidden.attname::text) filter (where hidden.attname is not null) as hidden
-        from pg_catalog.pg_class as relation
-        join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
-        join pg_catalog.pg_attribute as key
-            on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        left join pg_catalog.pg_attribute as hidden
-            on hidden.attrelid = relation.oid
-            and not hidden.attisdropped
-            and (hidden.attname in ('recording_ref', 'recording_source_url', 'lease_token', 'idempotency_key')
-                or hidden.atttypid = 'extensions.vector'::regtype)
-        where namespace.nspname in ('public', 'voice') and relation.relkind = 'r'
-        group by 1, 2
-        order by 1
-    loop
-        execute format(
-            'select coalesce(jsonb_agg(to_jsonb(kept) - $2), ''[]'') from %s as kept where kept.patient_id = $1', kept.relation)
-        into rows
-        using patient.id, coalesce(kept.hidden, '{}');
-        exported := exported || jsonb_build_object(replace(kept.name, 'public.', ''), rows);
-    end loop;
-    perform voice.note_audit('exported', 'voice.export_patient', patient.id);
-    return exported;
-end
-$$;
-comment on function voice.export_patient is
-    'Everything that is kept of a patient, table by table, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
-revoke execute on function voice.export_patient from public;
-grant execute on function voice.export_patient to authenticated, service_role, retrocare_service;
-
-create function voice.read_recording(call_log_id uuid)
-returns text
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    call public.call_logs;
-begin
-    select call_logs.* into call
-    from public.call_logs
-    where call_logs.id = read_recording.call_log_id and voice.role_of_caller(call_logs.patient_id) <> 'viewer';
-    if voice.storage_path(call.recording_ref) is null then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such recording',
-            hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
-    end if;
-    perform voice.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
-    return voice.storage_path(call.recording_ref);
-end
-$$;
-comment on function voice.read_recording is
-    'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
-revoke execute on function voice.read_recording from public;
-grant execute on function voice.read_recording to authenticated;
-
--- What is called over the Data API. The bodies are bound when they are created.
-
-create function public.export_patient(patient_id uuid)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.export_patient(export_patient.patient_id);
-end;
-comment on function public.export_patient is
-    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.';
-revoke execute on function public.export_patient from public, anon;
-grant execute on function public.export_patient to authenticated, service_role;
-
-create function public.read_recording(call_log_id uuid)
-returns text
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.read_recording(read_recording.call_log_id);
-end;
-comment on function public.read_recording is
-    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.';
-revoke execute on function public.read_recording from public, anon, service_role;
-grant execute on function public.read_recording to authenticated;
-
-create function public.erase_patient_voice(patient_id uuid, reason text)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.erase_patient_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
-end;
-comment on function public.erase_patient_voice is 'For the privacy officer (service_role): erases a voice, and ends the consent to it.';
-revoke execute on function public.erase_patient_voice from public, anon, authenticated;
-grant execute on function public.erase_patient_voice to service_role;
-
-create function public.erase_patient(patient_id uuid, reason text)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.erase_patient(erase_patient.patient_id, erase_patient.reason);
-end;
-comment on function public.erase_patient is 'For the privacy officer (service_role): erases a person, but for the audit.';
-revoke execute on function public.erase_patient from public, anon, authenticated;
-grant execute on function public.erase_patient to service_role;
-
-create function public.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
-returns setof public.deletion_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.claim_deletions(
-        claim_deletions.worker, claim_deletions.count, claim_deletions.lease_seconds, claim_deletions.at);
-end;
-comment on function public.claim_deletions is 'For functions/delete-recordings (service_role): deletions that are due.';
-revoke execute on function public.claim_deletions from public, anon, authenticated;
-grant execute on function public.claim_deletions to service_role;
-
-create function public.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.finish_deletion(finish_deletion.deletion_id, finish_deletion.lease_token, finish_deletion.at);
-end;
-comment on function public.finish_deletion is 'For functions/delete-recordings (service_role): it is gone.';
-revoke execute on function public.finish_deletion from public, anon, authenticated;
-grant execute on function public.finish_deletion to service_role;
-
-create function public.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.fail_deletion(fail_deletion.deletion_id, fail_deletion.lease_token, fail_deletion.code, fail_deletion.at);
-end;
-comment on function public.fail_deletion is 'For functions/delete-recordings (service_role): it is not gone.';
-revoke execute on function public.fail_deletion from public, anon, authenticated;
-grant execute on function public.fail_deletion to service_role;
-
--- 54_api_keys.sql
-
--- API keys: which machines may call the service, and for what. A key is shown once, when it is made; here is only its hash.
-
-create type voice.api_scope as enum (
-    'embed',    -- recordings into vectors, vectors compared
-    'check',    -- recordings judged and enrolled, the worker woken
-    'read',     -- scores
-    'admin'     -- metrics, and everything above
-);
-comment on type voice.api_scope is 'What a key allows.';
-
-create table voice.api_keys (
-    id bigint generated always as identity constraint api_keys_pkey primary key,
-    name text not null
-        constraint an_api_key_has_a_name check (btrim(name) <> ''),
-    key_sha256 bytea not null
-        constraint an_api_key_is_known_by_its_hash check (octet_length(key_sha256) = 32),
-    scopes voice.api_scope[] not null
-        constraint an_api_key_allows_something check (cardinality(scopes) > 0),
-    created_at timestamptz not null default now(),
-    revoked_at timestamptz,
-    last_used_at timestamptz,
-    constraint an_api_key_is_one_callers unique (key_sha256)
-);
-create unique index a_name_stands_for_one_key on voice.api_keys (name) where revoked_at is null;
-alter table voice.api_keys enable row level security;
-comment on table voice.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
-comment on column voice.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
-comment on column voice.api_keys.last_used_at is 'To the minute.';
-
-create type voice.api_key as (
-    id bigint,
-    name text,
-    scopes text[],
-    created_at timestamptz,
-    revoked_at timestamptz,
-    last_used_at timestamptz
-);
-comment on type voice.api_key is 'A key as it is shown: without its hash.';
-
-create function voice.add_api_key(name text, scopes voice.api_scope[], key_sha256 bytea)
-returns voice.api_key
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    added voice.api_keys;
-begin
-    insert into voice.api_keys (name, scopes, key_sha256)
-    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256)
-    returning * into added;
-    return (added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at)::voice.api_key;
-end
-$$;
-comment on function voice.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
-revoke execute on function voice.add_api_key from public;
-grant execute on function voice.add_api_key to retrocare_service;
-
-create function voice.revoke_api_key(name text)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update voice.api_keys
-    set revoked_at = now()
-    where api_keys.name = revoke_api_key.name and api_keys.revoked_at is null;
-    return found;
-end
-$$;
-comment on function voice.revoke_api_key is
-    'Refuses a key from now on; false: no key that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
-revoke execute on function voice.revoke_api_key from public;
-grant execute on function voice.revoke_api_key to retrocare_service;
-
-create function voice.api_key_list()
-returns setof voice.api_key
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at
-    from voice.api_keys
-    order by api_keys.id
-$$;
-comment on function voice.api_key_list is 'All keys, revoked ones too. Definer: the service touches no table. Called by `retrocare key list`, and by the service at start.';
-revoke execute on function voice.api_key_list from public;
-grant execute on function voice.api_key_list to retrocare_service;
-
-create function voice.use_api_key(key_sha256 bytea, scope voice.api_scope)
-returns table (name text, is_allowed boolean)
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    used voice.api_keys;
-begin
-    select api_keys.* into used
-    from voice.api_keys
-    where api_keys.key_sha256 = use_api_key.key_sha256 and api_keys.revoked_at is null;
-    if not found then
-        return;
-    end if;
-    if coalesce(used.last_used_at, '-infinity') < now() - interval '1 minute' then
-        update voice.api_keys
-        set last_used_at = date_trunc('minute', now())
-        where api_keys.id = used.id;
-        -- Once an hour is enough to say that a key is in use, and by far not every request.
-        if coalesce(used.last_used_at, '-infinity') < date_trunc('hour', now()) then
-            perform voice.note_audit('key_used', 'voice.api_keys ' || used.id);
-        end if;
-    end if;
-    return query select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes);
-end
-$$;
-comment on function voice.use_api_key is
-    'Whose key this is and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
-revoke execute on function voice.use_api_key from public;
-grant execute on function voice.use_api_key to retrocare_service;
-
--- 55_caregivers.sql
-
--- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says for
--- himself.
-
-create function voice.lock_as_primary(patient_id uuid)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    is_operator boolean := not voice.is_caller_a_caregiver();
-begin
-    if lock_as_primary.patient_id is null
-        or (not is_operator and voice.role_of_caller(lock_as_primary.patient_id) is null)
-    then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such caregiver or patient',
-            hint = 'Caregivers are managed by the primary caregiver of the patient.';
-    end if;
-    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
-    perform voice.lock_patient(lock_as_primary.patient_id);
-    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if not is_operator and voice.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'The primary caregiver manages caregivers',
-            hint = 'Ask the primary caregiver.';
-    end if;
-end
-$$;
-comment on function voice.lock_as_primary is
-    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
-revoke execute on function voice.lock_as_primary from public;
-
-create function voice.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if refuse_wrong_contact.role is null then
-        raise exception using
-            errcode = 'PT400',
-            message = 'A caregiver has a role',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
-    elsif not voice.is_phone_number(refuse_wrong_contact.phone) then
-        raise exception using
-            errcode = 'PT400',
-            message = 'That is no telephone number in international form',
-            hint = 'Such as +4930123456.';
-    elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
-        raise exception using
-            errcode = 'PT400',
-            message = 'That is no address that messages can be posted to',
-            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
-    elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
-        and refuse_wrong_contact.user_id is not null
-    then
-        raise exception using
-            errcode = 'PT400',
-            message = 'There is no such account',
-            hint = 'Leave it out: the account can be added when the person has one.';
-    end if;
-end
-$$;
-comment on function voice.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
-revoke execute on function voice.refuse_wrong_contact from public;
-
-create function voice.refuse_unknown_language(language text)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if refuse_unknown_language.language <> all (select alert_openings.language from voice.alert_openings) then
-        raise exception using
-            errcode = 'PT400',
-            message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
-            hint = (
-                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
-                from voice.alert_openings
-            );
-    end if;
-end
-$$;
-comment on function voice.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
-revoke execute on function voice.refuse_unknown_language from public;
-
-create function voice.refuse_losing_the_last_primary(patient_id uuid)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if voice.is_caller_a_caregiver() and not exists (
-        select from public.patient_caregivers
-        where patient_caregivers.patient_id = refuse_losing_the_last_primary.patient_id
-            and patient_caregivers.role = 'primary'
-            and patient_caregivers.user_id is not null
-    ) then
-        raise exception using
-            errcode = 'PT409',
-            message = 'The patient would have no primary caregiver with an account',
-            hint = 'Make somebody else primary first.';
-    end if;
-end
-$$;
-comment on function voice.refuse_losing_the_last_primary is
-    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
-revoke execute on function voice.refuse_losing_the_last_primary from public;
-
-create function voice.add_caregiver(
-    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
-    language text default null
-)
-returns public.patient_caregivers
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    added public.patient_caregivers;
-begin
-    perform voice.lock_as_primary(add_caregiver.patient_id);
-    perform voice.refuse_unknown_language(add_caregiver.language);
-    perform voice.refuse_wrong_contact(
-        add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
-    insert into public.patient_caregivers (patient_id, role, name, phone, webhook_url, user_id, patient_known_as, language)
-    values (
-        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
-        add_caregiver.user_id, add_caregiver.patient_known_as, coalesce(add_caregiver.language, 'en')
-    )
-    returning * into added;
-    return added;
-exception when unique_violation then
-    raise exception using
-        errcode = 'PT409',
-        message = 'That account cares for the patient already',
-        hint = 'Change that caregiver instead.';
-end
-$$;
-comment on function voice.add_caregiver is
-    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
-revoke execute on function voice.add_caregiver from public;
-grant execute on function voice.add_caregiver to authenticated, retrocare_service;
-
-create function voice.change_caregiver(
-    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
-    language text default null
-)
-returns public.patient_caregivers
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient_id uuid := (
-        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = change_caregiver.caregiver_id
-    );
-    changed public.patient_caregivers;
-begin
-    perform voice.lock_as_primary(patient_id);
-    perform voice.refuse_unknown_language(change_caregiver.language);
-    perform voice.refuse_wrong_contact(
-        change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
-    update public.patient_caregivers
-    set role = change_caregiver.role,
-        name = change_caregiver.name,
-        phone = change_caregiver.phone,
-        webhook_url = change_caregiver.webhook_url,
-        user_id = change_caregiver.user_id,
-        patient_known_as = change_caregiver.patient_known_as,
-        language = coalesce(change_caregiver.language, patient_caregivers.language)
-    where patient_caregivers.id = change_caregiver.caregiver_id
-    returning * into changed;
-    if not found then
-        -- It was removed while this waited for its turn.
-        perform voice.lock_as_primary(null);
-    end if;
-    perform voice.refuse_losing_the_last_primary(changed.patient_id);
-    return changed;
-exception when unique_violation then
-    raise exception using
-        errcode = 'PT409',
-        message = 'That account cares for the patient already',
-        hint = 'Change that caregiver instead.';
-end
-$$;
-comment on function voice.change_caregiver is
-    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
-revoke execute on function voice.change_caregiver from public;
-grant execute on function voice.change_caregiver to authenticated, retrocare_service;
-
-create function voice.remove_caregiver(caregiver_id uuid)
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patient_id uuid := (
-        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
-    );
-begin
-    perform voice.lock_as_primary(patient_id);
-    delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
-    perform voice.refuse_losing_the_last_primary(patient_id);
-end
-$$;
-comment on function voice.remove_caregiver is
-    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
-revoke execute on function voice.remove_caregiver from public;
-grant execute on function voice.remove_caregiver to authenticated, retrocare_service;
-
--- 56_preferences.sql
-
--- Preferences: how a caregiver wants to be told; and what caregivers call over the Data API about caregivers.
-
-create function voice.set_my_preferences(
-    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
-)
-returns public.patient_caregivers
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    changed public.patient_caregivers;
-begin
-    if not voice.is_time_zone(set_my_preferences.timezone) then
-        raise exception using
-            errcode = 'PT400',
-            message = 'That is no time zone',
-            hint = 'Such as Europe/Berlin; null: the patient''s.';
-    end if;
-    perform voice.refuse_unknown_language(set_my_preferences.language);
-    update public.patient_caregivers
-    set patient_known_as = nullif(btrim(set_my_preferences.patient_known_as), ''),
-        language = coalesce(set_my_preferences.language, 'en'),
-        timezone = set_my_preferences.timezone,
-        quiet_from = set_my_preferences.quiet_from,
-        quiet_until = set_my_preferences.quiet_until
-    where patient_caregivers.patient_id = set_my_preferences.patient_id
-        and patient_caregivers.user_id = (select auth.uid())
-    returning * into changed;
-    if not found then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such patient',
-            hint = 'Preferences are those of a caregiver of the patient.';
-    end if;
-    return changed;
-end
-$$;
-comment on function voice.set_my_preferences is
-    'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
-revoke execute on function voice.set_my_preferences from public;
-grant execute on function voice.set_my_preferences to authenticated;
-
--- What caregivers call. The bodies are bound when they are created.
-
-create function public.set_my_preferences(
-    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.set_my_preferences(
-        set_my_preferences.patient_id, set_my_preferences.patient_known_as, set_my_preferences.language,
-        set_my_preferences.timezone, set_my_preferences.quiet_from, set_my_preferences.quiet_until);
-end;
-comment on function public.set_my_preferences is
-    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.';
-revoke execute on function public.set_my_preferences from public, anon, service_role;
-grant execute on function public.set_my_preferences to authenticated;
-
-create function public.add_caregiver(
-    patient_id uuid,
-    role public.caregiver_role,
-    name text,
-    phone text default null,
-    webhook_url text default null,
-    user_id uuid default null,
-    patient_known_as text default null
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.add_caregiver(
-        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
-        add_caregiver.user_id, add_caregiver.patient_known_as);
-end;
-comment on function public.add_caregiver is
-    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.add_caregiver from public, anon, service_role;
-grant execute on function public.add_caregiver to authenticated;
-
-create function public.change_caregiver(
-    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.change_caregiver(
-        change_caregiver.caregiver_id, change_caregiver.role, change_caregiver.name, change_caregiver.phone,
-        change_caregiver.webhook_url, change_caregiver.user_id, change_caregiver.patient_known_as);
-end;
-comment on function public.change_caregiver is
-    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.';
-revoke execute on function public.change_caregiver from public, anon, service_role;
-grant execute on function public.change_caregiver to authenticated;
-
-create function public.remove_caregiver(caregiver_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.remove_caregiver(remove_caregiver.caregiver_id);
-end;
-comment on function public.remove_caregiver is
-    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.';
-revoke execute on function public.remove_caregiver from public, anon, service_role;
-grant execute on function public.remove_caregiver to authenticated;
-
--- 57_operator_actions.sql
-
--- Operator actions: what the command line shows an operator, and does for the care team. Definer functions, all of them:
--- `retrocare_service` may touch no table.
-
-create function voice.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
-returns table (
-    id uuid,
-    patient_id uuid,
-    patient text,
-    level public.alert_level,
-    state public.alert_state,
-    cause public.alert_cause,
-    anomaly_score double precision,
-    opened_at timestamptz,
-    repeat_count integer,
-    outcome public.alert_outcome,
-    notes text,
-    last_change public.alert_change,
-    last_actor public.alert_actor
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        alerts.id,
-        alerts.patient_id,
-        patients.name,
-        alerts.level,
-        alerts.state,
-        alerts.cause,
-        alerts.anomaly_score,
-        alerts.opened_at,
-        alerts.repeat_count,
-        alerts.outcome,
-        alerts.notes,
-        latest.change,
-        latest.actor
-    from public.caregiver_alerts as alerts
-    join public.patients on patients.id = alerts.patient_id
-    left join lateral (
-        select alert_changes.change, alert_changes.actor
-        from public.alert_changes
-        where alert_changes.alert_id = alerts.id
-        order by alert_changes.changed_at desc, alert_changes.change desc
-        limit 1
-    ) as latest on true
-    where (alert_list.is_resolved_shown or alerts.resolved_at is null)
-        and (alert_list.patient_id is null or alerts.patient_id = alert_list.patient_id)
-    order by alerts.resolved_at nulls first, alerts.level desc, alerts.opened_at desc
-    limit alert_list.maximum_rows
-$$;
-comment on function voice.alert_list is
-    'The alerts of this patient (null: of all), the unresolved and most urgent first. Called by `retrocare alert list`.';
-revoke execute on function voice.alert_list from public;
-grant execute on function voice.alert_list to retrocare_service;
-
-create function voice.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
-returns table (
-    id bigint,
-    patient text,
-    caregiver text,
-    channel text,
-    change public.alert_change,
-    state public.delivery_state,
-    attempts integer,
-    run_at timestamptz,
-    error_code text,
-    error_message text,
-    alert_id uuid,
-    created_at timestamptz
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        deliveries.id,
-        patients.name,
-        patient_caregivers.name,
-        deliveries.channel,
-        alert_changes.change,
-        deliveries.state,
-        deliveries.attempts,
-        deliveries.run_at,
-        deliveries.error_code,
-        deliveries.error_message,
-        deliveries.alert_id,
-        deliveries.created_at
-    from voice.deliveries
-    join public.alert_changes on alert_changes.id = deliveries.change_id
-    join public.patients on patients.id = alert_changes.patient_id
-    join public.patient_caregivers on patient_caregivers.id = deliveries.caregiver_id
-    where (delivery_list.states is null or deliveries.state = any (delivery_list.states))
-        and (delivery_list.patient_id is null or alert_changes.patient_id = delivery_list.patient_id)
-    order by deliveries.id desc
-    limit delivery_list.maximum_rows
-$$;
-comment on function voice.delivery_list is
-    'Messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
-revoke execute on function voice.delivery_list from public;
-grant execute on function voice.delivery_list to retrocare_service;
-
-create function voice.requeue_deliveries(delivery_ids bigint[])
-returns setof bigint
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    wanted bigint[] := array(
-        select deliveries.id
-        from voice.deliveries
-        where deliveries.state = 'dead'
-            and (requeue_deliveries.delivery_ids is null or deliveries.id = any (requeue_deliveries.delivery_ids))
-    );
-begin
-    perform from public.patients
-    where patients.id in (
-        select caregiver_alerts.patient_id
-        from voice.deliveries
-        join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
-        where deliveries.id = any (wanted)
-    )
-    order by patients.id
-    for no key update;
-    return query
-        update voice.deliveries
-        set state = 'queued',
-            attempts = 0,
-            run_at = clock_timestamp(),
-            worker = null,
-            lease_token = null,
-            leased_until = null,
-            error_code = null,
-            error_message = null,
-            finished_at = null,
-            provider_message_id = null,
-            receipt_count = 0
-        where deliveries.id = any (wanted) and deliveries.state = 'dead'
-        returning deliveries.id;
-end
-$$;
-comment on function voice.requeue_deliveries is
-    'Queues dead messages again (these, or null for all), with all their attempts; one that may have been sent is looked up first, as ever, and one that was overtaken is cancelled. Called by `retrocare deliveries requeue`.';
-revoke execute on function voice.requeue_deliveries from public;
-grant execute on function voice.requeue_deliveries to retrocare_service;
-
-create function voice.caregiver_list(patient_id uuid)
-returns table (
-    id uuid,
-    patient_id uuid,
-    patient text,
-    role public.caregiver_role,
-    name text,
-    phone text,
-    webhook_url text,
-    patient_known_as text,
-    language text,
-    user_id uuid,
-    is_reachable boolean
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        patient_caregivers.id,
-        patients.id,
-        patients.name,
-        patient_caregivers.role,
-        patient_caregivers.name,
-        patient_caregivers.phone,
-        patient_caregivers.webhook_url,
-        patient_caregivers.patient_known_as,
-        patient_caregivers.language,
-        patient_caregivers.user_id,
-        exists (select from voice.caregiver_addresses(patient_caregivers))
-    from public.patient_caregivers
-    join public.patients on patients.id = patient_caregivers.patient_id
-    where caregiver_list.patient_id is null or patients.id = caregiver_list.patient_id
-    order by patients.created_at, patients.id, patient_caregivers.role desc, patient_caregivers.created_at
-$$;
-comment on function voice.caregiver_list is
-    'Who cares for this patient (null: for whom), and whether messages reach them by a channel that is enabled. Called by `retrocare caregiver`.';
-revoke execute on function voice.caregiver_list from public;
-grant execute on function voice.caregiver_list to retrocare_service;
-
-create function voice.unknown_flags()
-returns table (patient_id uuid, patient text, flag text)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select patients.id, patients.name, flags.flag
-    from public.patients
-    cross join lateral unnest(patients.flags) as flags (flag)
-    where not exists (
-        select from voice.sickness_words
-        where sickness_words.word = any (regexp_split_to_array(lower(flags.flag), '[^[:alpha:]]+'))
-    )
-    order by patients.created_at, patients.id
-$$;
-comment on function voice.unknown_flags is
-    'Words of patients.flags in which no word of voice.sickness_words is found: they hold nothing back. Called by `retrocare patient list`.';
-revoke execute on function voice.unknown_flags from public;
-grant execute on function voice.unknown_flags to retrocare_service;
-
-create function voice.set_policy(encoder text, changes jsonb)
-returns voice.policies
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    present voice.policies := voice.policy(set_policy.encoder);
-    unknown text := (
-        select string_agg(given.name, ', ')
-        from jsonb_object_keys(set_policy.changes) as given (name)
-        where given.name = 'encoder' or not to_jsonb(present) ? given.name
-    );
-    changed voice.policies;
-begin
-    if unknown is not null then
-        raise exception using
-            errcode = 'PT400',
-            message = format('No threshold or limit is called %s', unknown),
-            hint = '`retrocare policy show` lists them.';
-    end if;
-    execute (
-        select format('update voice.policies set %s where encoder = $2 returning *',
-            string_agg(format('%1$I = (jsonb_populate_record(null::voice.policies, $1)).%1$I', given.name), ', '))
-        from jsonb_object_keys(set_policy.changes) as given (name)
-    )
-    into changed
-    using set_policy.changes, set_policy.encoder;
-    return changed;
-end
-$$;
-comment on function voice.set_policy is
-    'Changes values of an encoder''s policy together, each by its column''s name. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
-revoke execute on function voice.set_policy from public;
-grant execute on function voice.set_policy to retrocare_service;
-
--- 58_baseline_versions.sql
-
--- Baseline versions: what an operator sees of them, the way back to an earlier one, and the way out for a wrong sample. Definer
--- functions, all of them: `retrocare_service` may touch no table.
 
 create function voice.baseline_versions(patient_id uuid, encoder text)
 returns table (
@@ -9257,8 +5500,8 @@ declare
     healthy bigint[];
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
-    perform voice.lock_patient(restore_baseline.patient_id);
+    lock table care.models in row exclusive mode;
+    perform care.lock_patient(restore_baseline.patient_id);
     select baselines.* into earlier
     from voice.baselines
     where baselines.patient_id = restore_baseline.patient_id
@@ -9270,7 +5513,7 @@ begin
         join voice.embeddings on embeddings.id = baseline_samples.embedding_id
         join public.call_logs on call_logs.id = embeddings.call_log_id
         where baseline_samples.baseline_id = earlier.id
-            and not voice.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+            and not care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
         order by embeddings.id
     );
     if earlier.id is null then
@@ -9309,8 +5552,8 @@ declare
     rebuilt integer := 0;
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
-    perform voice.lock_patient(withdraw_sample.patient_id);
+    lock table care.models in row exclusive mode;
+    perform care.lock_patient(withdraw_sample.patient_id);
     for affected in
         select baselines.encoder, baselines.enrolment_id,
             array_remove(voice.sample_ids(baselines.id), embeddings.id) as kept_ids
@@ -9357,45 +5600,23 @@ as $$
 declare
     policy voice.policies := voice.policy(compare_with_baseline.encoder);
     present voice.baselines := voice.current_baseline(compare_with_baseline.patient_id, compare_with_baseline.encoder);
-    judged voice.judgement;
+    judged voice.comparison;
+    thresholds constant care.thresholds := care.thresholds_for(compare_with_baseline.encoder);
 begin
     if present.id is null or present.sample_count < policy.baseline_minimum_samples then
         return;
     end if;
-    judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy);
+    judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy, thresholds);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
         -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
-        judged.anomaly > policy.medium_above;
+        judged.anomaly > thresholds.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is
     'How a voice compares with a patient''s baseline, where that is complete; else no row. Nothing is stored. Raises RV004, RV005. Called by `retrocare enroll` before anything is replaced.';
 revoke execute on function voice.compare_with_baseline from public;
 grant execute on function voice.compare_with_baseline to retrocare_service;
-
-create function voice.erasure_preview(patient_id uuid)
-returns table (erased text, row_count bigint)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select 'embeddings', count(*) from voice.embeddings where embeddings.patient_id = erasure_preview.patient_id
-    union all
-    select 'baselines', count(*) from voice.baselines where baselines.patient_id = erasure_preview.patient_id
-    union all
-    select 'checks', count(*) from voice.checks where checks.patient_id = erasure_preview.patient_id
-    union all
-    select 'recordings', count(*)
-    from public.call_logs
-    where call_logs.patient_id = erasure_preview.patient_id
-        and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
-$$;
-comment on function voice.erasure_preview is
-    'What erasing a patient''s voice would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
-revoke execute on function voice.erasure_preview from public;
-grant execute on function voice.erasure_preview to retrocare_service;
 
 create function voice.covered_samples(patient_id uuid, since timestamptz)
 returns bigint
@@ -9419,11 +5640,3859 @@ comment on function voice.covered_samples is
 revoke execute on function voice.covered_samples from public;
 grant execute on function voice.covered_samples to retrocare_service;
 
--- 59_setup_report.sql
+-- 50_alerts.sql
 
--- Setup report: what `retrocare doctor` asks of the database, and what a command says of a recording that could not be judged.
+-- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it.
 
-create function voice.setup_report()
+create type public.alert_state as enum (
+    'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
+    'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
+    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
+    'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
+    'resolved'          -- the episode is over: end
+);
+comment on type public.alert_state is 'Where an alert stands; every state but resolved is part of the episode.';
+
+create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
+comment on type public.alert_outcome is 'What the caregivers found.';
+
+create table public.alert_causes (
+    id text constraint alert_causes_pkey primary key,
+    name text not null,
+    signal text
+        constraint a_cause_may_be_of_a_signal references care.signals (id),
+    has_score boolean not null,
+    closes_by_itself boolean not null
+);
+create index alert_causes_by_signal on public.alert_causes (signal);
+alter table public.alert_causes enable row level security;
+revoke all on public.alert_causes from anon, authenticated, service_role;
+insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
+comment on table public.alert_causes is 'What an alert may be about.';
+comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score; and somebody must say how it ended.';
+comment on column public.alert_causes.closes_by_itself is 'An alert about nothing else is resolved by a rule once it is over.';
+grant select on public.alert_causes to authenticated, service_role;
+
+create type public.alert_change as enum (
+    'opened',           -- the first sign
+    'raised',           -- a worse sign, or one of another kind while it was thought to be seen to: open again
+    'repeated',         -- the same again: only counted
+    'escalated',        -- nobody answered in time: more caregivers are told
+    'reminded',         -- and still nobody
+    'acknowledged', 'snoozed',
+    'woken',            -- the snooze is over: open again
+    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
+    'resolved'
+);
+comment on type public.alert_change is 'What happened to an alert.';
+
+create type public.alert_actor as enum (
+    'rule',         -- nobody: time has passed, or a call was judged
+    'caregiver',    -- a signed-in caregiver: actor_id
+    'operator'      -- the care team, through the service or service_role
+);
+comment on type public.alert_actor is 'Who changed an alert.';
+
+create table care.alert_policies (
+    level public.alert_level constraint alert_policies_pkey primary key,
+    first_roles public.caregiver_role[] not null,
+    further_roles public.caregiver_role[] not null,
+    escalate_after_minutes double precision not null
+        constraint an_alert_waits_for_an_answer check (escalate_after_minutes > 0 and escalate_after_minutes <= 10080),
+    remind_after_minutes double precision not null
+        constraint reminders_are_apart check (remind_after_minutes > 0 and remind_after_minutes <= 10080),
+    maximum_reminders integer not null
+        constraint reminders_are_counted check (maximum_reminders >= 0),
+    maximum_snooze_hours double precision not null
+        constraint a_snooze_ends check (maximum_snooze_hours > 0 and maximum_snooze_hours <= 168),
+    waits_for_morning boolean not null,
+    maximum_silent_hours double precision not null
+        constraint an_unresolved_alert_speaks_again check (maximum_silent_hours > 0 and maximum_silent_hours <= 8784),
+    minimum_snooze_minutes double precision not null default 15
+        constraint a_snooze_takes_a_while check (minimum_snooze_minutes between 0 and 60),
+    constraint only_a_warning_waits_for_morning check (level = 'warning' or not waits_for_morning)
+);
+alter table care.alert_policies enable row level security;
+insert into care.alert_policies values
+    ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
+    ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
+    ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
+comment on table care.alert_policies is 'Who is told at each level, when others are, and how often.';
+comment on column care.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
+comment on column care.alert_policies.further_roles is 'Who is told when nobody has answered.';
+comment on column care.alert_policies.maximum_silent_hours is
+    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
+comment on column care.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
+comment on column care.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
+
+create table public.caregiver_alerts (
+    id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null
+        constraint an_alert_is_about_a_patient references public.patients (id) on delete cascade,
+    level public.alert_level not null,
+    state public.alert_state not null default 'open',
+    cause text not null
+        constraint an_alert_has_a_known_cause references public.alert_causes (id),
+    causes text[] not null default '{}',
+    call_log_id uuid
+        constraint an_alert_keeps_its_worst_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint an_alert_keeps_its_worst_judgement references public.judgements (id) on delete set null,
+    anomaly_score double precision
+        constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
+    repeat_count integer not null default 0,
+    reminder_count integer not null default 0,
+    opened_at timestamptz not null default now(),
+    last_raised_at timestamptz not null default now(),
+    next_change_at timestamptz default now(),
+    acknowledged_at timestamptz,
+    acknowledged_by uuid
+        constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
+    snoozed_until timestamptz,
+    resolved_at timestamptz,
+    resolved_by uuid
+        constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
+    outcome public.alert_outcome,
+    notes text
+        constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
+    constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or (next_change_at is not null and isfinite(next_change_at))),
+    constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
+    constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
+    constraint a_snoozed_alert_has_its_end check ((state = 'snoozed') = (snoozed_until is not null)),
+    constraint an_outcome_comes_with_the_end check (outcome is null or state = 'resolved')
+);
+create unique index a_patient_has_one_unresolved_alert on public.caregiver_alerts (patient_id) where resolved_at is null;
+create index caregiver_alerts_by_patient on public.caregiver_alerts (patient_id, opened_at desc);
+create index caregiver_alerts_by_cause on public.caregiver_alerts (cause);
+create index caregiver_alerts_by_call on public.caregiver_alerts (call_log_id);
+create index caregiver_alerts_by_judgement on public.caregiver_alerts (judgement_id);
+create index caregiver_alerts_by_acknowledger on public.caregiver_alerts (acknowledged_by);
+create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_by);
+create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
+alter table public.caregiver_alerts enable row level security;
+revoke all on public.caregiver_alerts from anon, authenticated, service_role;
+comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
+comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
+comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
+comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
+comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
+grant select on public.caregiver_alerts to service_role, authenticated;
+create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
+
+create table public.alert_changes (
+    id uuid constraint alert_changes_pkey primary key default gen_random_uuid(),
+    alert_id uuid not null
+        constraint a_change_is_of_an_alert references public.caregiver_alerts (id) on delete cascade,
+    patient_id uuid not null
+        constraint a_change_is_about_a_patient references public.patients (id) on delete cascade,
+    change public.alert_change not null,
+    level public.alert_level not null,
+    cause text not null
+        constraint a_change_has_a_known_cause references public.alert_causes (id),
+    call_log_id uuid
+        constraint a_change_keeps_its_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint a_change_keeps_its_judgement references public.judgements (id) on delete set null,
+    actor public.alert_actor not null default 'rule',
+    actor_id uuid
+        constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
+    snoozed_until timestamptz,
+    outcome public.alert_outcome,
+    changed_at timestamptz not null
+);
+create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
+create index alert_changes_by_patient on public.alert_changes (patient_id, changed_at desc);
+create index alert_changes_by_cause on public.alert_changes (cause);
+create index alert_changes_by_call on public.alert_changes (call_log_id);
+create index alert_changes_by_judgement on public.alert_changes (judgement_id);
+create index alert_changes_by_actor on public.alert_changes (actor_id);
+alter table public.alert_changes enable row level security;
+revoke all on public.alert_changes from anon, authenticated, service_role;
+comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
+comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
+comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
+grant select on public.alert_changes to service_role, authenticated;
+
+create function care.note_change(
+    alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
+    actor public.alert_actor default 'rule'
+)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.alert_changes (
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
+    )
+    values (
+        alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
+        alert.snoozed_until, alert.outcome, note_change.at
+    )
+$$;
+comment on function care.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';
+revoke execute on function care.note_change from public;
+
+create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_read_their_patients_alert_changes on public.alert_changes
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy everybody_who_is_told_reads_what_about on public.alert_causes
+    for select to authenticated
+    using (true);
+
+-- 51_episodes.sql
+
+-- Episodes: how signs make and change an alert, and what happens when nobody answers.
+
+create function care.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when quiet_from = quiet_until then after_quiet_hours.at
+        when quiet_from < quiet_until and (clock.local_at::time < quiet_from or clock.local_at::time >= quiet_until)
+            then after_quiet_hours.at
+        when quiet_from > quiet_until and clock.local_at::time < quiet_from and clock.local_at::time >= quiet_until
+            then after_quiet_hours.at
+        else (clock.local_at::date + (clock.local_at::time >= quiet_until)::integer + quiet_until)
+            at time zone after_quiet_hours.timezone
+    end
+    from (select after_quiet_hours.at at time zone after_quiet_hours.timezone as local_at) as clock
+$$;
+comment on function care.after_quiet_hours is
+    'This moment, or the end of the quiet hours that it falls into, on the clock of that zone. Stable: zones change with PostgreSQL''s data.';
+revoke execute on function care.after_quiet_hours from public;
+
+create function care.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+            when alert_policies.waits_for_morning then care.after_quiet_hours(
+                answer_due_at.at, patients.timezone, settings.quiet_from, settings.quiet_until)
+            else answer_due_at.at
+        end + make_interval(secs => 60 * answer_due_at.minutes)
+    from public.patients
+    cross join care.settings
+    cross join care.alert_policies
+    where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
+$$;
+comment on function care.answer_due_at is
+    'Until when somebody should have answered: nobody is expected to answer what waits for the morning.';
+revoke execute on function care.answer_due_at from public;
+
+create function care.raise_alert(
+    patient_id uuid, cause text, level public.alert_level, at timestamptz,
+    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null
+)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    due_at timestamptz;
+    earlier public.caregiver_alerts;
+    alert public.caregiver_alerts;
+    change public.alert_change := 'opened';
+    is_worse boolean;
+begin
+    if (select alert_causes.has_score from public.alert_causes where alert_causes.id = raise_alert.cause)
+        is distinct from (raise_alert.anomaly_score is not null)
+    then
+        raise exception using
+            errcode = '23514',
+            message = format('%s is no cause of public.alert_causes with%s a score',
+                raise_alert.cause, case when raise_alert.anomaly_score is null then 'out' else '' end),
+            hint = 'A new cause is a row; has_score says whether a judgement is behind it.';
+    end if;
+    select caregiver_alerts.* into earlier
+    from public.caregiver_alerts
+    where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
+    for update;
+    -- On the clock of the worst sign of the episode, not of the last one.
+    select care.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
+    into due_at
+    from care.alert_policies
+    where alert_policies.level = greatest(raise_alert.level, earlier.level);
+    if earlier.id is null then
+        insert into public.caregiver_alerts (
+            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, opened_at, last_raised_at, next_change_at
+        )
+        values (
+            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.call_log_id,
+            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
+        )
+        returning * into alert;
+    else
+        is_worse := raise_alert.anomaly_score > coalesce(earlier.anomaly_score, -1);
+        change := case
+            when raise_alert.level > earlier.level then 'raised'
+            when earlier.state in ('acknowledged', 'snoozed')
+                -- Of another kind, or after the time for which somebody said that they see to it.
+                and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
+                then 'raised'
+            else 'repeated'
+        end;
+        update public.caregiver_alerts
+        set level = greatest(earlier.level, raise_alert.level),
+            causes = case when raise_alert.cause = any (earlier.causes) then earlier.causes else earlier.causes || raise_alert.cause end,
+            call_log_id = case when is_worse then raise_alert.call_log_id else earlier.call_log_id end,
+            judgement_id = case when is_worse then raise_alert.judgement_id else earlier.judgement_id end,
+            anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
+            repeat_count = earlier.repeat_count + 1,
+            last_raised_at = raise_alert.at
+        where caregiver_alerts.id = earlier.id
+        returning * into alert;
+        if change = 'raised' then
+            update public.caregiver_alerts
+            set state = 'open',
+                cause = raise_alert.cause,
+                reminder_count = 0,
+                next_change_at = due_at,
+                acknowledged_at = null,
+                acknowledged_by = null,
+                snoozed_until = null
+            where caregiver_alerts.id = earlier.id
+            returning * into alert;
+        end if;
+    end if;
+    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id);
+    return alert;
+end
+$$;
+comment on function care.raise_alert is
+    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by care.record_judgement and care.note_silence.';
+revoke execute on function care.raise_alert from public;
+
+create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Who may be dying is told of whatever was known before.
+    select is_known_illness.level < 'critical'
+        and care.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
+        and coalesce((
+            select latest.outcome = 'ill'
+                and latest.level >= is_known_illness.level
+                -- Whatever flags there are: what was found is not known for ever.
+                and is_known_illness.at <= latest.resolved_at + make_interval(days => settings.illness_days)
+            from public.caregiver_alerts as latest
+            cross join care.settings
+            where latest.patient_id = is_known_illness.patient_id
+            order by latest.opened_at desc
+            limit 1
+        ), false)
+$$;
+comment on function care.is_known_illness is
+    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
+revoke execute on function care.is_known_illness from public;
+
+create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select caregiver_alerts.id::text
+    from public.caregiver_alerts
+    where caregiver_alerts.resolved_at is null and caregiver_alerts.next_change_at <= alerts_to_advance.at
+    order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
+    limit alerts_to_advance.maximum_rows
+$$;
+comment on function care.alerts_to_advance is 'The alerts whose time has come, the most urgent first. Called by care.run_job.';
+revoke execute on function care.alerts_to_advance from public;
+
+create function care.advance_alert(alert_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts;
+    policy care.alert_policies;
+    moved public.alert_change;
+    has_score boolean;
+begin
+    select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = advance_alert.alert_id::uuid;
+    if not care.try_lock_patient(alert.patient_id) then
+        return false;
+    end if;
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert.id
+        and caregiver_alerts.resolved_at is null
+        and caregiver_alerts.next_change_at <= advance_alert.at
+    for update;
+    if not found then
+        return false;
+    end if;
+    select alert_policies.* into policy from care.alert_policies where alert_policies.level = alert.level;
+    moved := case alert.state
+        when 'snoozed' then 'woken'
+        when 'acknowledged' then 'reopened'
+        when 'open' then 'escalated'
+        else 'reminded'
+    end;
+    alert.reminder_count := case moved when 'reminded' then alert.reminder_count + 1 else 0 end;
+    update public.caregiver_alerts
+    set state = case when moved in ('woken', 'reopened') then 'open'::public.alert_state else 'escalated' end,
+        acknowledged_at = null,
+        acknowledged_by = null,
+        snoozed_until = null,
+        reminder_count = alert.reminder_count,
+        next_change_at = care.answer_due_at(
+            alert.patient_id, alert.level,
+            case
+                when moved in ('woken', 'reopened') then policy.escalate_after_minutes
+                when alert.reminder_count < policy.maximum_reminders then policy.remind_after_minutes
+                else 60 * policy.maximum_silent_hours
+            end,
+            advance_alert.at)
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    -- What the last sign was that somebody was told of: without a score, no call is behind it.
+    has_score := (select alert_causes.has_score from public.alert_causes where alert_causes.id = alert.cause);
+    perform care.note_change(
+        alert, moved, advance_alert.at,
+        call_log_id => case when has_score then alert.call_log_id end,
+        judgement_id => case when has_score then alert.judgement_id end);
+    return true;
+end
+$$;
+comment on function care.advance_alert is
+    'Wakes what was snoozed, reopens what was acknowledged and never resolved, escalates what nobody answered, and reminds; whether it did. Called by care.run_job.';
+revoke execute on function care.advance_alert from public;
+
+-- 52_alert_actions.sql
+
+-- Alert actions: what a caregiver, or an operator for the care team, does about an alert.
+
+create function care.alert_to_act_on(alert_id uuid)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id uuid := (
+        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
+    );
+    caregiver_role public.caregiver_role := care.role_of_caller(patient_id);
+    alert public.caregiver_alerts;
+begin
+    if caregiver_role is not null or not care.is_caller_a_caregiver() and patient_id is not null then
+        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+        perform care.lock_patient(patient_id);
+        select caregiver_alerts.* into alert
+        from public.caregiver_alerts
+        where caregiver_alerts.id = alert_to_act_on.alert_id
+        for update;
+    end if;
+    if alert.id is null then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such alert',
+            hint = 'An alert can be answered by a caregiver of its patient.';
+    elsif caregiver_role = 'viewer' then
+        raise exception using
+            errcode = 'PT403',
+            message = 'A viewer does not answer alerts',
+            hint = 'Ask the primary caregiver for another role.';
+    end if;
+    return alert;
+end
+$$;
+comment on function care.alert_to_act_on is
+    'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
+revoke execute on function care.alert_to_act_on from public;
+
+create function care.actor_of_caller()
+returns public.alert_actor
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when care.is_caller_a_caregiver() then 'caregiver' else 'operator' end::public.alert_actor
+$$;
+comment on function care.actor_of_caller is 'As whom the caller changes an alert.';
+revoke execute on function care.actor_of_caller from public;
+
+create function care.refuse_resolved(alert public.caregiver_alerts)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if alert.state = 'resolved' then
+        raise exception using
+            errcode = 'PT409',
+            message = 'The alert is resolved',
+            hint = 'A new sign opens another one.';
+    end if;
+end
+$$;
+comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
+revoke execute on function care.refuse_resolved from public;
+
+create function care.acknowledge_alert(alert_id uuid, at timestamptz default now())
+returns public.caregiver_alerts
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
+begin
+    perform care.refuse_resolved(alert);
+    if alert.state = 'acknowledged' then
+        return alert;
+    end if;
+    update public.caregiver_alerts
+    set state = 'acknowledged',
+        acknowledged_at = acknowledge_alert.at,
+        acknowledged_by = (select auth.uid()),
+        snoozed_until = null,
+        next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
+            select maximum_silent_hours from care.alert_policies where alert_policies.level = alert.level
+        ))
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform care.note_change(
+        alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()), actor => care.actor_of_caller());
+    return alert;
+end
+$$;
+comment on function care.acknowledge_alert is
+    'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+revoke execute on function care.acknowledge_alert from public;
+grant execute on function care.acknowledge_alert to authenticated, service_role, retrocare_service;
+
+create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts := care.alert_to_act_on(snooze_alert.alert_id);
+    policy care.alert_policies := (
+        select alert_policies from care.alert_policies where alert_policies.level = alert.level
+    );
+begin
+    perform care.refuse_resolved(alert);
+    if (snooze_alert.until >= snooze_alert.at + make_interval(secs => 60 * policy.minimum_snooze_minutes)
+        and snooze_alert.until <= snooze_alert.at + make_interval(secs => 3600 * policy.maximum_snooze_hours)) is not true
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = format('An alert of this level (%s) can be put off for %s minutes to %s hours',
+                alert.level, policy.minimum_snooze_minutes, policy.maximum_snooze_hours),
+            hint = 'Give a time in between.';
+    end if;
+    update public.caregiver_alerts
+    set state = 'snoozed',
+        snoozed_until = snooze_alert.until,
+        next_change_at = snooze_alert.until,
+        acknowledged_at = null,
+        acknowledged_by = null
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, actor_id => (select auth.uid()), actor => 'caregiver');
+    return alert;
+end
+$$;
+comment on function care.snooze_alert is
+    'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+revoke execute on function care.snooze_alert from public;
+grant execute on function care.snooze_alert to authenticated;
+
+create function care.resolve(
+    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
+    actor public.alert_actor default 'rule'
+)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.caregiver_alerts
+    set state = 'resolved',
+        resolved_at = resolve.at,
+        resolved_by = resolve.actor_id,
+        outcome = resolve.outcome,
+        notes = coalesce(resolve.notes, alert.notes),
+        snoozed_until = null,
+        next_change_at = null
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform care.note_change(alert, 'resolved', resolve.at, actor_id => resolve.actor_id, actor => resolve.actor);
+    return alert;
+end
+$$;
+comment on function care.resolve is 'The episode is over. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
+revoke execute on function care.resolve from public;
+
+create function care.flag_illness(alert public.caregiver_alerts)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.health_flags (patient_id, flag, started_at, resolved_at)
+    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
+    from care.settings
+    where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
+$$;
+comment on function care.flag_illness is
+    'The patient was found ill: unwell since the alert was opened, for care.settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+revoke execute on function care.flag_illness from public;
+
+create function care.resolve_alert(
+    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
+)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
+begin
+    if resolve_alert.outcome is null then
+        raise exception using
+            errcode = 'PT400',
+            message = 'An alert is resolved with an outcome',
+            hint = format('One of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
+    elsif char_length(resolve_alert.notes) > 10000 then
+        raise exception using
+            errcode = 'PT400',
+            message = format('The notes have %s characters; at most 10000 are kept', char_length(resolve_alert.notes)),
+            hint = 'Keep what is longer elsewhere, and say where.';
+    end if;
+    if (alert.state, alert.outcome, alert.resolved_by)
+        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, (select auth.uid()))
+    then
+        return alert;
+    end if;
+    perform care.refuse_resolved(alert);
+    alert := care.resolve(
+        alert, resolve_alert.outcome, resolve_alert.notes, (select auth.uid()), resolve_alert.at, care.actor_of_caller());
+    if alert.outcome = 'ill' then
+        perform care.flag_illness(alert);
+    end if;
+    return alert;
+end
+$$;
+comment on function care.resolve_alert is
+    'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+revoke execute on function care.resolve_alert from public;
+grant execute on function care.resolve_alert to authenticated, service_role, retrocare_service;
+
+create function care.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
+returns table (
+    id uuid,
+    patient_id uuid,
+    patient text,
+    level public.alert_level,
+    state public.alert_state,
+    cause text,
+    anomaly_score double precision,
+    opened_at timestamptz,
+    repeat_count integer,
+    outcome public.alert_outcome,
+    notes text,
+    last_change public.alert_change,
+    last_actor public.alert_actor
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        alerts.id,
+        alerts.patient_id,
+        patients.name,
+        alerts.level,
+        alerts.state,
+        alerts.cause,
+        alerts.anomaly_score,
+        alerts.opened_at,
+        alerts.repeat_count,
+        alerts.outcome,
+        alerts.notes,
+        latest.change,
+        latest.actor
+    from public.caregiver_alerts as alerts
+    join public.patients on patients.id = alerts.patient_id
+    left join lateral (
+        select alert_changes.change, alert_changes.actor
+        from public.alert_changes
+        where alert_changes.alert_id = alerts.id
+        order by alert_changes.changed_at desc, alert_changes.change desc
+        limit 1
+    ) as latest on true
+    where (alert_list.is_resolved_shown or alerts.resolved_at is null)
+        and (alert_list.patient_id is null or alerts.patient_id = alert_list.patient_id)
+    order by alerts.resolved_at nulls first, alerts.level desc, alerts.opened_at desc
+    limit alert_list.maximum_rows
+$$;
+comment on function care.alert_list is
+    'The alerts of this patient (null: of all), the unresolved and most urgent first. Called by `retrocare alert list`.';
+revoke execute on function care.alert_list from public;
+grant execute on function care.alert_list to retrocare_service;
+
+-- 53_messages.sql
+
+-- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no
+-- score, no diagnosis.
+
+create table care.alert_openings (
+    language text not null,
+    change public.alert_change not null,
+    is_by_rule boolean not null default true,
+    text text not null,
+    is_whole boolean not null default false,
+    constraint alert_openings_pkey primary key (language, change, is_by_rule)
+);
+alter table care.alert_openings enable row level security;
+comment on table care.alert_openings is 'How a message begins after each change that is told; a change without a row is told to nobody.';
+comment on column care.alert_openings.is_by_rule is 'Nobody did it, a rule did.';
+comment on column care.alert_openings.is_whole is 'It is the whole message, for those who were told before: no text of care.alert_texts follows.';
+insert into care.alert_openings (language, change, is_by_rule, text, is_whole) values
+    ('en', 'opened', true, '', false),
+    ('en', 'raised', true, '', false),
+    ('en', 'escalated', true, 'Nobody has answered yet. ', false),
+    ('en', 'reminded', true, 'Still nobody has answered. ', false),
+    ('en', 'woken', true, 'As you asked, once more: ', false),
+    ('en', 'reopened', true, 'Somebody saw to this some time ago, but nobody has said how it ended. ', false),
+    ('en', 'acknowledged', false, '{who} is looking after {patient} now. You need not do anything.', true),
+    ('en', 'resolved', false, '{who} has looked after {patient}, and the matter is closed. You need not do anything.', true),
+    ('en', 'resolved', true, 'We have heard {patient} on the phone again. You need not do anything.', true);
+
+create table care.alert_texts (
+    language text not null,
+    cause text not null
+        constraint a_text_is_about_a_cause references public.alert_causes (id),
+    level public.alert_level not null,
+    text text not null,
+    constraint alert_texts_pkey primary key (language, cause, level)
+);
+create index alert_texts_by_cause on care.alert_texts (cause);
+alter table care.alert_texts enable row level security;
+comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
+insert into care.alert_texts (language, cause, level, text) values
+    ('en', 'voice_changed', 'warning',
+        '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
+    ('en', 'voice_changed', 'emergency',
+        'URGENT: {patient} sounded very different from usual on the phone{when}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
+    ('en', 'voice_changed', 'critical',
+        'VERY URGENT: the voice on {patient}''s phone{when} was hardly like {patient}''s. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this{link}.'),
+    ('en', 'nothing_heard', 'warning',
+        'We have not been able to hear {patient} on the phone for some days. Please call {patient} and hear how things are. Then say that you have seen this{link}.'),
+    ('en', 'no_usable_speech', 'warning',
+        '{patient} has answered our last calls, but we hardly heard {patient} speak. Please call {patient} and hear how things are. Then say that you have seen this{link}.');
+
+create function care.alert_message(change public.alert_changes, caregiver public.patient_caregivers)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with place as (
+        select
+            care.plain_name(coalesce(nullif(caregiver.patient_known_as, ''), patients.name), 'the person you care for') as patient,
+            coalesce(caregiver.timezone, patients.timezone) as timezone,
+            ' at ' || to_char(
+                call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
+            ) as at_time,
+            care.plain_name(actor.name, 'The care team') as who,
+            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
+        from public.patients
+        cross join care.settings
+        left join public.call_logs on call_logs.id = change.call_log_id
+        left join public.patient_caregivers as actor
+            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
+        where patients.id = change.patient_id
+    ),
+    written as (
+        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
+        select opening.text || case
+            when opening.is_whole then ''
+            else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
+        end as text
+        from (
+            select alert_openings.text, alert_openings.is_whole
+            from care.alert_openings
+            where alert_openings.change = change.change and alert_openings.is_by_rule = (change.actor = 'rule')
+            order by
+                alert_openings.language = caregiver.language desc,
+                alert_openings.language = 'en' desc,
+                alert_openings.language
+            limit 1
+        ) as opening
+        left join lateral (
+            select alert_texts.text
+            from care.alert_texts
+            where alert_texts.cause = change.cause and alert_texts.level <= change.level
+            order by
+                alert_texts.language = caregiver.language desc,
+                alert_texts.language = 'en' desc,
+                alert_texts.language,
+                alert_texts.level desc
+            limit 1
+        ) as happened on true
+    )
+    select replace(replace(replace(replace(written.text,
+        '{patient}', place.patient), '{who}', place.who), '{when}', coalesce(place.at_time, '')), '{link}', place.link)
+    from written
+    cross join place
+$$;
+comment on function care.alert_message is
+    'The finished message about a change, in the caregiver''s language and on the caregiver''s clock; null: this change is told to nobody.';
+revoke execute on function care.alert_message from public;
+
+-- 54_outbox.sql
+
+-- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them.
+
+create table care.delivery_channels (
+    id text constraint delivery_channels_pkey primary key,
+    is_enabled boolean not null
+);
+alter table care.delivery_channels enable row level security;
+insert into care.delivery_channels values ('sms', true), ('webhook', true), ('console', false);
+comment on table care.delivery_channels is
+    'By what messages go; each is a file of functions/notify-caregiver/channels. console is for development: it reaches everybody and nobody.';
+
+create type public.delivery_state as enum (
+    'queued',       -- waits to be sent, or for another try     -> leased, cancelled
+    'leased',       -- somebody sends it                        -> accepted, dead, queued again
+    'accepted',     -- the provider took it: end
+    'cancelled',    -- somebody answered, or a newer message tells more: end
+    'dead'          -- it cannot be sent, or was refused too often: end, and the operator's
+);
+comment on type public.delivery_state is 'Where a message to a caregiver stands.';
+
+create table care.deliveries (
+    id bigint generated always as identity constraint deliveries_pkey primary key,
+    alert_id uuid not null
+        constraint a_delivery_is_about_an_alert references public.caregiver_alerts (id) on delete cascade,
+    change_id uuid not null
+        constraint a_delivery_tells_a_change references public.alert_changes (id) on delete cascade,
+    call_log_id uuid
+        constraint a_delivery_keeps_its_call references public.call_logs (id) on delete set null,
+    caregiver_id uuid not null
+        constraint a_delivery_goes_to_a_caregiver references public.patient_caregivers (id) on delete cascade,
+    channel text not null
+        constraint a_delivery_goes_by_a_channel references care.delivery_channels (id),
+    state public.delivery_state not null default 'queued',
+    attempts integer not null default 0,
+    may_have_been_sent boolean not null default false,
+    run_at timestamptz not null,
+    worker text,
+    lease_token uuid,
+    leased_until timestamptz,
+    idempotency_key uuid not null default gen_random_uuid(),
+    provider_message_id text,
+    error_code text,
+    error_message text,
+    created_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz,
+    constraint a_change_is_told_once_to_each_by_each_channel unique (change_id, caregiver_id, channel),
+    constraint a_leased_delivery_has_a_lease
+        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_ended_delivery_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null))
+);
+create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, channel, id desc);
+create index deliveries_by_call on care.deliveries (call_log_id);
+create index deliveries_by_caregiver on care.deliveries (caregiver_id);
+create index deliveries_by_channel on care.deliveries (channel);
+create index deliveries_to_send on care.deliveries (run_at) where state in ('queued', 'leased');
+alter table care.deliveries enable row level security;
+comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
+comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
+comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
+comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
+grant select (
+    id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
+) on care.deliveries to service_role;
+alter table care.deliveries
+    add column receipt_count integer not null default 0,
+    add column delivered_at timestamptz,
+    add constraint what_is_delivered_was_accepted check (delivered_at is null or state = 'accepted');
+comment on column care.deliveries.receipt_count is 'How often the provider was asked what became of the message.';
+comment on column care.deliveries.delivered_at is 'When the provider said that the message had arrived; null: not known.';
+create index deliveries_without_receipt on care.deliveries (finished_at)
+    where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
+create index deliveries_by_age on care.deliveries (finished_at);
+create index deliveries_in_trouble on care.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
+
+create function care.caregiver_addresses(caregiver public.patient_caregivers)
+returns table (channel text, address text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select delivery_channels.id, addresses.address
+    from care.delivery_channels
+    join lateral (
+        values
+            ('sms', caregiver.phone), ('webhook', caregiver.webhook_url),
+            ('console', coalesce(caregiver.name, 'caregiver'))
+        union all
+        select further.key, further.value
+        from jsonb_each_text(caregiver.other_addresses) as further
+        where further.key not in ('sms', 'webhook', 'console')
+    ) as addresses (channel, address) on addresses.channel = delivery_channels.id
+    where delivery_channels.is_enabled and nullif(addresses.address, '') is not null
+$$;
+comment on function care.caregiver_addresses is 'Where a caregiver is reached, by each channel that is enabled.';
+revoke execute on function care.caregiver_addresses from public;
+
+create function care.caregivers_to_tell(change public.alert_changes)
+returns setof public.patient_caregivers
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with reachable as (
+        select
+            patient_caregivers as caregiver,
+            case
+                when patient_caregivers.role = any (case
+                    when change.change in ('escalated', 'reminded') then alert_policies.further_roles
+                    else alert_policies.first_roles
+                end) then 1
+                when patient_caregivers.role <> 'viewer' then 2
+                else 3
+            end as turn
+        from public.patient_caregivers
+        join care.alert_policies on alert_policies.level = change.level
+        where patient_caregivers.patient_id = change.patient_id
+            and exists (select from care.caregiver_addresses(patient_caregivers))
+    )
+    -- What was meant to press: whose turn it is; where nobody of those can be reached, whoever can.
+    select (reachable.caregiver).*
+    from reachable
+    where change.change not in ('acknowledged', 'resolved')
+        and reachable.turn = (select min(others.turn) from reachable as others)
+    union all
+    -- What puts at rest: whoever was told before, but not the one who acted.
+    select (reachable.caregiver).*
+    from reachable
+    where change.change in ('acknowledged', 'resolved')
+        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
+        and exists (
+            select from care.deliveries
+            where deliveries.alert_id = change.alert_id
+                and deliveries.caregiver_id = (reachable.caregiver).id
+                and deliveries.state in ('accepted', 'leased')
+        )
+$$;
+comment on function care.caregivers_to_tell is 'Who hears of a change, as care.alert_policies says, and nobody who cannot be reached.';
+revoke execute on function care.caregivers_to_tell from public;
+
+create function care.on_alert_change()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into care.deliveries (alert_id, change_id, call_log_id, caregiver_id, channel, run_at)
+    select
+        new.alert_id, new.id, new.call_log_id, caregiver.id, addresses.channel,
+        case
+            when alert_policies.waits_for_morning then care.after_quiet_hours(
+                new.changed_at, coalesce(caregiver.timezone, patients.timezone),
+                coalesce(caregiver.quiet_from, settings.quiet_from), coalesce(caregiver.quiet_until, settings.quiet_until))
+            else new.changed_at
+        end
+    from care.caregivers_to_tell(new) as caregiver
+    cross join lateral care.caregiver_addresses(caregiver) as addresses
+    join public.patients on patients.id = new.patient_id
+    join care.alert_policies on alert_policies.level = new.level
+    cross join care.settings
+    where exists (
+            select from care.alert_openings
+            where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
+        )
+        -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
+        and not (new.change = 'acknowledged' and exists (
+            select from public.alert_changes as earlier
+            where earlier.alert_id = new.alert_id
+                and earlier.change = 'acknowledged'
+                and earlier.id <> new.id
+                and not exists (
+                    select from public.alert_changes as pressing
+                    where pressing.alert_id = new.alert_id
+                        and pressing.change in ('opened', 'raised', 'escalated', 'reminded', 'woken', 'reopened')
+                        and pressing.changed_at > earlier.changed_at
+                )
+        ));
+    return null;
+end
+$$;
+comment on function care.on_alert_change is
+    'Trigger: a change becomes its deliveries, at once or after the quiet hours. Definer: whoever acts on an alert may not write the private schemas.';
+revoke execute on function care.on_alert_change from public;
+
+create view public.alert_deliveries
+with (security_invoker = true)
+as
+select
+    deliveries.id,
+    deliveries.alert_id,
+    deliveries.change_id,
+    deliveries.call_log_id,
+    deliveries.caregiver_id,
+    deliveries.channel,
+    deliveries.state,
+    deliveries.attempts,
+    deliveries.run_at,
+    deliveries.error_code,
+    deliveries.created_at,
+    deliveries.finished_at
+from care.deliveries;
+comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, and how it stands.';
+comment on column public.alert_deliveries.run_at is 'Not before this moment.';
+revoke all on public.alert_deliveries from anon, authenticated, service_role;
+grant select on public.alert_deliveries to service_role;
+
+-- 55_deliveries.sql
+
+-- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived.
+
+create function care.deliveries_to_cancel(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select waiting.id::text
+    from care.deliveries as waiting
+    join public.alert_changes on alert_changes.id = waiting.change_id
+    join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
+    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+        and (
+            -- Somebody has answered: what was meant to press would only frighten.
+            (alert_changes.change not in ('acknowledged', 'resolved')
+                and caregiver_alerts.state not in ('open', 'escalated'))
+            or exists (
+                select from care.deliveries as newer
+                where newer.alert_id = waiting.alert_id
+                    and newer.caregiver_id = waiting.caregiver_id
+                    and newer.channel = waiting.channel
+                    and newer.id > waiting.id
+                    and newer.state in ('queued', 'leased', 'accepted')
+            )
+        )
+    order by waiting.id
+    limit deliveries_to_cancel.maximum_rows
+$$;
+comment on function care.deliveries_to_cancel is
+    'Messages that need not be sent any more: somebody has answered, or a newer one tells more. None is handed out. Called by care.claim_deliveries and care.run_job.';
+revoke execute on function care.deliveries_to_cancel from public;
+
+create function care.cancel_delivery(delivery_id text, at timestamptz)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    with cancelled as (
+        update care.deliveries
+        set state = 'cancelled',
+            finished_at = cancel_delivery.at
+        from (
+            select waiting.id
+            from care.deliveries as waiting
+            where waiting.id = cancel_delivery.delivery_id::bigint
+                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+            for update skip locked
+        ) as overtaken
+        where deliveries.id = overtaken.id
+        returning deliveries.id
+    )
+    select exists (select from cancelled)
+$$;
+comment on function care.cancel_delivery is 'Ends a message that need not be sent any more; whether it did. Called by care.run_job.';
+revoke execute on function care.cancel_delivery from public;
+
+create type public.delivery_claim as (
+    delivery_id bigint,
+    idempotency_key uuid,
+    lease_token uuid,
+    channel text,
+    address text,
+    message text,
+    level public.alert_level,
+    change public.alert_change,
+    alert_id uuid,
+    call_log_id uuid,
+    patient_id uuid,
+    attempts integer,
+    may_have_been_sent boolean,
+    created_at timestamptz
+);
+comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
+
+create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz)
+returns setof public.delivery_claim
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    overtaken bigint[] := array(select id::bigint from care.deliveries_to_cancel(claim_deliveries.at, null) as id);
+begin
+    -- Senders that vanish count as attempts, and an address may be gone by now.
+    update care.deliveries
+    set state = 'dead',
+        error_code = lost.code,
+        error_message = lost.why,
+        finished_at = claim_deliveries.at
+    from (
+        select
+            due.id,
+            case when addressed.is_left then 'attempts_exhausted' else 'no_address' end as code,
+            case when addressed.is_left then 'Each sender that took it vanished'
+                else 'The caregiver has no address for this channel any more' end as why
+        from care.deliveries as due
+        cross join lateral (
+            select exists (
+                select
+                from public.patient_caregivers
+                cross join lateral care.caregiver_addresses(patient_caregivers) as addresses
+                where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
+            ) as is_left
+        ) as addressed
+        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
+                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            and due.id <> all (overtaken)
+            and (not addressed.is_left
+                or due.attempts >= (select settings.delivery_maximum_attempts from care.settings))
+        for update of due skip locked
+    ) as lost
+    where deliveries.id = lost.id;
+
+    return query
+        update care.deliveries as claimed
+        set state = 'leased',
+            attempts = claimed.attempts + 1,
+            -- Whoever held it vanished: nobody knows how far it came.
+            may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
+            worker = claim_deliveries.worker,
+            lease_token = gen_random_uuid(),
+            leased_until = clock_timestamp() + make_interval(secs => claim_deliveries.lease_seconds)
+        from (
+            select due.id
+            from care.deliveries as due
+            join public.alert_changes on alert_changes.id = due.change_id
+            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
+                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+                and due.id <> all (overtaken)
+            order by alert_changes.level desc, due.run_at, due.id
+            for update of due skip locked
+            limit claim_deliveries.count
+        ) as ready
+        cross join public.alert_changes
+        cross join public.patient_caregivers
+        cross join lateral care.caregiver_addresses(patient_caregivers) as addresses
+        where claimed.id = ready.id
+            and alert_changes.id = claimed.change_id
+            and patient_caregivers.id = claimed.caregiver_id
+            and addresses.channel = claimed.channel
+        returning
+            claimed.id, claimed.idempotency_key, claimed.lease_token, claimed.channel, addresses.address,
+            care.alert_message(alert_changes, patient_caregivers), alert_changes.level, alert_changes.change,
+            claimed.alert_id, claimed.call_log_id, alert_changes.patient_id, claimed.attempts, claimed.may_have_been_sent, claimed.created_at;
+end
+$$;
+comment on function care.claim_deliveries is
+    'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
+revoke execute on function care.claim_deliveries from public;
+grant execute on function care.claim_deliveries to service_role;
+
+create function care.finish_delivery(delivery_id bigint, lease_token uuid, provider_message_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sent care.deliveries;
+begin
+    -- The judgement behind it is the patient's, and a patient is locked first.
+    perform care.lock_patient_if_any((
+        select caregiver_alerts.patient_id
+        from care.deliveries
+        join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
+        where deliveries.id = finish_delivery.delivery_id
+    ));
+    update care.deliveries
+    set state = 'accepted',
+        provider_message_id = finish_delivery.provider_message_id,
+        error_code = null,
+        error_message = null,
+        finished_at = finish_delivery.at
+    where deliveries.id = finish_delivery.delivery_id
+        and deliveries.lease_token = finish_delivery.lease_token
+        and deliveries.state = 'leased'
+    returning * into sent;
+    if not found then
+        return exists (
+            select from care.deliveries
+            where deliveries.id = finish_delivery.delivery_id
+                and deliveries.lease_token = finish_delivery.lease_token
+                and deliveries.state = 'accepted'
+        );
+    end if;
+    update public.judgements
+    set alert_sent = true
+    from public.alert_changes
+    where alert_changes.id = sent.change_id
+        and judgements.id = alert_changes.judgement_id
+        and not judgements.alert_sent;
+    return true;
+end
+$$;
+comment on function care.finish_delivery is
+    'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.finish_delivery from public;
+grant execute on function care.finish_delivery to service_role;
+
+create function care.fail_delivery(
+    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean,
+    at timestamptz
+)
+returns public.delivery_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    setting care.settings := (select settings from care.settings);
+begin
+    update care.deliveries
+    set state = case when is_over then 'dead' else 'queued' end::public.delivery_state,
+        may_have_been_sent = deliveries.may_have_been_sent or fail_delivery.may_have_been_sent,
+        error_code = fail_delivery.code,
+        error_message = left(fail_delivery.message, 1000),
+        run_at = fail_delivery.at + care.retry_wait(deliveries.attempts, setting.delivery_retry_cap_seconds),
+        lease_token = null,
+        leased_until = null,
+        finished_at = case when is_over then fail_delivery.at end
+    from (
+        select failing.id, fail_delivery.is_permanent or failing.attempts >= setting.delivery_maximum_attempts as is_over
+        from care.deliveries as failing
+        where failing.id = fail_delivery.delivery_id
+    ) as failed
+    where deliveries.id = failed.id
+        and deliveries.lease_token = fail_delivery.lease_token
+        and deliveries.state = 'leased';
+    return (select deliveries.state from care.deliveries where deliveries.id = fail_delivery.delivery_id);
+end
+$$;
+comment on function care.fail_delivery is
+    'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
+revoke execute on function care.fail_delivery from public;
+grant execute on function care.fail_delivery to service_role;
+
+create function care.receipt_wait(receipt_count integer)
+returns interval
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select (array['2 minutes', '10 minutes', '60 minutes']::interval[])[receipt_wait.receipt_count + 1]
+$$;
+comment on function care.receipt_wait is
+    'How long after a message was accepted its provider is asked for a receipt, once it was asked so often; null: not any more.';
+revoke execute on function care.receipt_wait from public;
+
+create function care.due_receipts(at timestamptz)
+returns bigint
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select count(*)
+    from care.deliveries
+    where deliveries.state = 'accepted'
+        and deliveries.provider_message_id is not null
+        and deliveries.delivered_at is null
+        and deliveries.receipt_count < 3
+        and deliveries.finished_at + care.receipt_wait(deliveries.receipt_count) <= due_receipts.at
+$$;
+comment on function care.due_receipts is 'Of how many messages a receipt could be asked for now. Called by care.due_work.';
+revoke execute on function care.due_receipts from public;
+
+create type public.receipt_claim as (
+    delivery_id bigint,
+    channel text,
+    provider_message_id text
+);
+comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
+
+create function care.claim_receipts(count integer, at timestamptz)
+returns setof public.receipt_claim
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.deliveries as claimed
+    set receipt_count = claimed.receipt_count + 1
+    from (
+        select due.id
+        from care.deliveries as due
+        where due.state = 'accepted'
+            and due.provider_message_id is not null
+            and due.delivered_at is null
+            and due.receipt_count < 3
+            and due.finished_at + care.receipt_wait(due.receipt_count) <= claim_receipts.at
+        order by due.finished_at
+        for update of due skip locked
+        limit claim_receipts.count
+    ) as ready
+    where claimed.id = ready.id
+    returning claimed.id, claimed.channel, claimed.provider_message_id
+$$;
+comment on function care.claim_receipts is
+    'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
+revoke execute on function care.claim_receipts from public;
+grant execute on function care.claim_receipts to service_role;
+
+create function care.finish_receipt(delivery_id bigint, is_delivered boolean, message text, at timestamptz)
+returns public.delivery_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    change public.alert_changes;
+begin
+    select alert_changes.* into change
+    from care.deliveries
+    join public.alert_changes on alert_changes.id = deliveries.change_id
+    where deliveries.id = finish_receipt.delivery_id;
+    if not found then
+        return null; -- erased since
+    end if;
+    perform care.lock_patient(change.patient_id);
+
+    update care.deliveries
+    set state = case when finish_receipt.is_delivered then 'accepted' else 'dead' end::public.delivery_state,
+        delivered_at = case when finish_receipt.is_delivered then finish_receipt.at end,
+        error_code = case when not finish_receipt.is_delivered then 'undelivered' end,
+        error_message = case when not finish_receipt.is_delivered then left(finish_receipt.message, 1000) end
+    where deliveries.id = finish_receipt.delivery_id
+        and deliveries.state = 'accepted'
+        and deliveries.delivered_at is null;
+    if found and not finish_receipt.is_delivered then
+        update public.judgements
+        set alert_sent = false
+        where judgements.id = change.judgement_id
+            and not exists (
+                select
+                from public.alert_changes
+                join care.deliveries on deliveries.change_id = alert_changes.id
+                where alert_changes.judgement_id = change.judgement_id and deliveries.state = 'accepted'
+            );
+    end if;
+    return (select deliveries.state from care.deliveries where deliveries.id = finish_receipt.delivery_id);
+end
+$$;
+comment on function care.finish_receipt is
+    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
+revoke execute on function care.finish_receipt from public;
+grant execute on function care.finish_receipt to service_role;
+
+create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
+returns table (
+    id bigint,
+    patient text,
+    caregiver text,
+    channel text,
+    change public.alert_change,
+    state public.delivery_state,
+    attempts integer,
+    run_at timestamptz,
+    error_code text,
+    error_message text,
+    alert_id uuid,
+    created_at timestamptz
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        deliveries.id,
+        patients.name,
+        patient_caregivers.name,
+        deliveries.channel,
+        alert_changes.change,
+        deliveries.state,
+        deliveries.attempts,
+        deliveries.run_at,
+        deliveries.error_code,
+        deliveries.error_message,
+        deliveries.alert_id,
+        deliveries.created_at
+    from care.deliveries
+    join public.alert_changes on alert_changes.id = deliveries.change_id
+    join public.patients on patients.id = alert_changes.patient_id
+    join public.patient_caregivers on patient_caregivers.id = deliveries.caregiver_id
+    where (delivery_list.states is null or deliveries.state = any (delivery_list.states))
+        and (delivery_list.patient_id is null or alert_changes.patient_id = delivery_list.patient_id)
+    order by deliveries.id desc
+    limit delivery_list.maximum_rows
+$$;
+comment on function care.delivery_list is
+    'Messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
+revoke execute on function care.delivery_list from public;
+grant execute on function care.delivery_list to retrocare_service;
+
+create function care.requeue_deliveries(delivery_ids bigint[])
+returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted bigint[] := array(
+        select deliveries.id
+        from care.deliveries
+        where deliveries.state = 'dead'
+            and (requeue_deliveries.delivery_ids is null or deliveries.id = any (requeue_deliveries.delivery_ids))
+    );
+begin
+    perform from public.patients
+    where patients.id in (
+        select caregiver_alerts.patient_id
+        from care.deliveries
+        join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
+        where deliveries.id = any (wanted)
+    )
+    order by patients.id
+    for no key update;
+    return query
+        update care.deliveries
+        set state = 'queued',
+            attempts = 0,
+            run_at = clock_timestamp(),
+            worker = null,
+            lease_token = null,
+            leased_until = null,
+            error_code = null,
+            error_message = null,
+            finished_at = null,
+            provider_message_id = null,
+            receipt_count = 0
+        where deliveries.id = any (wanted) and deliveries.state = 'dead'
+        returning deliveries.id;
+end
+$$;
+comment on function care.requeue_deliveries is
+    'Queues dead messages again (these, or null for all), with all their attempts; one that may have been sent is looked up first, as ever, and one that was overtaken is cancelled. Called by `retrocare deliveries requeue`.';
+revoke execute on function care.requeue_deliveries from public;
+grant execute on function care.requeue_deliveries to retrocare_service;
+
+-- 56_silence.sql
+
+-- Silence is a signal: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard.
+
+create function care.silences(at timestamptz)
+returns table (
+    patient_id uuid,
+    cause text,
+    last_heard_at timestamptz,
+    silent_days double precision,
+    unusable_calls bigint
+)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    with known as (
+        select
+            patients.id,
+            patients.silent_after_days,
+            patients.voice_consent_at,
+            settings.unusable_calls_in_a_row,
+            (
+                select max(call_logs."timestamp")
+                from public.call_logs
+                where call_logs.patient_id = patients.id
+                    and call_logs.check_state in ('scored', 'enrolled', 'held')
+                    and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
+            ) as last_heard_at
+        from public.patients
+        cross join care.settings
+        where isfinite(patients.voice_consent_at)
+    ),
+    answered as (
+        select
+            known.*,
+            (
+                select count(*)
+                from (
+                    select from public.call_logs
+                    where call_logs.patient_id = known.id
+                        and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
+                        -- Where nothing was to be heard. What could not be read or told apart is the operator's.
+                        and call_logs.check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke')
+                    limit 1000
+                ) as unusable
+            ) as unusable_calls
+        from known
+    )
+    select answered.id, causes.cause, answered.last_heard_at,
+        extract(epoch from silences.at - coalesce(answered.last_heard_at, answered.voice_consent_at)) / 86400,
+        answered.unusable_calls
+    from answered
+    cross join lateral (
+        select 'nothing_heard' as cause
+        where coalesce(answered.last_heard_at, answered.voice_consent_at)
+            <= silences.at - make_interval(days => least(answered.silent_after_days, 36500))
+        union all
+        select 'no_usable_speech'
+        where answered.unusable_calls >= answered.unusable_calls_in_a_row
+    ) as causes;
+end;
+comment on function care.silences is
+    'Who is not heard, and in what way, at this moment: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the reader''s rights.';
+revoke execute on function care.silences from public;
+grant execute on function care.silences to authenticated, service_role;
+
+create view public.silent_patients
+with (security_invoker = true)
+as
+select
+    silences.patient_id,
+    silences.cause,
+    silences.last_heard_at,
+    silences.silent_days,
+    silences.unusable_calls
+from care.silences(now()) as silences;
+comment on view public.silent_patients is 'For caregivers and operators: patients who are not heard, one row per patient and cause.';
+comment on column public.silent_patients.last_heard_at is 'When the last call was that could be judged; null: never.';
+comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given.';
+comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none with usable speech.';
+revoke all on public.silent_patients from anon, authenticated, service_role;
+grant select on public.silent_patients to authenticated, service_role;
+
+create function care.silences_to_note(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select silences.patient_id || ' ' || silences.cause
+    from care.silences(silences_to_note.at) as silences
+    join public.patients on patients.id = silences.patient_id
+    where not exists (
+        select from public.caregiver_alerts
+        where caregiver_alerts.patient_id = silences.patient_id
+            -- Once an episode; and after it, not again before something was heard, or as many days have passed.
+            and silences.cause = any (caregiver_alerts.causes)
+            and (caregiver_alerts.resolved_at is null
+                or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
+                    and caregiver_alerts.resolved_at > silences_to_note.at
+                        - make_interval(days => coalesce(least(patients.silent_after_days, 36500), 1))))
+    )
+    order by silences.patient_id, silences.cause
+    limit silences_to_note.maximum_rows
+$$;
+comment on function care.silences_to_note is 'Silences that nobody has been told of: patient and cause. Called by care.run_job.';
+revoke execute on function care.silences_to_note from public;
+
+create function care.note_silence(silence text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id constant uuid := split_part(note_silence.silence, ' ', 1)::uuid;
+begin
+    if not care.try_lock_patient(patient_id) then
+        return false;
+    end if;
+    perform care.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2), 'warning', note_silence.at);
+    return true;
+end
+$$;
+comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
+revoke execute on function care.note_silence from public;
+
+create function care.do_close_by_themselves(causes text[])
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not exists (
+        select from public.alert_causes
+        where alert_causes.id = any (do_close_by_themselves.causes) and not alert_causes.closes_by_itself
+    )
+$$;
+comment on function care.do_close_by_themselves is 'Whether an alert about nothing else than these is resolved by a rule.';
+revoke execute on function care.do_close_by_themselves from public;
+
+create function care.silences_to_end(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select caregiver_alerts.id::text
+    from public.caregiver_alerts
+    where caregiver_alerts.resolved_at is null
+        and care.do_close_by_themselves(caregiver_alerts.causes)
+        and exists (
+            select from public.call_logs
+            where call_logs.patient_id = caregiver_alerts.patient_id
+                and call_logs."timestamp" > caregiver_alerts.opened_at
+                and call_logs.check_state in ('scored', 'enrolled', 'held')
+        )
+        and not exists (
+            select from care.silences(silences_to_end.at) as silences
+            where silences.patient_id = caregiver_alerts.patient_id
+        )
+    order by caregiver_alerts.opened_at
+    limit silences_to_end.maximum_rows
+$$;
+comment on function care.silences_to_end is 'Alerts about the silence of patients who are heard again. Called by care.run_job.';
+revoke execute on function care.silences_to_end from public;
+
+create function care.end_silence(alert_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts;
+begin
+    select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = end_silence.alert_id::uuid;
+    if not care.try_lock_patient(alert.patient_id) then
+        return false;
+    end if;
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert.id
+        and caregiver_alerts.resolved_at is null
+        and care.do_close_by_themselves(caregiver_alerts.causes)
+    for update;
+    if not found then
+        return false;
+    end if;
+    perform care.resolve(alert, null, null, null, end_silence.at);
+    return true;
+end
+$$;
+comment on function care.end_silence is 'Closes an alert about a silence that is over; whether it did. Called by care.run_job.';
+revoke execute on function care.end_silence from public;
+
+-- 57_caregivers.sql
+
+-- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
+-- for himself.
+
+create function care.lock_as_primary(patient_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_operator boolean := not care.is_caller_a_caregiver();
+begin
+    if lock_as_primary.patient_id is null
+        or (not is_operator and care.role_of_caller(lock_as_primary.patient_id) is null)
+    then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such caregiver or patient',
+            hint = 'Caregivers are managed by the primary caregiver of the patient.';
+    end if;
+    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
+    perform care.lock_patient(lock_as_primary.patient_id);
+    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
+    if not is_operator and care.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
+        raise exception using
+            errcode = 'PT403',
+            message = 'The primary caregiver manages caregivers',
+            hint = 'Ask the primary caregiver.';
+    end if;
+end
+$$;
+comment on function care.lock_as_primary is
+    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
+revoke execute on function care.lock_as_primary from public;
+
+create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if refuse_wrong_contact.role is null then
+        raise exception using
+            errcode = 'PT400',
+            message = 'A caregiver has a role',
+            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
+    elsif not care.is_phone_number(refuse_wrong_contact.phone) then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no telephone number in international form',
+            hint = 'Such as +4930123456.';
+    elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no address that messages can be posted to',
+            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
+    elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
+        and refuse_wrong_contact.user_id is not null
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = 'There is no such account',
+            hint = 'Leave it out: the account can be added when the person has one.';
+    end if;
+end
+$$;
+comment on function care.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
+revoke execute on function care.refuse_wrong_contact from public;
+
+create function care.refuse_unknown_language(language text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if refuse_unknown_language.language <> all (select alert_openings.language from care.alert_openings) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
+            hint = (
+                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
+                from care.alert_openings
+            );
+    end if;
+end
+$$;
+comment on function care.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
+revoke execute on function care.refuse_unknown_language from public;
+
+create function care.refuse_losing_the_last_primary(patient_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if care.is_caller_a_caregiver() and not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = refuse_losing_the_last_primary.patient_id
+            and patient_caregivers.role = 'primary'
+            and patient_caregivers.user_id is not null
+    ) then
+        raise exception using
+            errcode = 'PT409',
+            message = 'The patient would have no primary caregiver with an account',
+            hint = 'Make somebody else primary first.';
+    end if;
+end
+$$;
+comment on function care.refuse_losing_the_last_primary is
+    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
+revoke execute on function care.refuse_losing_the_last_primary from public;
+
+create function care.add_caregiver(
+    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
+    language text default null
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    added public.patient_caregivers;
+begin
+    perform care.lock_as_primary(add_caregiver.patient_id);
+    perform care.refuse_unknown_language(add_caregiver.language);
+    perform care.refuse_wrong_contact(
+        add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
+    insert into public.patient_caregivers (patient_id, role, name, phone, webhook_url, user_id, patient_known_as, language)
+    values (
+        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
+        add_caregiver.user_id, add_caregiver.patient_known_as, coalesce(add_caregiver.language, 'en')
+    )
+    returning * into added;
+    return added;
+exception when unique_violation then
+    raise exception using
+        errcode = 'PT409',
+        message = 'That account cares for the patient already',
+        hint = 'Change that caregiver instead.';
+end
+$$;
+comment on function care.add_caregiver is
+    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function care.add_caregiver from public;
+grant execute on function care.add_caregiver to authenticated, retrocare_service;
+
+create function care.change_caregiver(
+    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
+    language text default null
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id uuid := (
+        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = change_caregiver.caregiver_id
+    );
+    changed public.patient_caregivers;
+begin
+    perform care.lock_as_primary(patient_id);
+    perform care.refuse_unknown_language(change_caregiver.language);
+    perform care.refuse_wrong_contact(
+        change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
+    update public.patient_caregivers
+    set role = change_caregiver.role,
+        name = change_caregiver.name,
+        phone = change_caregiver.phone,
+        webhook_url = change_caregiver.webhook_url,
+        user_id = change_caregiver.user_id,
+        patient_known_as = change_caregiver.patient_known_as,
+        language = coalesce(change_caregiver.language, patient_caregivers.language)
+    where patient_caregivers.id = change_caregiver.caregiver_id
+    returning * into changed;
+    if not found then
+        -- It was removed while this waited for its turn.
+        perform care.lock_as_primary(null);
+    end if;
+    perform care.refuse_losing_the_last_primary(changed.patient_id);
+    return changed;
+exception when unique_violation then
+    raise exception using
+        errcode = 'PT409',
+        message = 'That account cares for the patient already',
+        hint = 'Change that caregiver instead.';
+end
+$$;
+comment on function care.change_caregiver is
+    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function care.change_caregiver from public;
+grant execute on function care.change_caregiver to authenticated, retrocare_service;
+
+create function care.remove_caregiver(caregiver_id uuid)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id uuid := (
+        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
+    );
+begin
+    perform care.lock_as_primary(patient_id);
+    delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
+    perform care.refuse_losing_the_last_primary(patient_id);
+end
+$$;
+comment on function care.remove_caregiver is
+    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function care.remove_caregiver from public;
+grant execute on function care.remove_caregiver to authenticated, retrocare_service;
+
+create function care.set_my_preferences(
+    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    changed public.patient_caregivers;
+begin
+    if not care.is_time_zone(set_my_preferences.timezone) then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no time zone',
+            hint = 'Such as Europe/Berlin; null: the patient''s.';
+    end if;
+    perform care.refuse_unknown_language(set_my_preferences.language);
+    update public.patient_caregivers
+    set patient_known_as = nullif(btrim(set_my_preferences.patient_known_as), ''),
+        language = coalesce(set_my_preferences.language, 'en'),
+        timezone = set_my_preferences.timezone,
+        quiet_from = set_my_preferences.quiet_from,
+        quiet_until = set_my_preferences.quiet_until
+    where patient_caregivers.patient_id = set_my_preferences.patient_id
+        and patient_caregivers.user_id = (select auth.uid())
+    returning * into changed;
+    if not found then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such patient',
+            hint = 'Preferences are those of a caregiver of the patient.';
+    end if;
+    return changed;
+end
+$$;
+comment on function care.set_my_preferences is
+    'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
+revoke execute on function care.set_my_preferences from public;
+grant execute on function care.set_my_preferences to authenticated;
+
+create function care.caregiver_list(patient_id uuid)
+returns table (
+    id uuid,
+    patient_id uuid,
+    patient text,
+    role public.caregiver_role,
+    name text,
+    phone text,
+    webhook_url text,
+    patient_known_as text,
+    language text,
+    user_id uuid,
+    is_reachable boolean
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        patient_caregivers.id,
+        patients.id,
+        patients.name,
+        patient_caregivers.role,
+        patient_caregivers.name,
+        patient_caregivers.phone,
+        patient_caregivers.webhook_url,
+        patient_caregivers.patient_known_as,
+        patient_caregivers.language,
+        patient_caregivers.user_id,
+        exists (select from care.caregiver_addresses(patient_caregivers))
+    from public.patient_caregivers
+    join public.patients on patients.id = patient_caregivers.patient_id
+    where caregiver_list.patient_id is null or patients.id = caregiver_list.patient_id
+    order by patients.created_at, patients.id, patient_caregivers.role desc, patient_caregivers.created_at
+$$;
+comment on function care.caregiver_list is
+    'Who cares for this patient (null: for whom), and whether messages reach them by a channel that is enabled. Called by `retrocare caregiver`.';
+revoke execute on function care.caregiver_list from public;
+grant execute on function care.caregiver_list to retrocare_service;
+
+-- 60_erasure.sql
+
+-- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere is listed,
+-- and deleted until that is proven.
+
+create table care.tombstones (
+    id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null,
+    scope text not null,
+    reason text not null,
+    erased_at timestamptz not null default now()
+);
+create index tombstones_by_patient on care.tombstones (patient_id);
+alter table care.tombstones enable row level security;
+comment on column care.tombstones.scope is 'The signal that was erased, or person: everything.';
+comment on table care.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
+
+create type public.deletion_state as enum (
+    'queued',       -- to be deleted, or to be tried again  -> leased
+    'leased',       -- somebody deletes it                  -> done, queued again
+    'done'          -- gone: end
+);
+comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
+
+create type public.deletion_kind as enum ('storage_object', 'provider_call');
+comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
+
+create table care.deletions (
+    id bigint generated always as identity constraint deletions_pkey primary key,
+    patient_id uuid not null,
+    kind public.deletion_kind not null,
+    reference text not null,
+    state public.deletion_state not null default 'queued',
+    attempts integer not null default 0,
+    run_at timestamptz not null default now(),
+    worker text,
+    lease_token uuid,
+    leased_until timestamptz,
+    error_code text,
+    created_at timestamptz not null default now(),
+    finished_at timestamptz,
+    constraint a_thing_is_deleted_once unique (kind, reference),
+    constraint a_leased_deletion_has_a_lease check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
+);
+create index deletions_by_patient on care.deletions (patient_id);
+create index deletions_to_do on care.deletions (run_at) where state <> 'done';
+alter table care.deletions enable row level security;
+comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
+create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
+
+create function care.storage_path(recording_ref text)
+returns text
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
+$$;
+comment on function care.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
+revoke execute on function care.storage_path from public;
+
+create function care.queue_deletion(patient_id uuid, kind public.deletion_kind, reference text)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into care.deletions (patient_id, kind, reference)
+    values (queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference)
+    -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
+    on conflict (kind, reference) do update
+    set state = 'queued',
+        attempts = 0,
+        run_at = now(),
+        lease_token = null,
+        leased_until = null,
+        error_code = null,
+        finished_at = null
+$$;
+comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before.';
+revoke execute on function care.queue_deletion from public;
+
+create function care.queue_deletions(call public.call_logs)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select care.queue_deletion(call.patient_id, copies.kind, copies.reference)
+    from (
+        select 'storage_object'::public.deletion_kind as kind, care.storage_path(call.recording_ref) as reference
+        union
+        select 'storage_object', care.storage_path(recordings.recording_ref)
+        from care.recordings
+        where recordings.call_log_id = call.id
+        union
+        -- Somebody was copying it, and nobody knows how far that came, nor what kind of file it is.
+        select 'storage_object', 'voice-recordings/' || call.patient_id || '/' || call.id || '.' || kinds.extension
+        from care.recordings
+        cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
+        where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
+        union
+        select 'provider_call', call.provider || '/' || call.provider_call_id
+    ) as copies
+    where copies.reference is not null
+    order by copies.kind, copies.reference
+$$;
+comment on function care.queue_deletions is 'Has the copies of a call''s recording deleted: in Storage and at the provider.';
+revoke execute on function care.queue_deletions from public;
+
+create function care.delete_recording(call public.call_logs)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select care.queue_deletions(call);
+    delete from care.recordings where recordings.call_log_id = call.id;
+    update public.call_logs
+    set recording_ref = null,
+        recording_source_url = null,
+        speech_intervals = null
+    where call_logs.id = call.id;
+$$;
+comment on function care.delete_recording is
+    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider. The caller holds care.lock_patient.';
+revoke execute on function care.delete_recording from public;
+
+create function care.delete_orphan(recording_ref text)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select care.queue_deletion(
+        split_part(delete_orphan.recording_ref, '/', 2)::uuid, 'storage_object', care.storage_path(delete_orphan.recording_ref))
+    where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
+$$;
+comment on function care.delete_orphan is
+    'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
+revoke execute on function care.delete_orphan from public;
+
+create function care.erase_signal(patient_id uuid, signal text, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+    removed jsonb;
+begin
+    perform care.lock_patient(erase_signal.patient_id);
+    -- Whoever works on one is told that there is no consent; the others leave with what they measured.
+    update care.checks
+    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', detail = '{}'
+    where checks.patient_id = erase_signal.patient_id
+        and checks.signal = erase_signal.signal
+        and checks.state in ('queued', 'leased');
+    with checks as (
+        delete from care.checks
+        where checks.patient_id = erase_signal.patient_id
+            and checks.signal = erase_signal.signal
+            and checks.reason is distinct from 'no_consent'
+        returning id
+    )
+    select jsonb_build_object('checks', count(*)) from checks into counts;
+    execute format('select %s($1)', (select signals.erase_function from care.signals where signals.id = erase_signal.signal))
+    into removed
+    using erase_signal.patient_id;
+    counts := counts || removed;
+    if not exists (
+        select from care.tombstones
+        where tombstones.patient_id = erase_signal.patient_id
+            and tombstones.scope in (erase_signal.signal, 'person')
+            and tombstones.erased_at = now()
+    ) then
+        insert into care.tombstones (patient_id, scope, reason)
+        values (erase_signal.patient_id, erase_signal.signal, erase_signal.reason);
+        perform care.note_audit('signal_erased', erase_signal.signal, erase_signal.patient_id, counts);
+    end if;
+    return counts;
+end
+$$;
+comment on function care.erase_signal is
+    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without what they were computed from. Raises RV002.';
+revoke execute on function care.erase_signal from public;
+
+create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    if not exists (select from care.signals where signals.id = erase_patient_signal.signal) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('There is no signal %L', erase_patient_signal.signal),
+            hint = format('One of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
+    end if;
+    counts := care.erase_signal(erase_patient_signal.patient_id, erase_patient_signal.signal, erase_patient_signal.reason);
+    -- Or the next call would make it anew.
+    update public.consents
+    set withdrawn_at = greatest(now(), consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where consents.patient_id = erase_patient_signal.patient_id
+        and consents.scope = (select signals.consent_scope from care.signals where signals.id = erase_patient_signal.signal)
+        and consents.withdrawn_at is null;
+    return counts;
+end
+$$;
+comment on function care.erase_patient_signal is
+    'Erases what a signal keeps of a patient, and ends the consent to it. Raises PT400, RV002. Definer: nobody else may touch the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
+revoke execute on function care.erase_patient_signal from public;
+
+create function care.erase_patient_voice(patient_id uuid, reason text)
+returns jsonb
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select care.erase_patient_signal(erase_patient_voice.patient_id, 'voice', erase_patient_voice.reason)
+$$;
+comment on function care.erase_patient_voice is
+    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
+revoke execute on function care.erase_patient_voice from public;
+grant execute on function care.erase_patient_voice to retrocare_service, service_role;
+
+create function care.erase_signals(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    signal text;
+    erased record;
+    counts jsonb := '{}';
+begin
+    for signal in select signals.id from care.signals order by signals.id loop
+        for erased in select * from jsonb_each_text(care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason)) loop
+            counts := counts || jsonb_build_object(
+                erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint);
+        end loop;
+    end loop;
+    return counts;
+end
+$$;
+comment on function care.erase_signals is 'Erases all signals of a patient; how much, by name. Raises RV002.';
+revoke execute on function care.erase_signals from public;
+
+create function care.erase_patient(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
+    perform from public.patients where patients.id = erase_patient.patient_id for update;
+    counts := care.erase_signals(erase_patient.patient_id, erase_patient.reason);
+    insert into care.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
+    perform care.note_audit('person_erased', 'care.erase_patient', erase_patient.patient_id, counts);
+    delete from public.patients where patients.id = erase_patient.patient_id;
+    return counts;
+end
+$$;
+comment on function care.erase_patient is
+    'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
+revoke execute on function care.erase_patient from public;
+grant execute on function care.erase_patient to retrocare_service, service_role;
+
+-- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
+
+create function care.on_patient_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Nor do reports that waited for this number go to somebody else who has it.
+    delete from care.unmatched_calls
+    where unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text;
+    if not exists (
+        select from care.tombstones
+        where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
+    ) then
+        perform care.erase_signals(old.id, 'the row was deleted');
+        insert into care.tombstones (patient_id, scope, reason) values (old.id, 'person', 'the row was deleted');
+        perform care.note_audit('person_erased', 'public.patients', old.id);
+    end if;
+    return old;
+end
+$$;
+comment on function care.on_patient_deleted is
+    'Trigger: whoever deletes a patient''s row erases the person. Definer: whoever deletes it may not touch the private schemas.';
+revoke execute on function care.on_patient_deleted from public;
+
+create function care.on_call_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if care.lock_patient_or_refuse(old.patient_id) then
+        perform care.queue_deletions(old);
+    end if;
+    return old;
+end
+$$;
+comment on function care.on_call_deleted is 'Trigger: a call''s copies are deleted with its row. Definer: as care.on_patient_deleted.';
+revoke execute on function care.on_call_deleted from public;
+
+create function care.erasure_preview(patient_id uuid)
+returns table (erased text, row_count bigint)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept record;
+begin
+    for kept in
+        select relation.relname::text as name, relation.oid::regclass as relation
+        from care.signals
+        join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
+        join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
+        join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
+        -- A row that only joins others says nothing to whoever is asked.
+        where exists (
+            select from pg_catalog.pg_attribute as id
+            where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
+        )
+        order by 1
+    loop
+        execute format('select %L, count(*) from %s where patient_id = $1', kept.name, kept.relation)
+        into erased, row_count
+        using erasure_preview.patient_id;
+        return next;
+    end loop;
+    return query
+        select 'checks', count(*) from care.checks where checks.patient_id = erasure_preview.patient_id
+        union all
+        select 'recordings', count(*)
+        from public.call_logs
+        where call_logs.patient_id = erasure_preview.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null);
+end
+$$;
+comment on function care.erasure_preview is
+    'What erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
+revoke execute on function care.erasure_preview from public;
+grant execute on function care.erasure_preview to retrocare_service;
+
+create function care.tombstone_list()
+returns setof care.tombstones
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from care.tombstones order by erased_at, id
+$$;
+comment on function care.tombstone_list is
+    'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
+revoke execute on function care.tombstone_list from public;
+grant execute on function care.tombstone_list to retrocare_service, service_role;
+
+create function care.replay_tombstone(id uuid, patient_id uuid, scope text, reason text, erased_at timestamptz)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from care.tombstones where tombstones.id = replay_tombstone.id) then
+        return false; -- this database is younger than the erasure
+    end if;
+    if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
+        if replay_tombstone.scope = 'person' then
+            perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
+        else
+            perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
+        end if;
+    end if;
+    insert into care.tombstones (id, patient_id, scope, reason, erased_at)
+    values (
+        replay_tombstone.id, replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason,
+        replay_tombstone.erased_at
+    );
+    perform care.note_audit('erasure_replayed', replay_tombstone.scope, replay_tombstone.patient_id);
+    return true;
+end
+$$;
+comment on function care.replay_tombstone is
+    'Erases again what a restored backup brought back; false where it was erased here. Definer: as care.erase_patient. Called by `retrocare tombstones --replay`.';
+revoke execute on function care.replay_tombstone from public;
+grant execute on function care.replay_tombstone to retrocare_service, service_role;
+
+-- 61_deletions.sql
+
+-- Deletions: how what lies outside of the database, in Storage and at the provider, is deleted.
+
+create type public.deletion_claim as (
+    deletion_id bigint,
+    kind public.deletion_kind,
+    reference text,
+    attempts integer,
+    lease_token uuid
+);
+comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
+
+create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
+returns setof public.deletion_claim
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.deletions as claimed
+    set state = 'leased',
+        attempts = claimed.attempts + 1,
+        worker = claim_deletions.worker,
+        lease_token = gen_random_uuid(),
+        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
+    from (
+        select due.id
+        from care.deletions as due
+        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
+        order by due.run_at, due.id
+        for update skip locked
+        limit claim_deletions.count
+    ) as ready
+    where claimed.id = ready.id
+    returning claimed.id, claimed.kind, claimed.reference, claimed.attempts, claimed.lease_token
+$$;
+comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.claim_deletions from public;
+grant execute on function care.claim_deletions to service_role;
+
+create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    with done as (
+        update care.deletions
+        set state = 'done', finished_at = finish_deletion.at, error_code = null
+        where deletions.id = finish_deletion.deletion_id
+            and deletions.lease_token = finish_deletion.lease_token
+            and deletions.state = 'leased'
+        returning deletions.patient_id, deletions.kind
+    ),
+    noted as (
+        select care.note_audit('deletion_finished', done.kind::text, done.patient_id) from done
+    )
+    select count(*) > 0 from noted
+$$;
+comment on function care.finish_deletion is
+    'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.finish_deletion from public;
+grant execute on function care.finish_deletion to service_role;
+
+create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.deletions
+    set state = 'queued',
+        error_code = fail_deletion.code,
+        lease_token = null,
+        leased_until = null,
+        run_at = fail_deletion.at + care.retry_wait(deletions.attempts)
+    where deletions.id = fail_deletion.deletion_id
+        and deletions.lease_token = fail_deletion.lease_token
+        and deletions.state = 'leased'
+$$;
+comment on function care.fail_deletion is
+    'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.fail_deletion from public;
+grant execute on function care.fail_deletion to service_role;
+
+create function care.due_deletions(at timestamptz)
+returns bigint
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select count(*)
+    from care.deletions
+    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
+$$;
+comment on function care.due_deletions is 'How many deletions could be done now. Called by care.due_work.';
+revoke execute on function care.due_deletions from public;
+
+-- 62_retention.sql
+
+-- Retention: for how long what is kept.
+
+create table care.retention_policies (
+    subject text constraint retention_policies_pkey primary key,
+    keep_days double precision not null
+        constraint something_is_kept_a_while check (keep_days > 0 and keep_days < 36500)
+);
+alter table care.retention_policies enable row level security;
+insert into care.retention_policies values
+    ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365), ('idempotency_keys', 1);
+comment on table care.retention_policies is
+    'For how long what is kept, in days; a row that is removed: for ever. Voiceprints of which the current baseline is made stay as long as it does.';
+
+create function care.kept_since(subject text, at timestamptz)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select kept_since.at - make_interval(secs => 86400 * retention_policies.keep_days)
+    from care.retention_policies
+    where retention_policies.subject = kept_since.subject
+$$;
+comment on function care.kept_since is 'What came before this moment is kept no longer; null: it is kept for ever. Called by the jobs that delete.';
+revoke execute on function care.kept_since from public;
+
+create function care.old_recordings(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select call_logs.id::text
+    from public.call_logs
+    -- Since it came here: an archive that is imported is not gone at once.
+    where call_logs.created_at < care.kept_since('recordings', old_recordings.at)
+        and (call_logs.recording_ref is not null
+            -- Copied, and never given to the call: nobody has decided about its ended reason.
+            or exists (
+                select from care.recordings
+                where recordings.call_log_id = call_logs.id
+                    -- Or perhaps copied, by somebody who vanished.
+                    and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
+            ))
+        and not exists (
+            select from care.checks
+            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased') and not checks.is_backfill
+        )
+    order by call_logs.created_at
+    limit old_recordings.maximum_rows
+$$;
+comment on function care.old_recordings is 'Calls whose recording is kept no longer, judged or not. Called by care.run_job.';
+revoke execute on function care.old_recordings from public;
+
+create function care.delete_old_recording(call_log_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+begin
+    select call_logs.* into call from public.call_logs where call_logs.id = delete_old_recording.call_log_id::uuid;
+    if not care.try_lock_patient(call.patient_id) then
+        return false;
+    end if;
+    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
+    perform care.delete_recording(call);
+    return true;
+end
+$$;
+comment on function care.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by care.run_job.';
+revoke execute on function care.delete_old_recording from public;
+
+create function care.old_unmatched_calls(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    from care.unmatched_calls
+    where unmatched_calls.received_at < care.kept_since('unmatched_calls', old_unmatched_calls.at)
+    order by unmatched_calls.received_at
+    limit old_unmatched_calls.maximum_rows
+$$;
+comment on function care.old_unmatched_calls is 'Reports of nobody known that are kept no longer. Called by care.run_job.';
+revoke execute on function care.old_unmatched_calls from public;
+
+create function care.delete_old_unmatched_call(reference text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from care.unmatched_calls
+    using (
+        select old_call.provider, old_call.provider_call_id
+        from care.unmatched_calls as old_call
+        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
+        for update skip locked -- whoever erases a person, or takes the call in, has it
+    ) as found_call
+    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
+    return found;
+end
+$$;
+comment on function care.delete_old_unmatched_call is 'Deletes one of them; whether it did. Called by care.run_job.';
+revoke execute on function care.delete_old_unmatched_call from public;
+
+create function care.old_errors(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select check_errors.id::text
+    from care.check_errors
+    where check_errors.occurred_at < care.kept_since('errors', old_errors.at)
+    order by check_errors.occurred_at
+    limit old_errors.maximum_rows
+$$;
+comment on function care.old_errors is 'Failures of checks that are kept no longer. Called by care.run_job.';
+revoke execute on function care.old_errors from public;
+
+create function care.delete_old_error(error_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((
+        select checks.patient_id
+        from care.check_errors
+        join care.checks on checks.id = check_errors.check_id
+        where check_errors.id = delete_old_error.error_id::bigint
+    )) then
+        return false;
+    end if;
+    delete from care.check_errors where check_errors.id = delete_old_error.error_id::bigint;
+    return found;
+end
+$$;
+comment on function care.delete_old_error is 'Deletes one of them; whether it did. Called by care.run_job.';
+revoke execute on function care.delete_old_error from public;
+
+create function care.old_deliveries(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select deliveries.id::text
+    from care.deliveries
+    where deliveries.finished_at < care.kept_since('deliveries', old_deliveries.at)
+    order by deliveries.finished_at
+    limit old_deliveries.maximum_rows
+$$;
+comment on function care.old_deliveries is 'Messages that are kept no longer. Called by care.run_job.';
+revoke execute on function care.old_deliveries from public;
+
+create function care.delete_old_delivery(delivery_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((
+        select alert_changes.patient_id
+        from care.deliveries
+        join public.alert_changes on alert_changes.id = deliveries.change_id
+        where deliveries.id = delete_old_delivery.delivery_id::bigint
+    )) then
+        return false;
+    end if;
+    delete from care.deliveries where deliveries.id = delete_old_delivery.delivery_id::bigint;
+    return found;
+end
+$$;
+comment on function care.delete_old_delivery is 'Deletes one of them; whether it did. Called by care.run_job.';
+revoke execute on function care.delete_old_delivery from public;
+
+create function care.old_idempotency_keys(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
+    from care.idempotency_keys
+    where idempotency_keys.created_at < care.kept_since('idempotency_keys', old_idempotency_keys.at)
+    order by idempotency_keys.created_at
+    limit old_idempotency_keys.maximum_rows
+$$;
+comment on function care.old_idempotency_keys is 'Idempotency keys that are kept no longer. Called by care.run_job.';
+revoke execute on function care.old_idempotency_keys from public;
+
+create function care.delete_old_idempotency_key(reference text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    old_key care.idempotency_keys;
+begin
+    select idempotency_keys.* into old_key
+    from care.idempotency_keys
+    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
+        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
+    if not care.try_lock_patient(old_key.patient_id) then
+        return false;
+    end if;
+    delete from care.idempotency_keys
+    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
+    return found;
+end
+$$;
+comment on function care.delete_old_idempotency_key is 'Deletes one of them; whether it did. Called by care.run_job.';
+revoke execute on function care.delete_old_idempotency_key from public;
+
+-- 63_export.sql
+
+-- Export: everything that is kept of a person, without the vectors.
+
+create table care.unexported_columns (
+    name text constraint unexported_columns_pkey primary key,
+    reason text not null
+);
+alter table care.unexported_columns enable row level security;
+insert into care.unexported_columns (name, reason) values
+    ('recording_ref', 'the address of a recording is a key to it'),
+    ('recording_source_url', 'the address of a recording is a key to it'),
+    ('lease_token', 'fences workers off each other'),
+    ('idempotency_key', 'what a caller sent');
+comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
+
+create function care.export_patient(patient_id uuid)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := care.consenting_patient(export_patient.patient_id);
+    kept record;
+    rows jsonb;
+    exported jsonb := jsonb_build_object('exported_at', now(), 'patients', jsonb_build_array(to_jsonb(patient)));
+begin
+    for kept in
+        select
+            namespace.nspname || '.' || relation.relname as name,
+            relation.oid::regclass as relation,
+            array_agg(hidden.attname::text) filter (where hidden.attname is not null) as hidden
+        from pg_catalog.pg_class as relation
+        join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
+        join pg_catalog.pg_attribute as key
+            on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
+        left join pg_catalog.pg_attribute as hidden
+            on hidden.attrelid = relation.oid
+            and not hidden.attisdropped
+            and (hidden.attname = any (array(select unexported_columns.name from care.unexported_columns))
+                or hidden.atttypid = 'extensions.vector'::regtype)
+        where namespace.nspname = any (array(select signals.schema_name from care.signals) || '{public,care}'::text[]) and relation.relkind = 'r'
+        group by 1, 2
+        order by 1
+    loop
+        execute format(
+            'select coalesce(jsonb_agg(to_jsonb(kept) - $2), ''[]'') from %s as kept where kept.patient_id = $1', kept.relation)
+        into rows
+        using patient.id, coalesce(kept.hidden, '{}');
+        exported := exported || jsonb_build_object(replace(kept.name, 'public.', ''), rows);
+    end loop;
+    perform care.note_audit('exported', 'care.export_patient', patient.id);
+    return exported;
+end
+$$;
+comment on function care.export_patient is
+    'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
+revoke execute on function care.export_patient from public;
+grant execute on function care.export_patient to authenticated, service_role, retrocare_service;
+
+-- 64_api_keys.sql
+
+-- API keys: which machines may call the service, and for what. A key is shown once, when it is made; here is only its hash.
+
+create type care.api_scope as enum (
+    'embed',    -- recordings into vectors, vectors compared
+    'check',    -- recordings judged and enrolled, the worker woken
+    'read',     -- scores
+    'admin'     -- metrics, and everything above
+);
+comment on type care.api_scope is 'What a key allows.';
+
+create table care.api_keys (
+    id bigint generated always as identity constraint api_keys_pkey primary key,
+    name text not null
+        constraint an_api_key_has_a_name check (btrim(name) <> ''),
+    key_sha256 bytea not null
+        constraint an_api_key_is_known_by_its_hash check (octet_length(key_sha256) = 32),
+    scopes care.api_scope[] not null
+        constraint an_api_key_allows_something check (cardinality(scopes) > 0),
+    created_at timestamptz not null default now(),
+    revoked_at timestamptz,
+    last_used_at timestamptz,
+    constraint an_api_key_is_one_callers unique (key_sha256)
+);
+create unique index a_name_stands_for_one_key on care.api_keys (name) where revoked_at is null;
+alter table care.api_keys enable row level security;
+comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
+comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
+comment on column care.api_keys.last_used_at is 'To the minute.';
+
+create type care.api_key as (
+    id bigint,
+    name text,
+    scopes text[],
+    created_at timestamptz,
+    revoked_at timestamptz,
+    last_used_at timestamptz
+);
+comment on type care.api_key is 'A key as it is shown: without its hash.';
+
+create function care.add_api_key(name text, scopes care.api_scope[], key_sha256 bytea)
+returns care.api_key
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    added care.api_keys;
+begin
+    insert into care.api_keys (name, scopes, key_sha256)
+    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256)
+    returning * into added;
+    return (added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at)::care.api_key;
+end
+$$;
+comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
+revoke execute on function care.add_api_key from public;
+grant execute on function care.add_api_key to retrocare_service;
+
+create function care.revoke_api_key(name text)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update care.api_keys
+    set revoked_at = now()
+    where api_keys.name = revoke_api_key.name and api_keys.revoked_at is null;
+    return found;
+end
+$$;
+comment on function care.revoke_api_key is
+    'Refuses a key from now on; false: no key that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+revoke execute on function care.revoke_api_key from public;
+grant execute on function care.revoke_api_key to retrocare_service;
+
+create function care.api_key_list()
+returns setof care.api_key
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at
+    from care.api_keys
+    order by api_keys.id
+$$;
+comment on function care.api_key_list is 'All keys, revoked ones too. Definer: the service touches no table. Called by `retrocare key list`, and by the service at start.';
+revoke execute on function care.api_key_list from public;
+grant execute on function care.api_key_list to retrocare_service;
+
+create function care.use_api_key(key_sha256 bytea, scope care.api_scope)
+returns table (name text, is_allowed boolean)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    used care.api_keys;
+begin
+    select api_keys.* into used
+    from care.api_keys
+    where api_keys.key_sha256 = use_api_key.key_sha256 and api_keys.revoked_at is null;
+    if not found then
+        return;
+    end if;
+    if coalesce(used.last_used_at, '-infinity') < now() - interval '1 minute' then
+        update care.api_keys
+        set last_used_at = date_trunc('minute', now())
+        where api_keys.id = used.id;
+        -- Once an hour is enough to say that a key is in use, and by far not every request.
+        if coalesce(used.last_used_at, '-infinity') < date_trunc('hour', now()) then
+            perform care.note_audit('key_used', 'care.api_keys ' || used.id);
+        end if;
+    end if;
+    return query select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes);
+end
+$$;
+comment on function care.use_api_key is
+    'Whose key this is and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+revoke execute on function care.use_api_key from public;
+grant execute on function care.use_api_key to retrocare_service;
+
+-- 65_voice_erasure.sql
+
+-- Erasure of voices: what goes with a patient, with a call, and with time.
+
+create function voice.erase_traces(patient_id uuid)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    update public.call_logs
+    set check_state = 'skipped', check_reason = 'no_consent'
+    where call_logs.patient_id = erase_traces.patient_id
+        and exists (
+            select from care.recordings
+            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
+        );
+    with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
+    select jsonb_build_object('baselines', count(*)) into counts from baselines;
+    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
+    select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
+    with forgotten as (
+        select care.delete_recording(call_logs)
+        from public.call_logs
+        where call_logs.patient_id = erase_traces.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    )
+    select counts || jsonb_build_object('recordings', count(*)) into counts from forgotten;
+    return counts;
+end
+$$;
+comment on function voice.erase_traces is
+    'Removes the voiceprints and baselines of a patient, and has the recordings deleted; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+revoke execute on function voice.erase_traces from public;
+
+create function voice.on_call_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if care.lock_patient_or_refuse(old.patient_id) then
+        perform voice.remove_samples(
+            old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
+        -- Versions that were made of it are of it for ever.
+        delete from voice.baselines
+        where baselines.patient_id = old.patient_id
+            and exists (
+                select
+                from voice.baseline_samples
+                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
+            );
+    end if;
+    return old;
+end
+$$;
+comment on function voice.on_call_deleted is
+    'Trigger: the voice of a deleted call leaves the baselines. Definer: whoever deletes a call may not touch the private schemas.';
+revoke execute on function voice.on_call_deleted from public;
+
+create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select embeddings.id::text
+    from voice.embeddings
+    where embeddings.created_at < care.kept_since('voiceprints', old_voiceprints.at)
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        )
+    order by embeddings.created_at
+    limit old_voiceprints.maximum_rows
+$$;
+comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
+revoke execute on function voice.old_voiceprints from public;
+
+create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.embeddings
+    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        );
+    return found;
+end
+$$;
+comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
+revoke execute on function voice.delete_old_voiceprint from public;
+
+create function voice.old_baselines(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select baselines.id::text
+    from voice.baselines
+    where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
+    order by baselines.superseded_at
+    limit old_baselines.maximum_rows
+$$;
+comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
+revoke execute on function voice.old_baselines from public;
+
+create function voice.delete_old_baseline(baseline_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
+    return found;
+end
+$$;
+comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
+revoke execute on function voice.delete_old_baseline from public;
+
+-- 70_caregiver_views.sql
+
+-- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights.
+
+create type public.patient_state as enum (
+    'as_usual',             -- nothing of the below
+    'changed',              -- a judgement was above low, and nobody has said why
+    'not_assessable',       -- the last answered call could not be judged
+    'collecting_baseline',  -- too few samples to rely on: scores count, marked
+    'no_recent_call'        -- no answered call for too long
+);
+comment on type public.patient_state is 'How a patient is, as far as is known; caregiver_patients.state says which comes first.';
+
+create view public.caregiver_patients
+with (security_invoker = true)
+as
+select
+    patients.id as patient_id,
+    patients.name,
+    coalesce(me.patient_known_as, patients.name) as known_as,
+    me.role,
+    patients.timezone,
+    case
+        when exists (select from public.alert_causes where alert_causes.id = any (alert.causes) and alert_causes.has_score)
+            or (latest.severity > 'low' and (latest.created_at <= past_alerts.last_resolved_at) is not true)
+            then 'changed'
+        when coalesce(answered.last_at, patients.created_at)
+            < now() - make_interval(days => coalesce(patients.silent_after_days, settings.recent_call_days))
+            then 'no_recent_call'
+        when (baselines.sample_count >= policies.baseline_minimum_samples) is not true then 'collecting_baseline'
+        when unusable.last_at > coalesce(heard.last_at, '-infinity') then 'not_assessable'
+        else 'as_usual'
+    end::public.patient_state as state,
+    (select max(call_logs."timestamp") from public.call_logs where call_logs.patient_id = patients.id) as last_call_at,
+    latest.score as last_score,
+    latest.occurred_at as last_scored_at,
+    latest.severity,
+    scores.mean_7_days as mean_score_7_days,
+    scores.count_7_days as score_count_7_days,
+    scores.mean_30_days as mean_score_30_days,
+    scores.count_30_days as score_count_30_days,
+    scores.mean_7_days - scores.mean_7_days_before as trend_7_days,
+    scores.mean_30_days - scores.mean_30_days_before as trend_30_days,
+    coalesce(baselines.sample_count, 0) as baseline_samples,
+    policies.baseline_target_samples,
+    (baselines.sample_count >= policies.baseline_minimum_samples) is not true as baseline_is_provisional,
+    alert.id as alert_id,
+    alert.level as alert_level,
+    alert.state as alert_state,
+    alert.opened_at as alert_opened_at
+from public.patient_caregivers as me
+join public.patients on patients.id = me.patient_id
+cross join care.settings
+left join voice.policies on policies.encoder = (select voice.active_encoder())
+left join voice.baselines
+    on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
+left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
+left join lateral (
+    select judgements.score, judgements.occurred_at, judgements.severity, judgements.created_at
+    from public.judgements
+    where judgements.patient_id = patients.id
+    order by judgements.occurred_at desc
+    limit 1
+) as latest on true
+cross join lateral (
+    select max(caregiver_alerts.resolved_at) as last_resolved_at
+    from public.caregiver_alerts
+    where caregiver_alerts.patient_id = patients.id
+) as past_alerts
+left join lateral (
+    select call_logs."timestamp" as last_at
+    from public.call_logs
+    where call_logs.patient_id = patients.id
+        and (call_logs.check_reason in ('voicemail', 'not_answered', 'call_failed', 'ended_reason_unknown')) is not true
+    order by call_logs."timestamp" desc
+    limit 1
+) as answered on true
+cross join lateral (
+    select max(call_logs."timestamp") as last_at
+    from public.call_logs
+    where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+) as heard
+cross join lateral (
+    select max(call_logs."timestamp") as last_at
+    from public.call_logs
+    where call_logs.patient_id = patients.id
+        and (call_logs.check_state = 'not_assessable' or call_logs.check_reason = 'nobody_spoke')
+) as unusable
+cross join lateral (
+    select
+        avg(recent.score) filter (where recent.occurred_at > now() - interval '7 days') as mean_7_days,
+        count(*) filter (where recent.occurred_at > now() - interval '7 days') as count_7_days,
+        avg(recent.score) filter (where recent.occurred_at > now() - interval '30 days') as mean_30_days,
+        count(*) filter (where recent.occurred_at > now() - interval '30 days') as count_30_days,
+        avg(recent.score) filter (
+            where recent.occurred_at > now() - interval '14 days' and recent.occurred_at <= now() - interval '7 days'
+        ) as mean_7_days_before,
+        avg(recent.score) filter (where recent.occurred_at <= now() - interval '30 days') as mean_30_days_before
+    from public.judgements as recent
+    where recent.patient_id = patients.id
+        and recent.model = policies.encoder
+        and recent.occurred_at > now() - interval '60 days'
+) as scores
+where me.user_id = (select auth.uid());
+comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
+comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
+comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
+comment on column public.caregiver_patients.state is
+    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
+comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
+comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
+comment on column public.caregiver_patients.severity is 'Of the last score.';
+comment on column public.caregiver_patients.mean_score_7_days is 'Of the calls of the last 7 days (7 x 24 hours), by the active encoder; null: none.';
+comment on column public.caregiver_patients.mean_score_30_days is 'Of the calls of the last 30 days, by the active encoder; null: none.';
+comment on column public.caregiver_patients.trend_7_days is
+    'mean_score_7_days less the mean of the 7 days before: above 0, the voice moves away from its baseline. Null where either has no score.';
+comment on column public.caregiver_patients.trend_30_days is 'mean_score_30_days less the mean of the 30 days before. Null where either has no score.';
+comment on column public.caregiver_patients.baseline_samples is 'Calls that the current baseline is the mean of, by the active encoder; 0: there is none.';
+comment on column public.caregiver_patients.baseline_is_provisional is 'Too few samples, or none: scores count, marked.';
+comment on column public.caregiver_patients.alert_id is 'The unresolved alert, at most one; null: none.';
+revoke all on public.caregiver_patients from anon, authenticated, service_role;
+grant select on public.caregiver_patients to authenticated;
+
+create view public.voice_timeline
+with (security_invoker = true)
+as
+select
+    call_logs.id as call_log_id,
+    call_logs.patient_id,
+    call_logs."timestamp" as called_at,
+    call_logs."timestamp" at time zone patients.timezone as local_time,
+    (extract(epoch from call_logs."timestamp" - (
+        select max(earlier."timestamp")
+        from public.call_logs as earlier
+        where earlier.patient_id = call_logs.patient_id and earlier."timestamp" < call_logs."timestamp"
+    )) / 86400)::double precision as days_since_previous,
+    log.anomaly_score as score,
+    log.raw_similarity as similarity,
+    log.severity,
+    (newest_check.detail ->> 'snr_db')::double precision as snr_db,
+    newest_check.quality,
+    case
+        when log.id is null then null
+        when log.is_provisional or baselines.spread_deviation is null then 0
+        else greatest(0, baselines.spread_mean - 2 * baselines.spread_deviation)
+    end as usual_from,
+    case
+        when log.is_provisional or baselines.spread_deviation is null then (scoring_policies.policy ->> 'medium_above')::double precision
+        else least(1, baselines.spread_mean + 2 * baselines.spread_deviation)
+    end as usual_until,
+    log.is_provisional,
+    call_logs.check_state as outcome,
+    call_logs.check_reason as reason,
+    log.notes,
+    log.id as log_id
+from public.call_logs
+join public.patients on patients.id = call_logs.patient_id
+left join lateral (
+    select *
+    from public.voice_anomaly_logs
+    where voice_anomaly_logs.call_log_id = call_logs.id
+    order by voice_anomaly_logs.created_at desc
+    limit 1
+) as log on true
+left join public.judgements on judgements.id = log.id
+left join public.scoring_policies on scoring_policies.id = judgements.policy_id
+left join voice.baselines on baselines.id = log.baseline_id
+left join lateral (
+    select checks.detail, checks.quality
+    from care.checks
+    where checks.call_log_id = call_logs.id and checks.signal = 'voice' and not checks.is_backfill
+    order by checks.id desc
+    limit 1
+) as newest_check on true;
+comment on view public.voice_timeline is
+    'For caregivers: the calls of a patient in time, one row per call, judged or not. Ask for one patient_id, ordered by called_at.';
+comment on column public.voice_timeline.called_at is 'When the call began.';
+comment on column public.voice_timeline.local_time is 'The same moment on the patient''s clock.';
+comment on column public.voice_timeline.days_since_previous is 'Since the patient''s call before began, in days with their fraction: a gap; null: the first call.';
+comment on column public.voice_timeline.score is '0 = as usual, 1 = completely different; null: not scored, outcome and reason say why. By the encoder that judged last.';
+comment on column public.voice_timeline.similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
+comment on column public.voice_timeline.snr_db is 'Speech against the noise floor; null: not known.';
+comment on column public.voice_timeline.quality is 'What else was measured of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
+comment on column public.voice_timeline.usual_from is
+    'Where the scores begin that are usual for this patient: spread_mean less two spread_deviations, not below 0, of the baseline version that judged the call. Where that was provisional, or is gone: 0.';
+comment on column public.voice_timeline.usual_until is
+    'Where they end: spread_mean and two spread_deviations; where the baseline was provisional, or is gone, medium_above of the policy of that moment. Severity follows the policy, never this band.';
+comment on column public.voice_timeline.is_provisional is 'The baseline that judged it had too few samples.';
+comment on column public.voice_timeline.outcome is 'How the call''s check stands or ended; null: none was asked for.';
+comment on column public.voice_timeline.reason is 'Why it ended so.';
+comment on column public.voice_timeline.notes is 'What caregivers wrote: voice_anomaly_logs.notes of log_id.';
+revoke all on public.voice_timeline from anon, authenticated, service_role;
+grant select on public.voice_timeline to authenticated, service_role;
+
+create view public.recent_anomaly_logs
+with (security_invoker = true)
+as
+select
+    logs.id,
+    logs.patient_id,
+    coalesce(me.patient_known_as, patients.name) as known_as,
+    logs.call_log_id,
+    logs."timestamp",
+    logs.anomaly_score,
+    logs.raw_similarity,
+    logs.normalized_score,
+    logs.snr,
+    logs.severity,
+    logs.alert_type,
+    logs.alert_sent,
+    logs.noise_adjusted,
+    logs.is_provisional,
+    logs.notes,
+    logs.created_at
+from public.voice_anomaly_logs as logs
+join public.patients on patients.id = logs.patient_id
+left join public.patient_caregivers as me
+    on me.patient_id = logs.patient_id and me.user_id = (select auth.uid())
+where logs."timestamp" > now() - interval '30 days';
+comment on view public.recent_anomaly_logs is
+    'For caregivers: the scored calls of the last 30 days of all their patients, columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
+comment on column public.recent_anomaly_logs.known_as is 'What the reader calls the patient, else the name.';
+comment on column public.recent_anomaly_logs."timestamp" is 'When the call began.';
+revoke all on public.recent_anomaly_logs from anon, authenticated, service_role;
+grant select on public.recent_anomaly_logs to authenticated, service_role;
+
+-- 71_alert_views.sql
+
+-- What has happened lately: alerts with their history, and the tables that live updates listen to.
+
+create view public.alert_history
+with (security_invoker = true)
+as
+select
+    alerts.id as alert_id,
+    alerts.patient_id,
+    coalesce(me.patient_known_as, patients.name) as known_as,
+    alerts.level,
+    alerts.state,
+    alerts.cause,
+    alerts.causes,
+    alerts.anomaly_score,
+    alerts.judgement_id,
+    alerts.call_log_id,
+    alerts.opened_at,
+    opening.cause as opening_cause,
+    opening.judgement_id as opening_judgement_id,
+    opening.call_log_id as opening_call_log_id,
+    alerts.last_raised_at,
+    alerts.repeat_count,
+    alerts.acknowledged_at,
+    care.caregiver_name(alerts.patient_id, alerts.acknowledged_by) as acknowledged_by,
+    alerts.snoozed_until,
+    alerts.resolved_at,
+    care.caregiver_name(alerts.patient_id, alerts.resolved_by) as resolved_by,
+    alerts.outcome,
+    alerts.notes,
+    history.change_count,
+    latest.change as last_change,
+    latest.changed_at as last_changed_at,
+    care.caregiver_name(alerts.patient_id, latest.actor_id) as last_changed_by
+from public.caregiver_alerts as alerts
+join public.patients on patients.id = alerts.patient_id
+left join public.patient_caregivers as me
+    on me.patient_id = alerts.patient_id and me.user_id = (select auth.uid())
+left join lateral (
+    select alert_changes.cause, alert_changes.judgement_id, alert_changes.call_log_id
+    from public.alert_changes
+    where alert_changes.alert_id = alerts.id and alert_changes.change = 'opened'
+    order by alert_changes.changed_at
+    limit 1
+) as opening on true
+left join lateral (
+    select alert_changes.change, alert_changes.changed_at, alert_changes.actor_id
+    from public.alert_changes
+    where alert_changes.alert_id = alerts.id
+    order by alert_changes.changed_at desc, alert_changes.change desc
+    limit 1
+) as latest on true
+cross join lateral (
+    select count(*) as change_count
+    from public.alert_changes
+    where alert_changes.alert_id = alerts.id
+) as history;
+comment on view public.alert_history is
+    'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
+comment on column public.alert_history.known_as is 'What the reader calls the patient, else the name.';
+comment on column public.alert_history.cause is 'The last sign that somebody was told of; causes has every kind.';
+comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1, of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.alert_history.opening_cause is 'The first sign.';
+comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign; null: it was no score.';
+comment on column public.alert_history.repeat_count is 'How many further signs there were.';
+comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
+comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
+comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it.';
+revoke all on public.alert_history from anon, authenticated, service_role;
+grant select on public.alert_history to authenticated, service_role;
+
+create function care.publish_live_updates()
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    live record;
+    published integer := 0;
+begin
+    for live in
+        select tables.name, tables.columns
+        from (values
+            ('patients', ''),
+            -- What caregivers may read of a call: the address of a recording is in no update.
+            ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
+                ' check_state, check_reason, anomaly_score, created_at)'),
+            ('judgements', ''), ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
+            ('daily_checkins', '')
+        ) as tables (name, columns)
+        join pg_catalog.pg_publication as publication on publication.pubname = 'supabase_realtime'
+        where not exists (
+            select from pg_catalog.pg_publication_tables
+            where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = tables.name
+        )
+        -- Without its id as the key, an adopted table could no longer be updated once it was published.
+        and exists (
+            select from pg_catalog.pg_index
+            join pg_catalog.pg_attribute on attrelid = indrelid and attnum = indkey[0]
+            where indrelid = to_regclass('public.' || tables.name) and indisprimary and indnkeyatts = 1 and attname = 'id'
+        )
+    loop
+        execute format('alter publication supabase_realtime add table public.%I %s', live.name, live.columns);
+        published := published + 1;
+    end loop;
+    return published;
+exception when insufficient_privilege then
+    raise notice 'Live updates are for the owner of supabase_realtime to switch on: %', sqlerrm;
+    return 0;
+end
+$$;
+comment on function care.publish_live_updates is
+    'Adds the tables behind the views to Supabase''s live updates, where those are there; how many were added. Called here, and by an operator who enables them later.';
+revoke execute on function care.publish_live_updates from public;
+
+select care.publish_live_updates();
+
+-- 90_wake_up.sql
+
+-- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row
+-- already, and is found by polling.
+
+create function care.wake_up(bell text, body jsonb)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_service constant boolean := wake_up.bell = 'wake';
+    -- Once a transaction: whoever deletes a thousand recordings rings once.
+    rung constant text := 'retrocare.rung_' || replace(wake_up.bell, '-', '_');
+    url text;
+    key text;
+begin
+    if current_setting(rung, true) = 'yes' then
+        return;
+    end if;
+    perform set_config(rung, 'yes', true);
+    if to_regclass('vault.decrypted_secrets') is null
+        or not exists (
+            select from pg_catalog.pg_proc where proname = 'http_post' and pronamespace = to_regnamespace('net')
+        )
+    then
+        return;
+    end if;
+    execute 'select max(decrypted_secret) filter (where name = $1), max(decrypted_secret) filter (where name = $2)
+             from vault.decrypted_secrets'
+    into url, key
+    using
+        case when is_service then 'python_service_url' else 'retrocare_functions_url' end,
+        case when is_service then 'retrocare_api_key' else 'retrocare_functions_key' end;
+    if url is not null then
+        execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 2000)'
+        using
+            rtrim(url, '/') || '/' || wake_up.bell,
+            wake_up.body,
+            jsonb_build_object('Content-Type', 'application/json', 'Authorization', 'Bearer ' || coalesce(key, ''));
+    end if;
+exception when others then
+    raise warning 'The doorbell is broken: %', sqlerrm;
+end
+$$;
+comment on function care.wake_up is
+    'Asks the service (bell wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
+revoke execute on function care.wake_up from public;
+
+create function care.on_new_work()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.wake_up(tg_argv[0], '{}');
+    return null;
+end
+$$;
+comment on function care.on_new_work is
+    'Trigger: rings the bell that it is created with. Definer: whoever writes calls reads no secret.';
+revoke execute on function care.on_new_work from public;
+
+-- 91_jobs.sql
+
+-- Jobs: what is due because time has passed. A job lists what is due and does it one by one, each job in a transaction of its
+-- own.
+
+create table care.jobs (
+    id text constraint jobs_pkey primary key,
+    position integer not null constraint jobs_have_an_order unique,
+    due_function text not null
+        constraint what_is_due_is_listed_by_a_function check (due_function ~ '^[a-z_]+[.][a-z0-9_]+$'),
+    step_function text not null
+        constraint what_is_due_is_done_by_a_function check (step_function ~ '^[a-z_]+[.][a-z0-9_]+$'),
+    every_minutes integer not null
+        constraint a_job_is_run_once_an_hour_at_least check (every_minutes between 1 and 60),
+    maximum_rows integer not null default 500
+        constraint a_job_is_done_in_batches check (maximum_rows between 1 and 10000),
+    maximum_seconds double precision not null default 2
+        constraint a_job_lets_others_have_their_turn check (maximum_seconds > 0 and maximum_seconds <= 60),
+    is_audited boolean not null default false,
+    last_succeeded_at timestamptz not null default now()
+);
+alter table care.jobs enable row level security;
+comment on table care.jobs is 'What time makes due, the most urgent first: due_function lists it, step_function does one of it.';
+comment on column care.jobs.due_function is 'With its schema; (at, maximum_rows) gives what is due now, each as text. A name, and no regproc: pg_upgrade refuses those in tables.';
+comment on column care.jobs.step_function is 'With its schema; (one of these, at) does it; whether there was something to do. It never waits for a patient.';
+comment on column care.jobs.every_minutes is '1: whenever anybody looks, which pg_cron does every minute.';
+comment on column care.jobs.maximum_seconds is 'A run ends after as long, wherever it is: the next one goes on.';
+comment on column care.jobs.last_succeeded_at is 'When it came to its end the last time, whatever became of single rows.';
+comment on column care.jobs.is_audited is 'What it did is noted in the audit, by number.';
+insert into care.jobs (id, position, due_function, step_function, every_minutes) values
+    ('advance_alerts', 10, 'care.alerts_to_advance', 'care.advance_alert', 1),
+    ('cancel_deliveries', 20, 'care.deliveries_to_cancel', 'care.cancel_delivery', 1),
+    ('note_silences', 30, 'care.silences_to_note', 'care.note_silence', 1),
+    ('end_silences', 40, 'care.silences_to_end', 'care.end_silence', 1),
+    ('expire_recordings', 50, 'care.recordings_to_expire', 'care.expire_recording', 1),
+    ('redecide_calls', 60, 'care.calls_to_redecide', 'care.redecide_call', 1),
+    ('match_calls', 70, 'care.calls_to_match', 'care.match_call', 1),
+    ('reassign_checks', 80, 'care.checks_to_reassign', 'care.reassign_check', 1),
+    ('delete_old_recordings', 110, 'care.old_recordings', 'care.delete_old_recording', 10),
+    ('delete_old_voiceprints', 120, 'voice.old_voiceprints', 'voice.delete_old_voiceprint', 10),
+    ('delete_old_baselines', 130, 'voice.old_baselines', 'voice.delete_old_baseline', 10),
+    ('delete_old_unmatched_calls', 140, 'care.old_unmatched_calls', 'care.delete_old_unmatched_call', 10),
+    ('delete_old_errors', 150, 'care.old_errors', 'care.delete_old_error', 10),
+    ('delete_old_deliveries', 160, 'care.old_deliveries', 'care.delete_old_delivery', 10),
+    ('delete_old_idempotency_keys', 170, 'care.old_idempotency_keys', 'care.delete_old_idempotency_key', 10);
+update care.jobs set is_audited = true where jobs.id like 'delete\_old\_%' and jobs.id <> 'delete_old_idempotency_keys';
+
+create table care.job_failures (
+    job text not null
+        constraint a_failure_is_of_a_job references care.jobs (id) on delete cascade,
+    subject text not null,
+    code text not null,
+    message text not null,
+    attempts integer not null default 1,
+    run_at timestamptz not null,
+    first_failed_at timestamptz not null,
+    last_failed_at timestamptz not null,
+    constraint job_failures_pkey primary key (job, subject)
+);
+alter table care.job_failures enable row level security;
+comment on table care.job_failures is 'What a job could not do, until it can: the operator''s.';
+comment on column care.job_failures.subject is 'What was due, as due_function gave it; empty: the list itself.';
+comment on column care.job_failures.code is 'The SQLSTATE.';
+comment on column care.job_failures.run_at is 'It is not tried again before this moment.';
+
+create function care.note_job_failure(job text, subject text, code text, message text, at timestamptz)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into care.job_failures as failure (job, subject, code, message, run_at, first_failed_at, last_failed_at)
+    values (
+        note_job_failure.job, note_job_failure.subject, note_job_failure.code, left(note_job_failure.message, 500),
+        note_job_failure.at + care.retry_wait(1), note_job_failure.at, note_job_failure.at
+    )
+    on conflict (job, subject) do update
+    set code = excluded.code,
+        message = excluded.message,
+        attempts = failure.attempts + 1,
+        run_at = excluded.last_failed_at + care.retry_wait(failure.attempts + 1),
+        last_failed_at = excluded.last_failed_at
+$$;
+comment on function care.note_job_failure is 'Keeps what went wrong; it is tried again after a wait that doubles. Called by care.run_job.';
+revoke execute on function care.note_job_failure from public;
+
+create function care.run_job(job text, at timestamptz default now())
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '500ms'
+as $$
+declare
+    listed text[];
+    due text[];
+    most integer;
+    item text;
+    was_due boolean;
+    done integer := 0;
+    running care.jobs;
+    begun_at constant timestamptz := clock_timestamp();
+begin
+    select jobs.* into running from care.jobs where jobs.id = run_job.job;
+    if not found then
+        raise exception using
+            errcode = 'PT404',
+            message = format('There is no job %s', run_job.job),
+            hint = 'Jobs are rows of care.jobs.';
+    end if;
+    if not pg_try_advisory_xact_lock(hashtext('care.run_job'), hashtext(running.id)) then
+        return null;
+    end if;
+    begin
+        -- What waits for another try takes no place of what is due.
+        most := running.maximum_rows + (select count(*) from care.job_failures where job_failures.job = running.id);
+        execute format('select array(select %s($1, $2))', running.due_function) into listed using run_job.at, most;
+        delete from care.job_failures
+        where job_failures.job = running.id
+            and (job_failures.subject = '' or (cardinality(listed) < most and job_failures.subject <> all (listed)));
+        due := array(
+            select subject
+            from unnest(listed) with ordinality as found (subject, turn)
+            where not exists (
+                select from care.job_failures
+                where job_failures.job = running.id and job_failures.subject = found.subject and job_failures.run_at > run_job.at
+            )
+            order by turn
+            limit running.maximum_rows
+        );
+    exception when others then
+        perform care.note_job_failure(running.id, '', sqlstate, sqlerrm, run_job.at);
+        return -1;
+    end;
+    foreach item in array due loop
+        begin
+            execute format('select %s($1, $2)', running.step_function) into was_due using item, run_job.at;
+            done := done + was_due::integer;
+            delete from care.job_failures where job_failures.job = running.id and job_failures.subject = item;
+        exception
+            when query_canceled then
+                -- The statement's time is over, and it was this one that took it: the others have the next run.
+                perform care.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
+                exit;
+            when others then
+                perform care.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
+        end;
+        exit when clock_timestamp() > begun_at + make_interval(secs => running.maximum_seconds);
+    end loop;
+    if done > 0 and running.is_audited then
+        perform care.note_audit('retention_enforced', running.id, null, jsonb_build_object('rows', done));
+    end if;
+    update care.jobs set last_succeeded_at = clock_timestamp() where jobs.id = running.id;
+    return done;
+end
+$$;
+comment on function care.run_job is
+    'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
+revoke execute on function care.run_job from public;
+grant execute on function care.run_job to retrocare_service, service_role;
+
+create function care.due_jobs(at timestamptz default now())
+returns setof text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select jobs.id
+    from care.jobs
+    where jobs.every_minutes = 1 or jobs.last_succeeded_at <= due_jobs.at - make_interval(mins => jobs.every_minutes)
+    order by jobs.position
+$$;
+comment on function care.due_jobs is
+    'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
+revoke execute on function care.due_jobs from public;
+grant execute on function care.due_jobs to retrocare_service, service_role;
+
+create function care.due_work(at timestamptz default now())
+returns table (recordings bigint, deliveries bigint, deletions bigint)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+        select
+            (select count(*) from care.recordings
+                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
+                    when 'leased' then recordings.leased_until < due_work.at end),
+            care.due_receipts(due_work.at) + (select count(*) from care.deliveries
+                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
+                    when 'leased' then deliveries.leased_until < due_work.at end),
+            care.due_deletions(due_work.at);
+end
+$$;
+comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
+revoke execute on function care.due_work from public;
+grant execute on function care.due_work to retrocare_service;
+
+create function care.wake_functions()
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    due record;
+begin
+    select due_work.* into due from care.due_work(now()) as due_work;
+    if due.recordings > 0 then
+        perform care.wake_up('collect-recordings', '{}');
+    end if;
+    if due.deliveries > 0 then
+        perform care.wake_up('notify-caregiver', '{}');
+    end if;
+    if due.deletions > 0 then
+        perform care.wake_up('delete-recordings', '{}');
+    end if;
+end
+$$;
+comment on function care.wake_functions is
+    'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
+revoke execute on function care.wake_functions from public;
+
+-- 9 Time passes: where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
+-- `retrocare start` does both.
+create function care.schedule_jobs()
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    job record;
+begin
+    if to_regprocedure('cron.schedule(text, text, text)') is null then
+        return false;
+    end if;
+    for job in select jobs.id, jobs.every_minutes from care.jobs loop
+        execute 'select cron.schedule($1, $2, $3)'
+        using
+            'retrocare-' || replace(job.id, '_', '-'),
+            case job.every_minutes when 1 then '* * * * *' else format('*/%s * * * *', job.every_minutes) end,
+            format('select care.run_job(%L)', job.id);
+    end loop;
+    execute 'select cron.schedule($1, $2, $3)'
+    using 'retrocare-wake-functions', '* * * * *', 'select care.wake_functions()';
+    execute 'select cron.schedule($1, $2, $3)'
+    using 'retrocare-provider-sweep', '*/5 * * * *', 'select care.wake_up(''collect-recordings'', ''{"sweep": true}'')';
+    return true;
+end
+$$;
+comment on function care.schedule_jobs is
+    'Schedules the jobs with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
+revoke execute on function care.schedule_jobs from public;
+
+select care.schedule_jobs();
+
+-- 92_operations.sql
+
+-- Operations: what an operator sees of all this: patients, set-up, and everything that waits for a person.
+
+create function care.patient_list()
+returns table (
+    id uuid,
+    name text,
+    timezone text,
+    voice_consent_at timestamptz,
+    open_flags text[],
+    sample_count integer,
+    is_provisional boolean,
+    last_call_at timestamptz,
+    last_anomaly_score double precision,
+    alert_level public.alert_level
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        patients.id,
+        patients.name,
+        patients.timezone,
+        patients.voice_consent_at,
+        patients.flags || array(
+            select health_flags.flag
+            from public.health_flags
+            where health_flags.patient_id = patients.id
+                and health_flags.started_at <= now()
+                and (health_flags.resolved_at is null or health_flags.resolved_at > now())
+            order by health_flags.started_at
+        ),
+        baseline.sample_count,
+        baseline.is_provisional,
+        (select max(call_logs."timestamp") from public.call_logs where call_logs.patient_id = patients.id),
+        last_log.anomaly_score,
+        alert.level
+    from public.patients
+    left join public.patient_voice_baseline as baseline
+        on baseline.patient_id = patients.id and baseline.encoder = voice.active_encoder()
+    left join lateral (
+        select voice_anomaly_logs.anomaly_score
+        from public.voice_anomaly_logs
+        where voice_anomaly_logs.patient_id = patients.id
+        order by voice_anomaly_logs."timestamp" desc
+        limit 1
+    ) as last_log on true
+    left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
+    order by patients.created_at, patients.id
+$$;
+comment on function care.patient_list is 'One row per patient, for the operator. Called by `retrocare patient list`.';
+revoke execute on function care.patient_list from public;
+grant execute on function care.patient_list to retrocare_service;
+
+create function care.row_counts(patient_id uuid)
+returns table (relation text, row_count bigint, detail text)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select 'public.call_logs', count(*), string_agg(distinct check_state::text, ', ' order by check_state::text)
+    from public.call_logs where call_logs.patient_id = row_counts.patient_id
+    union all
+    select 'voice.embeddings', count(*), 'vectors of ' || max(embeddings.dimension) || ' dimensions'
+    from voice.embeddings where embeddings.patient_id = row_counts.patient_id
+    union all
+    select 'voice.baselines', count(*), 'versions; the current one has '
+        || max(baselines.sample_count) filter (where superseded_at is null) || ' samples'
+    from voice.baselines where baselines.patient_id = row_counts.patient_id
+    union all
+    select 'public.voice_anomaly_logs', count(*), string_agg(distinct severity::text, ', ' order by severity::text)
+    from public.voice_anomaly_logs where voice_anomaly_logs.patient_id = row_counts.patient_id
+    union all
+    select 'public.daily_checkins', count(*), 'worst day ' || round(max(anomaly_score)::numeric, 2)
+    from public.daily_checkins where daily_checkins.patient_id = row_counts.patient_id
+    union all
+    select 'public.caregiver_alerts', count(*), string_agg(level || ', ' || state || ', repeated ' || repeat_count, '; ')
+    from public.caregiver_alerts where caregiver_alerts.patient_id = row_counts.patient_id
+$$;
+comment on function care.row_counts is 'What the database holds of one patient, table by table. Called by `retrocare demo`.';
+revoke execute on function care.row_counts from public;
+grant execute on function care.row_counts to retrocare_service;
+
+create function care.call_measures(call_log_id uuid)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select checks.quality
+    from care.checks
+    where checks.call_log_id = call_measures.call_log_id and checks.signal = 'voice' and not checks.is_backfill
+    order by checks.id desc
+    limit 1
+$$;
+comment on function care.call_measures is
+    'What was measured of a call''s recording; null: nothing. Definer: the service touches no table. Called by `retrocare check`.';
+revoke execute on function care.call_measures from public;
+grant execute on function care.call_measures to retrocare_service;
+
+create function care.setup_report()
 returns jsonb
 language plpgsql
 stable
@@ -9441,10 +9510,10 @@ begin
         'active_encoder', voice.active_encoder(),
         'channels', (
             select coalesce(jsonb_agg(delivery_channels.id order by delivery_channels.id), '[]')
-            from voice.delivery_channels
+            from care.delivery_channels
             where delivery_channels.is_enabled
         ),
-        'standing_keys', (select count(*) from voice.api_keys where api_keys.revoked_at is null),
+        'standing_keys', (select count(*) from care.api_keys where api_keys.revoked_at is null),
         'patients', (select count(*) from public.patients where patients.voice_consent_at is not null),
         'patients_without_reachable_caregiver', (
             select count(*)
@@ -9453,120 +9522,640 @@ begin
                 and not exists (
                     select
                     from public.patient_caregivers
-                    cross join lateral voice.caregiver_addresses(patient_caregivers)
+                    cross join lateral care.caregiver_addresses(patient_caregivers)
                     where patient_caregivers.patient_id = patients.id
                 )
         )
     );
 end
 $$;
-comment on function voice.setup_report is
+comment on function care.setup_report is
     'What is set up: applied migrations, the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
-revoke execute on function voice.setup_report from public;
-grant execute on function voice.setup_report to retrocare_service;
+revoke execute on function care.setup_report from public;
+grant execute on function care.setup_report to retrocare_service;
 
-create function voice.call_measures(call_log_id uuid)
+create type public.operator_issue_kind as enum (
+    'unmatched_call',           -- a report of nobody who is known: give the patient that phone or id
+    'unknown_ended_reason',     -- calls ended in a way that no row of care.ended_reasons knows: add one
+    'recording_delayed',        -- the copying fails, and is tried again
+    'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
+    'check_dead',               -- failed for good: `retrocare checks --requeue`
+    'backfill_dead',            -- recordings that a backfill could not embed: as for check_dead, or let them be
+    'delivery_delayed',         -- a message to a caregiver is refused, and tried again
+    'delivery_dead',            -- a message to a caregiver that will not be sent
+    'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
+    'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
+    'recordings_unusable',      -- several calls in a row that were not judged: they cannot be read or told apart (ask the provider), or
+                                -- the patient is flagged as unwell and has no baseline (end the flag)
+    'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
+    'job_failed',               -- a job could not do one thing, or list what is due, and tries again
+    'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
+);
+comment on type public.operator_issue_kind is 'What an operator must see to.';
+
+create function care.operator_issues()
+returns table (
+    kind public.operator_issue_kind,
+    patient_id uuid,
+    call_log_id uuid,
+    alert_id uuid,
+    subject text,
+    code text,
+    detail text,
+    occurred_at timestamptz
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select 'unmatched_call'::public.operator_issue_kind, null::uuid, null::uuid, null::uuid,
+        unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,
+        case when unmatched_calls.phone is null and unmatched_calls.report ->> 'patient_id' is null then 'names_nobody'
+            when (select count(*) from public.patients where patients.phone = unmatched_calls.phone) > 1 then 'number_of_several'
+            else 'patient_unknown' end,
+        null, unmatched_calls.received_at
+    from care.unmatched_calls
+    union all
+    select 'unknown_ended_reason', null, null, null, call_logs.ended_reason, 'ended_reason_unknown',
+        count(*) || ' calls', max(call_logs."timestamp")
+    from public.call_logs
+    where call_logs.check_reason = 'ended_reason_unknown'
+    group by call_logs.ended_reason
+    union all
+    select
+        case recordings.state when 'queued' then 'recording_delayed' else 'recording_lost' end::public.operator_issue_kind,
+        recordings.patient_id, recordings.call_log_id, null,
+        call_logs.provider || ' ' || call_logs.provider_call_id,
+        coalesce(recordings.error_code, recordings.state::text), recordings.error_message,
+        coalesce(recordings.finished_at, recordings.run_at)
+    from care.recordings
+    join public.call_logs on call_logs.id = recordings.call_log_id
+    where recordings.state in ('expired', 'refused') or (recordings.state = 'queued' and recordings.error_code is not null)
+    union all
+    select 'check_dead', checks.patient_id, checks.call_log_id, null, 'check ' || checks.id, checks.reason::text,
+        (select check_errors.message from care.check_errors where check_errors.check_id = checks.id order by check_errors.id desc limit 1),
+        checks.finished_at
+    from care.checks
+    where checks.state = 'dead'
+        and not checks.is_backfill
+        and not exists (
+            select from care.checks as newer
+            where newer.call_log_id = checks.call_log_id
+                and newer.signal = checks.signal
+                and newer.id > checks.id
+                and not newer.is_backfill
+        )
+    union all
+    select 'backfill_dead', null, null, null, checks.model, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
+    from care.checks
+    where checks.state = 'dead' and checks.is_backfill
+    group by checks.model
+    union all
+    select
+        case deliveries.state when 'queued' then 'delivery_delayed' else 'delivery_dead' end::public.operator_issue_kind,
+        caregiver_alerts.patient_id, null, deliveries.alert_id, deliveries.channel || ' ' || deliveries.id,
+        deliveries.error_code, deliveries.error_message, coalesce(deliveries.finished_at, deliveries.run_at)
+    from care.deliveries
+    join public.caregiver_alerts on caregiver_alerts.id = deliveries.alert_id
+    where deliveries.state = 'dead' or (deliveries.state = 'queued' and deliveries.error_code is not null)
+    union all
+    select 'alert_untold', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
+        'nobody_reachable', null, caregiver_alerts.opened_at
+    from public.caregiver_alerts
+    where caregiver_alerts.state in ('open', 'escalated')
+        and not exists (
+            select from care.deliveries
+            where deliveries.alert_id = caregiver_alerts.id and deliveries.state in ('queued', 'leased', 'accepted')
+        )
+    union all
+    select 'alert_unanswered', caregiver_alerts.patient_id, null, caregiver_alerts.id, caregiver_alerts.level::text,
+        'nobody_answers', caregiver_alerts.reminder_count || ' reminders', caregiver_alerts.last_raised_at
+    from public.caregiver_alerts
+    join care.alert_policies on alert_policies.level = caregiver_alerts.level
+    where caregiver_alerts.state = 'escalated' and caregiver_alerts.reminder_count >= alert_policies.maximum_reminders
+    union all
+    select 'recordings_unusable', unusable.patient_id, null, null, 'patient ' || unusable.patient_id, unusable.reason,
+        unusable.call_count || ' calls', unusable.last_at
+    from (
+        select call_logs.patient_id, count(*) as call_count, max(call_logs."timestamp") as last_at,
+            (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
+        from public.call_logs
+        where (call_logs.check_state = 'held'
+                or (call_logs.check_state = 'not_assessable'
+                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
+            and not exists (
+                select from public.call_logs as later
+                where later.patient_id = call_logs.patient_id
+                    and later."timestamp" > call_logs."timestamp"
+                    and later.check_state in ('scored', 'enrolled')
+            )
+        group by call_logs.patient_id
+    ) as unusable
+    where unusable.call_count >= (select settings.unusable_calls_in_a_row from care.settings)
+    union all
+    select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
+        deletions.attempts || ' attempts', deletions.created_at
+    from care.deletions
+    where deletions.state <> 'done' and deletions.error_code is not null and deletions.attempts >= 3
+    union all
+    select 'job_failed', null, null, null, rtrim(job_failures.job || ' ' || job_failures.subject), job_failures.code,
+        job_failures.message, job_failures.last_failed_at
+    from care.job_failures
+    union all
+    select 'jobs_late', null, null, null, string_agg(jobs.id, ', ' order by jobs.position), 'jobs_late',
+        count(*) || ' jobs', min(jobs.last_succeeded_at)
+    from care.jobs
+    where jobs.last_succeeded_at < now() - make_interval(mins => 15 + 3 * jobs.every_minutes)
+    having count(*) > 0
+$$;
+comment on function care.operator_issues is
+    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare operator_issues`.';
+revoke execute on function care.operator_issues from public;
+grant execute on function care.operator_issues to retrocare_service, service_role;
+
+create view public.operator_issues
+with (security_invoker = true)
+as
+select operator_issues.kind, operator_issues.patient_id, operator_issues.call_log_id, operator_issues.alert_id, operator_issues.subject, operator_issues.code,
+    operator_issues.detail, operator_issues.occurred_at
+from care.operator_issues() as operator_issues;
+comment on view public.operator_issues is 'For operators (service_role): everything that waits for them, one row each; operator_issue_kind says what to do.';
+comment on column public.operator_issues.subject is 'What it is about: a call of the provider, a reason, a check, a delivery, a level.';
+revoke all on public.operator_issues from anon, authenticated, service_role;
+grant select on public.operator_issues to service_role;
+
+-- 95_api.sql
+
+-- The API: what caregivers, edge functions and integrators call over the Data API. The bodies are bound when they are created:
+-- nobody needs USAGE on a private schema.
+
+create function public.upsert_call(
+    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
+    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
+    summary text default null
+)
+returns uuid
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.upsert_call(
+        upsert_call.patient_id, upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
+        upsert_call.recording_channel, upsert_call.occurred_at, upsert_call.ended_reason, upsert_call.summary);
+end;
+comment on function public.upsert_call is
+    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.';
+revoke execute on function public.upsert_call from public, anon, authenticated;
+grant execute on function public.upsert_call to service_role;
+
+create function public.acknowledge_alert(alert_id uuid)
+returns public.caregiver_alerts
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.acknowledge_alert(acknowledge_alert.alert_id, now());
+end;
+comment on function public.acknowledge_alert is
+    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.';
+revoke execute on function public.acknowledge_alert from public, anon;
+grant execute on function public.acknowledge_alert to authenticated, service_role;
+
+create function public.snooze_alert(alert_id uuid, until timestamptz)
+returns public.caregiver_alerts
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.snooze_alert(snooze_alert.alert_id, snooze_alert.until, now());
+end;
+comment on function public.snooze_alert is
+    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.';
+revoke execute on function public.snooze_alert from public, anon, service_role;
+grant execute on function public.snooze_alert to authenticated;
+
+create function public.resolve_alert(alert_id uuid, outcome public.alert_outcome, notes text default null)
+returns public.caregiver_alerts
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.resolve_alert(resolve_alert.alert_id, resolve_alert.outcome, resolve_alert.notes, now());
+end;
+comment on function public.resolve_alert is
+    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.';
+revoke execute on function public.resolve_alert from public, anon;
+grant execute on function public.resolve_alert to authenticated, service_role;
+
+create function public.claim_receipts(count integer, at timestamptz default now())
+returns setof public.receipt_claim
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.claim_receipts(claim_receipts.count, claim_receipts.at);
+end;
+comment on function public.claim_receipts is
+    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.';
+revoke execute on function public.claim_receipts from public, anon, authenticated;
+grant execute on function public.claim_receipts to service_role;
+
+create function public.finish_receipt(
+    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
+)
+returns public.delivery_state
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.finish_receipt(
+        finish_receipt.delivery_id, finish_receipt.is_delivered, finish_receipt.message, finish_receipt.at);
+end;
+comment on function public.finish_receipt is
+    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.';
+revoke execute on function public.finish_receipt from public, anon, authenticated;
+grant execute on function public.finish_receipt to service_role;
+
+create function public.receive_call_report(
+    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
+    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
+    summary text default null, recording_url text default null, recording_url_channel text default null,
+    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
+    is_recording_consented boolean default null, at timestamptz default now()
+)
+returns public.received_call
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.receive_call_report(
+        receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id,
+        receive_call_report.phone, receive_call_report.started_at, receive_call_report.ended_at,
+        receive_call_report.ended_reason, receive_call_report.summary, receive_call_report.recording_url,
+        receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
+        receive_call_report.speech_intervals, receive_call_report.is_recording_consented, receive_call_report.at);
+end;
+comment on function public.receive_call_report is
+    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.';
+revoke execute on function public.receive_call_report from public, anon, authenticated;
+grant execute on function public.receive_call_report to service_role;
+
+create function public.unreported_calls(provider text, provider_call_ids text[])
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.unreported_calls(unreported_calls.provider, unreported_calls.provider_call_ids);
+end;
+comment on function public.unreported_calls is 'For functions/collect-recordings (service_role): those of these calls that nobody has reported.';
+revoke execute on function public.unreported_calls from public, anon, authenticated;
+grant execute on function public.unreported_calls to service_role;
+
+create function public.reconcile_since(provider text, at timestamptz default now())
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.reconcile_since(reconcile_since.provider, reconcile_since.at);
+end;
+comment on function public.reconcile_since is 'For functions/collect-recordings (service_role): from when on to list the provider''s calls.';
+revoke execute on function public.reconcile_since from public, anon, authenticated;
+grant execute on function public.reconcile_since to service_role;
+
+create function public.finish_reconciliation(provider text, until timestamptz)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.finish_reconciliation(finish_reconciliation.provider, finish_reconciliation.until);
+end;
+comment on function public.finish_reconciliation is 'For functions/collect-recordings (service_role): every call made before until was asked for.';
+revoke execute on function public.finish_reconciliation from public, anon, authenticated;
+grant execute on function public.finish_reconciliation to service_role;
+
+create function public.claim_recordings(
+    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
+)
+returns setof public.recording_claim
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.claim_recordings(
+        claim_recordings.worker, claim_recordings.count, claim_recordings.lease_seconds, claim_recordings.call_log_id,
+        claim_recordings.at);
+end;
+comment on function public.claim_recordings is 'For functions/collect-recordings (service_role): recordings that are due.';
+revoke execute on function public.claim_recordings from public, anon, authenticated;
+grant execute on function public.claim_recordings to service_role;
+
+create function public.store_recording(
+    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
+)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.store_recording(
+        store_recording.call_log_id, store_recording.lease_token, store_recording.recording_ref,
+        store_recording.recording_channel, store_recording.speech_intervals);
+end;
+comment on function public.store_recording is
+    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.';
+revoke execute on function public.store_recording from public, anon, authenticated;
+grant execute on function public.store_recording to service_role;
+
+create function public.fail_recording(
+    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
+)
+returns public.recording_state
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.fail_recording(
+        fail_recording.call_log_id, fail_recording.lease_token, fail_recording.code, fail_recording.message,
+        fail_recording.is_permanent, fail_recording.at);
+end;
+comment on function public.fail_recording is
+    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.';
+revoke execute on function public.fail_recording from public, anon, authenticated;
+grant execute on function public.fail_recording to service_role;
+
+create function public.claim_deliveries(
+    worker text, count integer, lease_seconds double precision, at timestamptz default now()
+)
+returns setof public.delivery_claim
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.claim_deliveries(
+        claim_deliveries.worker, claim_deliveries.count, claim_deliveries.lease_seconds, claim_deliveries.at);
+end;
+comment on function public.claim_deliveries is 'For functions/notify-caregiver (service_role): messages that are due.';
+revoke execute on function public.claim_deliveries from public, anon, authenticated;
+grant execute on function public.claim_deliveries to service_role;
+
+create function public.finish_delivery(
+    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
+)
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.finish_delivery(
+        finish_delivery.delivery_id, finish_delivery.lease_token, finish_delivery.provider_message_id, finish_delivery.at);
+end;
+comment on function public.finish_delivery is
+    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.';
+revoke execute on function public.finish_delivery from public, anon, authenticated;
+grant execute on function public.finish_delivery to service_role;
+
+create function public.fail_delivery(
+    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean,
+    may_have_been_sent boolean default false, at timestamptz default now()
+)
+returns public.delivery_state
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.fail_delivery(
+        fail_delivery.delivery_id, fail_delivery.lease_token, fail_delivery.code, fail_delivery.message,
+        fail_delivery.is_permanent, fail_delivery.may_have_been_sent, fail_delivery.at);
+end;
+comment on function public.fail_delivery is
+    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.';
+revoke execute on function public.fail_delivery from public, anon, authenticated;
+grant execute on function public.fail_delivery to service_role;
+
+create function public.run_job(job text, at timestamptz default now())
+returns integer
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.run_job(run_job.job, run_job.at);
+end;
+comment on function public.run_job is
+    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.';
+revoke execute on function public.run_job from public, anon, authenticated;
+grant execute on function public.run_job to service_role;
+
+create function public.match_voices(
+    embedding extensions.vector, encoder text default null, count integer default 5,
+    min_similarity double precision default null
+)
+returns setof public.voice_match
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select voice.match_voices(
+        match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
+end;
+comment on function public.match_voices is
+    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.';
+revoke execute on function public.match_voices from public, anon, authenticated;
+grant execute on function public.match_voices to service_role;
+
+create function public.record_consent(
+    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
+)
+returns public.consents
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.record_consent(
+        record_consent.patient_id, record_consent.evidence, record_consent.given_at, record_consent.scope);
+end;
+comment on function public.record_consent is
+    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.';
+revoke execute on function public.record_consent from public, anon;
+grant execute on function public.record_consent to authenticated, service_role;
+
+create function public.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.withdraw_consent(withdraw_consent.patient_id, withdraw_consent.scope);
+end;
+comment on function public.withdraw_consent is
+    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.';
+revoke execute on function public.withdraw_consent from public, anon;
+grant execute on function public.withdraw_consent to authenticated, service_role;
+
+create function public.export_patient(patient_id uuid)
 returns jsonb
 language sql
-stable
-security definer
+volatile
 set search_path = pg_catalog, pg_temp
-as $$
-    select checks.quality
-    from voice.checks
-    where checks.call_log_id = call_measures.call_log_id and not checks.is_backfill
-    order by checks.id desc
-    limit 1
-$$;
-comment on function voice.call_measures is
-    'What was measured of a call''s recording; null: nothing. Definer: the service touches no table. Called by `retrocare check`.';
-revoke execute on function voice.call_measures from public;
-grant execute on function voice.call_measures to retrocare_service;
+begin atomic
+    select care.export_patient(export_patient.patient_id);
+end;
+comment on function public.export_patient is
+    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.';
+revoke execute on function public.export_patient from public, anon;
+grant execute on function public.export_patient to authenticated, service_role;
 
--- 60_access.sql
-
--- Access: what the signed-in caregiver may read. Row level security is on beside each CREATE; whatever no policy allows is
--- refused. `anon` reads nothing. `service_role` passes row level security and has the grants that stand beside each CREATE.
-
-create function voice.patients_of_caller(minimum_role public.caregiver_role)
-returns setof uuid
+create function public.read_recording(call_log_id uuid)
+returns text
 language sql
-stable
-security definer
+volatile
 set search_path = pg_catalog, pg_temp
-as $$
-    select patient_caregivers.patient_id
-    from public.patient_caregivers
-    where patient_caregivers.user_id = (select auth.uid())
-        and patient_caregivers.role >= patients_of_caller.minimum_role
-$$;
-comment on function voice.patients_of_caller is
-    'The patients of the signed-in caregiver, where the role is this or a later one of public.caregiver_role; of nobody, none. Definer: who cares for whom is asked here, not through the policies that ask it. In a policy: `patient_id = any (array(select ...))`, which is worked out once a query and which an index serves.';
-revoke execute on function voice.patients_of_caller from public;
-grant execute on function voice.patients_of_caller to authenticated;
+begin atomic
+    select care.read_recording(read_recording.call_log_id);
+end;
+comment on function public.read_recording is
+    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.';
+revoke execute on function public.read_recording from public, anon, service_role;
+grant execute on function public.read_recording to authenticated;
 
-create policy caregivers_see_themselves_and_the_primary_all_of_them on public.patient_caregivers
-    for select to authenticated
-    using (
-        user_id = (select auth.uid())
-        or patient_id = any (array(select voice.patients_of_caller('primary')))
-    );
+create function public.erase_patient_voice(patient_id uuid, reason text)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.erase_patient_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
+end;
+comment on function public.erase_patient_voice is 'For the privacy officer (service_role): erases a voice, and ends the consent to it.';
+revoke execute on function public.erase_patient_voice from public, anon, authenticated;
+grant execute on function public.erase_patient_voice to service_role;
 
-create policy caregivers_read_their_patients on public.patients
-    for select to authenticated
-    using (id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.erase_patient(patient_id uuid, reason text)
+returns jsonb
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.erase_patient(erase_patient.patient_id, erase_patient.reason);
+end;
+comment on function public.erase_patient is 'For the privacy officer (service_role): erases a person, but for the audit.';
+revoke execute on function public.erase_patient from public, anon, authenticated;
+grant execute on function public.erase_patient to service_role;
 
-create policy caregivers_read_their_patients_calls on public.call_logs
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
+returns setof public.deletion_claim
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.claim_deletions(
+        claim_deletions.worker, claim_deletions.count, claim_deletions.lease_seconds, claim_deletions.at);
+end;
+comment on function public.claim_deletions is 'For functions/delete-recordings (service_role): deletions that are due.';
+revoke execute on function public.claim_deletions from public, anon, authenticated;
+grant execute on function public.claim_deletions to service_role;
 
-create policy caregivers_read_their_patients_flags on public.health_flags
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
+returns boolean
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.finish_deletion(finish_deletion.deletion_id, finish_deletion.lease_token, finish_deletion.at);
+end;
+comment on function public.finish_deletion is 'For functions/delete-recordings (service_role): it is gone.';
+revoke execute on function public.finish_deletion from public, anon, authenticated;
+grant execute on function public.finish_deletion to service_role;
 
-create policy caregivers_read_their_patients_checkins on public.daily_checkins
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.fail_deletion(fail_deletion.deletion_id, fail_deletion.lease_token, fail_deletion.code, fail_deletion.at);
+end;
+comment on function public.fail_deletion is 'For functions/delete-recordings (service_role): it is not gone.';
+revoke execute on function public.fail_deletion from public, anon, authenticated;
+grant execute on function public.fail_deletion to service_role;
 
-create policy caregivers_read_their_patients_logs on public.voice_anomaly_logs
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.set_my_preferences(
+    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
+)
+returns public.patient_caregivers
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.set_my_preferences(
+        set_my_preferences.patient_id, set_my_preferences.patient_known_as, set_my_preferences.language,
+        set_my_preferences.timezone, set_my_preferences.quiet_from, set_my_preferences.quiet_until);
+end;
+comment on function public.set_my_preferences is
+    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.';
+revoke execute on function public.set_my_preferences from public, anon, service_role;
+grant execute on function public.set_my_preferences to authenticated;
 
-create policy caregivers_write_notes_on_their_patients_logs on public.voice_anomaly_logs
-    for update to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('family'))));
+create function public.add_caregiver(
+    patient_id uuid,
+    role public.caregiver_role,
+    name text,
+    phone text default null,
+    webhook_url text default null,
+    user_id uuid default null,
+    patient_known_as text default null
+)
+returns public.patient_caregivers
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.add_caregiver(
+        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
+        add_caregiver.user_id, add_caregiver.patient_known_as);
+end;
+comment on function public.add_caregiver is
+    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.';
+revoke execute on function public.add_caregiver from public, anon, service_role;
+grant execute on function public.add_caregiver to authenticated;
 
-create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.change_caregiver(
+    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
+)
+returns public.patient_caregivers
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.change_caregiver(
+        change_caregiver.caregiver_id, change_caregiver.role, change_caregiver.name, change_caregiver.phone,
+        change_caregiver.webhook_url, change_caregiver.user_id, change_caregiver.patient_known_as);
+end;
+comment on function public.change_caregiver is
+    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.';
+revoke execute on function public.change_caregiver from public, anon, service_role;
+grant execute on function public.change_caregiver to authenticated;
 
-create policy caregivers_read_their_patients_alert_changes on public.alert_changes
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+create function public.remove_caregiver(caregiver_id uuid)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select care.remove_caregiver(remove_caregiver.caregiver_id);
+end;
+comment on function public.remove_caregiver is
+    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.';
+revoke execute on function public.remove_caregiver from public, anon, service_role;
+grant execute on function public.remove_caregiver to authenticated;
 
-create policy caregivers_read_their_patients_consents on public.voice_consents
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
+-- 96_access.sql
 
-create policy caregivers_read_their_patients_baselines on voice.baselines
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
-
-create policy caregivers_read_their_patients_checks on voice.checks
-    for select to authenticated
-    using (patient_id = any (array(select voice.patients_of_caller('viewer'))));
-
-create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
-    for select to authenticated
-    using (true);
-
-create policy caregivers_read_what_their_patients_were_judged_by on public.scoring_policies
-    for select to authenticated
-    using (true);
-
-create policy caregivers_read_when_a_patient_counts_as_silent on voice.settings
-    for select to authenticated
-    using (true);
+-- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and
+-- `service_role` passes row level security.
 
 -- Recordings lie in Storage as <patient_id>/<call_log_id>.wav: whoever may play them may read them there, and nothing more.
 do $$
@@ -9581,7 +10170,7 @@ begin
             for select to authenticated
             using (
                 bucket_id = 'voice-recordings'
-                and split_part(name, '/', 1) = any (array(select voice.patients_of_caller('family')::text))
+                and split_part(name, '/', 1) = any (array(select care.patients_of_caller('family')::text))
             );
     end if;
 exception when insufficient_privilege then
@@ -9613,34 +10202,30 @@ begin
 end
 $$;
 
--- The address of a recording is a key to it: whoever may write it need not read it.
-grant select (
-    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
-    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
-) on public.call_logs to service_role;
+-- 99_triggers.sql
 
--- 61_wiring.sql
+-- Triggers: every one of them, in firing order. A reader's question is "what happens next?".
 
 -- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
 -- 1 A finished call is worth judging: its recording is to be copied.
 create trigger recording_doorbell
-    after insert on voice.recordings
+    after insert on care.recordings
     for each statement
-    execute function voice.ring_doorbell('collect-recordings');
+    execute function care.on_new_work('collect-recordings');
 
 -- 2 When the patient spoke is written: what is no list of times is forgotten, before anybody reads it.
 create trigger garbled_intervals_are_forgotten
     before insert or update of speech_intervals on public.call_logs
     for each row
     when (new.speech_intervals is not null)
-    execute function voice.forget_garbled_intervals();
+    execute function care.forget_garbled_intervals();
 
 --   It began before now, and stays with its patient.
 create trigger impossible_calls_are_refused
     before insert or update of "timestamp", patient_id on public.call_logs
     for each row
-    execute function voice.refuse_impossible_call();
+    execute function care.refuse_impossible_call();
 
 --   A call's recording is here: its check is queued, in the same transaction.
 create trigger request_check_with_the_call
@@ -9655,75 +10240,97 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, unless it is a backfill's, and the service is asked to look.
+-- 3 A check is made or ends: its call shows it, where it is of the voice and no backfill's, and the service is asked to look.
 create trigger check_requested
-    after insert on voice.checks
+    after insert on care.checks
     for each row
-    when (not new.is_backfill)
-    execute function voice.on_check_state();
+    when (new.signal = 'voice' and not new.is_backfill)
+    execute function care.on_check_state();
 
 create trigger doorbell
-    after insert on voice.checks
+    after insert on care.checks
     for each statement
-    execute function voice.ring_doorbell('wake');
+    execute function care.on_new_work('wake');
 
 create trigger check_moved
-    after update of state on voice.checks
+    after update of state on care.checks
     for each row
-    when (not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
-    execute function voice.on_check_state();
+    when (new.signal = 'voice' and not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
+    execute function care.on_check_state();
 
 -- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
 create trigger alert_changed
     after insert on public.alert_changes
     for each row
-    execute function voice.on_alert_change();
+    execute function care.on_alert_change();
 
 create trigger delivery_doorbell
-    after insert on voice.deliveries
+    after insert on care.deliveries
     for each statement
-    execute function voice.ring_doorbell('notify-caregiver');
+    execute function care.on_new_work('notify-caregiver');
 
 create trigger alert_changes_never_change
     before update of alert_id, patient_id, change, level, cause, actor, snoozed_until, outcome, changed_at
     on public.alert_changes
     for each row
-    execute function voice.refuse_change();
+    execute function care.refuse_change();
+
+create trigger judgement_told
+    after update of alert_sent on public.judgements
+    for each row
+    when (new.signal = 'voice' and new.alert_sent <> old.alert_sent)
+    execute function voice.on_judgement_told();
 
 -- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
 create trigger consent_of_a_new_patient
     after insert on public.patients
     for each row
     when (new.voice_consent_at is not null)
-    execute function voice.on_consent();
+    execute function care.on_consent();
 
 create trigger consent_changed
     after update of voice_consent_at on public.patients
     for each row
     when ((old.voice_consent_at is null) <> (new.voice_consent_at is null))
-    execute function voice.on_consent();
+    execute function care.on_consent();
+
+create trigger consent_given
+    after insert on public.consents
+    for each row
+    execute function care.on_consent_given();
+
+create trigger consents_withdrawn
+    after update on public.consents
+    referencing old table as before new table as after
+    for each statement
+    execute function care.on_consents_withdrawn();
 
 --   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
 create trigger a_deleted_patient_is_erased
     before delete on public.patients
     for each row
-    execute function voice.on_patient_deleted();
+    execute function care.on_patient_deleted();
 
 create trigger a_deleted_call_leaves_nothing
+    before delete on public.call_logs
+    for each row
+    execute function care.on_call_deleted();
+
+create trigger a_deleted_call_leaves_the_baselines
     before delete on public.call_logs
     for each row
     execute function voice.on_call_deleted();
 
 create trigger deletion_doorbell
-    after insert on voice.deletions
+    after insert on care.deletions
     for each statement
-    execute function voice.ring_doorbell('delete-recordings');
+    execute function care.on_new_work('delete-recordings');
 
 -- 6 A health flag is noted or moved: the samples that it covers leave the baselines.
 create trigger a_flagged_patient_is_locked
     before insert or update of patient_id, started_at, resolved_at on public.health_flags
     for each row
-    execute function voice.lock_flagged_patient();
+    execute function care.lock_flagged_patient();
 
 create trigger health_flag_noted
     after insert or update of patient_id, started_at, resolved_at on public.health_flags
@@ -9741,43 +10348,53 @@ create trigger baselines_never_change
     before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
     on voice.baselines
     for each row
-    execute function voice.refuse_change();
+    execute function care.refuse_change();
 
 create trigger baseline_samples_never_change
     before update on voice.baseline_samples
     for each row
-    execute function voice.refuse_change();
+    execute function care.refuse_change();
 
 -- 8 What matters is noted in the audit, and the audit is only ever added to.
 create trigger patients_are_audited
     after insert or update or delete on public.patients
     for each row
-    execute function voice.audit_change('id');
+    execute function care.audit_change('id');
 
 create trigger caregivers_are_audited
     after insert or update or delete on public.patient_caregivers
     for each row
-    execute function voice.audit_change('id', 'role');
+    execute function care.audit_change('id', 'role');
 
 create trigger health_flags_are_audited
     after insert or update or delete on public.health_flags
     for each row
-    execute function voice.audit_change('id');
+    execute function care.audit_change('id');
 
 create trigger notes_are_audited
     after update of notes or delete on public.voice_anomaly_logs
     for each row
-    execute function voice.audit_change('id');
+    execute function care.audit_change('id');
 
 create trigger keys_are_audited
-    after insert or update of name, scopes, revoked_at or delete on voice.api_keys
+    after insert or update of name, scopes, revoked_at or delete on care.api_keys
     for each row
-    execute function voice.audit_change('id', 'name', 'scopes', 'revoked_at');
+    execute function care.audit_change('id', 'name', 'scopes', 'revoked_at');
 
 create trigger calls_that_are_deleted_are_audited
     after delete on public.call_logs
     for each row
-    execute function voice.audit_change('id');
+    execute function care.audit_change('id');
+
+create trigger audit_log_is_only_added_to
+    before update or delete or truncate on care.audit_log
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger tombstones_are_only_added_to
+    before update or delete or truncate on care.tombstones
+    for each statement
+    execute function care.refuse_rewriting();
 
 do $$
 declare
@@ -9785,13 +10402,13 @@ declare
 begin
     for audited in
         select * from (values
-            ('encoders', 'id'), ('policies', 'encoder'), ('settings', 'is_only'), ('alert_policies', 'level'),
-            ('ended_reasons', 'pattern'), ('retention_policies', 'subject'), ('delivery_channels', 'id')
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('care.alert_policies', 'level'),
+            ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop
         execute format(
-            'create trigger rules_are_audited after insert or update or delete on voice.%I
-             for each row execute function voice.audit_change(%s)',
+            'create trigger rules_are_audited after insert or update or delete on %s
+             for each row execute function care.audit_change(%s)',
             audited.name,
             (
                 select string_agg(quote_literal(column_name), ', ')
@@ -9800,52 +10417,9 @@ begin
                     union all
                     select attname::text
                     from pg_catalog.pg_attribute
-                    where attrelid = ('voice.' || audited.name)::regclass and attnum > 0 and not attisdropped
+                    where attrelid = audited.name::regclass and attnum > 0 and not attisdropped
                 ) as columns
             ));
     end loop;
 end
 $$;
-
-create trigger audit_log_is_only_added_to
-    before update or delete or truncate on voice.audit_log
-    for each statement
-    execute function voice.refuse_rewriting();
-
-create trigger tombstones_are_only_added_to
-    before update or delete or truncate on voice.tombstones
-    for each statement
-    execute function voice.refuse_rewriting();
-
--- 9 Time passes: where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
--- `retrocare start` does both.
-create function voice.schedule_jobs()
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    job record;
-begin
-    if to_regprocedure('cron.schedule(text, text, text)') is null then
-        return false;
-    end if;
-    for job in select jobs.id, jobs.every_minutes from voice.jobs loop
-        execute 'select cron.schedule($1, $2, $3)'
-        using
-            'retrocare-' || replace(job.id, '_', '-'),
-            case job.every_minutes when 1 then '* * * * *' else format('*/%s * * * *', job.every_minutes) end,
-            format('select voice.run_job(%L)', job.id);
-    end loop;
-    execute 'select cron.schedule($1, $2, $3)'
-    using 'retrocare-wake-functions', '* * * * *', 'select voice.wake_functions()';
-    execute 'select cron.schedule($1, $2, $3)'
-    using 'retrocare-provider-sweep', '*/5 * * * *', 'select voice.ring(''collect-recordings'', ''{"sweep": true}'')';
-    return true;
-end
-$$;
-comment on function voice.schedule_jobs is
-    'Schedules the jobs with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
-revoke execute on function voice.schedule_jobs from public;
-select voice.schedule_jobs();

@@ -53,7 +53,7 @@ def joined(*parts: Field) -> Field:
 
 
 def uuids(random: np.random.Generator, rows: int, at: npt.NDArray[np.float64] | None = None) -> Ids:
-    """Give random uuids or, where these Unix times are given, such as ``voice.rising_uuid`` makes."""
+    """Give random uuids or, where these Unix times are given, such as ``care.uuid_v7`` makes."""
     made = random.integers(0, 256, (rows, 16), np.uint8)
     if at is not None:
         made[:, :6] = numbers(at * 1_000, ">i8")[:, 2:]

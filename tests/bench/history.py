@@ -33,7 +33,7 @@ from databases import Connection
 ENCODER, DIMENSION = "ecapa-voxceleb-v1", 192
 TABLES = (
     "public.patients", "public.call_logs", "voice.embeddings", "voice.baselines", "voice.baseline_samples",
-    "public.voice_anomaly_logs", "voice.checks",
+    "public.voice_anomaly_logs", "care.checks",
 )  # fmt: skip
 BATCH = 20_000
 SAMPLES = 5  # the first calls of each patient
@@ -104,7 +104,7 @@ def load_calls(connection: Connection, patients: int, calls: int) -> tuple[Vecto
         "public.call_logs": _call_logs,
         "voice.embeddings": _embeddings,
         "public.voice_anomaly_logs": lambda batch: _logs(batch, policy_id),
-        "voice.checks": _checks,
+        "care.checks": _checks,
     }
     with without_rules(connection, *TABLES):
         copy_rows(connection, "public.patients", patients, iter([_patients(everybody)]))

@@ -17,8 +17,9 @@ READS = {
     "caregiver_patients, all": "select * from caregiver_patients order by known_as",
     "caregiver_patients, one": "select * from caregiver_patients where patient_id = %(patient_id)s",
     "voice_timeline, newest 100": f"select * from voice_timeline {NEWEST.format('called_at')}",
-    "voice_alerts, newest 100": f"select * from voice_alerts {NEWEST.format('opened_at')}",
-    "voice_alerts, inbox": "select * from voice_alerts order by resolved_at desc nulls first, opened_at desc limit 100",
+    "alert_history, newest 100": f"select * from alert_history {NEWEST.format('opened_at')}",
+    "alert_history, inbox": """select * from alert_history
+        order by resolved_at desc nulls first, opened_at desc limit 100""",
     "recent_anomaly_logs, newest 100": 'select * from recent_anomaly_logs order by "timestamp" desc limit 100',
     "recent_anomaly_logs, one": f"""select * from recent_anomaly_logs {NEWEST.format('"timestamp"')}""",
     "patient_voice_baseline, all": "select * from patient_voice_baseline",
@@ -131,7 +132,7 @@ def _load(database: Database, first: int, last: int) -> None:
                select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', false, 'test-v1',
                    baseline_id, 1, false, false, (select voice.scoring_policy_id(policies) from voice.policies)
                from made where is_scored""",
-            """insert into voice.checks (call_log_id, patient_id, encoder, state, snr_db, quality, finished_at)
+            """insert into care.checks (call_log_id, patient_id, encoder, state, snr_db, quality, finished_at)
                select call_log_id, patient_id, 'test-v1', 'scored', 30, '{"agreement": 0.9}', at
                from made where is_scored""",
             """insert into public.caregiver_alerts (

@@ -21,14 +21,14 @@ def offer(records: Records, host: RecordingHost, content: str, patient_id: UUID 
 
 
 def all_ended(records: Records) -> bool:
-    return bool(records.one("select count(*) = 0 from voice.checks where state in ('queued', 'leased')"))
+    return bool(records.one("select count(*) = 0 from care.checks where state in ('queued', 'leased')"))
 
 
 def a_recording_that_kills(database: Database, neighbours: int = 6) -> Told:
     """A file that aborts the process ends dead after all its attempts; its neighbours are done, none spent twice."""
     records = Records(database)
     records.register()
-    attempts = records.one("select maximum_attempts from voice.settings")
+    attempts = records.one("select maximum_attempts from care.settings")
     with recording_host() as host:
         calls = [offer(records, host, "0.9") for _ in range(neighbours // 2)]
         poison = offer(records, host, "0.9 ABORT")
@@ -41,7 +41,7 @@ def a_recording_that_kills(database: Database, neighbours: int = 6) -> Told:
                     crashes += 1
                     child.start()
                 time.sleep(0.05)
-    ended = {row["call_log_id"]: row for row in records.rows("select * from voice.checks")}
+    ended = {row["call_log_id"]: row for row in records.rows("select * from care.checks")}
     killer = ended.pop(poison)
     assert (killer["state"], killer["reason"], killer["attempts"]) == ("dead", "attempts_exhausted", attempts), killer
     assert {row["state"] for row in ended.values()} == {"enrolled"}
@@ -61,16 +61,16 @@ def a_worker_that_sleeps_through_its_lease(database: Database) -> Told:
             other.kill()
             until(lambda: sleeper.said("worker_started"), "the first worker has started")
             call_log_id = offer(records, host, "0.9 SLOW")
-            held = "select lease_token from voice.checks where state = 'leased'"
+            held = "select lease_token from care.checks where state = 'leased'"
             until(lambda: sleeper.said("fetch") and records.rows(held), "the first worker holds the check")
             first = records.one(held)
             sleeper.send(signal.SIGSTOP)
             other.start()
             until(lambda: all_ended(records), "the second worker has finished")
-            second = records.row("select lease_token, state, attempts from voice.checks")
+            second = records.row("select lease_token, state, attempts from care.checks")
             sleeper.send(signal.SIGCONT)
             until(lambda: sleeper.said("not_settled"), "the first worker was refused")
-            after = records.row("select lease_token, state, attempts from voice.checks")
+            after = records.row("select lease_token, state, attempts from care.checks")
     assert first != second["lease_token"]
     assert after == second, "the sleeper changed what another had finished"
     assert second["state"] == "enrolled"

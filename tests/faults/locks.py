@@ -23,95 +23,95 @@ STATEMENT_SECONDS = 20  # no statement takes a tenth of it, unless it waits for 
 STUCK = {"40P01": "deadlock", "57014": "statement time-out", "55P03": "lock time-out"}
 
 # What each connection does, by the function that it hunts. Of the rows that there are, one is taken at random.
-LEASED = "from voice.{0} where state = 'leased' order by random() limit 1"
+LEASED = "from care.{0} where state = 'leased' order by random() limit 1"
 SOMEBODY = "(select id from public.patients order by random() limit 1)"
 SOME_ACCOUNT = "select user_id from public.patient_caregivers where user_id is not null order by random() limit 1"
 SOME_CALL = "(select id from public.call_logs order by random() limit 1)"
 VOICE = "format('[%%s,%%s,0]', cos(a), sin(a))::extensions.vector"
 ACTIONS = {
-    "abstain_check": "select voice.abstain_check(id, lease_token, 'no_speech', '{}') " + LEASED.format("checks"),
-    "acknowledge_alert": "select voice.acknowledge_alert(id) from public.caregiver_alerts order by random() limit 1",
-    "activate_encoder": "select voice.activate_encoder(id, true) from voice.encoders where not is_active limit 1",
-    "add_api_key": "select voice.add_api_key(gen_random_uuid()::text, '{read}', sha256(random()::text::bytea))",
-    "add_caregiver": f"select voice.add_caregiver({SOMEBODY}, 'family', 'Somebody', '+4930123456', null, null, null)",
-    "add_patient": """select voice.add_patient('Ana', 'UTC', true, 'a form')
+    "abstain_check": "select care.abstain_check(id, lease_token, 'no_speech', '{}') " + LEASED.format("checks"),
+    "acknowledge_alert": "select care.acknowledge_alert(id) from public.caregiver_alerts order by random() limit 1",
+    "activate_encoder": "select voice.activate_encoder(id, true) from care.models where not is_active limit 1",
+    "add_api_key": "select care.add_api_key(gen_random_uuid()::text, '{read}', sha256(random()::text::bytea))",
+    "add_caregiver": f"select care.add_caregiver({SOMEBODY}, 'family', 'Somebody', '+4930123456', null, null, null)",
+    "add_patient": """select care.add_patient('Ana', 'UTC', true, 'a form')
         where (select count(*) from public.patients) < 6""",
-    "change_caregiver": """select voice.change_caregiver(id, role, 'Another', '+4930123457', null, user_id, null)
+    "change_caregiver": """select care.change_caregiver(id, role, 'Another', '+4930123457', null, user_id, null)
         from public.patient_caregivers order by random() limit 1""",
-    "change_patient": f"select voice.change_patient({SOMEBODY}, 'Ana', 'UTC', null, 3)",
+    "change_patient": f"select care.change_patient({SOMEBODY}, 'Ana', 'UTC', null, 3)",
     "claim_checks": f"select voice.claim_checks('{ENCODER}', 'hunter', 3, 0.5)",
-    "claim_deletions": "select voice.claim_deletions('hunter', 5, 0.5, now())",
-    "claim_deliveries": "select voice.claim_deliveries('hunter', 5, 0.5, now())",
-    "claim_receipts": "select voice.claim_receipts(5, now() + interval '3 minutes')",
-    "claim_recordings": "select voice.claim_recordings('hunter', 3, 0.5, null, now())",
+    "claim_deletions": "select care.claim_deletions('hunter', 5, 0.5, now())",
+    "claim_deliveries": "select care.claim_deliveries('hunter', 5, 0.5, now())",
+    "claim_receipts": "select care.claim_receipts(5, now() + interval '3 minutes')",
+    "claim_recordings": "select care.claim_recordings('hunter', 3, 0.5, null, now())",
     "complete_check": f"""select voice.complete_check(
             id, lease_token, {VOICE}, sha256(random()::text::bytea), 9, 30, '{{}}')
-        from voice.checks cross join (select random() * 1.5 as a) as angle
+        from care.checks cross join (select random() * 1.5 as a) as angle
         where state = 'leased' order by random() limit 1""",
-    "erase_patient": f"select voice.erase_patient({SOMEBODY}, 'hunted')",
-    "erase_patient_voice": f"select voice.erase_patient_voice({SOMEBODY}, 'hunted')",
-    "export_patient": f"select voice.export_patient({SOMEBODY})",
-    "fail_check": "select voice.fail_check(id, lease_token, 'x', 'x', random() < 0.3) " + LEASED.format("checks"),
-    "fail_deletion": "select voice.fail_deletion(id, lease_token, 'x', now()) " + LEASED.format("deletions"),
-    "fail_delivery": "select voice.fail_delivery(id, lease_token, 'x', 'x', random() < 0.3, false, now()) "
+    "erase_patient": f"select care.erase_patient({SOMEBODY}, 'hunted')",
+    "erase_patient_voice": f"select care.erase_patient_voice({SOMEBODY}, 'hunted')",
+    "export_patient": f"select care.export_patient({SOMEBODY})",
+    "fail_check": "select care.fail_check(id, lease_token, 'x', 'x', random() < 0.3) " + LEASED.format("checks"),
+    "fail_deletion": "select care.fail_deletion(id, lease_token, 'x', now()) " + LEASED.format("deletions"),
+    "fail_delivery": "select care.fail_delivery(id, lease_token, 'x', 'x', random() < 0.3, false, now()) "
     + LEASED.format("deliveries"),
-    "fail_recording": "select voice.fail_recording(call_log_id, lease_token, 'x', 'x', random() < 0.5, now()) "
+    "fail_recording": "select care.fail_recording(call_log_id, lease_token, 'x', 'x', random() < 0.5, now()) "
     + LEASED.format("recordings"),
-    "finish_deletion": "select voice.finish_deletion(id, lease_token, now()) " + LEASED.format("deletions"),
-    "finish_delivery": "select voice.finish_delivery(id, lease_token, 'x', now()) " + LEASED.format("deliveries"),
-    "finish_receipt": """select voice.finish_receipt(id, random() < 0.5, 'x', now())
-        from voice.deliveries where state = 'accepted' order by random() limit 1""",
-    "finish_sweep": "select voice.finish_sweep('vapi', now())",
-    "flag_patient": f"select voice.flag_patient({SOMEBODY}, 'flu', now() - interval '1 hour')",
+    "finish_deletion": "select care.finish_deletion(id, lease_token, now()) " + LEASED.format("deletions"),
+    "finish_delivery": "select care.finish_delivery(id, lease_token, 'x', now()) " + LEASED.format("deliveries"),
+    "finish_receipt": """select care.finish_receipt(id, random() < 0.5, 'x', now())
+        from care.deliveries where state = 'accepted' order by random() limit 1""",
+    "finish_reconciliation": "select care.finish_reconciliation('vapi', now())",
+    "flag_patient": f"select care.flag_patient({SOMEBODY}, 'flu', now() - interval '1 hour')",
     "hold_calls": "select voice.hold_calls(0.01)",
     "match_voices": "select voice.match_voices('[1,0,0]', null, 3, null)",
     "open_backfill": "select voice.open_backfill(id, true, 5) from voice.encoders order by random() limit 1",
     "open_check": f"select voice.open_check({SOME_CALL}, voice.active_encoder(), 'hunter', 0.5)",
     "rebuild_baselines": "select voice.rebuild_baselines(id, 5) from voice.encoders order by random() limit 1",
-    "receive_call_report": f"""select voice.receive_call_report('vapi', 'call-' || (random() * 20)::integer,
+    "receive_call_report": f"""select care.receive_call_report('vapi', 'call-' || (random() * 20)::integer,
         {SOMEBODY}, null, now(), now(),
         (array['customer-ended-call', 'voicemail', 'unheard-of'])[1 + (random() * 2)::integer], 'x',
         'https://example.org/a.wav', 'customer', null, null, true, now())""",
-    "record_call": f"""select voice.record_call({SOMEBODY}, null, 'api', 'https://example.org/a.wav', 'mono', now(),
+    "record_call": f"""select care.record_call({SOMEBODY}, null, 'api', 'https://example.org/a.wav', 'mono', now(),
         null, 'hunter', (random() * 50)::integer::text, sha256('x'))""",
-    "record_consent": f"select voice.record_consent({SOMEBODY}, 'a form ' || random(), now() - interval '1 day')",
+    "record_consent": f"select care.record_consent({SOMEBODY}, 'a form ' || random(), now() - interval '1 day')",
     "register_encoder": f"select voice.register_encoder('{ENCODER}', 3, 1.6)",
-    "release_check": "select voice.release_check(id, lease_token) " + LEASED.format("checks"),
-    "remove_caregiver": "select voice.remove_caregiver(id) from public.patient_caregivers order by random() limit 1",
-    "renew_lease": "select voice.renew_lease(id, lease_token, 0.5) " + LEASED.format("checks"),
-    "replay_tombstone": f"select voice.replay_tombstone(gen_random_uuid(), {SOMEBODY}, 'voice', 'hunted', now())",
-    "requeue_checks": "select voice.requeue_checks(null, null)",
-    "requeue_deliveries": "select voice.requeue_deliveries(null)",
-    "resolve_alert": """select voice.resolve_alert(
+    "release_check": "select care.release_check(id, lease_token) " + LEASED.format("checks"),
+    "remove_caregiver": "select care.remove_caregiver(id) from public.patient_caregivers order by random() limit 1",
+    "renew_lease": "select care.renew_lease(id, lease_token, 0.5) " + LEASED.format("checks"),
+    "replay_tombstone": f"select care.replay_tombstone(gen_random_uuid(), {SOMEBODY}, 'voice', 'hunted', now())",
+    "requeue_checks": "select care.requeue_checks(null, null)",
+    "requeue_deliveries": "select care.requeue_deliveries(null)",
+    "resolve_alert": """select care.resolve_alert(
             id, (array['ill', 'not_ill'])[1 + random()::integer]::public.alert_outcome, 'x')
         from public.caregiver_alerts where resolved_at is null order by random() limit 1""",
     "restore_baseline": """select voice.restore_baseline(patient_id, version)
         from voice.baselines where superseded_at is not null order by random() limit 1""",
-    "revoke_api_key": "select voice.revoke_api_key(name) from voice.api_keys where revoked_at is null limit 1",
-    "rising_uuid": "select voice.rising_uuid()",
-    "run_job": """select voice.run_job(id, now() + random() * interval '100 days')
-        from voice.jobs order by random() limit 1""",
-    "set_consent": f"select voice.set_consent({SOMEBODY}, true, 'a form')",
+    "revoke_api_key": "select care.revoke_api_key(name) from care.api_keys where revoked_at is null limit 1",
+    "uuid_v7": "select care.uuid_v7()",
+    "run_job": """select care.run_job(id, now() + random() * interval '100 days')
+        from care.jobs order by random() limit 1""",
+    "set_consent": f"select care.set_consent({SOMEBODY}, true, 'a form')",
     "set_policy": f"""select voice.set_policy('{ENCODER}', '{{"medium_above": 0.25}}')""",
-    "store_recording": """select voice.store_recording(call_log_id, lease_token,
+    "store_recording": """select care.store_recording(call_log_id, lease_token,
             'storage:voice-recordings/' || patient_id || '/' || call_log_id || '.wav', 'customer', null) """
     + LEASED.format("recordings"),
-    "unflag_patient": f"select voice.unflag_patient({SOMEBODY}, null, now())",
-    "upsert_call": f"""select voice.upsert_call({SOMEBODY}, 'other', 'call-' || (random() * 20)::integer,
+    "unflag_patient": f"select care.unflag_patient({SOMEBODY}, null, now())",
+    "upsert_call": f"""select care.upsert_call({SOMEBODY}, 'other', 'call-' || (random() * 20)::integer,
         'https://example.org/a.wav', null, now(), null, null)""",
-    "use_api_key": "select voice.use_api_key(key_sha256, 'read') from voice.api_keys order by random() limit 1",
-    "withdraw_consent": f"select voice.withdraw_consent({SOMEBODY})",
+    "use_api_key": "select care.use_api_key(key_sha256, 'read') from care.api_keys order by random() limit 1",
+    "withdraw_consent": f"select care.withdraw_consent({SOMEBODY})",
     "withdraw_sample": """select voice.withdraw_sample(call_logs.patient_id, call_logs.id)
         from public.call_logs join voice.embeddings on call_log_id = call_logs.id order by random() limit 1""",
 }
 # Of a signed-in caregiver.
 SIGNED_IN = {
-    "snooze_alert": """select voice.snooze_alert(id, now() + interval '30 minutes', now()) from public.caregiver_alerts
+    "snooze_alert": """select care.snooze_alert(id, now() + interval '30 minutes', now()) from public.caregiver_alerts
         where resolved_at is null order by random() limit 1""",
-    "read_recording": """select voice.read_recording(call_logs.id) from public.call_logs
+    "read_recording": """select care.read_recording(call_logs.id) from public.call_logs
         join public.patient_caregivers as me on me.patient_id = call_logs.patient_id and me.user_id = auth.uid()
         where recording_ref like 'storage:%%' order by random() limit 1""",
-    "set_my_preferences": """select voice.set_my_preferences(patient_id, 'Mum', 'en', null, null, null)
+    "set_my_preferences": """select care.set_my_preferences(patient_id, 'Mum', 'en', null, null, null)
         from public.patient_caregivers where user_id = auth.uid()""",
     "acknowledge_alert as a caregiver": ACTIONS["acknowledge_alert"],
     "resolve_alert as a caregiver": ACTIONS["resolve_alert"],
@@ -121,10 +121,10 @@ SIGNED_IN = {
 # What the service does in one transaction.
 TOGETHER = {
     "record_call and open_check": f"""select voice.open_check(
-            voice.record_call({SOMEBODY}, null, 'api', 'https://example.org/a.wav', 'mono', now(), null),
+            care.record_call({SOMEBODY}, null, 'api', 'https://example.org/a.wav', 'mono', now(), null),
             voice.active_encoder(), 'hunter', 0.5)""",
     "record_call of a call and open_check": """select voice.open_check(
-            voice.record_call(patient_id, id, 'api', 'https://example.org/a.wav', 'mono', now(), null),
+            care.record_call(patient_id, id, 'api', 'https://example.org/a.wav', 'mono', now(), null),
             voice.active_encoder(), 'hunter', 0.5)
         from public.call_logs order by random() limit 1""",
 }
@@ -146,8 +146,8 @@ ERASES = ("erase_patient", "erase_patient_voice", "withdraw_consent", "delete a 
 def uncovered(records: Records) -> set[str]:
     """Name the functions that write, that somebody may call, and that nobody hunts."""
     found = records.rows(
-        """select proname from pg_proc where pronamespace = 'voice'::regnamespace and provolatile = 'v'
-               and exists (select from aclexplode(proacl) where grantee <> proowner)"""
+        """select proname from pg_proc where pronamespace in ('care'::regnamespace, 'voice'::regnamespace)
+               and provolatile = 'v' and exists (select from aclexplode(proacl) where grantee <> proowner)"""
     )
     return {row["proname"] for row in found} - ACTIONS.keys() - SIGNED_IN.keys()
 

@@ -105,8 +105,8 @@ def enrolled_template(server: Server, speech: Path, host: RecordingHost) -> str:
         records = Records(database)
         with opened_service(settings_for(database, fetch_private_hosts=host.named)) as service:
             records.set_policy(minimum_speech_seconds=1, baseline_target_samples=ENROLLED)
-            records.do("update voice.settings set maximum_attempts = %s, retry_base_seconds = 0.2", ATTEMPTS)
-            records.do("update voice.settings set retry_cap_seconds = 2")
+            records.do("update care.settings set maximum_attempts = %s, retry_base_seconds = 0.2", ATTEMPTS)
+            records.do("update care.settings set retry_cap_seconds = 2")
             for folder in people(speech):
                 patient_id = records.patient()
                 records.do("update public.patients set name = %s where id = %s", folder.name, patient_id)
@@ -184,7 +184,7 @@ def ended(database: Database, children: list[Child]) -> bool:
         if not child.is_running:
             child.start()
     with contextlib.suppress(psycopg.Error), psycopg.connect(database.owner_url) as connection:
-        row = connection.execute("select count(*) from voice.checks where state in ('queued', 'leased')").fetchone()
+        row = connection.execute("select count(*) from care.checks where state in ('queued', 'leased')").fetchone()
         return row == (0,)
     return False
 
@@ -258,9 +258,9 @@ def verified(database: Database, ids: list[UUID]) -> Outcomes:
     """Look for anything lost or doubled, and return what became of each patient's recordings."""
     database.close()
     records = Records(database)
-    live = records.one("select count(*) from voice.checks where state in ('queued', 'leased')")
+    live = records.one("select count(*) from care.checks where state in ('queued', 'leased')")
     checks = records.rows(
-        "select call_log_id, count(*) as n from voice.checks where call_log_id = any(%s) group by 1", ids
+        "select call_log_id, count(*) as n from care.checks where call_log_id = any(%s) group by 1", ids
     )
     assert (live, len(checks), {row["n"] for row in checks}) == (0, len(ids), {1}), "a call is lost or doubled"
     twice = """select count(*) from (select call_log_id from {} group by 1 having count(*) > 1) as twice"""
@@ -275,7 +275,7 @@ def verified(database: Database, ids: list[UUID]) -> Outcomes:
     assert records.one("select count(*) = count(distinct patient_id) from public.caregiver_alerts")
     rows = records.rows(
         """select p.name, c.recording_ref, k.state, k.reason, l.anomaly_score
-           from voice.checks as k join public.call_logs as c on c.id = k.call_log_id
+           from care.checks as k join public.call_logs as c on c.id = k.call_log_id
            join public.patients as p on p.id = k.patient_id
            left join public.voice_anomaly_logs as l on l.id = k.log_id where c.id = any(%s)""",
         ids,

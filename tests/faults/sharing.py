@@ -43,8 +43,8 @@ def more_workers_finish_sooner(database: Database, calls: int = 24, counts: tupl
                     records.call_log(records.patient(), NOON, "provider", host.address(f"{count}-{number}"))
                 until(lambda: all_ended(records), "all are done")
                 times[count] = time.monotonic() - begun
-    assert records.one("select max(attempts) from voice.checks") == 1, "a check was claimed twice"
-    assert records.one("select count(*) from voice.checks where state = 'enrolled'") == calls * len(counts)
+    assert records.one("select max(attempts) from care.checks") == 1, "a check was claimed twice"
+    assert records.one("select count(*) from care.checks where state = 'enrolled'") == calls * len(counts)
     falling = [times[count] for count in counts]
     assert falling == sorted(falling, reverse=True), times
     assert times[counts[-1]] < 0.6 * times[counts[0]], times
@@ -75,7 +75,7 @@ def a_storm_of_claims(database: Database, clients: int, checks: int) -> Told:
                 ).fetchall()
                 for check_id, lease_token in rows:
                     taken.append(check_id)
-                    connection.execute("select voice.abstain_check(%s, %s, 'no_speech', '{}')", [check_id, lease_token])
+                    connection.execute("select care.abstain_check(%s, %s, 'no_speech', '{}')", [check_id, lease_token])
                 if not rows and all_done.is_set():
                     return
 
@@ -91,5 +91,5 @@ def a_storm_of_claims(database: Database, clients: int, checks: int) -> Told:
             thread.join()
     spent = time.monotonic() - begun
     assert len(taken) == len(set(taken)) == checks, (len(taken), len(set(taken)))
-    assert records.one("select max(attempts) from voice.checks") == 1
+    assert records.one("select max(attempts) from care.checks") == 1
     return {"clients": clients, "checks": checks, "a second": f"{checks / spent:.0f}"}

@@ -119,7 +119,7 @@ select
     ) as written,
     row_number() over (order by table_schema, table_name) as number
 from information_schema.tables
-where table_schema in ('public', 'voice', 'storage') and table_type = 'BASE TABLE';
+where table_schema in ('public', 'care', 'voice', 'storage') and table_type = 'BASE TABLE';
 
 do $$
 declare

@@ -4,15 +4,15 @@ import { backend } from "./backend.ts";
 const project = await backend();
 
 Deno.test("fresh() puts back what the migrations left, settings included", async () => {
-  const before = await project.sql`select * from voice.settings`;
+  const before = await project.sql`select * from care.settings`;
   await project.fresh();
   const { error } = await project.client.from("patients").insert({ name: "Ana", timezone: "Europe/Lisbon" });
   assert.equal(error, null);
-  await project.sql`delete from voice.settings`;
+  await project.sql`delete from care.settings`;
   await project.fresh();
   const [count] = await project.sql`select count(*)::int as patients from public.patients`;
   assert.equal(count?.patients, 0);
-  assert.deepEqual([...await project.sql`select * from voice.settings`], [...before]);
+  assert.deepEqual([...await project.sql`select * from care.settings`], [...before]);
 });
 
 Deno.test("Storage keeps the bytes that were uploaded last", async () => {

@@ -256,7 +256,7 @@ Deno.test("handle() works without the API's key, from the address that was repor
   });
   await collect(settings, { at: LATER });
   assert.deepEqual(await only().then(({ state, code }) => [state, code]), ["queued", "recording_expired"]);
-  await project.sql`update voice.recordings set run_at = ${ENDED}, attempts = 7`;
+  await project.sql`update care.recordings set run_at = ${ENDED}, attempts = 7`;
   await project.sql`update public.call_logs set recording_source_url = null`;
   await collect(settings, { at: LATER });
   assert.equal((await only()).code, "provider_key_missing");
@@ -267,7 +267,7 @@ Deno.test("handle() waits for a key that is refused, and takes no mix meanwhile"
   vapi.add(CALL, CHANNELS, { endedAt: ENDED });
   vapi.key = "another key";
   await reported({ recording_url: vapi.sign(wav(0.2)), recording_url_channel: "mixed" });
-  await project.sql`update voice.recordings set attempts = 7`; // it is not late any more
+  await project.sql`update care.recordings set attempts = 7`; // it is not late any more
   const { collected } = await collect(vapi.settings, { at: LATER });
   assert.deepEqual(collected.failed, { provider_unauthorised: 1 });
   assert.deepEqual(await only().then(({ state, code }) => [state, code]), ["queued", "provider_unauthorised"]);
@@ -322,10 +322,10 @@ Deno.test("handle() gives up a call that the provider knows no longer, after eno
   await reported();
   await collect(vapi.settings);
   assert.deepEqual(await only().then(({ code, permanent }) => [code, permanent]), ["recording_late", false]);
-  await project.sql`update voice.recordings set run_at = ${ENDED}, attempts = 8`;
+  await project.sql`update care.recordings set run_at = ${ENDED}, attempts = 8`;
   await collect(vapi.settings);
   assert.deepEqual(await only().then(({ code, permanent }) => [code, permanent]), ["recording_not_found", false]);
-  await project.sql`update voice.recordings set run_at = ${ENDED}, attempts = 12`;
+  await project.sql`update care.recordings set run_at = ${ENDED}, attempts = 12`;
   await collect(vapi.settings);
   assert.equal((await only()).permanent, true);
 });
@@ -351,7 +351,7 @@ Deno.test("handle() believes the bytes of a recording, and no Content-Type", asy
   await given(page, "audio/wav");
   await collect(settings);
   assert.deepEqual(await only().then(({ code, state }) => [code, state]), ["recording_not_audio", "queued"]);
-  await project.sql`update voice.recordings set run_at = ${ENDED}, attempts = 5`;
+  await project.sql`update care.recordings set run_at = ${ENDED}, attempts = 5`;
   await collect(settings);
   assert.deepEqual(await only().then(({ code, state }) => [code, state]), ["recording_not_audio", "refused"]);
   await given(new Uint8Array(), "audio/wav");
@@ -428,7 +428,7 @@ Deno.test("handle() changes nothing where another has taken its recording over",
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS);
   vapi.instead = async () => {
-    await project.sql`update voice.recordings set lease_token = gen_random_uuid(), worker = 'another'`;
+    await project.sql`update care.recordings set lease_token = gen_random_uuid(), worker = 'another'`;
     return undefined;
   };
   const { collected } = await collect(vapi.settings);
@@ -501,7 +501,7 @@ Deno.test("handle() gives up a slow provider before its lease is over", async ()
   let leftSeconds = 0;
   vapi.instead = async () => {
     const [row] = await project.sql`
-      select extract(epoch from leased_until - clock_timestamp())::float as seconds from voice.recordings`;
+      select extract(epoch from leased_until - clock_timestamp())::float as seconds from care.recordings`;
     leftSeconds = row!.seconds;
     await new Promise((resolve) => setTimeout(resolve, 250));
     return undefined;

@@ -10,7 +10,7 @@ const records = new Records(project);
 const VIEWS = [
   "caregiver_patients",
   "voice_timeline",
-  "voice_alerts",
+  "alert_history",
   "recent_anomaly_logs",
   "patient_voice_baseline",
   "silent_patients",
@@ -18,7 +18,7 @@ const VIEWS = [
 ];
 const TABLES = [
   ...["patients", "patient_caregivers", "health_flags", "daily_checkins", "voice_anomaly_logs"],
-  ...["caregiver_alerts", "voice_consents", "voice_check_status"],
+  ...["caregiver_alerts", "consents", "check_status"],
 ];
 const NOBODY = "00000000-0000-4000-8000-000000000000";
 
@@ -122,7 +122,9 @@ Deno.test("no view shows a vector, nor does what is asked for by name", async ()
   }
   for (const name of ["embeddings", "baselines", "audit_log", "api_keys"]) {
     assert.notEqual(await refusal(rui.client.from(name).select()), null, name);
-    assert.notEqual(await refusal(rui.client.schema("voice").from(name).select()), null, name);
+    for (const schema of ["care", "voice"]) {
+      assert.notEqual(await refusal(rui.client.schema(schema).from(name).select()), null, name);
+    }
   }
 });
 
@@ -135,7 +137,7 @@ Deno.test("a caregiver acknowledges, puts off and resolves an alert, and writes 
   const resolved = await ask("resolve_alert", { outcome: "ill", notes: "She has a cold." });
   assert.equal(resolved.data.state, "resolved");
   assert.equal(await refusal(ask("acknowledge_alert")), "PT409");
-  const { data: inbox } = await rui.client.from("voice_alerts").select().single();
+  const { data: inbox } = await rui.client.from("alert_history").select().single();
   assert.deepEqual([inbox.resolved_by, inbox.outcome, inbox.notes], ["Rui", "ill", "She has a cold."]);
   const { data: history } = await rui.client.from("alert_changes").select().order("changed_at");
   assert.deepEqual(history!.map((row) => row.change), ["opened", "acknowledged", "snoozed", "resolved"]);
@@ -146,7 +148,7 @@ Deno.test("a caregiver acknowledges, puts off and resolves an alert, and writes 
 
 Deno.test("a viewer only looks", async () => {
   const [rui] = await twoFamilies("viewer");
-  const { data } = await rui.client.from("voice_alerts").select().single();
+  const { data } = await rui.client.from("alert_history").select().single();
   assert.equal(data.alert_id, rui.alert);
   assert.equal(await refusal(rui.client.rpc("acknowledge_alert", { alert_id: rui.alert })), "PT403");
   assert.equal(await refusal(rui.client.rpc("export_patient", { patient_id: rui.patient })), "PT403");
@@ -190,7 +192,7 @@ Deno.test("whatever is another family's is refused or not there, and stays as it
         .select(),
       client.from("voice_anomaly_logs").insert({ patient_id: eva.patient, anomaly_score: 0 }).select(),
       client.from("call_logs").insert({ patient_id: eva.patient }).select("id"),
-      client.from("voice_consents").insert({ patient_id: eva.patient, evidence: "forged" }).select(),
+      client.from("consents").insert({ patient_id: eva.patient, evidence: "forged" }).select(),
       client.from("alert_changes").delete().eq("patient_id", eva.patient).select(),
     ]
   ) assert.notEqual(await refusal(write), null);
@@ -204,7 +206,7 @@ async function state({ patient }: Caregiver): Promise<unknown> {
     await sql`select to_jsonb(c) as row from public.patient_caregivers as c where patient_id = ${patient} order by id`,
     await sql`select to_jsonb(a) as row from public.caregiver_alerts as a where patient_id = ${patient}`,
     await sql`select to_jsonb(l) as row from public.voice_anomaly_logs as l where patient_id = ${patient} order by id`,
-    await sql`select to_jsonb(c) as row from public.voice_consents as c where patient_id = ${patient} order by id`,
+    await sql`select to_jsonb(c) as row from public.consents as c where patient_id = ${patient} order by id`,
     await sql`select id from voice.embeddings where patient_id = ${patient} order by id`,
   ].map((rows) => [...rows]);
 }

@@ -19,7 +19,7 @@ async function erased(): Promise<{ patient: string; path: string }> {
   await project.client.storage.from(project.bucket).upload(path, wav(), { contentType: "audio/wav", upsert: true });
   await project
     .sql`update public.call_logs set recording_ref = ${`storage:${project.bucket}/${path}`} where id = ${call}`;
-  await project.sql`select voice.erase_patient_voice(${patient}, 'asked for')`;
+  await project.sql`select care.erase_patient_voice(${patient}, 'asked for')`;
   return { patient, path };
 }
 
@@ -35,7 +35,7 @@ async function ask(vapi: FakeVapi, body: unknown = {}, named: Record<string, str
 }
 
 async function states(): Promise<unknown[]> {
-  const rows = await project.sql`select kind, state, error_code from voice.deletions order by kind`;
+  const rows = await project.sql`select kind, state, error_code from care.deletions order by kind`;
   return rows.map((row) => [row.kind, row.state, row.error_code]);
 }
 
@@ -54,7 +54,7 @@ Deno.test("handle() deletes an erased recording from Storage and at the provider
   assert.equal(vapi.calls.size, 0);
   assert.deepEqual(await states(), [["storage_object", "done", null], ["provider_call", "done", null]]);
   const [noted] = await project
-    .sql`select count(*)::int as count from voice.audit_log where action = 'deletion_finished'`;
+    .sql`select count(*)::int as count from care.audit_log where action = 'deletion_finished'`;
   assert.equal(noted!.count, 2);
   assert.deepEqual(await (await ask(vapi)).json(), { deleted: { claimed: 0, done: 0, failed: {} } });
 });

@@ -60,12 +60,12 @@ export class Deliveries {
       insert into public.patients (name, timezone) values (${PATIENT}, 'Europe/Lisbon') returning id`;
     const named = { patient_id: patient!.id, role: "primary", name: CAREGIVER, ...caregiver };
     await sql`insert into public.patient_caregivers ${sql(named)}`;
-    await sql`select voice.raise_alert(${patient!.id}, 'voice_changed', ${level}, ${at}, null, 0.5)`;
+    await sql`select care.raise_alert(${patient!.id}, 'voice_changed', ${level}, ${at}, null, 0.5)`;
     return patient!.id;
   }
 
   async rows(): Promise<Row[]> {
-    return [...await this.project.sql<Row[]>`select * from voice.deliveries order by id`];
+    return [...await this.project.sql<Row[]>`select * from care.deliveries order by id`];
   }
 
   /** The only one. */
@@ -91,7 +91,7 @@ export class Deliveries {
 
   /** The moment from which a failed delivery is due again. */
   async dueAgain(): Promise<string> {
-    const [row] = await this.project.sql`select max(run_at) + interval '1 second' as at from voice.deliveries`;
+    const [row] = await this.project.sql`select max(run_at) + interval '1 second' as at from care.deliveries`;
     return new Date(row!.at).toISOString();
   }
 }

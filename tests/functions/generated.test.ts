@@ -32,7 +32,7 @@ async function kept(callId: string): Promise<Kept | undefined> {
       call_logs.id, call_logs.patient_id, call_logs.check_state, call_logs.check_reason, call_logs.speech_intervals,
       call_logs.recording_source_url as url, recordings.state as recording_state, recordings.source_channel
     from public.call_logs
-    left join voice.recordings on recordings.call_log_id = call_logs.id
+    left join care.recordings on recordings.call_log_id = call_logs.id
     where call_logs.provider_call_id = ${callId}`;
   return call;
 }
@@ -63,7 +63,7 @@ async function check({ message, spoken }: Generated, names: Names, background: B
   if (!text.includes(names.patientId) && !text.includes(names.phone)) {
     assert.deepEqual([body.disposition, call], ["unmatched", undefined]);
     const [row] = await project.sql`
-      select from voice.unmatched_calls where provider_call_id = ${names.callId}`;
+      select from care.unmatched_calls where provider_call_id = ${names.callId}`;
     assert.ok(row);
     return "unmatched";
   }

@@ -79,7 +79,7 @@ async function arrange(project: Backend): Promise<string> {
   const patient = await new Records(project).patient({ name: "Ana" });
   await project
     .sql`insert into public.patient_caregivers (patient_id, role, name) values (${patient}, 'primary', 'Rui')`;
-  await project.sql`update voice.delivery_channels set is_enabled = (id = 'console')`;
+  await project.sql`update care.delivery_channels set is_enabled = (id = 'console')`;
   return patient;
 }
 

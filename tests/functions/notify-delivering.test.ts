@@ -130,7 +130,7 @@ Deno.test("deliver() does not call a message sent whose lease went to another", 
   await using twilio = new FakeTwilio();
   await deliveries.raise({ phone: PHONE });
   twilio.meanwhile = async () =>
-    void await project.sql`update voice.deliveries set lease_token = gen_random_uuid(), worker = 'another'`;
+    void await project.sql`update care.deliveries set lease_token = gen_random_uuid(), worker = 'another'`;
   const { claimed, accepted, lost } = await deliveries.notify(twilio.settings);
   assert.deepEqual([claimed, accepted, lost], [1, 0, 1]);
   const row = await deliveries.row();
@@ -149,7 +149,7 @@ Deno.test("deliver() sends no second message where the database was away when th
     await rename("away", "finish_delivery");
   }
   assert.equal((await deliveries.row()).state, "leased");
-  await project.sql`update voice.deliveries set leased_until = clock_timestamp() - interval '1 second'`;
+  await project.sql`update care.deliveries set leased_until = clock_timestamp() - interval '1 second'`;
   assert.equal((await deliveries.notify(twilio.settings)).accepted, 1);
   assert.deepEqual([twilio.count("POST"), twilio.messages.length], [1, 1]);
 });
@@ -157,7 +157,7 @@ Deno.test("deliver() sends no second message where the database was away when th
 for (const channel of ["pigeon", "constructor", "default", "__proto__"]) {
   Deno.test(`deliver() keeps a message for the channel ${channel}, which is not deployed`, async () => {
     await project.fresh();
-    await project.sql`insert into voice.delivery_channels values (${channel}, true)`;
+    await project.sql`insert into care.delivery_channels values (${channel}, true)`;
     const addresses = JSON.parse(`{"${channel}": "the loft"}`);
     await deliveries.raise({ other_addresses: addresses });
     assert.deepEqual((await deliveries.notify({})).failed, { unknown_channel: 1 });
@@ -167,7 +167,7 @@ for (const channel of ["pigeon", "constructor", "default", "__proto__"]) {
 
 Deno.test("the function runs by itself: console is one line on standard output, and the log tells nobody's name", async () => {
   await project.fresh();
-  await project.sql`update voice.delivery_channels set is_enabled = id = 'console'`;
+  await project.sql`update care.delivery_channels set is_enabled = id = 'console'`;
   await deliveries.raise({ name: "Bento\nAlbuquerque" });
   const main = new URL("../../supabase/functions/notify-caregiver/index.ts", import.meta.url).pathname;
   const config = new URL("deno.json", import.meta.url).pathname;

@@ -58,7 +58,7 @@ for (const status of ["undelivered", "failed"]) {
     const row = await deliveries.row();
     assert.deepEqual([row.state, row.error_code], ["dead", "undelivered"]);
     assert.match(row.error_message!, /\(30003\)/);
-    const troubles = await project.sql`select kind, code from public.voice_troubles order by kind`;
+    const troubles = await project.sql`select kind, code from public.operator_issues order by kind`;
     assert.deepEqual([...troubles].map(({ kind, code }) => [kind, code]), [
       ["delivery_dead", "undelivered"],
       ["alert_untold", "nobody_reachable"],

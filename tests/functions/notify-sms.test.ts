@@ -108,7 +108,7 @@ Deno.test("sms() asks before it sends where whoever held the message vanished", 
   await using twilio = new FakeTwilio();
   const { data } = await project.client.rpc("claim_deliveries", { worker: "gone", count: 1, lease_seconds: 60 });
   const before = twilio.take(PHONE, data[0].message);
-  await project.sql`update voice.deliveries set leased_until = clock_timestamp() - interval '1 second'`;
+  await project.sql`update care.deliveries set leased_until = clock_timestamp() - interval '1 second'`;
   assert.equal((await deliveries.notify(twilio.settings)).accepted, 1);
   assert.equal(twilio.count("POST"), 0);
   assert.equal((await deliveries.row()).provider_message_id, before.sid);

@@ -16,8 +16,8 @@ export async function outcome(day: Day): Promise<Outcome> {
       call_logs.provider_call_id as id, call_logs.check_state as state, call_logs.check_reason as reason,
       count(checks.id)::int as checks, bool_or(recordings.call_log_id is not null) as has_recording
     from public.call_logs
-    left join voice.checks on checks.call_log_id = call_logs.id
-    left join voice.recordings on recordings.call_log_id = call_logs.id
+    left join care.checks on checks.call_log_id = call_logs.id
+    left join care.recordings on recordings.call_log_id = call_logs.id
     group by call_logs.id`;
   const found = new Map(calls.map((call) => [call.id, call]));
   const wrong = (call: PlannedCall) => {
@@ -39,7 +39,7 @@ export async function outcome(day: Day): Promise<Outcome> {
   );
   const alerts = await sql`
     select caregiver_alerts.id, caregiver_alerts.patient_id, caregiver_alerts.level, caregiver_alerts.state,
-      (select count(distinct deliveries.caregiver_id)::int from voice.deliveries
+      (select count(distinct deliveries.caregiver_id)::int from care.deliveries
         join public.alert_changes on alert_changes.id = deliveries.change_id
         where deliveries.alert_id = caregiver_alerts.id and deliveries.state = 'accepted'
           and alert_changes.change in ('opened', 'raised', 'escalated', 'reminded')) as told
@@ -56,7 +56,7 @@ export async function outcome(day: Day): Promise<Outcome> {
 
   const deliveries = await sql`
     select deliveries.state, deliveries.may_have_been_sent, deliveries.provider_message_id as sid, patient_caregivers.phone
-    from voice.deliveries
+    from care.deliveries
     join public.patient_caregivers on patient_caregivers.id = deliveries.caregiver_id`;
   const accepted = deliveries.filter((delivery) => delivery.state === "accepted");
   const sids = new Set(accepted.map((delivery) => delivery.sid));
@@ -80,12 +80,12 @@ export async function outcome(day: Day): Promise<Outcome> {
     from public.alert_changes
     join public.voice_anomaly_logs on voice_anomaly_logs.id = alert_changes.log_id
     where voice_anomaly_logs.alert_sent <> exists (
-      select from voice.deliveries
+      select from care.deliveries
       join public.alert_changes as told on told.id = deliveries.change_id
       where deliveries.state = 'accepted' and told.log_id = alert_changes.log_id
     )`;
   if (unsaid!.count > 0) problems.push(`alert_sent is wrong in ${unsaid!.count} logs`);
-  const troubles = await sql`select kind, code from voice.troubles()`;
+  const troubles = await sql`select kind, code from care.operator_issues()`;
   for (const { kind, code } of troubles) problems.push(`left for the operator: ${kind} ${code}`);
 
   const planned = (is: (call: PlannedCall) => boolean) => day.calls.filter(is).length;

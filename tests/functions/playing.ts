@@ -177,7 +177,7 @@ export class Day implements AsyncDisposable {
     const open = await this.project.sql`
       select distinct on (caregiver_alerts.id) caregiver_alerts.id, patient_caregivers.user_id
       from public.caregiver_alerts
-      join voice.deliveries on deliveries.alert_id = caregiver_alerts.id and deliveries.state = 'accepted'
+      join care.deliveries on deliveries.alert_id = caregiver_alerts.id and deliveries.state = 'accepted'
       join public.patient_caregivers on patient_caregivers.id = deliveries.caregiver_id
       where caregiver_alerts.state in ('open', 'escalated')
       order by caregiver_alerts.id, patient_caregivers.name`;
@@ -186,13 +186,13 @@ export class Day implements AsyncDisposable {
       await this.project.sql.begin(async (sql) => {
         const claims = JSON.stringify({ role: "authenticated", sub: user_id });
         await sql`select set_config('request.jwt.claims', ${claims}, true), set_config('request.jwt.claim.sub', ${user_id}, true)`;
-        await sql`select voice.acknowledge_alert(${id}, ${at})`;
+        await sql`select care.acknowledge_alert(${id}, ${at})`;
       });
     }
   }
 
   async #timePasses(at: string): Promise<void> {
-    const jobs = await this.project.sql`select job from voice.due_jobs('infinity') as job`;
+    const jobs = await this.project.sql`select job from care.due_jobs('infinity') as job`;
     for (const { job } of jobs) {
       const { data, error } = await this.project.client.rpc("run_job", { job, at });
       if (error || data === -1) throw new Error(`run_job ${job}: ${JSON.stringify(error ?? data)}`);
@@ -212,10 +212,10 @@ export class Day implements AsyncDisposable {
     const [row] = await this.project.sql`
       select
         (select count(*)::int from public.call_logs) as calls,
-        (select count(*)::int from voice.checks where state in ('scored', 'enrolled')) as judged,
+        (select count(*)::int from care.checks where state in ('scored', 'enrolled')) as judged,
         (select count(*)::int from public.caregiver_alerts) as alerts,
-        (select count(*)::int from voice.deliveries where state = 'accepted') as sent,
-        (select count(*)::int from voice.deliveries where state = 'queued') as waiting`;
+        (select count(*)::int from care.deliveries where state = 'accepted') as sent,
+        (select count(*)::int from care.deliveries where state = 'queued') as waiting`;
     const { calls, judged, alerts, sent, waiting } = row!;
     return `${String(hour).padStart(2, "0")}:00  ${calls} calls, ${judged} judged, ${alerts} alerts, ` +
       `${sent} messages sent, ${waiting} waiting`;

@@ -27,13 +27,13 @@ export class Records {
     return [
       ...await this.project.sql`
       select recordings.*, call_logs.provider_call_id
-      from voice.recordings join public.call_logs on call_logs.id = recordings.call_log_id
+      from care.recordings join public.call_logs on call_logs.id = recordings.call_log_id
       order by call_logs.provider_call_id`,
     ];
   }
 
   async checks(): Promise<Row[]> {
-    return [...await this.project.sql`select * from voice.checks order by id`];
+    return [...await this.project.sql`select * from care.checks order by id`];
   }
 
   /** How many rows each table has. */

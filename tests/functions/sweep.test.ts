@@ -53,8 +53,8 @@ function add(vapi: FakeVapi, id: string, before: number, named: Record<string, u
 }
 
 async function sweptUntil(): Promise<string | null> {
-  const [provider] = await project.sql`select swept_until from voice.providers where id = 'vapi'`;
-  return provider!.swept_until?.toISOString() ?? null;
+  const [provider] = await project.sql`select reconciled_until from care.providers where id = 'vapi'`;
+  return provider!.reconciled_until?.toISOString() ?? null;
 }
 
 async function callIds(): Promise<unknown[]> {

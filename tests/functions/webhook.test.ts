@@ -465,7 +465,7 @@ Deno.test("handle() keeps a report of somebody whom it does not know, and copies
   await using hook = webhook(vapi.settings);
   const { status, body } = await post(hook, report({ presignedCustomerUrl: vapi.sign(wav()) }));
   assert.deepEqual([status, body.call_log_id, body.disposition], [200, null, "unmatched"]);
-  const kept = await project.sql`select provider_call_id, phone from voice.unmatched_calls`;
+  const kept = await project.sql`select provider_call_id, phone from care.unmatched_calls`;
   assert.deepEqual([...kept].map(({ provider_call_id, phone }) => [provider_call_id, phone]), [[CALL, PHONE]]);
   assert.deepEqual(vapi.requests, []);
 });

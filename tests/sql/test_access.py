@@ -18,10 +18,19 @@ READABLE = [
     "voice_anomaly_logs",
     "caregiver_alerts",
     "patient_voice_baseline",
-    "voice_check_status",
+    "check_status",
 ]
 SHOWN = {"patients": "id", "patient_caregivers": "patient_id"}
-PRIVATE = ["encoders", "embeddings", "baselines", "baseline_samples", "policies", "settings", "checks", "check_errors"]
+PRIVATE = [
+    "voice.encoders",
+    "voice.embeddings",
+    "voice.baselines",
+    "voice.baseline_samples",
+    "voice.policies",
+    "care.settings",
+    "care.checks",
+    "care.check_errors",
+]
 
 
 @pytest.fixture
@@ -67,13 +76,13 @@ def test_anon_reads_nothing_at_all(records: Records, relation: str) -> None:
 def test_nobody_reads_the_private_tables(records: Records, people: dict[str, UUID], role: str, table: str) -> None:
     if role == "retrocare_service":
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            records.service.execute(f"select * from voice.{table}")
+            records.service.execute(f"select * from {table}")
         return
     with (
         records.database.as_role(role, str(people["caregiver"])) as api,
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
-        api.execute(f"select * from voice.{table}")
+        api.execute(f"select * from {table}")
 
 
 @pytest.mark.parametrize("relation", READABLE)
@@ -88,7 +97,7 @@ def test_the_totals_of_the_pipeline_are_for_operators_only(records: Records, peo
             records.database.as_role(role, str(people["caregiver"])) as api,
             pytest.raises(psycopg.errors.InsufficientPrivilege),
         ):
-            api.execute("select * from voice_pipeline_health")
+            api.execute("select * from pipeline_health")
 
 
 def test_no_view_shows_a_vector(records: Records) -> None:
@@ -141,6 +150,6 @@ def test_the_owner_of_the_schema_is_no_superuser(records: Records) -> None:
     assert records.one("select rolsuper from pg_roles where rolname = 'postgres'") is False
     owners = records.rows(
         """select distinct pg_get_userbyid(relowner) as owner from pg_class
-           where relnamespace in ('public'::regnamespace, 'voice'::regnamespace)"""
+           where relnamespace in ('public'::regnamespace, 'care'::regnamespace, 'voice'::regnamespace)"""
     )
     assert owners == [{"owner": "postgres"}]

@@ -76,7 +76,7 @@ def test_flags_that_are_null_hold_nothing(adopted: Records) -> None:
 
 
 def test_calls_from_before_queue_nothing(adopted: Records) -> None:
-    assert adopted.one("select count(*) from voice.checks") == 0
+    assert adopted.one("select count(*) from care.checks") == 0
 
 
 def test_row_level_security_is_switched_on_only_for_tables_made_here(earlier: Database) -> None:

@@ -293,7 +293,7 @@ def test_a_snoozed_alert_is_open_again_when_its_time_is_over(records: Records, p
     sweep(records, until)
     assert (alert(records)["state"], alert(records)["snoozed_until"]) == ("open", None)
     assert history(records)[-2:] == [("snoozed", primary), ("woken", None)]
-    records.do("update voice.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    records.do("update care.settings set quiet_from = '00:00', quiet_until = '00:00'")
     sweep(records, alert(records)["next_change_at"])
     assert history(records)[-1] == ("escalated", None)
 
@@ -327,7 +327,7 @@ def test_the_more_urgent_the_shorter_it_can_be_put_off(
 def test_what_nobody_answers_is_escalated_and_then_reminded_of(
     records: Records, patient_id: UUID, similarity: float, escalates: int, reminds: int, times: int
 ) -> None:
-    records.do("update voice.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    records.do("update care.settings set quiet_from = '00:00', quiet_until = '00:00'")
     sign(records, patient_id, similarity)
     due = NOON + timedelta(minutes=escalates)
     sweep(records, due - timedelta(seconds=1))
@@ -340,7 +340,7 @@ def test_what_nobody_answers_is_escalated_and_then_reminded_of(
         sweep(records, due)
         sweep(records, due)
     assert [change for change, _ in history(records)] == ["opened", "escalated", *["reminded"] * times]
-    [trouble] = [row for row in records.seen("voice_troubles") if row["kind"] == "alert_unanswered"]
+    [trouble] = [row for row in records.seen("operator_issues") if row["kind"] == "alert_unanswered"]
     assert (trouble["alert_id"], trouble["code"]) == (alert(records)["id"], "nobody_answers")
     # And then now and then for ever: no alert that nobody answers falls silent.
     for _ in range(3):
@@ -454,10 +454,10 @@ def test_what_was_known_is_not_known_for_ever_and_nothing_critical_is_withheld(
 )
 def test_no_policy_makes_an_alert_wait_for_ever(records: Records, column: str, value: str) -> None:
     with pytest.raises(psycopg.errors.CheckViolation):
-        records.do(f"update voice.alert_policies set {column} = '{value}'")
+        records.do(f"update care.alert_policies set {column} = '{value}'")
 
 
 def test_no_alert_is_put_off_beyond_all_time(records: Records, patient_id: UUID, primary: UUID) -> None:
     opened = sign(records, patient_id, EMERGENCY)
     with pytest.raises(psycopg.errors.CheckViolation):
-        records.do("select voice.acknowledge_alert(%s, 'infinity')", opened["id"])
+        records.do("select care.acknowledge_alert(%s, 'infinity')", opened["id"])

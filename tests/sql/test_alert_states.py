@@ -70,7 +70,7 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
             with self.records.database.owner.cursor(row_factory=dict_row) as cursor:
                 cursor.execute("select set_config('request.jwt.claims', %s, false)", [claims])
                 try:
-                    cursor.execute(f"select * from voice.{statement}".encode(), values)
+                    cursor.execute(f"select * from care.{statement}".encode(), values)
                 except psycopg.Error as error:
                     return error.sqlstate
             return None
@@ -101,7 +101,7 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
                 )
                 self.clock = min(until, max(self.clock, due or until))
                 for job in ("advance_alerts", "note_silences", "end_silences"):
-                    assert self.records.one("select voice.run_job(%s, %s)", job, self.clock) >= 0
+                    assert self.records.one("select care.run_job(%s, %s)", job, self.clock) >= 0
                 if self.clock >= until:
                     break
 
@@ -197,7 +197,7 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
             if not hasattr(self, "records"):
                 return
             late = self.records.one(
-                """select count(*) from voice.deliveries as d
+                """select count(*) from care.deliveries as d
                    join public.alert_changes as c on c.id = d.change_id
                    join public.alert_changes as answer on answer.alert_id = c.alert_id
                    where d.state = 'accepted' and c.change not in ('acknowledged', 'resolved')

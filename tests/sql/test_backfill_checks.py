@@ -54,7 +54,7 @@ def samples(records: Records, patient_id: UUID, encoder: str = NEXT) -> set[UUID
 
 def queued(records: Records, encoder: str = NEXT) -> list[UUID]:
     rows = records.rows(
-        "select call_log_id from voice.checks where encoder = %s and state = 'queued' order by is_backfill, id", encoder
+        "select call_log_id from care.checks where model = %s and state = 'queued' order by is_backfill, id", encoder
     )
     return [row["call_log_id"] for row in rows]
 
@@ -86,7 +86,7 @@ def test_the_samples_of_the_active_encoders_baselines_are_opened_and_nothing_els
     assert opened(records) == 3
     assert set(queued(records)) == set(calls)
     assert {
-        row["is_backfill"] for row in records.rows("select is_backfill from voice.checks where encoder = %s", NEXT)
+        row["is_backfill"] for row in records.rows("select is_backfill from care.checks where model = %s", NEXT)
     } == {True}
 
 
@@ -125,9 +125,9 @@ def test_nothing_is_opened_without_a_recording_or_consent(records: Records) -> N
     records.do("update public.call_logs set recording_ref = null where id <> %s", kept)
     records.call("set_consent", unwilling, False)
     records.do("update public.call_logs set recording_ref = 'https://example.org/x', check_state = 'scored'")
-    records.do("delete from voice.checks where state = 'queued'")
+    records.do("delete from care.checks where state = 'queued'")
     assert opened(records) == 1  # the first one's, which has got a recording
-    assert records.one("select patient_id from voice.checks where is_backfill") == unheard
+    assert records.one("select patient_id from care.checks where is_backfill") == unheard
 
 
 def test_a_call_that_waits_to_be_judged_is_judged_first_and_taken_up_later(records: Records) -> None:
@@ -200,9 +200,9 @@ def test_a_backfill_keeps_no_call_of_its_patient_waiting(records: Records) -> No
 def test_the_service_of_an_encoder_that_is_not_active_gets_backfills_alone(records: Records) -> None:
     enrolled(records, 1)
     opened(records)
-    records.do("update voice.checks set is_backfill = false where encoder = %s", NEXT)
+    records.do("update care.checks set is_backfill = false where model = %s", NEXT)
     assert records.claims(NEXT) == []
-    records.do("update voice.checks set is_backfill = true where encoder = %s", NEXT)
+    records.do("update care.checks set is_backfill = true where model = %s", NEXT)
     assert len(records.claims(NEXT)) == 1
 
 
@@ -244,7 +244,7 @@ def test_a_backfill_leaves_nothing_but_embeddings_and_baselines(records: Records
                 records.complete(claim, voice)
     assert status(records) == {
         "encoder": NEXT, "is_active": False, "embedded": 3, "not_assessable": 1, "skipped": 0, "dead": 1, "waiting": 0,
-        "baselines": 1, "rebuilt": 1, "behind": 0, "left_behind": 0,
+        "baselines": 1, "rebuilt": 1, "outdated": 0, "unrecoverable": 0,
     }  # fmt: skip
     records.run_jobs(datetime.now(UTC))
     assert judged(records) == before
@@ -278,7 +278,7 @@ def test_a_baseline_that_changes_meanwhile_is_followed(records: Records) -> None
     embed_all(records)
     added = records.recorded(patient_id, day(1))
     assert samples(records, patient_id, ENCODER) == {*calls, added}
-    assert (status(records)["behind"], samples(records, patient_id)) == (1, set(calls))
+    assert (status(records)["outdated"], samples(records, patient_id)) == (1, set(calls))
     assert opened(records) == 1
     embed_all(records)
     assert samples(records, patient_id) == {*calls, added}
@@ -303,7 +303,7 @@ def test_a_baseline_that_is_gone_meanwhile_is_followed(records: Records) -> None
     records.call("flag_patient", patient_id, "flu", day(3))
     assert samples(records, patient_id, ENCODER) == set()
     assert samples(records, patient_id) == set(calls)
-    assert status(records)["behind"] == 1
+    assert status(records)["outdated"] == 1
     assert records.call("rebuild_baselines", NEXT, 10)["rebuild_baselines"] == 1
     assert samples(records, patient_id) == set()
 
@@ -341,7 +341,7 @@ def test_a_call_that_a_backfill_has_embedded_is_judged_all_the_same_when_it_is_a
     opened(records, is_history=True)
     embed_all(records)
     records.call("activate_encoder", NEXT)
-    assert records.rows("select * from voice.requeue_checks(null, null)") == [{"requeue_checks": claim["check_id"]}]
+    assert records.rows("select * from care.requeue_checks(null, null)") == [{"requeue_checks": claim["check_id"]}]
     records.run_jobs(datetime.now(UTC))
     [result] = embed_all(records, voice=at_cosine(0.5))
     assert result["state"] == "scored"
@@ -354,17 +354,17 @@ def test_a_call_that_a_backfill_has_embedded_is_judged_all_the_same_when_it_is_a
 def test_no_view_takes_a_backfill_for_the_calls_judgement(records: Records) -> None:
     patient_id, _ = enrolled(records, 1)
     caregiver = records.caregiver(patient_id)
-    shown = [records.seen(view, caregiver) for view in ("voice_timeline", "voice_check_status", "caregiver_patients")]
+    shown = [records.seen(view, caregiver) for view in ("voice_timeline", "check_status", "caregiver_patients")]
     assert shown[0][0]["snr_db"] == 30
     opened(records)
     [claim] = records.claims(NEXT)
     records.complete(claim, snr_db=9)
-    again = [records.seen(view, caregiver) for view in ("voice_timeline", "voice_check_status", "caregiver_patients")]
+    again = [records.seen(view, caregiver) for view in ("voice_timeline", "check_status", "caregiver_patients")]
     assert again == shown
-    assert len(records.seen("voice_check_status")) == 1
-    health = {row["encoder"]: row for row in records.seen("voice_pipeline_health")}
+    assert len(records.seen("check_status")) == 1
+    health = {row["model"]: row for row in records.seen("pipeline_health")}
     assert (health[NEXT]["is_backfill"], health[ENCODER]["is_backfill"]) == (True, False)
-    assert [row["is_backfill"] for row in records.rows("select * from voice.check_list(null, null, 9)")] == [
+    assert [row["is_backfill"] for row in records.rows("select * from care.check_list(null, null, 9)")] == [
         True,
         False,
     ]
@@ -377,9 +377,9 @@ def test_recordings_that_a_backfill_could_not_embed_are_one_trouble(records: Rec
     while claims := records.claims(NEXT):
         for claim in claims:
             fail(records, claim)
-    [trouble] = records.seen("voice_troubles")
+    [trouble] = records.seen("operator_issues")
     assert (trouble["kind"], trouble["subject"], trouble["detail"]) == ("backfill_dead", NEXT, "3 recordings")
-    assert len(records.rows("select * from voice.requeue_checks(null, null)")) == 3
+    assert len(records.rows("select * from care.requeue_checks(null, null)")) == 3
     embed_all(records)
     assert status(records)["rebuilt"] == 2
 
@@ -455,7 +455,7 @@ def test_an_archived_call_is_no_answer_and_no_silence(records: Records) -> None:
 def test_an_archive_without_consent_waits_for_it(records: Records) -> None:
     patient_id = records.patient(consent=False)
     archive(records, patient_id, -9)
-    assert records.row("select state, reason from voice.checks") == {"state": "skipped", "reason": "no_consent"}
+    assert records.row("select state, reason from care.checks") == {"state": "skipped", "reason": "no_consent"}
     assert opened(records, encoder=ENCODER) == 0
     records.call("set_consent", patient_id, True)
     assert (opened(records, encoder=ENCODER), opened(records, encoder=ENCODER)) == (1, 0)

@@ -181,7 +181,7 @@ def test_other_words_hold_nothing(records: Records, flag: str) -> None:
 
 
 def test_words_of_sickness_are_rows(records: Records) -> None:
-    records.do("insert into voice.sickness_words (word) values ('croaky')")
+    records.do("insert into care.sickness_words (word) values ('croaky')")
     patient_id = records.patient()
     records.do("update public.patients set flags = '{Croaky}' where id = %s", patient_id)
     assert records.judge(patient_id)["state"] == "held"

@@ -178,7 +178,7 @@ def test_a_report_whose_clock_is_wrong_by_years_is_taken_in_at_the_time_it_came(
     )
     call = records.row("select * from public.call_logs where id = %s", received["call_log_id"])
     assert NOON <= call["timestamp"] <= at
-    expires = records.one("select expires_at from voice.recordings")
+    expires = records.one("select expires_at from care.recordings")
     assert at + timedelta(days=1) <= expires <= at + timedelta(days=15)
 
 
@@ -198,7 +198,7 @@ def test_a_patient_who_falls_silent_is_judged_and_one_who_said_nothing_is_not(
         received = records.report(f"call-{number}", patient_id=patient_id, ended_reason=reason, **told)
         call = records.row("select check_reason from public.call_logs where id = %s", received["call_log_id"])
         assert call["check_reason"] == state, (told, reason)
-        queued = records.one("select count(*) from voice.recordings where call_log_id = %s", received["call_log_id"])
+        queued = records.one("select count(*) from care.recordings where call_log_id = %s", received["call_log_id"])
         assert queued == (state is None)
 
 
@@ -311,7 +311,7 @@ def test_calls_that_are_held_one_after_the_other_are_the_operators(records: Reco
     records.call("flag_patient", patient_id, "flu", NOON - timedelta(days=1))
     for days in range(3):
         records.judge(patient_id, at=NOON + timedelta(days=days))
-    [issue] = records.seen("voice_troubles")
+    [issue] = records.seen("operator_issues")
     assert (issue["kind"], issue["code"], issue["detail"]) == (
         "recordings_unusable",
         "sick_without_baseline",
@@ -320,9 +320,11 @@ def test_calls_that_are_held_one_after_the_other_are_the_operators(records: Reco
 
 
 def test_a_sweep_that_ended_in_the_future_passes_over_nothing(records: Records) -> None:
-    records.rpc("finish_sweep", provider="vapi", until="2999-01-01")
-    assert NOON - timedelta(days=1) < records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"] < NOON
+    records.rpc("finish_reconciliation", provider="vapi", until="2999-01-01")
+    assert (
+        NOON - timedelta(days=1) < records.rpc("reconcile_since", provider="vapi", at=NOON)[0]["reconcile_since"] < NOON
+    )
 
 
 def test_a_provider_that_was_never_swept_is_swept_as_far_back_as_it_keeps_recordings(records: Records) -> None:
-    assert records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"] == NOON - timedelta(days=14)
+    assert records.rpc("reconcile_since", provider="vapi", at=NOON)[0]["reconcile_since"] == NOON - timedelta(days=14)

@@ -48,7 +48,7 @@ def test_a_flag_that_was_resolved_stays_as_it_was(records: Records) -> None:
     patient_id = records.patient()
     records.call("flag_patient", patient_id, "flu", NOON)
     for days in (1, 2):
-        records.rows("select * from voice.unflag_patient(%s, null, %s)", patient_id, NOON + timedelta(days=days))
+        records.rows("select * from care.unflag_patient(%s, null, %s)", patient_id, NOON + timedelta(days=days))
     assert records.one("select resolved_at from public.health_flags") == NOON + timedelta(days=1)
 
 
@@ -98,8 +98,8 @@ def test_the_list_of_patients_shows_the_latest_calls_score_the_open_flags_and_th
     records.call("flag_patient", patient_id, "flu", NOON + timedelta(days=5))
     records.register("other-v1")
     records.complete(records.call("open_check", records.call_log(patient_id), "other-v1", "test", 60))
-    [listed] = records.rows("select * from voice.patient_list()")
+    [listed] = records.rows("select * from care.patient_list()")
     assert listed["last_anomaly_score"] == pytest.approx(0.5)
     assert (listed["open_flags"], listed["sample_count"], listed["alert_level"]) == (["flu"], 2, "emergency")
     records.do("update public.caregiver_alerts set state = 'resolved', resolved_at = now()")
-    assert [row["alert_level"] for row in records.rows("select * from voice.patient_list()")] == [None]
+    assert [row["alert_level"] for row in records.rows("select * from care.patient_list()")] == [None]

@@ -195,7 +195,7 @@ def test_of_two_primary_caregivers_who_remove_each_other_at_once_one_stays(
 
 @pytest.mark.parametrize("role", ["primary", *OTHERS])
 def test_every_caregiver_says_how_to_be_told(records: Records, patient_id: UUID, role: str) -> None:
-    records.do("insert into voice.alert_openings values ('de', 'opened', true, '', false)")
+    records.do("insert into care.alert_openings values ('de', 'opened', true, '', false)")
     caregiver, neighbour = records.caregiver(patient_id, role), records.caregiver(patient_id, role)
     before, untouched = row_of(records, caregiver), row_of(records, neighbour)
     given = {
@@ -239,10 +239,10 @@ def test_an_operator_manages_caregivers_of_whom_none_has_an_account(records: Rec
     assert (added["role"], added["phone"], added["language"]) == ("primary", "+4930555", "en")
     changed = records.call("change_caregiver", added["id"], "family", "Eva", "+4930556", None, None, None)
     assert (changed["role"], changed["phone"], changed["patient_known_as"]) == ("family", "+4930556", None)
-    [listed] = records.rows("select * from voice.caregiver_list(%s)", patient_id)
+    [listed] = records.rows("select * from care.caregiver_list(%s)", patient_id)
     assert (listed["name"], listed["is_reachable"]) == ("Eva", True)
     records.call("remove_caregiver", added["id"])
-    assert records.rows("select * from voice.caregiver_list(%s)", patient_id) == []
+    assert records.rows("select * from care.caregiver_list(%s)", patient_id) == []
     for function, values in (
         ("remove_caregiver", [added["id"]]),
         ("change_caregiver", [added["id"], "family", *[None] * 5]),

@@ -39,7 +39,7 @@ def fail(
 
 
 def make_due(records: Records) -> None:
-    records.do("update voice.checks set run_at = now() - interval '1 second' where state = 'queued'")
+    records.do("update care.checks set run_at = now() - interval '1 second' where state = 'queued'")
 
 
 # What queues a check.
@@ -47,8 +47,8 @@ def make_due(records: Records) -> None:
 
 def test_a_recording_that_arrives_with_the_call_queues_its_check(records: Records) -> None:
     call_log_id = queue(records, records.patient())
-    assert records.rows("select call_log_id, state, encoder from voice.checks") == [
-        {"call_log_id": call_log_id, "state": "queued", "encoder": ENCODER}
+    assert records.rows("select call_log_id, state, model from care.checks") == [
+        {"call_log_id": call_log_id, "state": "queued", "model": ENCODER}
     ]
     assert records.one("select check_state from public.call_logs") == "queued"
 
@@ -56,17 +56,17 @@ def test_a_recording_that_arrives_with_the_call_queues_its_check(records: Record
 def test_only_a_recording_going_from_null_to_a_value_queues_a_check(records: Records) -> None:
     call_log_id = records.call_log(records.patient())
     records.do("update public.call_logs set recording_source_url = %s, summary = 'x' where id = %s", URL, call_log_id)
-    assert records.one("select count(*) from voice.checks") == 0
+    assert records.one("select count(*) from care.checks") == 0
     for address in (URL, URL + "?again"):
         records.do("update public.call_logs set recording_ref = %s where id = %s", address, call_log_id)
-        assert records.one("select count(*) from voice.checks") == 1
+        assert records.one("select count(*) from care.checks") == 1
 
 
 def test_a_caregivers_tool_that_may_write_calls_queues_checks_too(records: Records) -> None:
     patient_id = records.patient()
     with records.database.as_role("service_role") as api:
         api.execute("insert into call_logs (patient_id, recording_ref) values (%s, %s)", [patient_id, URL])
-    assert records.one("select count(*) from voice.checks where state = 'queued'") == 1
+    assert records.one("select count(*) from care.checks where state = 'queued'") == 1
 
 
 def test_a_check_is_queued_in_the_same_transaction_or_not_at_all(records: Records) -> None:
@@ -74,8 +74,8 @@ def test_a_check_is_queued_in_the_same_transaction_or_not_at_all(records: Record
     owner = records.database.owner
     with owner.transaction(force_rollback=True):
         owner.execute("insert into public.call_logs (patient_id, recording_ref) values (%s, %s)", [patient_id, URL])
-        assert records.one("select count(*) from voice.checks") == 1
-    assert records.one("select count(*) from voice.checks") == 0
+        assert records.one("select count(*) from care.checks") == 1
+    assert records.one("select count(*) from care.checks") == 0
 
 
 def test_a_recording_without_consent_is_skipped_and_the_call_says_why(records: Records) -> None:
@@ -89,16 +89,16 @@ def test_a_recording_without_consent_is_skipped_and_the_call_says_why(records: R
 
 def test_calls_that_came_before_any_encoder_are_queued_with_the_first_one(records: Records) -> None:
     patient_id = records.patient()
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     queue(records, patient_id)
-    assert records.one("select count(*) from voice.checks") == 0
+    assert records.one("select count(*) from care.checks") == 0
     assert records.register("first-v1")
-    assert records.row("select encoder, state from voice.checks") == {"encoder": "first-v1", "state": "queued"}
+    assert records.row("select model, state from care.checks") == {"model": "first-v1", "state": "queued"}
 
 
 def test_a_call_that_comes_while_the_first_encoder_registers_is_queued_too(records: Records) -> None:
     patient_id = records.patient()
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     for order in ("call first", "encoder first"):
         with psycopg.connect(records.database.owner_url) as one, psycopg.connect(records.database.owner_url) as two:
             call: Statement = (
@@ -113,8 +113,8 @@ def test_a_call_that_comes_while_the_first_encoder_registers_is_queued_too(recor
             thread.join(0.3)
             one.commit()
             thread.join(10)
-        assert records.rows("select encoder, state from voice.checks") == [{"encoder": "first-v1", "state": "queued"}]
-        records.do("delete from public.call_logs; delete from voice.encoders")
+        assert records.rows("select model, state from care.checks") == [{"model": "first-v1", "state": "queued"}]
+        records.do("delete from public.call_logs; delete from care.models")
 
 
 # Encoders.
@@ -127,7 +127,7 @@ def test_the_first_encoder_becomes_active_and_the_second_does_not(records: Recor
 
 
 def test_an_encoder_brings_its_policy_with_the_missions_values(records: Records) -> None:
-    policy = records.row("select * from voice.policies where encoder = %s", ENCODER)
+    policy = records.one("select voice.policy_values(%s)", ENCODER)
     assert (policy["medium_above"], policy["high_above"], policy["critical_above"]) == (0.25, 0.40, 0.70)
     assert (policy["baseline_minimum_samples"], policy["baseline_target_samples"]) == (3, 5)
 
@@ -146,7 +146,7 @@ def test_opening_leases_the_check_that_was_queued_and_makes_no_second_one(record
     opened = records.open(call_log_id)
     assert opened["state"] == "leased"
     assert opened["lease_token"] is not None
-    assert records.row("select count(*), max(attempts) as attempts from voice.checks") == {"count": 1, "attempts": 1}
+    assert records.row("select count(*), max(attempts) as attempts from care.checks") == {"count": 1, "attempts": 1}
     assert claim(records) == []
 
 
@@ -219,7 +219,7 @@ def test_a_lease_that_ran_out_is_handed_out_again_alone(records: Records) -> Non
     others = [queue(records, records.patient()) for _ in range(2)]
     assert [row["call_log_id"] for row in claim(records)] == [lost]
     assert [row["call_log_id"] for row in claim(records)] == others
-    assert records.row("select attempts, lost_leases from voice.checks where call_log_id = %s", lost) == {
+    assert records.row("select attempts, lost_leases from care.checks where call_log_id = %s", lost) == {
         "attempts": 2,
         "lost_leases": 1,
     }
@@ -230,7 +230,7 @@ def test_a_check_that_kills_every_worker_ends_dead(records: Records) -> None:
     for _ in range(5):
         assert len(claim(records, lease_seconds=-1)) == 1
     assert claim(records) == []
-    assert records.row("select state, reason from voice.checks") == {"state": "dead", "reason": "attempts_exhausted"}
+    assert records.row("select state, reason from care.checks") == {"state": "dead", "reason": "attempts_exhausted"}
 
 
 def test_an_upload_whose_lease_ran_out_is_lost_and_says_so(records: Records) -> None:
@@ -251,9 +251,9 @@ def test_burying_a_lost_upload_waits_for_nobody_who_opens_the_call(records: Reco
         other.execute("select from public.call_logs where id = %s for no key update", [call_log_id])
         with psycopg.connect(records.database.service_url, options="-c lock_timeout=2s") as burying:
             burying.execute("select from voice.claim_checks(%s, 'worker', 10, 60)", [ENCODER])
-    assert records.one("select state from voice.checks") == "leased"
+    assert records.one("select state from care.checks") == "leased"
     claim(records)
-    assert records.one("select state from voice.checks") == "dead"
+    assert records.one("select state from care.checks") == "dead"
 
 
 def test_a_lease_is_renewed_by_its_holder_only(records: Records) -> None:
@@ -276,15 +276,15 @@ def test_a_failure_is_tried_again_after_a_wait_that_doubles(records: Records) ->
     for _ in range(4):
         [held] = claim(records)
         assert fail(records, held) == "queued"
-        waits.append(records.one("select extract(epoch from run_at - clock_timestamp())::float from voice.checks"))
+        waits.append(records.one("select extract(epoch from run_at - clock_timestamp())::float from care.checks"))
         assert claim(records) == []
         make_due(records)
     for wait, middle in zip(waits, (10, 20, 40, 80), strict=True):
         assert 0.75 * middle <= wait <= 1.2 * middle
     [held] = claim(records)
     assert fail(records, held) == "dead"
-    assert records.one("select reason from voice.checks") == "attempts_exhausted"
-    assert records.one("select array_agg(attempt order by id) from voice.check_errors") == [1, 2, 3, 4, 5]
+    assert records.one("select reason from care.checks") == "attempts_exhausted"
+    assert records.one("select array_agg(attempt order by id) from care.check_errors") == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -295,12 +295,12 @@ def test_a_permanent_failure_is_dead_at_once(records: Records, code: str, reason
     queue(records, records.patient())
     [held] = claim(records)
     assert fail(records, held, code, permanent=True) == "dead"
-    assert records.one("select reason from voice.checks") == reason
+    assert records.one("select reason from care.checks") == reason
 
 
 def test_a_failed_upload_is_dead_since_it_cannot_be_read_again(records: Records) -> None:
     assert fail(records, records.open(records.call_log(records.patient()))) == "dead"
-    assert records.one("select reason from voice.checks") == "upload_lost"
+    assert records.one("select reason from care.checks") == "upload_lost"
 
 
 def test_a_dead_check_may_be_opened_anew(records: Records) -> None:
@@ -322,16 +322,16 @@ def test_two_live_checks_of_one_call_are_refused(records: Records) -> None:
     queue(records, records.patient())
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
         records.do(
-            """insert into voice.checks (call_log_id, patient_id, encoder)
-               select call_log_id, patient_id, encoder from voice.checks"""
+            """insert into care.checks (call_log_id, patient_id, signal, model)
+               select call_log_id, patient_id, signal, model from care.checks"""
         )
-    assert raised.value.diag.constraint_name == "a_call_has_one_live_check_per_encoder"
+    assert raised.value.diag.constraint_name == "a_call_has_one_live_check_per_model"
 
 
 def test_an_end_without_a_score_must_have_a_reason(records: Records) -> None:
     records.judge(records.patient())
     with pytest.raises(psycopg.errors.CheckViolation) as raised:
-        records.do("update voice.checks set state = 'dead'")
+        records.do("update care.checks set state = 'dead'")
     assert raised.value.diag.constraint_name == "an_end_without_a_score_has_a_reason"
 
 
@@ -352,7 +352,7 @@ def test_a_check_given_back_is_as_if_it_had_never_been_handed_out(records: Recor
     queue(records, records.patient())
     [held] = claim(records)
     assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is True
-    assert records.row("select state, attempts, lost_leases, worker from voice.checks") == {
+    assert records.row("select state, attempts, lost_leases, worker from care.checks") == {
         "state": "queued",
         "attempts": 0,
         "lost_leases": 0,
@@ -371,7 +371,7 @@ def test_an_upload_is_not_given_back_since_nobody_else_has_it(records: Records) 
 
 
 def requeued(records: Records, ids: list[int] | None = None, reasons: list[str] | None = None) -> list[int]:
-    rows = records.service.execute("select voice.requeue_checks(%s, %s::public.check_reason[])", [ids, reasons])
+    rows = records.service.execute("select care.requeue_checks(%s, %s::public.check_reason[])", [ids, reasons])
     return [row[0] for row in rows]
 
 
@@ -383,7 +383,7 @@ def test_the_operator_queues_a_dead_check_again_with_all_its_attempts(records: R
     assert requeued(records, ids=[7_000]) == []
     assert requeued(records) == [held["check_id"]]
     assert records.one("select check_state from public.call_logs") == "queued"
-    assert records.one("select count(*) from voice.check_errors") == 1
+    assert records.one("select count(*) from care.check_errors") == 1
     [again] = claim(records)
     assert records.complete(again)["state"] == "enrolled"
     assert requeued(records) == []
@@ -398,10 +398,10 @@ def test_the_operator_sees_each_check_with_its_last_error(records: Records) -> N
     queue(records, records.patient())
     [held] = claim(records)
     fail(records, held, "recording_unreachable")
-    [row] = records.rows("select * from voice.check_list('{queued}', null, 10)")
+    [row] = records.rows("select * from care.check_list('{queued}', null, 10)")
     assert (row["state"], row["attempts"], row["error_code"]) == ("queued", 1, "recording_unreachable")
-    assert records.rows("select * from voice.check_list('{dead}', null, 10)") == []
-    assert records.rows("select * from voice.check_list(null, %s, 10)", uuid4()) == []
+    assert records.rows("select * from care.check_list('{dead}', null, 10)") == []
+    assert records.rows("select * from care.check_list(null, %s, 10)", uuid4()) == []
 
 
 def test_pipeline_health_counts_what_waits_what_is_lost_and_how_the_rest_ended(records: Records) -> None:
@@ -414,7 +414,7 @@ def test_pipeline_health_counts_what_waits_what_is_lost_and_how_the_rest_ended(r
         rows = {
             (row[0], row[1]): row[2:]
             for row in operator.execute(
-                "select state, reason, check_count, due_count, lost_lease_count from voice_pipeline_health"
+                "select state, reason, check_count, due_count, lost_lease_count from pipeline_health"
             )
         }
     assert rows == {
@@ -431,7 +431,7 @@ def test_erasing_a_patient_takes_the_checks_along(records: Records) -> None:
     [held] = claim(records)
     fail(records, held)
     records.do("delete from public.patients where id = %s", patient_id)
-    left = [records.one(f"select count(*) from voice.{table}") for table in ("checks", "check_errors")]
+    left = [records.one(f"select count(*) from care.{table}") for table in ("checks", "check_errors")]
     assert left == [0, 0]
 
 
@@ -479,7 +479,7 @@ def test_a_call_that_was_judged_is_not_queued_again_by_another_address(records: 
     records.complete(records.open(call_log_id))
     records.do("update public.call_logs set recording_ref = %s", URL)
     records.call("record_call", patient_id, call_log_id, "api", SIGNED, None, None, None)
-    assert records.one("select count(*) from voice.checks") == 1
+    assert records.one("select count(*) from care.checks") == 1
     assert records.one("select recording_ref from public.call_logs") == URL
 
 
@@ -513,7 +513,7 @@ def test_a_storm_of_claims_gives_each_check_to_one_worker(records: Records) -> N
                 idle = 0 if rows else idle + 1
                 for check_id, lease_token in rows:
                     taken.append(check_id)
-                    connection.execute("select voice.abstain_check(%s, %s, 'no_speech', '{}')", [check_id, lease_token])
+                    connection.execute("select care.abstain_check(%s, %s, 'no_speech', '{}')", [check_id, lease_token])
 
     threads = [threading.Thread(target=client, args=[number]) for number in range(clients)]
     for thread in threads:
@@ -521,6 +521,4 @@ def test_a_storm_of_claims_gives_each_check_to_one_worker(records: Records) -> N
     for thread in threads:
         thread.join(120)
     assert len(taken) == len(set(taken)) == patients * calls
-    assert records.one("select count(*) from voice.checks where state = 'not_assessable' and attempts = 1") == len(
-        taken
-    )
+    assert records.one("select count(*) from care.checks where state = 'not_assessable' and attempts = 1") == len(taken)

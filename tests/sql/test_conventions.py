@@ -11,7 +11,7 @@ from records import Records
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
-OURS = "('public'::regnamespace, 'voice'::regnamespace)"
+OURS = "('public'::regnamespace, 'care'::regnamespace, 'voice'::regnamespace)"
 # Of extensions, and of what stood there before us, nothing is asked.
 NOT_AN_EXTENSIONS = "not exists (select from pg_depend where objid = o.oid and deptype = 'e')"
 
@@ -154,7 +154,7 @@ def test_grants_are_as_listed(records: Records) -> None:
                 union all
                 select acl.grantee::regrole::text, lower(acl.privilege_type) || ' schema', n.nspname, n.nspowner,
                     acl.grantee
-                from pg_namespace as n, aclexplode(n.nspacl) as acl where n.nspname = 'voice'
+                from pg_namespace as n, aclexplode(n.nspacl) as acl where n.nspname in ('care', 'voice')
             ) as granted where who <> owner order by 1, 2, 3""",
     )
     listed = (HERE / "grants.txt").read_text().splitlines()
@@ -176,10 +176,10 @@ def test_the_service_role_is_in_no_other_role(records: Records) -> None:
     assert set(flags.values()) == {False}
 
 
-def test_the_chapters_tell_the_journey() -> None:
-    chapters = sorted((REPOSITORY / "supabase" / "migrations").glob("*.sql"))
-    first, last = chapters[0].read_text(), chapters[-1].read_text()
+def test_the_schema_files_tell_the_journey() -> None:
+    files = sorted((REPOSITORY / "supabase" / "schemas").glob("*.sql"))
+    first, last = files[0].read_text(), files[-1].read_text()
     assert len(re.findall(r"^--     \d ", first, re.MULTILINE)) == 8
-    triggers = [path.name for path in chapters if "create trigger" in path.read_text()]
-    assert triggers == [chapters[-1].name]
-    assert last.startswith("-- Wiring")
+    triggers = [path.name for path in files if "create trigger" in path.read_text()]
+    assert triggers == [files[-1].name]
+    assert last.startswith("-- Triggers")

@@ -57,7 +57,8 @@ class House:
         admin = self.database.admin
         tables = admin.execute(
             """select oid::regclass::text from pg_class where relkind in ('r', 'p') and relnamespace in (
-                   'public'::regnamespace, 'voice'::regnamespace, 'storage'::regnamespace, 'auth'::regnamespace)"""
+                   'public'::regnamespace, 'care'::regnamespace,
+                   'voice'::regnamespace, 'storage'::regnamespace, 'auth'::regnamespace)"""
         ).fetchall()
         of_a = " union all ".join(
             f"select '{table}' || coalesce(md5(string_agg(t::text, ',' order by t::text)), '') from {table} as t "
@@ -69,9 +70,10 @@ class House:
             union all select md5(string_agg(t::text, ',' order by t.oid)) from pg_trigger as t
             union all select md5(string_agg(c.relname || c.relrowsecurity || coalesce(c.relacl::text, ''), ','
                 order by c.oid)) from pg_class as c
-                where c.relnamespace::regnamespace::text in ('public', 'voice', 'storage', 'auth')
+                where c.relnamespace::regnamespace::text in ('public', 'care', 'voice', 'storage', 'auth')
             union all select md5(string_agg(p.proname || p.prosrc || coalesce(p.proacl::text, ''), ',' order by p.oid))
-                from pg_proc as p where p.pronamespace::regnamespace::text in ('public', 'voice', 'extensions', 'auth')
+                from pg_proc as p
+                where p.pronamespace::regnamespace::text in ('public', 'care', 'voice', 'extensions', 'auth')
             union all select md5(string_agg(r.rolname || r.rolsuper || r.rolbypassrls, ',' order by r.rolname))
                 from pg_roles as r"""
         return str(admin.execute((of_a + rules).encode()).fetchall())
@@ -152,7 +154,7 @@ def family(records: Records, word: str, secret: str, phones: str, voices: list[A
     records.do("update public.voice_anomaly_logs set notes = %s where patient_id = %s", f"notes-{word}", patient_id)
     records.call("flag_patient", patient_id, f"flag-{word}", NOW)
     records.do("insert into public.daily_checkins (patient_id, date) values (%s, '2026-01-01')", patient_id)
-    records.do("update public.voice_consents set evidence = %s where patient_id = %s", f"form-{word}", patient_id)
+    records.do("update public.consents set evidence = %s where patient_id = %s", f"form-{word}", patient_id)
     records.call("add_api_key", f"key-{secret}", ["read"], (word * 32)[:32].encode())
     records.database.admin.execute(
         "insert into storage.buckets (id, name) values ('voice-recordings', 'voice-recordings') on conflict do nothing"
@@ -240,13 +242,14 @@ def test_the_detector_sees_a_change(house: House) -> None:
 # What a stranger to the family and what somebody without an account asks. The stranger is the primary caregiver of B.
 RELATIONS = [
     "patients", "patient_caregivers", "health_flags", "daily_checkins", "voice_anomaly_logs", "caregiver_alerts",
-    "alert_changes", "voice_consents", "caregiver_patients", "voice_timeline", "voice_alerts", "recent_anomaly_logs",
-    "patient_voice_baseline", "silent_patients", "voice_check_status", "alert_deliveries", "audit_trail",
-    "voice_pipeline_health", "voice_troubles", "call_logs",
+    "alert_changes", "consents", "caregiver_patients", "voice_timeline", "alert_history", "recent_anomaly_logs",
+    "patient_voice_baseline", "silent_patients", "check_status", "alert_deliveries", "audit_trail",
+    "pipeline_health", "operator_issues", "call_logs",
 ]  # fmt: skip
 PRIVATE = [
-    "embeddings", "baselines", "baseline_samples", "checks", "check_errors", "recordings", "deliveries", "deletions",
-    "audit_log", "tombstones", "api_keys", "settings", "policies", "alert_openings", "unmatched_calls",
+    "voice.embeddings", "voice.baselines", "voice.baseline_samples", "care.checks", "care.check_errors",
+    "care.recordings", "care.deliveries", "care.deletions", "care.audit_log", "care.tombstones",
+    "care.api_keys", "care.settings", "voice.policies", "care.alert_openings", "care.unmatched_calls",
 ]  # fmt: skip
 LEAK = """create function pg_temp.leak(t text) returns boolean language plpgsql cost 0.0000001
     as $$ begin raise notice '%', t; return true; end $$"""
@@ -278,11 +281,11 @@ READING = [
     "select 1 / (case when id = '{a}' then 0 else 1 end) from patients",
     "select * from patients where 1 / (case when name like '%' || 'bra' then 0 else 1 end) = 1",
     "select * from voice_timeline where 1 / (case when patient_id = '{a}' then 0 else 1 end) = 1",
-    "select * from voice_alerts where 1 / (case when patient_id = '{a}' then 0 else 1 end) = 1",
+    "select * from alert_history where 1 / (case when patient_id = '{a}' then 0 else 1 end) = 1",
     "select * from patients where name::integer = 1",
     "select * from voice_timeline where notes::integer = 1",
     "select * from caregiver_patients where known_as::uuid is null",
-    "select * from voice_alerts where notes::date is null",
+    "select * from alert_history where notes::date is null",
     "select * from patients where name::regclass is null",
     "select * from patients order by name::inet",
     LEAK + ";; select * from patients where pg_temp.leak(name)",
@@ -308,7 +311,7 @@ READING = [
     "copy patients to program 'cat'",
     "copy patients to '/tmp/patients'",
     "select * from pg_stats where tablename = 'patients' and schemaname = 'public'",
-    "select most_common_vals, histogram_bounds from pg_stats where schemaname in ('public', 'voice')",
+    "select most_common_vals, histogram_bounds from pg_stats where schemaname in ('public', 'care', 'voice')",
     "select * from pg_statistic",
     "select * from pg_stats_ext_exprs",
     "select pg_read_file('PG_VERSION')",
@@ -320,7 +323,7 @@ READING = [
     "select * from pg_prepared_statements",
     "select passwd from pg_shadow",
     "select * from pg_largeobject",
-    "select pg_get_functiondef('voice.patients_of_caller'::regproc)",
+    "select pg_get_functiondef('care.patients_of_caller'::regproc)",
     "select name from storage.objects",
     "select metadata from storage.objects where name = '{a}/{played}.wav'",
     "select * from storage.objects where bucket_id = 'voice-recordings' or true",
@@ -330,10 +333,10 @@ READING = [
 BECOMING = [
     "set role postgres;; select * from patients",
     "set role supabase_admin;; select * from patients",
-    "set role retrocare_service;; select * from voice.patient_list()",
+    "set role retrocare_service;; select * from care.patient_list()",
     "set role supabase_storage_admin;; select * from storage.objects",
     "set session authorization postgres;; select * from patients",
-    "set session authorization retrocare_service;; select * from voice.patient_list()",
+    "set session authorization retrocare_service;; select * from care.patient_list()",
     "reset role;; select * from patients",
     "reset session authorization;; select * from patients",
     "begin;; set local role none;; select * from patients;; rollback",
@@ -436,20 +439,20 @@ CALLING = [
     "select * from fail_recording('{played}', '{a}', 'x', 'x', true)",
     "select * from finish_delivery(1, '{a}')",
     "select * from fail_deletion(1, '{a}', 'x')",
-    "select * from finish_sweep('vapi', 'infinity')",
+    "select * from finish_reconciliation('vapi', 'infinity')",
     "select * from unreported_calls('vapi', array['call-' || 'zebra'])",
-    "select voice.caregiver_name('{a}', '{primary}')",
-    "select voice.patients_of_caller('viewer')",
-    "select voice.export_patient('{a}')",
+    "select care.caregiver_name('{a}', '{primary}')",
+    "select care.patients_of_caller('viewer')",
+    "select care.export_patient('{a}')",
     "select voice.compare('[1,0,0]', '[0,1,0]')",
-    "select * from voice.patient_list()",
-    "select * from voice.row_counts('{a}')",
-    "select * from voice.api_key_list()",
-    "select * from voice.audit_trail('{a}', null, 10)",
-    "select voice.add_api_key('mine', '{admin}', sha256('x'))",
-    "select voice.note_audit('exported', 'forged', '{a}')",
-    "select voice.lock_as_primary('{a}')",
-    "select voice.alert_to_act_on('{alert}')",
+    "select * from care.patient_list()",
+    "select * from care.row_counts('{a}')",
+    "select * from care.api_key_list()",
+    "select * from care.audit_trail('{a}', null, 10)",
+    "select care.add_api_key('mine', '{admin}', sha256('x'))",
+    "select care.note_audit('exported', 'forged', '{a}')",
+    "select care.lock_as_primary('{a}')",
+    "select care.alert_to_act_on('{alert}')",
 ]
 WRITING = [
     "update patients set name = 'x' where id = '{a}'",
@@ -469,11 +472,11 @@ WRITING = [
     "update caregiver_alerts set patient_id = '{b}'",
     "update patient_caregivers set patient_id = '{a}'",
     "update patient_caregivers set role = 'primary', user_id = '{my_primary}' where patient_id = '{a}'",
-    "update voice_consents set withdrawn_at = now()",
+    "update consents set withdrawn_at = now()",
     "update alert_changes set change = 'resolved'",
-    "update voice.settings set recent_call_days = 9",
+    "update care.settings set recent_call_days = 9",
     "update voice.policies set medium_above = 1",
-    "update voice.audit_log set actor_role = 'x'",
+    "update care.audit_log set actor_role = 'x'",
     "update storage.objects set name = '{b}/taken.wav' where name like '{a}%' returning *",
     "update auth.users set email = 'x' where id = '{primary}'",
     "delete from patients where id = '{a}' returning *",
@@ -481,7 +484,7 @@ WRITING = [
     "delete from voice_anomaly_logs where patient_id = '{a}'",
     "delete from storage.objects where name like '{a}%' returning *",
     "delete from patients using voice_anomaly_logs as l where l.patient_id = patients.id returning l.*",
-    "delete from voice.audit_log",
+    "delete from care.audit_log",
     "insert into patient_caregivers (patient_id, user_id, role) values ('{a}', '{my_primary}', 'primary')",
     "insert into patient_caregivers (id, patient_id, user_id) values ('{caregiver}', '{a}', '{my_primary}') "
     "on conflict (id) do update set user_id = excluded.user_id returning *",
@@ -492,11 +495,11 @@ WRITING = [
     "insert into call_logs (patient_id, recording_ref) values ('{a}', 'https://example.org/x')",
     "insert into health_flags (patient_id, flag) values ('{a}', 'sick')",
     "insert into daily_checkins (patient_id, date) values ('{a}', '2026-01-02')",
-    "insert into voice_consents (patient_id, evidence) values ('{a}', 'forged')",
+    "insert into consents (patient_id, evidence) values ('{a}', 'forged')",
     "insert into storage.objects (bucket_id, name) values ('voice-recordings', '{a}/{played}.wav') "
     "on conflict (bucket_id, name) do update set metadata = objects.metadata returning *",
     "insert into voice.embeddings (patient_id) values ('{a}')",
-    "insert into voice.audit_log (action, actor_role, subject) values ('exported', 'x', 'forged')",
+    "insert into care.audit_log (action, actor_role, subject) values ('exported', 'x', 'forged')",
     "merge into patients using (values ('{a}'::uuid)) as w (id) on w.id = patients.id "
     "when matched then update set name = 'x'",
     "truncate patients cascade",
@@ -508,7 +511,7 @@ WRITING = [
     "alter table patients disable row level security",
     "alter table patients no force row level security;; alter table patients owner to authenticated",
     "alter view voice_timeline set (security_invoker = false)",
-    "alter function voice.patients_of_caller(public.caregiver_role) set search_path = pg_temp",
+    "alter function care.patients_of_caller(public.caregiver_role) set search_path = pg_temp",
     "alter default privileges in schema public grant select on tables to anon",
     "create policy everything on patients using (true)",
     "alter policy caregivers_read_their_patients on patients using (true)",
@@ -524,6 +527,7 @@ WRITING = [
     "comment on table patients is 'taken'",
     "drop table patients cascade",
     "drop schema voice cascade",
+    "drop schema care cascade",
     "vacuum full patients",
     "cluster patients using patients_pkey",
     "create publication p for all tables",
@@ -550,7 +554,7 @@ VECTORS = [
     "select * from patient_voice_baseline",
     "select to_jsonb(v) from patient_voice_baseline as v",
     "select * from voice_anomaly_logs",
-    "select * from voice_check_status",
+    "select * from check_status",
     "select table_to_xml('voice.embeddings', true, false, '')",
     "select most_common_vals, histogram_bounds from pg_stats where attname = 'embedding'",
     "create temp table t (like voice.embeddings including all);; select * from t",
@@ -559,16 +563,16 @@ VECTORS = [
     "select recording_source_url from call_logs",
     "select recording_ref from call_logs",
     "select to_jsonb(c) from call_logs as c",
-    "select key_sha256 from voice.api_keys",
-    "select * from voice.audit_log",
-    "select d::text from voice.deliveries as d",
+    "select key_sha256 from care.api_keys",
+    "select * from care.audit_log",
+    "select d::text from care.deliveries as d",
 ]
 
 
 def attempts() -> Iterator[Any]:
     """Give who, and what that person tries."""
     for who in ("anon", "stranger"):
-        reads = [f"select * from {name}" for name in RELATIONS] + [f"table voice.{name}" for name in PRIVATE]
+        reads = [f"select * from {name}" for name in RELATIONS] + [f"table {name}" for name in PRIVATE]
         for steps in reads + READING + BECOMING + VECTORS + SHADOWING + CALLING + WRITING:
             yield pytest.param(who, steps, id=f"{who}: {' '.join(steps.split())[-70:]}")
     for who in ("viewer", "family"):
@@ -576,7 +580,7 @@ def attempts() -> Iterator[Any]:
             yield pytest.param(who, steps, id=f"{who}: {' '.join(steps.split())[-70:]}")
     for steps in VECTORS:
         yield pytest.param("service_role", steps, id=f"service_role: {steps[-70:]}")
-    for steps in [f"table public.{name}" for name in RELATIONS] + [f"table voice.{name}" for name in PRIVATE] + VECTORS:
+    for steps in [f"table public.{name}" for name in RELATIONS] + [f"table {name}" for name in PRIVATE] + VECTORS:
         yield pytest.param("retrocare_service", steps, id=f"retrocare_service: {steps[-70:]}")
 
 

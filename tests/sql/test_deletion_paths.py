@@ -52,7 +52,7 @@ def patient_id(records: Records) -> UUID:
 
 
 def deletions(records: Records, state: str = "queued") -> set[tuple[str, str]]:
-    rows = records.rows("select kind, reference from voice.deletions where state = %s", state)
+    rows = records.rows("select kind, reference from care.deletions where state = %s", state)
     return {(row["kind"], row["reference"]) for row in rows}
 
 
@@ -112,7 +112,7 @@ def test_the_copies_go_here_and_at_the_provider(records: Records, patient_id: UU
     assert len([entry for entry in found if entry[0] == "storage_object"]) == 4
     assert ("storage_object", f"voice-recordings/{patient_id}/{undecided}.wav") in found
     assert records.one("select count(*) from public.call_logs where recording_ref is not null") == 0
-    assert records.one("select count(*) from voice.recordings where recording_ref is not null") == 0
+    assert records.one("select count(*) from care.recordings where recording_ref is not null") == 0
     assert vectors_without_a_consenting_patient(records) == 0
 
 
@@ -122,7 +122,7 @@ def test_nothing_of_the_voice_is_left(records: Records, patient_id: UUID, path: 
     left = records.row(
         """select (select count(*) from voice.embeddings) as embeddings,
                (select count(*) from voice.baselines) as baselines,
-               (select count(*) from voice.checks where reason is distinct from 'no_consent') as checks"""
+               (select count(*) from care.checks where reason is distinct from 'no_consent') as checks"""
     )
     assert left == {"embeddings": 0, "baselines": 0, "checks": 0}
 
@@ -131,7 +131,7 @@ def test_nothing_of_the_voice_is_left(records: Records, patient_id: UUID, path: 
 def test_each_erasure_leaves_a_tombstone(records: Records, patient_id: UUID, path: str) -> None:
     PATHS[path](records, patient_id)
     scope = "person" if "person" in path or path.startswith("patient") else "voice"
-    found = records.rows("select * from voice.tombstones where scope = %s", scope)
+    found = records.rows("select * from care.tombstones where scope = %s", scope)
     assert [(row["patient_id"], row["scope"]) for row in found] == [(patient_id, scope)]
 
 
@@ -144,8 +144,8 @@ def test_a_late_report_brings_nothing_back(records: Records, patient_id: UUID, p
     for named in ({"patient_id": patient_id}, {"phone": "+4930111111"}):
         received = records.report("call-1", summary="She told us", recording_url="https://example.org/1.wav", **named)
         assert (received["disposition"], received["is_new"]) == ("erased", False)
-    assert records.one("select count(*) from voice.unmatched_calls") == 0
-    assert records.one("select count(*) from voice.recordings where state in ('queued', 'leased')") == 0
+    assert records.one("select count(*) from care.unmatched_calls") == 0
+    assert records.one("select count(*) from care.recordings where state in ('queued', 'leased')") == 0
     assert records.one("select count(*) from public.call_logs where summary is not null") == 0
     assert records.claims() == []
     unknown = records.rpc("unreported_calls", provider="vapi", provider_call_ids=["call-1", "call-7"])
@@ -155,7 +155,7 @@ def test_a_late_report_brings_nothing_back(records: Records, patient_id: UUID, p
 def test_a_report_that_names_an_erased_person_is_not_kept(records: Records, patient_id: UUID) -> None:
     records.rpc("erase_patient", patient_id=patient_id, reason="asked")
     assert records.report("call-8", patient_id=patient_id, summary="Late")["disposition"] == "erased"
-    assert records.one("select count(*) from voice.unmatched_calls") == 0
+    assert records.one("select count(*) from care.unmatched_calls") == 0
 
 
 def test_what_is_stored_again_at_the_same_path_is_deleted_again(records: Records, patient_id: UUID) -> None:
@@ -163,7 +163,7 @@ def test_what_is_stored_again_at_the_same_path_is_deleted_again(records: Records
     delete_all(records)
     assert deletions(records) == set()
     records.rpc("record_consent", patient_id=patient_id, evidence="A new form")
-    path = records.one("select min(reference) from voice.deletions where kind = 'storage_object'")
+    path = records.one("select min(reference) from care.deletions where kind = 'storage_object'")
     records.call_log(patient_id, NOW, recording_ref=f"storage:{path}")
     records.rpc("withdraw_consent", patient_id=patient_id)
     assert ("storage_object", path) in deletions(records)
@@ -228,7 +228,7 @@ def test_a_call_whose_patient_is_worked_on_is_not_deleted_and_nobody_waits_for_e
     records: Records, patient_id: UUID
 ) -> None:
     with records.database.connect(records.database.owner_url) as other, other.transaction():
-        other.execute("select voice.lock_patient(%s)", [patient_id])
+        other.execute("select care.lock_patient(%s)", [patient_id])
         records.do("set lock_timeout = '2s'")
         with pytest.raises(psycopg.Error) as raised:
             records.do("delete from public.call_logs where patient_id = %s", patient_id)
@@ -240,7 +240,7 @@ def test_a_deletion_that_fails_again_and_again_is_the_operators(records: Records
     records.rpc("erase_patient_voice", patient_id=patient_id, reason="asked")
     at = datetime.now(UTC)
     for attempt in range(3):
-        assert [row for row in records.seen("voice_troubles") if row["kind"] == "deletion_delayed"] == []
+        assert [row for row in records.seen("operator_issues") if row["kind"] == "deletion_delayed"] == []
         for held in records.rpc("claim_deletions", worker="w", count=99, lease_seconds=60.0, at=at):
             if held["reference"] == "vapi/call-0":
                 records.rpc(
@@ -253,7 +253,7 @@ def test_a_deletion_that_fails_again_and_again_is_the_operators(records: Records
             else:
                 records.rpc("finish_deletion", deletion_id=held["deletion_id"], lease_token=held["lease_token"])
         at += timedelta(hours=2 + attempt)
-    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "deletion_delayed"]
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "deletion_delayed"]
     assert (issue["code"], issue["detail"], issue["patient_id"]) == ("provider_refused", "3 attempts", patient_id)
     assert "call-0" not in issue["subject"]
 
@@ -283,14 +283,14 @@ def test_a_report_that_waits_for_an_erased_persons_number_goes_to_nobody_else(re
     erased, other = records.patient(), records.patient()
     records.do("update public.patients set phone = '+4930222222'")
     records.report("call-1", phone="+4930222222", summary="of whom?")
-    assert records.one("select count(*) from voice.unmatched_calls") == 1
+    assert records.one("select count(*) from care.unmatched_calls") == 1
     records.rpc("erase_patient", patient_id=erased, reason="asked")
     records.run_jobs(datetime.now(UTC))
-    assert records.one("select count(*) from voice.unmatched_calls") == 0
+    assert records.one("select count(*) from care.unmatched_calls") == 0
     assert records.one("select count(*) from public.call_logs where patient_id = %s", other) == 0
 
 
 def test_a_report_that_is_taken_in_waits_no_longer(records: Records, patient_id: UUID) -> None:
     records.report("call-7", phone="+4930999999")
     records.report("call-7", patient_id=patient_id)
-    assert records.one("select count(*) from voice.unmatched_calls") == 0
+    assert records.one("select count(*) from care.unmatched_calls") == 0

@@ -82,12 +82,12 @@ def test_every_minute_the_functions_are_woken_only_where_work_is_due(rung: Recor
     now = datetime.now(UTC)
     rung.report("call-1", patient_id=patient_id, started_at=now, ended_at=now, at=now)
     rung.database.admin.execute("delete from net.posts")
-    rung.do("select voice.wake_functions()")
+    rung.do("select care.wake_functions()")
     assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "collect-recordings", FUNCTIONS + "notify-caregiver"]
     rung.database.admin.execute("delete from net.posts")
-    rung.do("update voice.deliveries set run_at = now() + interval '1 hour'")
-    rung.do("update voice.recordings set run_at = now() + interval '1 hour'")
-    rung.do("select voice.wake_functions()")
+    rung.do("update care.deliveries set run_at = now() + interval '1 hour'")
+    rung.do("update care.recordings set run_at = now() + interval '1 hour'")
+    rung.do("select care.wake_functions()")
     assert posts(rung) == []
 
 
@@ -111,8 +111,8 @@ def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_swee
     assert scheduled["retrocare-provider-sweep"] == "*/5 * * * *"
     assert scheduled["retrocare-wake-functions"] == scheduled["retrocare-advance-alerts"] == "* * * * *"
     assert scheduled["retrocare-delete-old-recordings"] == "*/10 * * * *"
-    assert empty_database.owner.execute("select 2 + count(*) from voice.jobs").fetchone() == (len(scheduled),)
-    assert empty_database.owner.execute("select voice.schedule_jobs()").fetchone() == (True,)  # and again
+    assert empty_database.owner.execute("select 2 + count(*) from care.jobs").fetchone() == (len(scheduled),)
+    assert empty_database.owner.execute("select care.schedule_jobs()").fetchone() == (True,)  # and again
     for _, _, command in jobs:
         empty_database.owner.execute(command)
     rung = empty_database.admin.execute("select url, body from net.posts").fetchall()
@@ -121,7 +121,7 @@ def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_swee
 
 def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Records) -> None:
     queue(records)
-    assert records.one("select state from voice.checks") == "queued"
+    assert records.one("select state from care.checks") == "queued"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Record
 def test_a_broken_doorbell_never_keeps_a_check_from_being_queued(rung: Records, breakage: str) -> None:
     rung.database.admin.execute(breakage.encode())
     queue(rung)
-    assert rung.one("select state from voice.checks") == "queued"
+    assert rung.one("select state from care.checks") == "queued"
 
 
 def test_whoever_deletes_many_recordings_wakes_the_deletion_once_a_transaction(rung: Records) -> None:
@@ -146,7 +146,7 @@ def test_whoever_deletes_many_recordings_wakes_the_deletion_once_a_transaction(r
         rung.call_log(patient_id, recording_ref=f"storage:voice-recordings/{patient_id}/{number}.wav")
     rung.database.admin.execute("delete from net.posts")
     rung.rpc("erase_patient_voice", patient_id=patient_id, reason="asked")
-    assert rung.one("select count(*) from voice.deletions") == 5
+    assert rung.one("select count(*) from care.deletions") == 5
     assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "delete-recordings"]
     rung.call_log(rung.patient(), recording_ref="https://example.org/a.wav")
     assert len(posts(rung)) == 2, "the next transaction wakes again"

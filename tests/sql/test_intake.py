@@ -31,11 +31,11 @@ def the_call(records: Records) -> dict[str, Any]:
 
 
 def the_recording(records: Records) -> dict[str, Any]:
-    return records.row("select * from voice.recordings")
+    return records.row("select * from care.recordings")
 
 
 def counts(records: Records) -> dict[str, int]:
-    tables = ("public.call_logs", "voice.recordings", "voice.checks", "voice.unmatched_calls")
+    tables = ("public.call_logs", "care.recordings", "care.checks", "care.unmatched_calls")
     return {table: records.one(f"select count(*) from {table}") for table in tables}
 
 
@@ -70,7 +70,7 @@ def test_the_same_call_reported_again_is_the_same_call(records: Records, patient
         again = records.report("call-1", phone=PHONE, summary="Later.")
         assert again == first | {"is_new": False}
     assert counts(records) == {
-        "public.call_logs": 1, "voice.recordings": 1, "voice.checks": 0, "voice.unmatched_calls": 0,
+        "public.call_logs": 1, "care.recordings": 1, "care.checks": 0, "care.unmatched_calls": 0,
     }  # fmt: skip
     assert the_call(records)["summary"] == "Later."
 
@@ -99,7 +99,7 @@ def test_a_second_report_fills_in_what_the_first_lacked_and_changes_nothing_else
 
 def test_a_fresh_address_is_tried_at_once(records: Records, patient_id: UUID) -> None:
     records.report("call-1", phone=PHONE)
-    records.do("update voice.recordings set run_at = %s", NOON + timedelta(days=1))
+    records.do("update care.recordings set run_at = %s", NOON + timedelta(days=1))
     records.report("call-1", phone=PHONE, recording_url="https://r.example.org/1", recording_url_channel="customer")
     assert the_recording(records)["run_at"] == NOON + timedelta(minutes=6)
 
@@ -135,7 +135,7 @@ def test_what_is_not_the_patient_speaking_is_never_judged(
     call = the_call(records)
     assert received["disposition"] == "skip"
     assert (call["check_state"], call["check_reason"], call["recording_source_url"]) == ("skipped", reason, None)
-    assert counts(records)["voice.recordings"] == 0
+    assert counts(records)["care.recordings"] == 0
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_what_is_not_the_patient_speaking_is_never_judged(
 )  # fmt: skip
 def test_what_is_the_patient_speaking_is_judged(records: Records, patient_id: UUID, ended_reason: str) -> None:
     assert records.report("call-1", phone=PHONE, ended_reason=ended_reason)["disposition"] == "judge"
-    assert counts(records)["voice.recordings"] == 1
+    assert counts(records)["care.recordings"] == 1
 
 
 @pytest.mark.parametrize("ended_reason", ["a-new-way-to-end", None])
@@ -162,8 +162,8 @@ def test_an_ended_reason_that_no_row_knows_waits_for_the_operator(
     assert (received["disposition"], call["check_state"], call["check_reason"]) == (
         "unknown", "skipped", "ended_reason_unknown",
     )  # fmt: skip
-    assert counts(records)["voice.recordings"] == 1  # kept, so that it can still be judged
-    [trouble] = records.seen("voice_troubles")
+    assert counts(records)["care.recordings"] == 1  # kept, so that it can still be judged
+    [trouble] = records.seen("operator_issues")
     assert (trouble["kind"], trouble["subject"], trouble["detail"]) == ("unknown_ended_reason", ended_reason, "1 calls")
 
 
@@ -196,7 +196,7 @@ def store(records: Records, call_log_id: UUID) -> None:
 
 
 def decide(records: Records, disposition: str, reason: str | None = None) -> None:
-    records.do("insert into voice.ended_reasons values ('a-new-%%', %s, %s)", disposition, reason)
+    records.do("insert into care.ended_reasons values ('a-new-%%', %s, %s)", disposition, reason)
     swept = records.run_jobs(NOON)
     assert swept["redecide_calls"] == 1
     assert records.run_jobs(NOON)["redecide_calls"] == 0
@@ -207,7 +207,7 @@ def test_of_the_patterns_that_match_the_very_word_decides_else_one_that_skips(
 ) -> None:
     ended = "assistant-ended-call-after-voicemail"
     assert records.report("call-1", phone=PHONE, ended_reason=ended)["disposition"] == "skip"
-    records.do("insert into voice.ended_reasons values (%s, 'judge', null)", ended)
+    records.do("insert into care.ended_reasons values (%s, 'judge', null)", ended)
     assert records.report("call-2", phone=PHONE, ended_reason=ended)["disposition"] == "judge"
 
 
@@ -216,7 +216,7 @@ def test_with_consent_the_recording_is_copied(
     records: Records, patient_id: UUID, is_recording_consented: bool | None
 ) -> None:
     records.report("call-1", phone=PHONE, is_recording_consented=is_recording_consented)
-    assert counts(records)["voice.recordings"] == 1
+    assert counts(records)["care.recordings"] == 1
 
 
 def test_without_consent_the_recording_is_not_even_copied(records: Records) -> None:
@@ -225,7 +225,7 @@ def test_without_consent_the_recording_is_not_even_copied(records: Records) -> N
     records.report("call-2", patient_id=records.patient(), is_recording_consented=False)
     calls = records.rows("select check_state, check_reason from public.call_logs")
     assert calls == [{"check_state": "skipped", "check_reason": "no_consent"}] * 2
-    assert counts(records)["voice.recordings"] == 0
+    assert counts(records)["care.recordings"] == 0
 
 
 def test_the_patient_is_named_by_id_before_the_number(records: Records, patient_id: UUID) -> None:
@@ -252,7 +252,7 @@ def test_a_call_of_nobody_known_is_kept_for_the_operator(
     assert received == {"call_log_id": None, "disposition": "unmatched", "is_new": True}
     assert records.report("call-1", **report)["is_new"] is False
     assert counts(records)["public.call_logs"] == 0
-    [trouble] = records.seen("voice_troubles")
+    [trouble] = records.seen("operator_issues")
     assert (trouble["kind"], trouble["subject"], trouble["code"]) == ("unmatched_call", "vapi call-1", code)
     assert records.rpc("unreported_calls", provider="vapi", provider_call_ids=["call-1"]) == []
 
@@ -265,7 +265,7 @@ def test_a_sweep_takes_it_in_once_the_patient_has_the_number(records: Records) -
     call = the_call(records)
     assert (call["patient_id"], call["summary"], call["timestamp"]) == (patient_id, "Talked.", NOON)
     assert call["speech_intervals"] == [[1, 2]]
-    assert counts(records)["voice.unmatched_calls"] == 0
+    assert counts(records)["care.unmatched_calls"] == 0
     assert the_recording(records)["state"] == "queued"
 
 
@@ -293,13 +293,13 @@ def test_calls_that_were_never_reported_are_named(records: Records, patient_id: 
 
 def test_a_sweep_begins_where_the_last_one_ended_with_an_overlap(records: Records) -> None:
     def since() -> object:
-        return records.rpc("sweep_since", provider="vapi", at=NOON)[0]["sweep_since"]
+        return records.rpc("reconcile_since", provider="vapi", at=NOON)[0]["reconcile_since"]
 
     assert since() == NOON - timedelta(days=14)
     for hours, expected in ((2, 3), (50, 3), (1, 2)):
-        records.rpc("finish_sweep", provider="vapi", until=NOON - timedelta(hours=hours))
+        records.rpc("finish_reconciliation", provider="vapi", until=NOON - timedelta(hours=hours))
         assert since() == NOON - timedelta(hours=expected)
-    assert records.rpc("sweep_since", provider="other", at=NOON)[0]["sweep_since"] is None
+    assert records.rpc("reconcile_since", provider="other", at=NOON)[0]["reconcile_since"] is None
 
 
 def test_a_number_that_is_none_is_refused(records: Records, patient_id: UUID) -> None:

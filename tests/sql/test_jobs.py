@@ -27,7 +27,7 @@ URGENT = [
 
 
 def jobs(records: Records) -> list[str]:
-    return [row["id"] for row in records.rows("select id from voice.jobs order by position")]
+    return [row["id"] for row in records.rows("select id from care.jobs order by position")]
 
 
 def alarm(records: Records, similarity: float = 0.5) -> UUID:
@@ -52,7 +52,7 @@ def two_overtaken_messages(records: Records) -> tuple[str, Any]:
             "update public.caregiver_alerts set state = 'acknowledged', acknowledged_at = now() where patient_id = %s",
             patient_id,
         )
-    return "voice.deliveries", records.one("select min(id)::text from voice.deliveries")
+    return "care.deliveries", records.one("select min(id)::text from care.deliveries")
 
 
 def two_silences(records: Records) -> tuple[str, Any]:
@@ -75,13 +75,13 @@ def two_ended_silences(records: Records) -> tuple[str, Any]:
 def two_forgotten_recordings(records: Records) -> tuple[str, Any]:
     for number in range(2):
         records.report(f"call-{number}", patient_id=records.patient(), recording_url="https://example.org/a.wav")
-    return "voice.recordings", records.one("select min(call_log_id::text) from voice.recordings")
+    return "care.recordings", records.one("select min(call_log_id::text) from care.recordings")
 
 
 def two_undecided_calls(records: Records) -> tuple[str, Any]:
     for number in range(2):
         records.report(f"call-{number}", patient_id=records.patient(), ended_reason="beamed-up")
-    records.do("insert into voice.ended_reasons (pattern, disposition) values ('beamed-up', 'judge')")
+    records.do("insert into care.ended_reasons (pattern, disposition) values ('beamed-up', 'judge')")
     return "public.call_logs", records.one("select min(id::text) from public.call_logs")
 
 
@@ -90,15 +90,15 @@ def two_matched_calls(records: Records) -> tuple[str, Any]:
         records.report(f"call-{number}", phone=f"+4930000000{number}")
     for number in range(2):
         records.do("update public.patients set phone = %s where id = %s", f"+4930000000{number}", records.patient())
-    return "voice.unmatched_calls", "call-0"
+    return "care.unmatched_calls", "call-0"
 
 
 def two_stranded_checks(records: Records) -> tuple[str, Any]:
     records.register("other-v1", 3)
     for _ in range(2):
         call_log_id = records.call_log(records.patient(), recording_ref="https://example.org/a.wav")
-        records.do("update voice.checks set encoder = 'other-v1' where call_log_id = %s", call_log_id)
-    return "voice.checks", records.one("select min(id)::text from voice.checks")
+        records.do("update care.checks set model = 'other-v1' where call_log_id = %s", call_log_id)
+    return "care.checks", records.one("select min(id)::text from care.checks")
 
 
 def two_old_recordings(records: Records) -> tuple[str, Any]:
@@ -128,31 +128,31 @@ def two_old_baselines(records: Records) -> tuple[str, Any]:
 def two_old_reports(records: Records) -> tuple[str, Any]:
     for number in range(2):
         records.report(f"call-{number}", phone="+49301")
-    return "voice.unmatched_calls", "call-0"
+    return "care.unmatched_calls", "call-0"
 
 
 def two_old_errors(records: Records) -> tuple[str, Any]:
     claim = records.open(records.call_log(records.patient(), recording_ref="https://example.org/a.wav"))
     for _ in range(2):
         records.do(
-            "insert into voice.check_errors (check_id, attempt, code, message) values (%s, 1, 'x', 'x')",
+            "insert into care.check_errors (check_id, attempt, code, message) values (%s, 1, 'x', 'x')",
             claim["check_id"],
         )
-    records.do("update voice.check_errors set occurred_at = %s", NOON)
-    return "voice.check_errors", records.one("select min(id)::text from voice.check_errors")
+    records.do("update care.check_errors set occurred_at = %s", NOON)
+    return "care.check_errors", records.one("select min(id)::text from care.check_errors")
 
 
 def two_old_messages(records: Records) -> tuple[str, Any]:
     alarm(records), alarm(records)
-    records.do("update voice.deliveries set state = 'dead', finished_at = %s", NOON)
-    return "voice.deliveries", records.one("select min(id)::text from voice.deliveries")
+    records.do("update care.deliveries set state = 'dead', finished_at = %s", NOON)
+    return "care.deliveries", records.one("select min(id)::text from care.deliveries")
 
 
 def two_old_keys(records: Records) -> tuple[str, Any]:
     patient_id = records.patient()
     for key in ("one", "two"):
         records.call("record_call", patient_id, None, "api", None, None, None, None, "caller", key, b"\0" * 32)
-    return "voice.idempotency_keys", "one"
+    return "care.idempotency_keys", "one"
 
 
 DUE = {
@@ -195,15 +195,15 @@ def test_a_row_that_fails_becomes_the_operators_and_stops_neither_its_job_nor_an
     poison(records, table, key, value)
     at = NOON + timedelta(days=12) if job == "end_silences" else datetime.now(UTC) + timedelta(days=400)
     assert records.rpc("run_job", job=job, at=at) == [{"run_job": 1}], "the other one of the two"
-    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert issue["subject"].startswith(job)
     assert (issue["code"], issue["detail"]) == ("P0001", "poisoned")
     done = records.run_jobs(at)
     assert -1 not in done.values()
-    assert all(records.one("select last_succeeded_at > %s from voice.jobs where id = %s", NOON, name) for name in done)
+    assert all(records.one("select last_succeeded_at > %s from care.jobs where id = %s", NOON, name) for name in done)
     records.do("drop function public.poison() cascade")
     records.run_jobs(at + timedelta(hours=2))
-    assert [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"] == []
+    assert [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"] == []
 
 
 def test_every_job_is_tried_with_a_poisoned_row(records: Records) -> None:
@@ -212,8 +212,8 @@ def test_every_job_is_tried_with_a_poisoned_row(records: Records) -> None:
 
 def test_what_presses_comes_before_what_tidies_up(records: Records) -> None:
     assert jobs(records)[: len(URGENT)] == URGENT
-    assert [row["due_jobs"] for row in records.rows("select voice.due_jobs()")] == URGENT
-    assert [row["due_jobs"] for row in records.rows("select voice.due_jobs(now() + interval '11 minutes')")] == jobs(
+    assert [row["due_jobs"] for row in records.rows("select care.due_jobs()")] == URGENT
+    assert [row["due_jobs"] for row in records.rows("select care.due_jobs(now() + interval '11 minutes')")] == jobs(
         records
     )
 
@@ -223,26 +223,26 @@ def test_a_poisoned_row_is_tried_again_after_a_wait_that_doubles_and_leaves_room
 ) -> None:
     for _ in range(3):
         alarm(records)
-    records.do("update voice.jobs set maximum_rows = 1 where id = 'advance_alerts'")
+    records.do("update care.jobs set maximum_rows = 1 where id = 'advance_alerts'")
     first = records.one("select id from public.caregiver_alerts order by next_change_at, id limit 1")
     records.do("update public.caregiver_alerts set next_change_at = %s where id = %s", NOON - timedelta(days=1), first)
     poison(records, "public.caregiver_alerts", "id::text", first)
     counts = [records.rpc("run_job", job="advance_alerts", at=LATER)[0]["run_job"] for _ in range(4)]
     assert counts == [0, 1, 1, 0]  # the poisoned one, then the others, then nobody
-    assert records.one("select attempts from voice.job_failures") == 1
+    assert records.one("select attempts from care.job_failures") == 1
     records.rpc("run_job", job="advance_alerts", at=LATER + timedelta(seconds=13))
-    assert records.one("select attempts from voice.job_failures") == 2
+    assert records.one("select attempts from care.job_failures") == 2
 
 
 def test_a_list_that_cannot_be_made_is_the_operators_and_stops_no_other_job(records: Records) -> None:
     alarm(records)
     records.do(
-        """create or replace function voice.silences_to_note(at timestamptz, maximum_rows integer) returns setof text
+        """create or replace function care.silences_to_note(at timestamptz, maximum_rows integer) returns setof text
            language plpgsql set search_path = pg_catalog, pg_temp as $$ begin raise exception 'broken'; end $$"""
     )
     done = records.run_jobs(LATER)
     assert (done["note_silences"], done["advance_alerts"]) == (-1, 1)
-    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert (issue["subject"], issue["detail"]) == ("note_silences", "broken")
 
 
@@ -257,7 +257,7 @@ def test_thousands_of_expired_recordings_keep_no_overdue_alert_waiting(records: 
         patient_id,
     )
     records.do(
-        "update voice.checks set state = 'skipped', reason = 'no_consent', finished_at = now() where patient_id = %s",
+        "update care.checks set state = 'skipped', reason = 'no_consent', finished_at = now() where patient_id = %s",
         patient_id,
     )
     records.do("update public.call_logs set check_state = 'skipped' where patient_id = %s", patient_id)
@@ -267,7 +267,7 @@ def test_thousands_of_expired_recordings_keep_no_overdue_alert_waiting(records: 
     left = "select count(*) from public.call_logs where recording_ref is not null"
     before = records.one(left)
     for job in jobs(records):
-        records.do("select voice.run_job(%s, %s)", job, due)
+        records.do("select care.run_job(%s, %s)", job, due)
     assert records.one("select state from public.caregiver_alerts") == "escalated"
     assert 0 < before - records.one(left) <= 500
     done = records.rpc("run_job", job="delete_old_recordings", at=due)[0]["run_job"]
@@ -277,7 +277,7 @@ def test_thousands_of_expired_recordings_keep_no_overdue_alert_waiting(records: 
 def test_a_run_ends_when_its_time_is_over_and_keeps_what_it_did(records: Records) -> None:
     for _ in range(4):
         alarm(records)
-    records.do("update voice.jobs set maximum_seconds = 0.2 where id = 'advance_alerts'")
+    records.do("update care.jobs set maximum_seconds = 0.2 where id = 'advance_alerts'")
     records.do(
         """create function public.slow() returns trigger language plpgsql as
            $$ begin perform pg_sleep(0.15); return new; end $$;
@@ -290,7 +290,7 @@ def test_a_run_ends_when_its_time_is_over_and_keeps_what_it_did(records: Records
 def test_of_two_runs_of_a_job_at_once_one_works_and_another_job_does_too(records: Records) -> None:
     alarm(records)
     with records.database.connect(records.database.owner_url) as other, other.transaction():
-        other.execute("select voice.run_job('advance_alerts', %s)", [NOON])
+        other.execute("select care.run_job('advance_alerts', %s)", [NOON])
         assert records.rpc("run_job", job="advance_alerts", at=LATER) == [{"run_job": None}]
         assert records.rpc("run_job", job="note_silences", at=LATER) == [{"run_job": 0}]
     assert records.rpc("run_job", job="advance_alerts", at=LATER) == [{"run_job": 1}]
@@ -300,7 +300,7 @@ def test_a_job_waits_for_no_patient_whom_somebody_else_works_on(records: Records
     busy = alarm(records)
     alarm(records)
     with records.database.connect(records.database.owner_url) as other, other.transaction():
-        other.execute("select voice.lock_patient(%s)", [busy])
+        other.execute("select care.lock_patient(%s)", [busy])
         records.do("set lock_timeout = '1s'")
         assert records.rpc("run_job", job="advance_alerts", at=LATER) == [{"run_job": 1}]
     assert records.rpc("run_job", job="advance_alerts", at=LATER) == [{"run_job": 1}]
@@ -324,14 +324,14 @@ def test_one_patients_impossible_row_silences_nobody_else(records: Records) -> N
 
 
 def test_jobs_that_do_not_come_to_their_end_are_the_operators(records: Records) -> None:
-    assert records.seen("voice_troubles") == []
-    records.do("update voice.jobs set last_succeeded_at = now() - interval '1 hour' where position < 30")
-    [issue] = records.seen("voice_troubles")
+    assert records.seen("operator_issues") == []
+    records.do("update care.jobs set last_succeeded_at = now() - interval '1 hour' where position < 30")
+    [issue] = records.seen("operator_issues")
     assert (issue["kind"], issue["subject"], issue["detail"]) == (
         "jobs_late", "advance_alerts, cancel_deliveries", "2 jobs",
     )  # fmt: skip
     records.run_jobs(datetime.now(UTC))
-    assert records.seen("voice_troubles") == []
+    assert records.seen("operator_issues") == []
 
 
 def test_a_job_that_is_none_is_refused(records: Records) -> None:
@@ -343,11 +343,11 @@ def test_a_job_that_is_none_is_refused(records: Records) -> None:
 def test_a_report_that_cannot_be_read_is_the_operators_and_the_others_are_taken_in(records: Records) -> None:
     two_matched_calls(records)
     records.do(
-        "update voice.unmatched_calls set report = report || %s where provider_call_id = 'call-0'",
+        "update care.unmatched_calls set report = report || %s where provider_call_id = 'call-0'",
         Jsonb({"patient_id": None, "started_at": "no time"}),
     )
     assert records.run_jobs(NOON)["match_calls"] == 1
-    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert issue["subject"] == "match_calls vapi/call-0"
 
 
@@ -358,7 +358,7 @@ def test_a_row_that_somebody_holds_stops_nobody_else(records: Records) -> None:
         begun = time.monotonic()
         assert records.rpc("run_job", job="advance_alerts", at=LATER) == [{"run_job": 1}]
         assert time.monotonic() - begun < 10
-    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert issue["code"] == "55P03"
 
 
@@ -370,9 +370,9 @@ def test_a_row_that_takes_longer_than_the_statement_may_stops_nobody_else(record
             create trigger slow before update on public.caregiver_alerts for each row execute function public.slow()"""
     )
     records.do("set statement_timeout = '500ms'")
-    records.do("select voice.run_job('advance_alerts', %s)", LATER)
-    records.do("select voice.run_job('advance_alerts', %s)", LATER)
+    records.do("select care.run_job('advance_alerts', %s)", LATER)
+    records.do("select care.run_job('advance_alerts', %s)", LATER)
     states = records.rows("select patient_id, state from public.caregiver_alerts")
     assert {row["state"] for row in states if row["patient_id"] != first} == {"escalated"}
-    [issue] = [row for row in records.seen("voice_troubles") if row["kind"] == "job_failed"]
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert issue["code"] == "57014"

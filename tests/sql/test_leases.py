@@ -61,7 +61,7 @@ def test_a_check_that_killed_its_worker_waits_after_a_failure_and_is_then_handed
     other = queue(records)
     assert calls(claimed(records)) == [other]
     late = queue(records)
-    records.do("update voice.checks set run_at = now() - interval '1 second' where call_log_id = %s", suspect)
+    records.do("update care.checks set run_at = now() - interval '1 second' where call_log_id = %s", suspect)
     assert calls(claimed(records)) == [suspect]
     assert calls(claimed(records)) == [late]
 
@@ -70,14 +70,14 @@ def test_a_check_that_killed_its_worker_waits_after_a_failure_and_is_then_handed
 def test_the_work_of_another_encoder_is_left_to_it_and_holds_nobody_back(records: Records, is_lost: bool) -> None:
     patient_id = records.patient()
     records.register("other-v1")
-    records.do("update voice.encoders set is_active = false where id = %s", ENCODER)
-    records.do("update voice.encoders set is_active = true where id = 'other-v1'")
+    records.do("update care.models set is_active = false where id = %s", ENCODER)
+    records.do("update care.models set is_active = true where id = 'other-v1'")
     queue(records, patient_id)
     if is_lost:
         records.rows("select * from voice.claim_checks('other-v1', 'other', 1, -1)")
     assert claimed(records) == []
-    records.do("update voice.encoders set is_active = false where id = 'other-v1'")
-    records.do("update voice.encoders set is_active = true where id = %s", ENCODER)
+    records.do("update care.models set is_active = false where id = 'other-v1'")
+    records.do("update care.models set is_active = true where id = %s", ENCODER)
     mine = queue(records, patient_id)
     assert calls(claimed(records)) == [mine]
 
@@ -98,7 +98,7 @@ def test_only_who_holds_a_check_gives_it_back(records: Records) -> None:
     assert records.call("release_check", held["check_id"], uuid4())["release_check"] is None
     records.complete(held)
     assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is None
-    assert records.one("select state from voice.checks") == "enrolled"
+    assert records.one("select state from care.checks") == "enrolled"
 
 
 def test_a_recording_that_comes_after_a_dead_upload_or_with_consent_queues_a_check(records: Records) -> None:
@@ -119,7 +119,7 @@ def test_another_address_of_a_dead_checks_recording_queues_nothing(records: Reco
     [held] = claimed(records)
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     records.do("update public.call_logs set recording_ref = %s", URL + "2")
-    assert records.rows("select state from voice.checks") == [{"state": "dead"}]
+    assert records.rows("select state from care.checks") == [{"state": "dead"}]
 
 
 def test_a_call_shows_its_newest_check_whatever_becomes_of_an_older_one(records: Records) -> None:
@@ -133,7 +133,7 @@ def test_a_call_shows_its_newest_check_whatever_becomes_of_an_older_one(records:
 
 
 def test_two_services_that_register_the_first_encoders_at_once_agree_on_the_active_one(records: Records) -> None:
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     answers: list[bool] = []
 
     def register(connection: psycopg.Connection[tuple[bool]], encoder: str) -> None:
@@ -155,39 +155,39 @@ def test_an_encoder_keeps_its_window_and_only_calls_with_a_recording_wait_for_it
     with pytest.raises(psycopg.Error) as raised:
         records.call("register_encoder", ENCODER, 3, 5.0)
     assert raised.value.sqlstate == "RV004"
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     records.call_log(records.patient())
     records.register("first-v1")
-    assert records.one("select count(*) from voice.checks") == 0
+    assert records.one("select count(*) from care.checks") == 0
 
 
 def test_only_one_encoder_is_active(records: Records) -> None:
     records.register("other-v1")
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
-        records.do("update voice.encoders set is_active = true")
-    assert raised.value.diag.constraint_name == "one_encoder_is_active"
+        records.do("update care.models set is_active = true")
+    assert raised.value.diag.constraint_name == "a_signal_has_one_active_model"
 
 
 def test_no_wait_is_longer_than_the_cap(records: Records) -> None:
-    records.do("update voice.settings set retry_cap_seconds = 10")
+    records.do("update care.settings set retry_cap_seconds = 10")
     queue(records)
     for _ in range(3):
-        records.do("update voice.checks set run_at = now() - interval '1 second'")
+        records.do("update care.checks set run_at = now() - interval '1 second'")
         [held] = claimed(records)
         records.call("fail_check", held["check_id"], held["lease_token"], "recording_unreachable", "x" * 5000, False)
-    assert records.one("select run_at - now() from voice.checks") < timedelta(seconds=12.1)
-    assert records.one("select max(length(message)) from voice.check_errors") == 1000
+    assert records.one("select run_at - now() from care.checks") < timedelta(seconds=12.1)
+    assert records.one("select max(length(message)) from care.check_errors") == 1000
 
 
 def test_an_operator_sees_the_last_error_and_a_requeued_check_has_all_its_attempts(records: Records) -> None:
     queue(records)
     for code, is_permanent in (("recording_unreachable", False), ("recording_not_found", True)):
-        records.do("update voice.checks set run_at = now() - interval '1 second'")
+        records.do("update care.checks set run_at = now() - interval '1 second'")
         [held] = claimed(records)
         records.call("fail_check", held["check_id"], held["lease_token"], code, "it broke", is_permanent)
     assert records.call("check_list", None, None, 10)["error_code"] == "recording_not_found"
-    records.rows("select voice.requeue_checks(null, null)")
-    assert records.row("select state, attempts from voice.checks") == {"state": "queued", "attempts": 0}
+    records.rows("select care.requeue_checks(null, null)")
+    assert records.row("select state, attempts from care.checks") == {"state": "queued", "attempts": 0}
 
 
 def test_a_dead_check_that_was_opened_anew_is_not_queued_again(records: Records) -> None:
@@ -195,7 +195,7 @@ def test_a_dead_check_that_was_opened_anew_is_not_queued_again(records: Records)
     [held] = claimed(records)
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     records.complete(records.open(call_log_id))
-    assert records.rows("select voice.requeue_checks(null, null)") == []
+    assert records.rows("select care.requeue_checks(null, null)") == []
     assert records.one("select check_state from public.call_logs") == "enrolled"
 
 
@@ -205,11 +205,11 @@ def test_pipeline_health_tells_what_is_due_from_what_waits_and_what_is_held_from
     claimed(records, count=1)
     claimed(records, count=1, seconds=-1)
     records.do(
-        """update voice.checks set run_at = now() + interval '1 hour', created_at = now() - interval '1 day'
-           where id = (select max(id) from voice.checks)"""
+        """update care.checks set run_at = now() + interval '1 hour', created_at = now() - interval '1 day'
+           where id = (select max(id) from care.checks)"""
     )
-    rows = {row["state"]: row for row in records.rows("select * from public.voice_pipeline_health")}
+    rows = {row["state"]: row for row in records.rows("select * from public.pipeline_health")}
     assert (rows["queued"]["check_count"], rows["queued"]["due_count"]) == (2, 1)
     assert (rows["leased"]["check_count"], rows["leased"]["lost_lease_count"]) == (2, 1)
-    oldest = "select min(created_at) from voice.checks where state = 'queued'"
+    oldest = "select min(created_at) from care.checks where state = 'queued'"
     assert rows["queued"]["oldest_waiting_since"] == records.one(oldest)

@@ -108,7 +108,8 @@ def relations(records: Records) -> list[Relation]:
                    filter (where a.attidentity = '' and a.attgenerated = '') as written
            from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
                join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-           where (n.nspname in ('public', 'voice') or c.oid = 'storage.objects'::regclass) and c.relkind in ('r', 'v')
+           where (n.nspname in ('public', 'care', 'voice') or c.oid = 'storage.objects'::regclass)
+               and c.relkind in ('r', 'v')
            group by 1, 2 order by 1"""
     )
     made = []
@@ -132,7 +133,7 @@ def functions(records: Records) -> list[dict[str, Any]]:
                case when count(*) over (partition by n.nspname, p.proname) > 1
                    then '(' || pg_get_function_identity_arguments(p.oid) || ')' else '' end as arguments
            from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
-           where n.nspname in ('public', 'voice') and p.prokind = 'f'
+           where n.nspname in ('public', 'care', 'voice') and p.prokind = 'f'
                and not exists (select from pg_depend where objid = p.oid and deptype = 'e')
            order by 1, 4"""
     )
@@ -242,16 +243,16 @@ def test_there_is_something_to_be_seen_in_every_table_and_view(records: Records,
             if reader.execute(statement, values).fetchone() is None:
                 empty.append(relation.name)
     # A tombstone is of somebody who is here no more.
-    assert empty == ["voice.tombstones"], "household.py makes no row in these"
+    assert empty == ["care.tombstones"], "household.py makes no row in these"
 
 
 @pytest.mark.parametrize(
     ("change", "name", "cell"),
     [
         (
-            "alter table public.voice_consents disable row level security",
-            "public.voice_consents",
-            "-XVFPCS-  public.voice_consents  select",
+            "alter table public.consents disable row level security",
+            "public.consents",
+            "-XVFPCS-  public.consents  select",
         ),
         (
             "create policy open on public.health_flags for select to authenticated using (true)",

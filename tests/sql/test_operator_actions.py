@@ -13,13 +13,14 @@ from records import NOON, Records, Row, at_cosine
 
 
 def set_policy(records: Records, **changes: Any) -> Row:
-    return records.call("set_policy", "test-v1", json.dumps(changes))
+    changed: Row = records.call("set_policy", "test-v1", json.dumps(changes))["set_policy"]
+    return changed
 
 
 def test_values_of_a_policy_change_together(records: Records) -> None:
     changed = set_policy(records, medium_above=0.5, high_above=0.6, baseline_minimum_samples=4)
     assert (changed["medium_above"], changed["high_above"], changed["baseline_minimum_samples"]) == (0.5, 0.6, 4)
-    assert records.row("select * from voice.policies") == changed
+    assert records.one("select voice.policy_values('test-v1')") == changed
 
 
 @pytest.mark.parametrize(
@@ -35,11 +36,11 @@ def test_values_of_a_policy_change_together(records: Records) -> None:
     ids=str,
 )
 def test_what_is_no_value_of_a_policy_is_refused(records: Records, changes: dict[str, Any], code: str) -> None:
-    before = records.rows("select * from voice.policies")
+    before = records.one("select voice.policy_values('test-v1')")
     with pytest.raises(psycopg.Error) as raised:
         set_policy(records, **changes)
     assert raised.value.sqlstate == code
-    assert records.rows("select * from voice.policies") == before
+    assert records.one("select voice.policy_values('test-v1')") == before
 
 
 def test_a_message_that_died_is_queued_again_with_all_its_attempts(records: Records) -> None:
@@ -52,14 +53,14 @@ def test_a_message_that_died_is_queued_again_with_all_its_attempts(records: Reco
     held = {name: message[name] for name in ("delivery_id", "lease_token")}
     failure: Row = {"code": "no_such_number", "message": "no", "is_permanent": True, "may_have_been_sent": False}
     records.rpc("fail_delivery", **held, **failure, at=NOON)
-    [listed] = records.rows("select * from voice.delivery_list('{dead}', null, 9)")
+    [listed] = records.rows("select * from care.delivery_list('{dead}', null, 9)")
     assert (listed["id"], listed["caregiver"], listed["error_code"]) == (
         message["delivery_id"],
         "Rui",
         "no_such_number",
     )
-    assert records.rows("select * from voice.requeue_deliveries(%s)", [message["delivery_id"] + 1]) == []
-    assert records.rows("select * from voice.requeue_deliveries(null)") == [{"requeue_deliveries": listed["id"]}]
+    assert records.rows("select * from care.requeue_deliveries(%s)", [message["delivery_id"] + 1]) == []
+    assert records.rows("select * from care.requeue_deliveries(null)") == [{"requeue_deliveries": listed["id"]}]
     later = records.one("select now()") + timedelta(minutes=1)
     [again] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=later)
     assert (again["delivery_id"], again["attempts"]) == (message["delivery_id"], 1)
@@ -72,22 +73,22 @@ def test_alerts_are_listed_the_most_urgent_first_and_those_that_are_over_on_requ
         records.judge(patient_id)
         records.judge(patient_id, at_cosine(similarity), NOON + timedelta(hours=1))
         alerts[similarity] = patient_id
-    listed = records.rows("select * from voice.alert_list(null, false, 9)")
+    listed = records.rows("select * from care.alert_list(null, false, 9)")
     assert [(row["patient_id"], row["level"]) for row in listed] == [
         (alerts[0.1], "critical"),
         (alerts[0.7], "warning"),
     ]
     records.call("resolve_alert", listed[0]["id"], "other", None)
-    [left] = records.rows("select * from voice.alert_list(null, false, 9)")
+    [left] = records.rows("select * from care.alert_list(null, false, 9)")
     assert left["patient_id"] == alerts[0.7]
-    [over] = records.rows("select * from voice.alert_list(%s, true, 9)", alerts[0.1])
+    [over] = records.rows("select * from care.alert_list(%s, true, 9)", alerts[0.1])
     assert (over["state"], over["last_change"], over["last_actor"]) == ("resolved", "resolved", "operator")
 
 
 def test_a_flag_without_a_word_of_sickness_is_pointed_out(records: Records) -> None:
     patient_id = records.patient()
     records.do("update public.patients set flags = array['feaver', 'has pneumonia', 'hearing aid']")
-    rows = records.rows("select * from voice.unknown_flags()")
+    rows = records.rows("select * from care.unknown_flags()")
     assert [(row["patient_id"], row["flag"]) for row in rows] == [(patient_id, "feaver"), (patient_id, "hearing aid")]
 
 
@@ -95,7 +96,7 @@ def test_an_erasure_says_before_what_it_would_remove(records: Records) -> None:
     patient_id = records.patient()
     records.recorded(patient_id)
     records.judge(patient_id, at=NOON + timedelta(days=1))
-    rows = records.rows("select * from voice.erasure_preview(%s)", patient_id)
+    rows = records.rows("select * from care.erasure_preview(%s)", patient_id)
     preview = {row["erased"]: row["row_count"] for row in rows}
     assert preview == {"embeddings": 2, "baselines": 2, "checks": 2, "recordings": 1}
     assert records.call("erase_patient_voice", patient_id, "asked")["erase_patient_voice"] == preview

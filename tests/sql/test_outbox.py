@@ -65,7 +65,7 @@ def sweep(records: Records, at: datetime) -> None:
 
 
 def states(records: Records) -> list[str]:
-    return [row["state"] for row in records.rows("select state from voice.deliveries order by id")]
+    return [row["state"] for row in records.rows("select state from care.deliveries order by id")]
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_alert_that_nobody_can_be_told_of_is_the_operators(records: Records, 
     records.caregiver(patient_id, "primary", phone=None)
     sign(records, patient_id, CRITICAL)
     assert states(records) == []
-    [trouble] = records.seen("voice_troubles")
+    [trouble] = records.seen("operator_issues")
     assert (trouble["kind"], trouble["patient_id"], trouble["code"]) == ("alert_untold", patient_id, "nobody_reachable")
 
 
@@ -146,7 +146,7 @@ def test_a_worse_sign_is_told_at_once(records: Records, patient_id: UUID, family
 
 
 def test_each_channel_of_a_caregiver_is_one_delivery(records: Records, patient_id: UUID) -> None:
-    records.do("insert into voice.delivery_channels values ('pager', true)")
+    records.do("insert into care.delivery_channels values ('pager', true)")
     records.caregiver(
         patient_id,
         phone="+491",
@@ -161,7 +161,7 @@ def test_each_channel_of_a_caregiver_is_one_delivery(records: Records, patient_i
 
 def test_a_channel_that_is_switched_off_reaches_nobody(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id, webhook_url="https://h.example.org/1", name="Maria")
-    records.do("update voice.delivery_channels set is_enabled = id = 'console'")
+    records.do("update care.delivery_channels set is_enabled = id = 'console'")
     sign(records, patient_id, WARNING)
     assert [(row["channel"], row["address"]) for row in claim(records, NOON)] == [("console", "Maria")]
 
@@ -182,7 +182,7 @@ def test_a_warning_waits_for_the_morning(records: Records, patient_id: UUID, fam
 
 def test_a_policy_that_lets_an_emergency_wait_is_refused(records: Records) -> None:
     with pytest.raises(psycopg.errors.CheckViolation) as raised:
-        records.do("update voice.alert_policies set waits_for_morning = true where level = 'emergency'")
+        records.do("update care.alert_policies set waits_for_morning = true where level = 'emergency'")
     assert raised.value.diag.constraint_name == "only_a_warning_waits_for_morning"
 
 
@@ -208,7 +208,7 @@ def test_quiet_hours_are_the_caregivers_own(
 ) -> None:
     records.caregiver(patient_id, **caregiver)
     sign(records, patient_id, WARNING, NIGHT)
-    assert records.one("select run_at from voice.deliveries") == until
+    assert records.one("select run_at from care.deliveries") == until
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_the_morning_comes_when_the_clock_says_so(
 ) -> None:
     records.caregiver(patient_id, timezone=zone)
     sign(records, patient_id, WARNING, night)
-    assert records.one("select run_at from voice.deliveries") == morning
+    assert records.one("select run_at from care.deliveries") == morning
 
 
 def test_a_warning_that_was_answered_before_the_morning_is_not_sent(
@@ -291,14 +291,14 @@ def test_a_refused_message_is_tried_again_after_a_wait_that_doubles_to_its_longe
         [delivery] = claim(records, at)
         assert fail(records, delivery, at) == "queued"
         assert claim(records, at) == []
-        due = records.one("select run_at from voice.deliveries")
+        due = records.one("select run_at from care.deliveries")
         waits.append((due - at).total_seconds())
         at = due
     for wait, expected in zip(waits, (10, 20, 40, 80, 160, 300, 300, 300), strict=True):
         assert 0.8 * expected <= wait <= 1.2 * expected
-    assert "delivery_delayed" in {row["kind"] for row in records.seen("voice_troubles")}
+    assert "delivery_delayed" in {row["kind"] for row in records.seen("operator_issues")}
     assert accept(records, claim(records, at)[0])
-    assert records.seen("voice_troubles") == []
+    assert records.seen("operator_issues") == []
 
 
 def test_a_gateway_that_refuses_for_two_hours_loses_no_message(records: Records, patient_id: UUID) -> None:
@@ -314,7 +314,7 @@ def test_a_gateway_that_refuses_for_two_hours_loses_no_message(records: Records,
 
 def test_after_the_set_attempts_a_message_is_dead_and_the_operators(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    records.do("update voice.settings set delivery_maximum_attempts = 3")
+    records.do("update care.settings set delivery_maximum_attempts = 3")
     sign(records, patient_id, EMERGENCY)
     at = NOON
     ends = []
@@ -324,7 +324,7 @@ def test_after_the_set_attempts_a_message_is_dead_and_the_operators(records: Rec
         at += timedelta(hours=1)
     assert ends == ["queued", "queued", "dead"]
     assert claim(records, at) == []
-    kinds = {row["kind"]: row["code"] for row in records.seen("voice_troubles")}
+    kinds = {row["kind"]: row["code"] for row in records.seen("operator_issues")}
     assert kinds == {"delivery_dead": "refused", "alert_untold": "nobody_reachable"}
 
 
@@ -339,7 +339,7 @@ def test_a_message_to_an_address_that_is_gone_is_dead(records: Records, patient_
     sign(records, patient_id, EMERGENCY)
     records.do("update public.patient_caregivers set phone = null")
     assert claim(records, NOON) == []
-    assert records.row("select state, error_code from voice.deliveries") == {
+    assert records.row("select state, error_code from care.deliveries") == {
         "state": "dead",
         "error_code": "no_address",
     }
@@ -415,7 +415,7 @@ def test_the_most_urgent_goes_first(records: Records, patient_id: UUID) -> None:
 def test_a_message_says_what_happened_and_what_to_do_in_plain_words(
     records: Records, patient_id: UUID, similarity: float, message: str
 ) -> None:
-    records.do("update voice.settings set dashboard_url = 'https://care.example.org'")
+    records.do("update care.settings set dashboard_url = 'https://care.example.org'")
     records.caregiver(patient_id, patient_known_as="Mum", timezone="Europe/Berlin", language="xx")
     sign(records, patient_id, similarity)
     assert send_all(records, NOON)[0]["message"] == message
@@ -429,11 +429,11 @@ def test_what_a_language_lacks_is_told_in_english_and_never_as_nothing(
 ) -> None:
     if missing == "openings":
         records.do(
-            "insert into voice.alert_texts values ('pt', 'voice_changed', 'warning', 'A voz de {patient} mudou.')"
+            "insert into care.alert_texts values ('pt', 'voice_changed', 'warning', 'A voz de {patient} mudou.')"
         )
         expected = "Nobody has answered yet. A voz de Ana mudou."
     else:
-        records.do("insert into voice.alert_openings values ('pt', 'escalated', true, 'Ninguém respondeu. ', false)")
+        records.do("insert into care.alert_openings values ('pt', 'escalated', true, 'Ninguém respondeu. ', false)")
         expected = "Ninguém respondeu. URGENT: Ana sounded very different from usual on the phone at 12:00 on 2 March."
     records.caregiver(patient_id, language="pt")
     sign(records, patient_id, EMERGENCY)
@@ -443,7 +443,7 @@ def test_what_a_language_lacks_is_told_in_english_and_never_as_nothing(
 
 
 def test_a_cause_without_any_text_is_told_all_the_same(records: Records, patient_id: UUID) -> None:
-    records.do("delete from voice.alert_texts")
+    records.do("delete from care.alert_texts")
     records.caregiver(patient_id)
     sign(records, patient_id, EMERGENCY)
     [message] = [row["message"] for row in claim(records, NOON)]
@@ -462,7 +462,7 @@ def test_who_goes_back_and_forth_sends_one_message_and_not_twenty(
         records.rpc("snooze_alert", sub=family["family"], alert_id=alert_id, until=now + timedelta(hours=1))
     records.rpc("acknowledge_alert", sub=family["family"], alert_id=alert_id)
     told_of = records.one(
-        """select count(*) from voice.deliveries join public.alert_changes on alert_changes.id = change_id
+        """select count(*) from care.deliveries join public.alert_changes on alert_changes.id = change_id
            where change = 'acknowledged'"""
     )
     assert told_of == 1  # the primary caregiver, who was told of the alert, hears once that it is seen to
@@ -471,7 +471,7 @@ def test_who_goes_back_and_forth_sends_one_message_and_not_twenty(
 def test_no_message_speaks_of_scores_or_names_an_illness(records: Records) -> None:
     texts = [
         row["text"]
-        for row in records.rows("select text from voice.alert_openings union all select text from voice.alert_texts")
+        for row in records.rows("select text from care.alert_openings union all select text from care.alert_texts")
     ]
     words = (
         "score",
@@ -492,9 +492,9 @@ def test_no_message_speaks_of_scores_or_names_an_illness(records: Records) -> No
 
 
 def test_another_language_is_rows(records: Records, patient_id: UUID) -> None:
-    records.do("insert into voice.alert_openings values ('de', 'opened', true, '', false)")
+    records.do("insert into care.alert_openings values ('de', 'opened', true, '', false)")
     records.do(
-        "insert into voice.alert_texts values ('de', 'voice_changed', 'warning', '{patient} klang anders als sonst.')"
+        "insert into care.alert_texts values ('de', 'voice_changed', 'warning', '{patient} klang anders als sonst.')"
     )
     records.caregiver(patient_id, language="de")
     sign(records, patient_id, CRITICAL)
@@ -529,7 +529,7 @@ def test_operators_see_the_deliveries_and_caregivers_do_not(records: Records, pa
 
 @pytest.mark.parametrize("channel", ["sms", "webhook", "console"])
 def test_an_address_that_is_given_twice_is_told_once(records: Records, patient_id: UUID, channel: str) -> None:
-    records.do("update voice.delivery_channels set is_enabled = true")
+    records.do("update care.delivery_channels set is_enabled = true")
     records.caregiver(
         patient_id,
         name="Maria",
@@ -551,7 +551,7 @@ def test_a_sender_that_vanished_and_an_address_that_went_leave_no_message_behind
     claim(records, NOON, lease_seconds=-1.0)
     records.do("update public.patient_caregivers set phone = null")
     assert claim(records, NOON) == []
-    assert records.row("select state, error_code from voice.deliveries") == {
+    assert records.row("select state, error_code from care.deliveries") == {
         "state": "dead",
         "error_code": "no_address",
     }
@@ -559,10 +559,10 @@ def test_a_sender_that_vanished_and_an_address_that_went_leave_no_message_behind
 
 def test_senders_that_vanish_count_as_attempts(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    records.do("update voice.settings set delivery_maximum_attempts = 3")
+    records.do("update care.settings set delivery_maximum_attempts = 3")
     sign(records, patient_id, EMERGENCY)
     for _ in range(3):
         assert len(claim(records, NOON, lease_seconds=-1.0)) == 1
     assert claim(records, NOON) == []
-    found = records.row("select state, error_code from voice.deliveries")
+    found = records.row("select state, error_code from care.deliveries")
     assert found == {"state": "dead", "error_code": "attempts_exhausted"}

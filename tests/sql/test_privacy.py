@@ -50,7 +50,8 @@ def scan(database: Database, wanted: str) -> set[str]:
     """Name every table of ours in which this text occurs, in whatever column."""
     tables = database.admin.execute(
         """select oid::regclass::text from pg_class
-           where relkind in ('r', 'm') and relnamespace in ('public'::regnamespace, 'voice'::regnamespace)"""
+           where relkind in ('r', 'm')
+               and relnamespace in ('public'::regnamespace, 'care'::regnamespace, 'voice'::regnamespace)"""
     ).fetchall()
     found = set()
     for (table,) in tables:
@@ -75,8 +76,8 @@ def test_an_erased_voice_is_nowhere(records: Records, patient_id: UUID) -> None:
     counts = erase(records, patient_id)
     assert counts == {"checks": 6, "baselines": 5, "embeddings": 6, "recordings": 1}
     assert [vector for vector in vectors if scan(records.database, vector)] == []
-    for table in ("embeddings", "baselines", "baseline_samples", "recordings", "checks"):
-        assert records.one(f"select count(*) from voice.{table} where patient_id = %s", patient_id) == 0
+    for table in ("voice.embeddings", "voice.baselines", "voice.baseline_samples", "care.recordings", "care.checks"):
+        assert records.one(f"select count(*) from {table} where patient_id = %s", patient_id) == 0
     assert vectors_of(records, other_id) != []
     logs = records.rows("select embedding_id, baseline_id, anomaly_score from public.voice_anomaly_logs")
     assert len(logs) == 4
@@ -90,7 +91,7 @@ def test_an_erased_person_is_nowhere_but_in_the_audit_the_tombstones_and_what_is
     records: Records, patient_id: UUID
 ) -> None:
     erase(records, patient_id, person=True)
-    assert scan(records.database, str(patient_id)) == {"voice.audit_log", "voice.tombstones", "voice.deletions"}
+    assert scan(records.database, str(patient_id)) == {"care.audit_log", "care.tombstones", "care.deletions"}
     assert scan(records.database, "Maria") == set()
 
 
@@ -108,11 +109,11 @@ def test_erasure_has_the_copies_in_storage_and_at_the_provider_deleted(records: 
     assert records.rpc("finish_deletion", **held)[0]["finish_deletion"] is False  # the lease went with the failure
     held = {name: second[name] for name in ("deletion_id", "lease_token")}
     assert records.rpc("finish_deletion", **held)[0]["finish_deletion"] is True
-    rows = records.rows("select state, error_code from voice.deletions order by state")
+    rows = records.rows("select state, error_code from care.deletions order by state")
     assert rows == [
         {"state": "queued", "error_code": "provider_unreachable"}, {"state": "done", "error_code": None},
     ]  # fmt: skip
-    assert records.one("select count(*) from voice.audit_log where action = 'deletion_finished'") == 1
+    assert records.one("select count(*) from care.audit_log where action = 'deletion_finished'") == 1
     [again] = records.rpc("claim_deletions", worker="w", count=9, lease_seconds=60.0, at=NOW + timedelta(hours=9))
     assert again["deletion_id"] == first["deletion_id"]
 
@@ -132,10 +133,10 @@ def test_withdrawing_consent_erases_and_stops(records: Records, patient_id: UUID
     caregiver = records.caregiver(patient_id)
     records.rpc("withdraw_consent", sub=caregiver, patient_id=patient_id)
     assert [vector for vector in vectors if scan(records.database, vector)] == []
-    consent = records.row("select withdrawn_at, withdrawn_by from public.voice_consents")
+    consent = records.row("select withdrawn_at, withdrawn_by from public.consents")
     assert consent["withdrawn_at"] is not None
     assert consent["withdrawn_by"] == caregiver
-    assert records.row("select scope, reason from voice.tombstones") == {
+    assert records.row("select scope, reason from care.tombstones") == {
         "scope": "voice",
         "reason": "consent withdrawn",
     }
@@ -171,20 +172,20 @@ def test_further_evidence_of_a_consent_that_stands_is_kept_with_its_time_and_its
     [first] = records.rpc("record_consent", sub=caregiver, evidence="Form of 1 March", **given)
     [second] = records.rpc("record_consent", evidence="Recorded sentence", patient_id=patient_id)
     assert records.rpc("record_consent", sub=caregiver, evidence="Form of 1 March", **given) == [first]
-    kept = records.rows("select * from public.voice_consents order by given_at")
+    kept = records.rows("select * from public.consents order by given_at")
     assert [(row["evidence"], row["recorded_by"]) for row in kept] == [
         ("Form of 1 March", caregiver), ("Recorded sentence", None),
     ]  # fmt: skip
     assert kept == [first, second]
     records.rpc("withdraw_consent", sub=caregiver, patient_id=patient_id)
-    assert records.one("select count(*) from public.voice_consents where withdrawn_at is null") == 0
+    assert records.one("select count(*) from public.consents where withdrawn_at is null") == 0
 
 
 def test_the_service_records_consent_with_its_evidence(records: Records) -> None:
     patient_id = records.call("add_patient", "Ana", "UTC", True, "Signed form 7")["id"]
-    assert records.one("select evidence from public.voice_consents") == "Signed form 7"
+    assert records.one("select evidence from public.consents") == "Signed form 7"
     since = records.call("set_consent", patient_id, True, "Signed form 8")["voice_consent_at"]
-    assert records.one("select count(*) from public.voice_consents where withdrawn_at is null") == 2
+    assert records.one("select count(*) from public.consents where withdrawn_at is null") == 2
     assert records.one("select voice_consent_at from public.patients") == since
 
 
@@ -209,7 +210,7 @@ def test_however_consent_is_set_it_is_recorded(records: Records) -> None:
     records.patient()
     silent_id = records.patient(consent=False)
     records.do("update public.patients set voice_consent_at = %s where id = %s", NOON, silent_id)
-    rows = records.rows("select patient_id, evidence from public.voice_consents")
+    rows = records.rows("select patient_id, evidence from public.consents")
     assert len(rows) == 2
     assert {row["evidence"] for row in rows} == {"patients.voice_consent_at was set"}
 
@@ -265,11 +266,11 @@ def test_the_export_holds_everything_and_no_vector(records: Records, patient_id:
         """select relnamespace::regnamespace || '.' || relname as name
            from pg_class join pg_attribute on attrelid = pg_class.oid
            where attname = 'patient_id' and relkind = 'r'
-               and relnamespace in ('public'::regnamespace, 'voice'::regnamespace)"""
+               and relnamespace in ('public'::regnamespace, 'care'::regnamespace, 'voice'::regnamespace)"""
     )
     assert {row["name"].replace("public.", "") for row in with_patients} <= set(exported)
     assert [vector for vector in vectors_of(records, patient_id) if vector in str(exported)] == []
-    entry = records.row("select actor_id, actor_role, patient_id from voice.audit_log where action = 'exported'")
+    entry = records.row("select actor_id, actor_role, patient_id from care.audit_log where action = 'exported'")
     assert entry == {"actor_id": account, "actor_role": "authenticated", "patient_id": patient_id}
 
 
@@ -282,7 +283,7 @@ def test_a_recording_is_read_by_those_who_may_play_it_and_that_is_noted(
     if may:
         [row] = records.rpc("read_recording", sub=account, call_log_id=call_id)
         assert row["read_recording"] == f"voice-recordings/{patient_id}/{call_id}.wav"
-        assert records.one("select actor_id from voice.audit_log where action = 'recording_read'") == account
+        assert records.one("select actor_id from care.audit_log where action = 'recording_read'") == account
         account = records.caregiver(records.patient(), role)
     with pytest.raises(psycopg.Error) as raised:
         records.rpc("read_recording", sub=account, call_log_id=call_id)
@@ -292,7 +293,7 @@ def test_a_recording_is_read_by_those_who_may_play_it_and_that_is_noted(
 @pytest.mark.parametrize(
     "statement", ["update {} set id = id", "delete from {}", "truncate {}", "delete from {} where false"]
 )
-@pytest.mark.parametrize("table", ["voice.audit_log", "voice.tombstones"])
+@pytest.mark.parametrize("table", ["care.audit_log", "care.tombstones"])
 def test_the_audit_is_only_ever_added_to_also_by_its_owner(
     records: Records, patient_id: UUID, table: str, statement: str
 ) -> None:
@@ -306,23 +307,23 @@ def test_the_audit_is_only_ever_added_to_also_by_its_owner(
 def test_sensitive_changes_are_noted_without_a_word_about_the_person(records: Records, patient_id: UUID) -> None:
     records.do("update public.patients set name = 'Secret Name', phone = '+4930111111' where id = %s", patient_id)
     records.do("update public.patient_caregivers set role = 'clinician', phone = '+4930222222'")
-    records.do("update voice.policies set medium_above = 0.2")
-    entries = {row["subject"].split()[0]: row for row in records.rows("select * from voice.audit_log order by id")}
+    records.do("update care.thresholds set medium_above = 0.2")
+    entries = {row["subject"].split()[0]: row for row in records.rows("select * from care.audit_log order by id")}
     assert entries["public.patients"]["detail"] == {"columns": ["name", "phone"]}
     assert entries["public.patient_caregivers"]["detail"] == {
         "columns": ["phone", "role"], "role": ["primary", "clinician"],
     }  # fmt: skip
-    assert entries["voice.policies"]["detail"] == {"columns": ["medium_above"], "medium_above": [0.25, 0.2]}
-    assert entries["voice.policies"]["actor_role"] == "postgres"
-    text = str(records.rows("select detail from voice.audit_log"))
+    assert entries["care.thresholds"]["detail"] == {"columns": ["medium_above"], "medium_above": [0.25, 0.2]}
+    assert entries["care.thresholds"]["actor_role"] == "postgres"
+    text = str(records.rows("select detail from care.audit_log"))
     assert "Secret" not in text
     assert "+4930" not in text
 
 
 def test_a_change_that_changes_nothing_is_not_noted(records: Records, patient_id: UUID) -> None:
-    before = records.one("select count(*) from voice.audit_log")
+    before = records.one("select count(*) from care.audit_log")
     records.do("update public.patients set name = name")
-    assert records.one("select count(*) from voice.audit_log") == before
+    assert records.one("select count(*) from care.audit_log") == before
 
 
 def test_a_restored_backup_is_brought_up_to_date_by_replaying_the_tombstones(
@@ -332,8 +333,8 @@ def test_a_restored_backup_is_brought_up_to_date_by_replaying_the_tombstones(
     records.judge(person_id)
     with records.database.admin.transaction(force_rollback=True):  # the backup is what was before
         for erased, function in ((patient_id, "erase_patient_voice"), (person_id, "erase_patient")):
-            records.database.admin.execute(f"select voice.{function}(%s, 'asked for')".encode(), [erased])
-        tombstones = records.database.admin.execute("select * from voice.tombstones").fetchall()
+            records.database.admin.execute(f"select care.{function}(%s, 'asked for')".encode(), [erased])
+        tombstones = records.database.admin.execute("select * from care.tombstones").fetchall()
     assert len(tombstones) == 3
     assert vectors_of(records, patient_id) == vectors
 
@@ -354,10 +355,10 @@ def test_what_was_kept_long_enough_goes(records: Records, patient_id: UUID) -> N
     records.report("call-2", phone="+4930999999")
     late = NOW + timedelta(days=91)
     assert records.run_jobs(NOW + timedelta(days=29))["delete_old_unmatched_calls"] == 1  # call-2
-    assert records.one("select count(*) from voice.unmatched_calls") == 0
+    assert records.one("select count(*) from care.unmatched_calls") == 0
     assert records.run_jobs(late)["delete_old_recordings"] >= 1
     assert records.one("select count(*) from public.call_logs where recording_ref like 'storage:%%'") == 0
-    assert records.one("select count(*) from voice.deletions") == 2
+    assert records.one("select count(*) from care.deletions") == 2
     assert records.one("select count(*) from voice.embeddings") == 6
     records.run_jobs(NOW + timedelta(days=731))
     samples = records.one(
@@ -367,11 +368,11 @@ def test_what_was_kept_long_enough_goes(records: Records, patient_id: UUID) -> N
     )
     assert samples == records.one("select count(*) from voice.embeddings") == 5  # what the present baseline is made of
     assert records.judge(patient_id)["state"] == "scored"
-    assert records.one("select count(*) from voice.audit_log where action = 'retention_enforced'") >= 3
+    assert records.one("select count(*) from care.audit_log where action = 'retention_enforced'") >= 3
 
 
 def test_a_row_that_is_removed_keeps_for_ever(records: Records, patient_id: UUID) -> None:
-    records.do("delete from voice.retention_policies")
+    records.do("delete from care.retention_policies")
     records.run_jobs(NOW + timedelta(days=9999))
     assert records.one("select count(*) from voice.embeddings") == 6
 

@@ -34,14 +34,14 @@ def claimed(records: Records, at: datetime, count: int = 9) -> list[str]:
 def finish(
     records: Records, provider_message_id: str, is_delivered: bool, at: datetime = NOON + 3 * MINUTE
 ) -> str | None:
-    [row] = records.rows("select id from voice.deliveries where provider_message_id = %s", provider_message_id)
+    [row] = records.rows("select id from care.deliveries where provider_message_id = %s", provider_message_id)
     told = records.rpc("finish_receipt", delivery_id=row["id"], is_delivered=is_delivered, message="Failed.", at=at)
     state: str | None = told[0]["finish_receipt"]
     return state
 
 
 def due(records: Records, at: datetime) -> int:
-    return int(records.rows("select voice.due_receipts(%s) as due", at)[0]["due"])
+    return int(records.rows("select care.due_receipts(%s) as due", at)[0]["due"])
 
 
 def alert_sent(records: Records, log_id: Any) -> bool:
@@ -72,19 +72,19 @@ def test_what_is_delivered_is_not_asked_for_again(records: Records, log_id: Any)
 
 def test_what_was_not_delivered_is_dead_and_the_operators(records: Records, log_id: Any) -> None:
     assert finish(records, "SM0", is_delivered=False) == "dead"
-    [trouble] = records.seen("voice_troubles")
+    [trouble] = records.seen("operator_issues")
     assert (trouble["kind"], trouble["code"], trouble["detail"]) == ("delivery_dead", "undelivered", "Failed.")
     assert alert_sent(records, log_id), "the other one may have arrived"
     assert finish(records, "SM1", is_delivered=False) == "dead"
     assert not alert_sent(records, log_id)
-    troubles = sorted(trouble["kind"] for trouble in records.seen("voice_troubles"))
+    troubles = sorted(trouble["kind"] for trouble in records.seen("operator_issues"))
     assert troubles == ["alert_untold", "delivery_dead", "delivery_dead"]
     assert claimed(records, NOON + 20 * MINUTE) == []
 
 
 @pytest.mark.usefixtures("log_id")
 def test_a_message_without_an_id_of_its_provider_has_no_receipt(records: Records) -> None:
-    records.do("update voice.deliveries set provider_message_id = null")
+    records.do("update care.deliveries set provider_message_id = null")
     assert (due(records, NOON + 20 * MINUTE), claimed(records, NOON + 20 * MINUTE)) == (0, [])
 
 

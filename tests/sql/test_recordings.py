@@ -58,7 +58,7 @@ def the_call(records: Records) -> dict[str, Any]:
 
 
 def the_recording(records: Records) -> dict[str, Any]:
-    return records.row("select * from voice.recordings")
+    return records.row("select * from care.recordings")
 
 
 def test_a_claim_says_from_where_and_to_which_path(records: Records, call_log_id: UUID) -> None:
@@ -112,7 +112,7 @@ def test_a_copied_recording_queues_its_check(records: Records, call_log_id: UUID
 def test_storing_twice_changes_nothing(records: Records, call_log_id: UUID) -> None:
     [held] = claim(records)
     assert [store(records, held) for _ in range(3)] == [True] * 3
-    assert records.one("select count(*) from voice.checks") == 1
+    assert records.one("select count(*) from care.checks") == 1
     assert the_call(records)["speech_intervals"] == [[1, 2]]
 
 
@@ -135,7 +135,7 @@ def test_a_failure_is_tried_again_after_a_wait_that_doubles(records: Records, ca
         at = the_recording(records)["run_at"]
     for wait, expected in zip(waits, (10, 20, 40, 80), strict=True):
         assert 0.8 * expected <= wait <= 1.2 * expected
-    [trouble] = records.seen("voice_troubles")
+    [trouble] = records.seen("operator_issues")
     assert (trouble["kind"], trouble["code"], trouble["detail"]) == ("recording_delayed", "late", "not yet")
     assert the_call(records)["check_state"] is None
 
@@ -175,7 +175,7 @@ def assert_lost(records: Records, state: str, reason: str) -> None:
     assert (call["check_state"], call["check_reason"]) == ("dead", reason)
     assert (call["recording_ref"], call["recording_source_url"]) == (None, None)
     assert claim(records, END + timedelta(days=1)) == []
-    assert [trouble["kind"] for trouble in records.seen("voice_troubles")] == ["recording_lost"]
+    assert [trouble["kind"] for trouble in records.seen("operator_issues")] == ["recording_lost"]
 
 
 def test_a_recording_that_is_being_copied_does_not_expire(records: Records, call_log_id: UUID) -> None:
@@ -189,7 +189,7 @@ def test_a_recording_that_the_integrator_gave_is_kept(records: Records, call_log
     records.do("update public.call_logs set recording_ref = 'storage:voice-recordings/given.wav'")
     assert store(records, claim(records)[0])
     assert the_call(records)["recording_ref"] == "storage:voice-recordings/given.wav"
-    assert records.one("select count(*) from voice.checks") == 1
+    assert records.one("select count(*) from care.checks") == 1
 
 
 def test_consent_withdrawn_while_it_was_copied_is_respected(records: Records, call_log_id: UUID) -> None:
@@ -200,13 +200,13 @@ def test_consent_withdrawn_while_it_was_copied_is_respected(records: Records, ca
     reference = f"voice-recordings/{held['object_path']}.wav"
     assert store(records, held, recording_ref=f"storage:{reference}") is False
     assert the_call(records)["recording_ref"] is None
-    found = records.rows("select reference from voice.deletions where kind = 'storage_object' and state = 'queued'")
+    found = records.rows("select reference from care.deletions where kind = 'storage_object' and state = 'queued'")
     assert {"reference": reference} in found  # what was put there meanwhile does not stay
 
 
 def test_erasing_the_patient_takes_the_recordings_along(records: Records, call_log_id: UUID) -> None:
     records.do("delete from public.patients")
-    assert records.one("select count(*) from voice.recordings") == 0
+    assert records.one("select count(*) from care.recordings") == 0
 
 
 def test_recordings_are_kept_in_a_private_bucket_that_takes_audio_of_50_mib(records: Records) -> None:

@@ -114,7 +114,7 @@ def test_superseded_versions_are_not_found_and_hide_nobody(records: Records) -> 
            end loop; end $$"""
     )
     records.enrol(ana, at_cosine(0.99))
-    records.do("update voice.settings set search_breadth = 1")
+    records.do("update care.settings set search_breadth = 1")
     only_by_index(records)
     [found] = match(records, count=1)
     assert (found["patient_id"], found["baseline_version"]) == (ana, 1101)
@@ -125,7 +125,7 @@ def test_voices_of_other_encoders_are_not_found_and_hide_nobody(records: Records
     records.register("other-v1")
     people(records, np.array([at_cosine(1 - number * 1e-6) for number in range(2_000)]), "other-v1")
     [ana] = people(records, np.array([at_cosine(0.8)]))
-    records.do("update voice.settings set search_breadth = 1")
+    records.do("update care.settings set search_breadth = 1")
     only_by_index(records)
     assert [row["patient_id"] for row in match(records, count=5)] == [ana]
     assert [row["patient_id"] for row in match(records, count=5, encoder=ENCODER)] == [ana]
@@ -137,7 +137,7 @@ def test_nobody_is_said_only_after_a_wider_look(records: Records) -> None:
     vectors = voices(1_500, 96)
     ids = people(records, vectors, "wide-v1")
     records.do("select voice.index_voices('wide-v1', 5, 12)")  # so sparse that many are missed at first
-    records.do("update voice.settings set search_breadth = 1")
+    records.do("update care.settings set search_breadth = 1")
     only_by_index(records)
     asked = vectors[:50] + 0.6 * voices(1_600, 96)[1_500:1_550]
     found = [match(records, tuple(voice), encoder="wide-v1", count=1) for voice in asked]
@@ -192,7 +192,7 @@ def test_what_is_no_number_is_no_vector(records: Records, voice: str) -> None:
 
 
 def test_without_an_encoder_there_is_nothing_to_search(records: Records) -> None:
-    records.do("update voice.encoders set is_active = false")
+    records.do("update care.models set is_active = false")
     with pytest.raises(psycopg.Error, match="No encoder at all is registered"):
         match(records)
 
@@ -201,7 +201,7 @@ def test_a_search_is_noted_with_each_patient_who_was_found(records: Records) -> 
     ana, bea = people(records, np.array([at_cosine(1), at_cosine(0.9)]))
     match(records)
     match(records, (0.0, 0.0, 1.0))
-    noted = records.rows("select * from voice.audit_log where action = 'voice_matched' order by id")
+    noted = records.rows("select * from care.audit_log where action = 'voice_matched' order by id")
     assert [row["patient_id"] for row in noted] == [ana, bea, None]
     assert {row["actor_role"] for row in noted} == {"service_role"}
     assert noted[0]["detail"] == {"encoder": ENCODER}

@@ -117,16 +117,16 @@ def test_recordings_that_cannot_be_read_or_told_apart_are_the_operators_and_tell
     hear(records, patient_id, NOON)
     for hour in range(1, 3):
         hear_nothing(records, patient_id, NOON + timedelta(hours=hour), reason)
-    assert records.seen("voice_troubles") == []
+    assert records.seen("operator_issues") == []
     hear_nothing(records, patient_id, NOON + timedelta(hours=3), reason)
     sweep(records, NOON + DAY)
     assert alerts(records) == []
-    [issue] = records.seen("voice_troubles")
+    [issue] = records.seen("operator_issues")
     assert (issue["kind"], issue["patient_id"], issue["code"], issue["detail"]) == (
         "recordings_unusable", patient_id, reason, "3 calls",
     )  # fmt: skip
     hear(records, patient_id, NOON + timedelta(hours=4))
-    assert records.seen("voice_troubles") == []
+    assert records.seen("operator_issues") == []
 
 
 def test_a_voice_in_between_begins_the_count_anew(records: Records, patient_id: UUID) -> None:

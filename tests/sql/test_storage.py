@@ -15,11 +15,11 @@ def test_a_lease_is_renewed_without_writing_an_index(records: Records) -> None:
     for _ in range(5):
         records.call("renew_lease", claim["check_id"], claim["lease_token"], 60.0)
     records.database.close()  # who leaves reports what was done
-    read = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relid = 'voice.checks'::regclass"
+    read = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relid = 'care.checks'::regclass"
     assert list(records.row(read).values()) == [6, 5]  # the sixth, the lease itself, changed the state
 
 
-@pytest.mark.parametrize("table", ["public.call_logs", "voice.checks", "voice.baselines"])
+@pytest.mark.parametrize("table", ["public.call_logs", "care.checks", "voice.baselines"])
 def test_what_updates_leave_is_cleared_away_before_it_is_a_fiftieth(records: Records, table: str) -> None:
     share = records.one(
         """select option_value::float8 from pg_class, pg_options_to_table(reloptions)

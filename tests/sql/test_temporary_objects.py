@@ -19,11 +19,11 @@ from records import Records
 # Definer functions that each role may call: with declarations, tables, operators and casts in them.
 CALLS = {
     "retrocare_service": [
-        "voice.use_api_key(%(hash)s, 'read')",
+        "care.use_api_key(%(hash)s, 'read')",
         "voice.register_encoder('other-v1', 3, 1.0)",
-        "voice.patient_list()",
+        "care.patient_list()",
         "voice.active_encoder()",
-        "voice.run_job('advance_alerts')",
+        "care.run_job('advance_alerts')",
     ],
     "service_role": [
         "public.receive_call_report('vapi', 'call-x', %(patient_id)s)",
@@ -37,7 +37,7 @@ CALLS = {
     ],
 }
 TYPES = ("text", "uuid", "timestamptz", "jsonb", "bool", "int4", "float8")
-TABLES = ("patients", "call_logs", "encoders", "api_keys", "voice_consents", "audit_log", "deletions", "settings")
+TABLES = ("patients", "call_logs", "encoders", "api_keys", "consents", "audit_log", "deletions", "settings")
 SPY = """create function pg_temp.spy() returns boolean language plpgsql as $$
     begin
         insert into pg_temp.seen values (session_user::pg_catalog.text || ' as ' || current_user::pg_catalog.text);
@@ -70,7 +70,7 @@ KINDS = {
 def patient_id(records: Records) -> UUID:
     patient_id = records.patient()
     records.judge(patient_id)
-    records.do("select voice.add_api_key('robot', '{read}', %s)", b"\0" * 32)
+    records.do("select care.add_api_key('robot', '{read}', %s)", b"\0" * 32)
     return patient_id
 
 
@@ -111,7 +111,7 @@ def test_the_attack_is_real_where_the_search_path_is_empty(records: Records, pat
            as $$ declare active text := 'x'; begin return active = 'x'; end $$"""
     )
     records.do("grant execute on function voice.open_door to public")
-    records.do("grant usage on schema voice to public")
+    records.do("grant usage on schema care, voice to public")
     with connected(records, patient_id, role) as connection:
         seen = seen_by_the_spy(connection, KINDS["domain"][:1], ["voice.open_door()"], {})
     assert [who for who in seen if who.endswith(" as postgres")]

@@ -14,7 +14,7 @@ from retrocare_voice.migrations import migrate
 
 NOW = datetime.now(UTC)
 WARNING, EMERGENCY = at_cosine(0.65), at_cosine(0.4)
-VIEWS = ["caregiver_patients", "voice_timeline", "voice_alerts", "recent_anomaly_logs"]
+VIEWS = ["caregiver_patients", "voice_timeline", "alert_history", "recent_anomaly_logs"]
 
 
 def ago(days: int) -> datetime:
@@ -92,7 +92,7 @@ def test_means_and_trends_are_of_their_days(records: Records, patient_id: UUID, 
 def test_the_scores_of_another_encoder_enter_no_mean(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.judge(patient_id, USUAL, ago(1))
     records.register("other-v1", 3)
-    records.do("update public.voice_anomaly_logs set encoder = 'other-v1'")
+    records.do("update public.judgements set model = 'other-v1'")
     row = overview(records, caregiver)
     assert (row["mean_score_7_days"], row["score_count_7_days"]) == (None, 0)
     assert row["last_score"] == pytest.approx(0)
@@ -165,7 +165,7 @@ def test_how_long_a_call_is_recent_is_the_patients_or_a_setting(
 ) -> None:
     records.judge(patient_id, USUAL, ago(9))
     assert overview(records, caregiver)["state"] == "no_recent_call"
-    records.do("update voice.settings set recent_call_days = 11")
+    records.do("update care.settings set recent_call_days = 11")
     assert overview(records, caregiver)["state"] == "as_usual"
     records.do("update public.patients set silent_after_days = 3")
     assert overview(records, caregiver)["state"] == "no_recent_call"
@@ -244,14 +244,22 @@ def test_a_call_that_two_encoders_judged_is_one_row(records: Records, patient_id
     records.judge(patient_id, USUAL, ago(1))
     records.register("other-v1", 3)
     records.do(
-        """insert into public.voice_anomaly_logs (
-               patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from,
-               severity, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, policy_id,
-               created_at
+        """with judged as (
+               insert into public.judgements (
+                   signal, model, patient_id, call_log_id, occurred_at, score, severity, rule, policy_id
+               )
+               select signal, 'other-v1', patient_id, call_log_id, occurred_at, 0.2, 'low', rule, policy_id
+               from public.judgements
+               returning *
            )
-           select patient_id, call_log_id, "timestamp", 0.2, 0.8, 0.2, 0.2, 'low', false, 'other-v1', 1, false, false,
-               policy_id, created_at + interval '1 s'
-           from public.voice_anomaly_logs where encoder = %s""",
+           insert into public.voice_anomaly_logs (
+               id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from,
+               severity, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, created_at
+           )
+           select judged.id, log.patient_id, log.call_log_id, log."timestamp", 0.2, 0.8, 0.2, 0.2, 'low', false,
+               judged.model, 1, false, false, log.created_at + interval '1 s'
+           from public.voice_anomaly_logs as log join judged on judged.call_log_id = log.call_log_id
+           where log.encoder = %s""",
         ENCODER,
     )
     [row] = [row for row in records.seen("voice_timeline", caregiver) if row["called_at"] == ago(1)]
@@ -261,26 +269,26 @@ def test_a_call_that_two_encoders_judged_is_one_row(records: Records, patient_id
 def test_an_alert_says_who_answered_it_by_name(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.judge(patient_id, WARNING, ago(2))
     viewer = records.caregiver(patient_id, "viewer")
-    [row] = records.seen("voice_alerts", viewer)
+    [row] = records.seen("alert_history", viewer)
     assert (row["known_as"], row["opening_cause"], row["last_change"]) == ("Ana", "voice_changed", "opened")
-    assert row["opening_log_id"] is not None
+    assert row["opening_judgement_id"] is not None
     records.rpc("acknowledge_alert", sub=caregiver, alert_id=row["alert_id"])
     records.judge(patient_id, WARNING, ago(1))
-    [row] = records.seen("voice_alerts", viewer)
+    [row] = records.seen("alert_history", viewer)
     assert (row["acknowledged_by"], row["repeat_count"], row["change_count"]) == ("Rui", 1, 3)
     records.rpc("resolve_alert", sub=caregiver, alert_id=row["alert_id"], outcome="ill", notes="flu")
-    [row] = records.seen("voice_alerts", caregiver)
+    [row] = records.seen("alert_history", caregiver)
     assert (row["known_as"], row["resolved_by"], row["outcome"], row["notes"]) == ("Mum", "Rui", "ill", "flu")
     assert (row["last_change"], row["last_changed_by"], row["change_count"]) == ("resolved", "Rui", 4)
 
 
 def test_a_caregiver_who_is_gone_has_no_name(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.judge(patient_id, WARNING, ago(2))
-    [alert] = records.seen("voice_alerts", caregiver)
+    [alert] = records.seen("alert_history", caregiver)
     records.rpc("acknowledge_alert", sub=caregiver, alert_id=alert["alert_id"])
     viewer = records.caregiver(patient_id, "viewer", name="Eva")
     records.do("delete from public.patient_caregivers where user_id = %s", caregiver)
-    [row] = records.seen("voice_alerts", viewer)
+    [row] = records.seen("alert_history", viewer)
     assert (row["state"], row["acknowledged_by"]) == ("acknowledged", None)
 
 
@@ -315,6 +323,7 @@ def test_live_updates_carry_what_is_behind_the_views_and_no_address_of_a_recordi
     assert set(published) == {
         "patients",
         "call_logs",
+        "judgements",
         "voice_anomaly_logs",
         "caregiver_alerts",
         "alert_changes",
@@ -333,12 +342,12 @@ def test_live_updates_carry_what_is_behind_the_views_and_no_address_of_a_recordi
 
 
 def test_asking_for_live_updates_again_adds_nothing(records: Records) -> None:
-    assert records.one("select voice.publish_live_updates()") == 0
+    assert records.one("select care.publish_live_updates()") == 0
 
 
 def test_where_there_are_no_live_updates_nothing_is_missed(empty_database: Database) -> None:
     empty_database.owner.execute("drop publication supabase_realtime")
     migrate(empty_database.owner_url)
-    assert empty_database.owner.execute("select voice.publish_live_updates()").fetchone() == (0,)
+    assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (0,)
     empty_database.owner.execute("create publication supabase_realtime")
-    assert empty_database.owner.execute("select voice.publish_live_updates()").fetchone() == (7,)
+    assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (8,)

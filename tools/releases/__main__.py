@@ -23,7 +23,7 @@ def main() -> int:
     command = commands.add_parser("baseline", help="make the baseline migration of supabase/schemas (until 1.0.0)")
     command.set_defaults(run=lambda given: make_baseline())
     command = commands.add_parser("draft", help="draft the next migration from what the schemas changed, and try it")
-    command.add_argument("release", help="such as 1.1.0; voice.release() in supabase/schemas must say the same")
+    command.add_argument("release", help="such as 1.1.0; care.release() in supabase/schemas must say the same")
     command.add_argument(
         "words", nargs="?", default="", help="to tell several migrations of a release apart: new_limits"
     )

@@ -52,9 +52,9 @@ def write_draft(release: str, words: str, schemas: Path, migrations: Path, empty
     schemas_url, scratch_url, tried_url = empty(), empty(), empty()
     wanted = catalog_of_schemas(schemas_url, schemas)
     with psycopg.connect(schemas_url) as connection:
-        [(said,)] = connection.execute("select version from voice.release()").fetchall()
+        [(said,)] = connection.execute("select version from care.release()").fetchall()
     if said != release:
-        raise CannotBeDrafted(f"The schemas say that they are release {said}: write {release} into voice.release().")
+        raise CannotBeDrafted(f"The schemas say that they are release {said}: write {release} into care.release().")
     newest = migration_files(migrations)[-1]
     if release_of(newest.name) > release_of(release):
         raise CannotBeDrafted(f"{newest.path.name} is of a later release than {release}.")

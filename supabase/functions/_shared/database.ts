@@ -76,11 +76,11 @@ export class Database {
   }
 
   sweepSince(at?: string): Promise<string | null> {
-    return this.rpc("sweep_since", { provider: PROVIDER, at });
+    return this.rpc("reconcile_since", { provider: PROVIDER, at });
   }
 
   async finishSweep(until: string): Promise<void> {
-    await this.rpc("finish_sweep", { provider: PROVIDER, until });
+    await this.rpc("finish_reconciliation", { provider: PROVIDER, until });
   }
 
   claimRecordings(

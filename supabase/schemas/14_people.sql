@@ -1,0 +1,268 @@
+-- People: the patients, who cares for them, and the lock that whoever changes something of a patient holds.
+
+create type public.caregiver_role as enum (
+    'viewer',       -- reads
+    'family',       -- also acts on alerts, writes notes, plays recordings
+    'clinician',    -- as family
+    'primary'       -- also manages caregivers and consent
+);
+comment on type public.caregiver_role is 'What a caregiver may do for one patient.';
+
+alter table public.patients
+    add column if not exists name text,
+    add column if not exists timezone text not null default 'UTC'
+        constraint a_patients_timezone_is_a_zone check (care.is_time_zone(timezone)),
+    add column if not exists flags text[] not null default '{}',
+    add column if not exists voice_consent_at timestamptz
+        constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
+    add column if not exists created_at timestamptz not null default now();
+comment on table public.patients is 'The people who are phoned.';
+comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
+comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
+comment on column public.patients.voice_consent_at is 'When consent to voiceprints was given; null: none, nothing is stored.';
+grant select, insert, update, delete on public.patients to service_role;
+alter table public.patients
+    add column if not exists phone text
+        constraint a_patients_phone_is_a_number check (care.is_phone_number(phone)),
+    add column if not exists silent_after_days integer
+        constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
+create index if not exists patients_by_phone on public.patients (phone);
+comment on column public.patients.phone is
+    'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
+comment on column public.patients.silent_after_days is
+    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
+
+alter table public.patient_caregivers
+    add column if not exists patient_id uuid not null
+        constraint a_caregiver_cares_for_a_patient references public.patients (id) on delete cascade,
+    add column if not exists user_id uuid
+        constraint a_caregiver_may_have_an_account references auth.users (id) on delete set null,
+    add column if not exists role public.caregiver_role not null default 'family',
+    add column if not exists name text,
+    add column if not exists phone text,
+    add column if not exists webhook_url text constraint a_webhook_is_reached_over_https check (webhook_url ~ '^https://'),
+    add column if not exists created_at timestamptz not null default now();
+create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
+create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);
+comment on table public.patient_caregivers is 'Who cares for whom; user_id is null until the person has an account.';
+grant select, insert, update, delete on public.patient_caregivers to service_role;
+alter table public.patient_caregivers
+    add column if not exists patient_known_as text,
+    add column if not exists language text not null default 'en',
+    add column if not exists timezone text
+        constraint a_caregivers_timezone_is_a_zone check (care.is_time_zone(timezone)),
+    add column if not exists quiet_from time,
+    add column if not exists quiet_until time,
+    add column if not exists other_addresses jsonb not null default '{}'
+        constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
+comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
+comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
+comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
+comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
+comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
+comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.settings says.';
+comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.settings says.';
+comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+
+create function care.role_of_caller(patient_id uuid)
+returns public.caregiver_role
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select patient_caregivers.role
+    from public.patient_caregivers
+    where patient_caregivers.patient_id = role_of_caller.patient_id
+        and patient_caregivers.user_id = (select auth.uid())
+$$;
+comment on function care.role_of_caller is
+    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+revoke execute on function care.role_of_caller from public;
+
+create function care.is_caller_a_caregiver()
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
+    select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
+$$;
+comment on function care.is_caller_a_caregiver is
+    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
+revoke execute on function care.is_caller_a_caregiver from public;
+
+create function care.patients_of_caller(minimum_role public.caregiver_role)
+returns setof uuid
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select patient_caregivers.patient_id
+    from public.patient_caregivers
+    where patient_caregivers.user_id = (select auth.uid())
+        and patient_caregivers.role >= patients_of_caller.minimum_role
+$$;
+comment on function care.patients_of_caller is
+    'The patients of the signed-in caregiver, where the role is this or a later one of public.caregiver_role; of nobody, none. Definer: who cares for whom is asked here, not through the policies that ask it. In a policy: `patient_id = any (array(select ...))`, which is worked out once a query and which an index serves.';
+revoke execute on function care.patients_of_caller from public;
+grant execute on function care.patients_of_caller to authenticated;
+
+create function care.caregiver_name(patient_id uuid, user_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select patient_caregivers.name
+    from public.patient_caregivers
+    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
+$$;
+comment on function care.caregiver_name is
+    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+revoke execute on function care.caregiver_name from public;
+grant execute on function care.caregiver_name to authenticated, service_role;
+
+create function care.lock_patient(patient_id uuid)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    locked public.patients;
+begin
+    select patients.* into locked
+    from public.patients
+    where patients.id = lock_patient.patient_id
+    for no key update;
+    if not found then
+        raise exception using
+            errcode = 'RV002',
+            message = format('No patient %s', lock_patient.patient_id),
+            hint = 'Patients are rows of public.patients; `retrocare patient list` shows them.';
+    end if;
+    return locked;
+end
+$$;
+comment on function care.lock_patient is
+    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
+revoke execute on function care.lock_patient from public;
+
+create function care.try_lock_patient(patient_id uuid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from public.patients
+    where patients.id = try_lock_patient.patient_id
+    for no key update skip locked;
+    return found;
+end
+$$;
+comment on function care.try_lock_patient is
+    'As care.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
+revoke execute on function care.try_lock_patient from public;
+
+create function care.lock_patient_if_any(patient_id uuid)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select from public.patients
+    where patients.id = lock_patient_if_any.patient_id
+    for no key update
+$$;
+comment on function care.lock_patient_if_any is
+    'As care.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
+revoke execute on function care.lock_patient_if_any from public;
+
+create function care.lock_patient_or_refuse(patient_id uuid)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
+    if care.try_lock_patient(lock_patient_or_refuse.patient_id) then
+        return true;
+    elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
+        raise exception using
+            errcode = 'PT409',
+            message = 'Somebody works on this patient at this moment',
+            hint = 'Nothing was changed: try again.';
+    end if;
+    return false;
+end
+$$;
+comment on function care.lock_patient_or_refuse is
+    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
+revoke execute on function care.lock_patient_or_refuse from public;
+
+create function care.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    added public.patients;
+begin
+    insert into public.patients (name, timezone)
+    values (add_patient.name, add_patient.timezone)
+    returning * into added;
+    if add_patient.has_consent then
+        return care.set_consent(added.id, true, add_patient.evidence);
+    end if;
+    return added;
+end
+$$;
+comment on function care.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
+revoke execute on function care.add_patient from public;
+grant execute on function care.add_patient to retrocare_service;
+
+create function care.change_patient(patient_id uuid, name text, timezone text, phone text, silent_after_days integer)
+returns public.patients
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient public.patients := care.lock_patient(change_patient.patient_id);
+begin
+    update public.patients
+    set name = coalesce(change_patient.name, patients.name),
+        timezone = coalesce(change_patient.timezone, patients.timezone),
+        phone = case when change_patient.phone is null then patients.phone else nullif(change_patient.phone, '') end,
+        silent_after_days = case
+            when change_patient.silent_after_days is null then patients.silent_after_days
+            else nullif(change_patient.silent_after_days, 0)
+        end
+    where patients.id = patient.id
+    returning * into patient;
+    return patient;
+end
+$$;
+comment on function care.change_patient is
+    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
+revoke execute on function care.change_patient from public;
+grant execute on function care.change_patient to retrocare_service;
+
+create policy caregivers_read_their_patients on public.patients
+    for select to authenticated
+    using (id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_see_themselves_and_the_primary_all_of_them on public.patient_caregivers
+    for select to authenticated
+    using (
+        user_id = (select auth.uid())
+        or patient_id = any (array(select care.patients_of_caller('primary')))
+    );

@@ -1,0 +1,366 @@
+-- Calls: one row per call, upload or onboarding recording; what is true of every one of them, and how they are made.
+
+create type public.call_source as enum (
+    'provider',     -- the phone provider reported it
+    'api',          -- POST /api/anomaly-check without a call of its own
+    'upload',       -- a file given to the command line
+    'onboarding',   -- recorded to enrol the patient: never scored
+    'archive'       -- of before: embedded when nothing else waits, makes a baseline where there is none, never judged
+);
+comment on type public.call_source is 'How a call came to be a row.';
+
+create type public.recording_channel as enum (
+    'customer',     -- the file holds the patient''s side alone
+    'left',         -- stereo, the patient on the left
+    'right',        -- stereo, the patient on the right
+    'mono',         -- one channel
+    'mixed',        -- one channel, with the agent's voice in it: never judged
+    'stereo'        -- the patient is on one of two sides, found by when the patient spoke
+);
+comment on type public.recording_channel is 'Where in the recording the patient is.';
+
+create type public.check_state as enum (
+    'queued',           -- waits for a worker           -> leased
+    'leased',           -- a worker holds it            -> any end, or queued again
+    'scored',           -- compared with the baseline: end
+    'enrolled',         -- became the baseline, or a part of it: end
+    'held',             -- the patient was sick and has no baseline: end
+    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
+    'not_assessable',   -- the recording cannot be judged: end
+    'skipped',          -- not to be judged: end
+    'dead'              -- failed for good: end; an operator may queue it again
+);
+comment on type public.check_state is 'Where a check stands; the last seven are ends.';
+
+create type public.check_reason as enum (
+    'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
+    'sick_without_baseline', 'sick_at_enrolment',
+    'no_consent', 'duplicate_recording', 'voicemail', 'not_answered', 'nobody_spoke', 'call_failed', 'ended_reason_unknown',
+    'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
+);
+comment on type public.check_reason is
+    'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
+
+alter table public.call_logs
+    add column if not exists patient_id uuid not null
+        constraint a_call_is_with_a_patient references public.patients (id) on delete cascade,
+    add column if not exists "timestamp" timestamptz not null default now(),
+    add column if not exists summary text,
+    add column if not exists source public.call_source not null default 'provider',
+    add column if not exists provider text,
+    add column if not exists provider_call_id text,
+    add column if not exists ended_reason text,
+    add column if not exists recording_source_url text,
+    add column if not exists recording_ref text,
+    add column if not exists recording_channel public.recording_channel,
+    add column if not exists speech_intervals jsonb,
+    add column if not exists enrolment_id uuid
+        constraint an_onboarding_recording_is_of_an_enrolment check (source <> 'onboarding' or enrolment_id is not null),
+    add column if not exists anomaly_score double precision,
+    add column if not exists created_at timestamptz not null default now();
+create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);
+create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
+create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
+-- By default a table of ten million rows is looked after once two million have changed.
+alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
+comment on column public.call_logs."timestamp" is 'When the call began.';
+comment on column public.call_logs.recording_ref is
+    'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
+comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
+comment on column public.call_logs.speech_intervals is 'When the patient spoke, [[start, end], ...] in seconds from the start.';
+comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';
+comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different; null: not scored.';
+grant insert, update, delete on public.call_logs to service_role;
+alter table public.call_logs
+    add column if not exists check_state public.check_state,
+    add column if not exists check_reason public.check_reason;
+comment on column public.call_logs.check_state is
+    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
+comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
+create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
+    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
+create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
+    where check_state in ('held', 'not_assessable');
+-- The address of a recording is a key to it: whoever may write it need not read it.
+grant select (
+    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
+    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+) on public.call_logs to service_role;
+
+create function care.are_intervals(intervals jsonb)
+returns boolean
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when jsonb_typeof(intervals) <> 'array' or jsonb_array_length(intervals) > 10000 then false
+        else not exists (
+            select
+            from jsonb_array_elements(intervals) as pair
+            where case
+                when jsonb_typeof(pair) <> 'array' or jsonb_array_length(pair) <> 2 then true
+                else exists (
+                    select
+                    from jsonb_array_elements(pair) as moment
+                    where case jsonb_typeof(moment) when 'number' then abs(moment::numeric) > 1e6 else true end
+                )
+            end
+        )
+    end
+$$;
+comment on function care.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
+revoke execute on function care.are_intervals from public;
+
+create function care.forget_garbled_intervals()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.are_intervals(new.speech_intervals) then
+        new.speech_intervals := null;
+    end if;
+    return new;
+end
+$$;
+comment on function care.forget_garbled_intervals is
+    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
+revoke execute on function care.forget_garbled_intervals from public;
+
+create function care.refuse_impossible_call()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- A clock may be wrong by a time zone, and by a date.
+    if (new."timestamp" between '1970-01-01' and now() + interval '2 days') is not true then
+        raise exception using
+            errcode = 'RV008',
+            message = format('A call cannot have begun at %s', new."timestamp"),
+            hint = 'It began before now: give the time of the call, with its zone.';
+    end if;
+    if tg_op = 'UPDATE' and new.patient_id <> old.patient_id and (
+        exists (select from care.checks where checks.call_log_id = old.id)
+        or exists (select from care.recordings where recordings.call_log_id = old.id)
+        or exists (select from voice.embeddings where embeddings.call_log_id = old.id)
+    ) then
+        raise exception using
+            errcode = 'RV006',
+            message = format('Call %s has been taken up as another patient''s', old.id),
+            hint = 'Delete it, and record it again for the right patient.';
+    end if;
+    return new;
+end
+$$;
+comment on function care.refuse_impossible_call is
+    'Trigger: a call has begun, and stays with the patient for whom it was taken up. Raises RV006, RV008. Definer: whoever writes calls may not read the private schemas.';
+revoke execute on function care.refuse_impossible_call from public;
+
+create table care.idempotency_keys (
+    caller text not null,
+    key text not null
+        constraint an_idempotency_key_is_short check (length(key) between 1 and 255),
+    request_sha256 bytea not null
+        constraint a_request_is_known_by_its_hash check (octet_length(request_sha256) = 32),
+    patient_id uuid not null
+        constraint a_repeated_request_is_about_a_patient references public.patients (id) on delete cascade,
+    call_log_id uuid not null
+        constraint a_repeated_request_is_one_call references public.call_logs (id) on delete cascade,
+    created_at timestamptz not null default now(),
+    constraint idempotency_keys_pkey primary key (caller, key)
+);
+create index idempotency_keys_by_age on care.idempotency_keys (created_at);
+create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
+create index idempotency_keys_by_patient on care.idempotency_keys (patient_id);
+alter table care.idempotency_keys enable row level security;
+comment on table care.idempotency_keys is
+    'Which call a request made that carried an Idempotency-Key: the same again is about the same call. Kept as care.retention_policies says.';
+comment on column care.idempotency_keys.caller is 'The name of the API key that asked; empty: RETROCARE_API_KEY, or nobody was asked for one.';
+
+create function care.record_call(
+    patient_id uuid,
+    call_log_id uuid,
+    source public.call_source,
+    recording_ref text,
+    recording_channel public.recording_channel,
+    occurred_at timestamptz,
+    enrolment_id uuid,
+    caller text default null,
+    idempotency_key text default null,
+    request_sha256 bytea default null
+)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+    repeated care.idempotency_keys;
+begin
+    -- First, as voice.open_check will ask for it in the same transaction.
+    lock table care.models in row exclusive mode;
+    perform care.lock_patient(record_call.patient_id);
+    if record_call.idempotency_key is not null then
+        select idempotency_keys.* into repeated
+        from care.idempotency_keys
+        where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
+        if repeated.request_sha256 <> record_call.request_sha256 then
+            raise exception using
+                errcode = 'RV009',
+                message = 'This Idempotency-Key was sent with another request',
+                hint = 'Send another key with each request, and the same one only to repeat it.';
+        elsif found then
+            return repeated.call_log_id;
+        end if;
+    end if;
+    if record_call.call_log_id is null then
+        insert into public.call_logs (patient_id, source, recording_ref, recording_channel, "timestamp", enrolment_id)
+        values (
+            record_call.patient_id, record_call.source, record_call.recording_ref, record_call.recording_channel,
+            coalesce(record_call.occurred_at, now()), record_call.enrolment_id
+        )
+        returning * into call;
+    else
+        update public.call_logs
+        set recording_ref = case
+                -- What has been judged needs no address any more.
+                when call_logs.check_state is null or call_logs.check_state in ('queued', 'leased', 'dead', 'skipped')
+                then coalesce(call_logs.recording_ref, record_call.recording_ref)
+                else call_logs.recording_ref
+            end,
+            recording_channel = coalesce(call_logs.recording_channel, record_call.recording_channel)
+        where call_logs.id = record_call.call_log_id and call_logs.patient_id = record_call.patient_id
+        returning * into call;
+    end if;
+    if call.id is null and exists (select from public.call_logs where call_logs.id = record_call.call_log_id) then
+        raise exception using
+            errcode = 'RV006',
+            message = format('Call %s is another patient''s', record_call.call_log_id),
+            hint = 'patientId and callLogId must belong together.';
+    elsif call.id is null then
+        raise exception using
+            errcode = 'RV003',
+            message = format('No call %s', record_call.call_log_id),
+            hint = 'Without callLogId a call is made for the recording.';
+    end if;
+    if record_call.idempotency_key is not null then
+        insert into care.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
+        values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
+    end if;
+    return call.id;
+exception when unique_violation then
+    -- At the same moment, for another patient: the same request would have waited for the patient.
+    raise exception using
+        errcode = 'RV009',
+        message = 'This Idempotency-Key was sent with another request',
+        hint = 'Send another key with each request, and the same one only to repeat it.';
+end
+$$;
+comment on function care.record_call is
+    'The id of the call that a recording belongs to: that of the request with this idempotency key, or the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in one transaction.';
+revoke execute on function care.record_call from public;
+grant execute on function care.record_call to retrocare_service;
+
+create function care.upsert_call(
+    patient_id uuid, provider text, provider_call_id text, recording_ref text, recording_channel public.recording_channel,
+    occurred_at timestamptz, ended_reason text, summary text
+)
+returns uuid
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    call public.call_logs;
+begin
+    if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
+        raise exception using
+            errcode = 'PT400',
+            message = 'A call that may be reported again needs its provider and the provider''s id',
+            hint = 'Send provider and provider_call_id.';
+    end if;
+    perform care.lock_patient(upsert_call.patient_id);
+    if care.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
+        raise exception using
+            errcode = 'PT409',
+            message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
+            hint = 'What was erased is not taken in again.';
+    end if;
+    insert into public.call_logs as known (
+        patient_id, source, provider, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason, summary
+    )
+    values (
+        upsert_call.patient_id, 'provider', upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
+        upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
+        left(upsert_call.summary, 10000)
+    )
+    on conflict (provider, provider_call_id) do update
+    set recording_ref = case
+            when known.check_state is null then coalesce(known.recording_ref, excluded.recording_ref) else known.recording_ref
+        end,
+        recording_channel = coalesce(known.recording_channel, excluded.recording_channel),
+        ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
+        summary = coalesce(known.summary, excluded.summary)
+    where known.patient_id = excluded.patient_id
+    returning * into call;
+    if not found then
+        raise exception using
+            errcode = 'RV006',
+            message = format('Call %s of %s is another patient''s', upsert_call.provider_call_id, upsert_call.provider),
+            hint = 'A call stays with the patient for whom it was recorded.';
+    end if;
+    return call.id;
+end
+$$;
+comment on function care.upsert_call is
+    'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
+revoke execute on function care.upsert_call from public;
+grant execute on function care.upsert_call to service_role;
+
+create function care.read_recording(call_log_id uuid)
+returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+begin
+    select call_logs.* into call
+    from public.call_logs
+    where call_logs.id = read_recording.call_log_id and care.role_of_caller(call_logs.patient_id) <> 'viewer';
+    if care.storage_path(call.recording_ref) is null then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such recording',
+            hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
+    end if;
+    perform care.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
+    return care.storage_path(call.recording_ref);
+end
+$$;
+comment on function care.read_recording is
+    'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
+revoke execute on function care.read_recording from public;
+grant execute on function care.read_recording to authenticated;
+
+create policy caregivers_read_their_patients_calls on public.call_logs
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));

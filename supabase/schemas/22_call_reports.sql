@@ -1,0 +1,294 @@
+-- Call reports: what the provider reports becomes a call, once, however often and in whatever order it is reported.
+
+create type public.received_call as (
+    call_log_id uuid,
+    disposition public.call_disposition,
+    is_new boolean
+);
+comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
+
+create table care.unmatched_calls (
+    provider text not null
+        constraint an_unmatched_call_has_a_provider references care.providers (id),
+    provider_call_id text not null,
+    phone text,
+    report jsonb not null,
+    received_at timestamptz not null,
+    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
+);
+alter table care.unmatched_calls enable row level security;
+comment on table care.unmatched_calls is
+    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
+
+create function care.reported_patient(patient_id uuid, phone text)
+returns uuid
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when count(*) = 1 then min(patients.id::text)::uuid end
+    from public.patients
+    where case
+        when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
+        else patients.phone = reported_patient.phone
+    end
+$$;
+comment on function care.reported_patient is
+    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+revoke execute on function care.reported_patient from public;
+
+create function care.is_erased(provider text, provider_call_id text, patient_id uuid)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+            select from care.deletions
+            where deletions.kind = 'provider_call'
+                and deletions.reference = is_erased.provider || '/' || is_erased.provider_call_id
+        )
+        or exists (
+            select from care.tombstones
+            where tombstones.patient_id = is_erased.patient_id and tombstones.scope = 'person'
+        );
+end
+$$;
+comment on function care.is_erased is
+    'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
+revoke execute on function care.is_erased from public;
+
+create function care.unreported_calls(provider text, provider_call_ids text[])
+returns setof text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select distinct listed.id
+    from unnest(unreported_calls.provider_call_ids) as listed (id)
+    where not exists (
+            select from public.call_logs
+            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
+        and not exists (
+            select from care.unmatched_calls
+            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
+        and not care.is_erased(unreported_calls.provider, listed.id, null)
+$$;
+comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
+revoke execute on function care.unreported_calls from public;
+grant execute on function care.unreported_calls to service_role;
+
+create function care.receive_call_report(
+    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
+    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
+    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+)
+returns public.received_call
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    patient public.patients;
+    call public.call_logs;
+    is_new boolean;
+    decided care.ended_reasons;
+    -- A clock that is wrong by years says nothing of when it was.
+    begun_at constant timestamptz := coalesce((
+        select told.at
+        from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
+        where told.at between '2000-01-01' and least(greatest(receive_call_report.at, now()) + interval '1 hour', now() + interval '2 days')
+        order by told.turn
+        limit 1
+    ), now());
+    ended_at constant timestamptz :=
+        case when receive_call_report.ended_at between begun_at and begun_at + interval '1 day' then receive_call_report.ended_at end;
+begin
+    if nullif(receive_call_report.provider_call_id, '') is null
+        or not exists (select from care.providers where id = receive_call_report.provider)
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
+            hint = 'Providers are rows of care.providers.';
+    end if;
+
+    select patients.* into patient
+    from public.patients
+    where patients.id = coalesce(
+        -- What is taken in stays with its patient.
+        (select call_logs.patient_id from public.call_logs
+            where call_logs.provider = receive_call_report.provider
+                and call_logs.provider_call_id = receive_call_report.provider_call_id),
+        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
+    for no key update;
+    if care.is_erased(receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id) then
+        return (
+            (select id from public.call_logs
+                where call_logs.provider = receive_call_report.provider
+                    and call_logs.provider_call_id = receive_call_report.provider_call_id),
+            'erased', false
+        )::public.received_call;
+    end if;
+    if patient.id is null then
+        insert into care.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
+        values (
+            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
+            jsonb_build_object(
+                'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
+                'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
+                'summary', left(receive_call_report.summary, 10000), 'speech_intervals', receive_call_report.speech_intervals,
+                'is_recording_consented', receive_call_report.is_recording_consented),
+            receive_call_report.at
+        )
+        on conflict on constraint unmatched_calls_pkey do nothing;
+        is_new := found;
+        return (null, 'unmatched', is_new)::public.received_call;
+    end if;
+
+    is_new := not exists (
+        select from public.call_logs
+        where call_logs.provider = receive_call_report.provider
+            and call_logs.provider_call_id = receive_call_report.provider_call_id
+    );
+    insert into public.call_logs as known (
+        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
+        speech_intervals
+    )
+    values (
+        patient.id, begun_at, 'provider', receive_call_report.provider, receive_call_report.provider_call_id,
+        receive_call_report.ended_reason, left(receive_call_report.summary, 10000), null, receive_call_report.speech_intervals
+    )
+    on conflict (provider, provider_call_id) do update
+    set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
+        summary = coalesce(known.summary, excluded.summary),
+        speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
+    returning * into call;
+    delete from care.unmatched_calls
+    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
+    decided := care.ended_reason_rule(call.ended_reason);
+
+    if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
+        update public.call_logs
+        set (check_state, check_reason) = (
+            select 'skipped'::public.check_state, why.reason
+            from (select case
+                when care.skip_reason(call) is not null then care.skip_reason(call)
+                when patient.voice_consent_at is null or not receive_call_report.is_recording_consented then 'no_consent'
+                when decided.disposition is null then 'ended_reason_unknown'
+            end::public.check_reason as reason) as why
+            where why.reason is not null
+        )
+        where call_logs.id = call.id
+        returning * into call;
+        if call.check_reason is null or call.check_reason = 'ended_reason_unknown' then
+            update public.call_logs
+            set recording_source_url = coalesce(receive_call_report.recording_url, call_logs.recording_source_url)
+            where call_logs.id = call.id;
+            perform care.queue_recording(
+                call, receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
+                ended_at, receive_call_report.at);
+        end if;
+    end if;
+    return (call.id, coalesce(decided.disposition, 'unknown'), is_new)::public.received_call;
+end
+$$;
+comment on function care.receive_call_report is
+    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.receive_call_report from public;
+grant execute on function care.receive_call_report to service_role;
+
+create function care.calls_to_match(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    from care.unmatched_calls
+    where care.reported_patient(
+        -- What is no id is the operator's, and not in the way of the others.
+        case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
+            then (unmatched_calls.report ->> 'patient_id')::uuid end,
+        unmatched_calls.phone) is not null
+    order by unmatched_calls.received_at
+    limit calls_to_match.maximum_rows
+$$;
+comment on function care.calls_to_match is 'Reported calls whose patient is known by now. Called by care.run_job.';
+revoke execute on function care.calls_to_match from public;
+
+create function care.match_call(reference text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    taken care.unmatched_calls;
+begin
+    select unmatched_calls.* into taken
+    from care.unmatched_calls
+    where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = match_call.reference
+    for update skip locked;
+    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone)) then
+        return false;
+    end if;
+    delete from care.unmatched_calls
+    where unmatched_calls.provider = taken.provider and unmatched_calls.provider_call_id = taken.provider_call_id;
+    perform care.receive_call_report(
+        taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
+        (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
+        taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
+        nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
+        match_call.at);
+    return true;
+end
+$$;
+comment on function care.match_call is 'Takes in a call whose patient is known by now; whether it did. Called by care.run_job.';
+revoke execute on function care.match_call from public;
+
+create function care.calls_to_redecide(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select call_logs.id::text
+    from public.call_logs
+    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.ended_reason)).disposition is not null
+    order by call_logs."timestamp"
+    limit calls_to_redecide.maximum_rows
+$$;
+comment on function care.calls_to_redecide is 'Calls whose ended reason a row explains by now. Called by care.run_job.';
+revoke execute on function care.calls_to_redecide from public;
+
+create function care.redecide_call(call_log_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+begin
+    select call_logs.* into call from public.call_logs where call_logs.id = redecide_call.call_log_id::uuid;
+    if not care.try_lock_patient(call.patient_id) then
+        return false;
+    end if;
+    update public.call_logs
+    set check_state = case when care.skip_reason(call) is not null then 'skipped'::public.check_state end,
+        check_reason = care.skip_reason(call)
+    where call_logs.id = call.id and call_logs.check_reason = 'ended_reason_unknown';
+    if not found then
+        return false;
+    end if;
+    perform care.publish_recording(call.id);
+    return true;
+end
+$$;
+comment on function care.redecide_call is 'Judges or skips a call whose ended reason a row explains by now; whether it did. Called by care.run_job.';
+revoke execute on function care.redecide_call from public;

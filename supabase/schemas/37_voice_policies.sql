@@ -1,0 +1,136 @@
+-- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
+-- values; the thresholds beside them are care.thresholds.
+
+create table voice.policies (
+    encoder text constraint policies_pkey primary key
+        constraint a_policy_belongs_to_an_encoder references voice.encoders (id) on delete cascade,
+    noisy_below_snr_db double precision not null default 15
+        constraint the_noisy_line_is_positive check (noisy_below_snr_db > 0 and noisy_below_snr_db < 'infinity'),
+    noise_reduction double precision not null default 0.20
+        constraint a_noise_reduction_is_a_share check (noise_reduction between 0 and 1),
+    morning_start_hour double precision not null default 6,
+    evening_start_hour double precision not null default 18,
+    window_hours double precision not null default 3
+        constraint a_time_window_has_a_length check (window_hours > 0 and window_hours <= 12),
+    edge_reduction double precision not null default 0.05,
+    middle_reduction double precision not null default 0.10,
+    baseline_minimum_samples integer not null default 3
+        constraint a_baseline_needs_a_sample check (baseline_minimum_samples >= 1),
+    baseline_target_samples integer not null default 5,
+    minimum_speech_seconds double precision not null default 3
+        constraint some_speech_is_needed check (minimum_speech_seconds >= 0.5 and minimum_speech_seconds < 'infinity'),
+    minimum_snr_db double precision not null default 8
+        constraint a_minimum_snr_is_a_number check (minimum_snr_db > '-infinity' and minimum_snr_db < 'infinity'),
+    maximum_clipped_share double precision not null default 0.01
+        constraint a_clipped_share_is_a_share check (maximum_clipped_share between 0 and 1),
+    maximum_call_seconds double precision not null default 3600
+        constraint a_call_has_a_length check (maximum_call_seconds > 0 and maximum_call_seconds < 'infinity'),
+    constraint time_windows_lie_within_the_day
+        check (0 <= morning_start_hour and morning_start_hour + window_hours <= evening_start_hour
+            and evening_start_hour + window_hours <= 24),
+    constraint a_reduction_peaks_in_the_middle
+        check (0 <= edge_reduction and edge_reduction <= middle_reduction and middle_reduction <= 1),
+    constraint the_target_reaches_the_minimum check (baseline_target_samples >= baseline_minimum_samples)
+);
+alter table voice.policies enable row level security;
+comment on table voice.policies is
+    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
+comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
+comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
+comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
+comment on column voice.policies.evening_start_hour is 'On the patient''s clock: where the evening window begins.';
+comment on column voice.policies.window_hours is 'Length of the morning and of the evening window.';
+comment on column voice.policies.edge_reduction is 'Share taken off at a window''s edge; middle_reduction in its middle.';
+comment on column voice.policies.minimum_speech_seconds is 'Less net speech than this is not assessable.';
+comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
+comment on column voice.policies.minimum_snr_db is 'A known SNR below this is not assessable.';
+comment on column voice.policies.maximum_clipped_share is 'More clipped samples than this share are not assessable.';
+grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
+
+create function voice.policy(encoder text)
+returns voice.policies
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_policy voice.policies;
+begin
+    select policies.* into found_policy
+    from voice.policies
+    where policies.encoder = policy.encoder;
+    if not found then
+        raise exception using
+            errcode = 'RV004',
+            message = format('No encoder %s is registered', policy.encoder),
+            hint = 'A service registers its encoder when it starts.';
+    end if;
+    return found_policy;
+end
+$$;
+comment on function voice.policy is 'The encoder''s policy row. Raises RV004. Definer: the service reads its limits here.';
+revoke execute on function voice.policy from public;
+grant execute on function voice.policy to retrocare_service;
+
+create function voice.policy_values(encoder text)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select to_jsonb(voice.policy(policy_values.encoder))
+        || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
+$$;
+comment on function voice.policy_values is
+    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+revoke execute on function voice.policy_values from public;
+grant execute on function voice.policy_values to retrocare_service;
+
+create function voice.set_policy(encoder text, changes jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    changed record;
+    unknown text := (
+        select string_agg(given.name, ', ')
+        from jsonb_object_keys(set_policy.changes) as given (name)
+        where given.name = 'encoder' or not voice.policy_values(set_policy.encoder) ? given.name
+    );
+begin
+    if unknown is not null then
+        raise exception using
+            errcode = 'PT400',
+            message = format('No threshold or limit is called %s', unknown),
+            hint = '`retrocare policy show` lists them.';
+    end if;
+    for changed in
+        select rules.relation, rules.key,
+            string_agg(format('%1$I = (jsonb_populate_record(null::%2$s, $1)).%1$I', attribute.attname, rules.relation), ', ') as assignments
+        from (values
+            ('voice.policies'::regclass, 'encoder = $2'),
+            ('care.thresholds'::regclass, 'model = $2 and organisation_id is null')
+        ) as rules (relation, key)
+        join pg_catalog.pg_attribute as attribute on attribute.attrelid = rules.relation and set_policy.changes ? attribute.attname
+        where attribute.attnum > 0 and not attribute.attisdropped
+        group by rules.relation, rules.key
+    loop
+        execute format('update %s set %s where %s', changed.relation, changed.assignments, changed.key)
+        using set_policy.changes, set_policy.encoder;
+    end loop;
+    return voice.policy_values(set_policy.encoder);
+end
+$$;
+comment on function voice.set_policy is
+    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+revoke execute on function voice.set_policy from public;
+grant execute on function voice.set_policy to retrocare_service;
+
+create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
+    for select to authenticated
+    using (true);

@@ -1,0 +1,168 @@
+-- Enrolment: which recordings become samples of a baseline, and which leave it.
+
+create function voice.enrolment_samples(enrolment_id uuid, encoder text)
+returns bigint[]
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(array_agg(embeddings.id order by embeddings.id), '{}')
+    from public.call_logs
+    join voice.embeddings on embeddings.call_log_id = call_logs.id
+    where call_logs.enrolment_id = enrolment_samples.enrolment_id
+        and embeddings.encoder = enrolment_samples.encoder
+        and not care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+$$;
+comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
+revoke execute on function voice.enrolment_samples from public;
+
+create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present voice.baselines := voice.current_baseline(call.patient_id, policy.encoder);
+    samples bigint[] := array[enrol.embedding_id];
+begin
+    if call.enrolment_id is not null then
+        samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
+        if present.enrolment_id = call.enrolment_id then
+            -- What was added to it meanwhile stays in it.
+            samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
+        elsif present.sample_count >= policy.baseline_minimum_samples
+            and cardinality(samples) < policy.baseline_minimum_samples
+        then
+            -- A complete baseline stays in use until the new one is complete too.
+            return false;
+        end if;
+    end if;
+    perform voice.build_baseline(call.patient_id, policy.encoder, samples, call.enrolment_id);
+    return true;
+end
+$$;
+comment on function voice.enrol is
+    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds care.lock_patient.';
+revoke execute on function voice.enrol from public;
+
+create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if baseline.sample_count >= policy.baseline_target_samples then
+        return false;
+    end if;
+    perform voice.build_baseline(baseline.patient_id, baseline.encoder,
+        voice.sample_ids(baseline.id) || add_sample.embedding_id, baseline.enrolment_id);
+    return true;
+end
+$$;
+comment on function voice.add_sample is
+    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds care.lock_patient.';
+revoke execute on function voice.add_sample from public;
+
+create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    affected record;
+    removed integer := 0;
+begin
+    for affected in
+        select
+            baselines.encoder,
+            baselines.enrolment_id,
+            count(*) filter (where baseline_samples.embedding_id = any (remove_samples.embedding_ids)) as removed_count,
+            coalesce(array_agg(baseline_samples.embedding_id order by baseline_samples.embedding_id)
+                filter (where baseline_samples.embedding_id <> all (remove_samples.embedding_ids)), '{}') as kept_ids
+        from voice.baselines
+        join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
+        where baselines.patient_id = remove_samples.patient_id and baselines.superseded_at is null
+        group by baselines.id
+    loop
+        if affected.removed_count > 0 then
+            removed := removed + affected.removed_count;
+            perform voice.build_baseline(remove_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
+        end if;
+    end loop;
+    return removed;
+end
+$$;
+comment on function voice.remove_samples is
+    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds care.lock_patient.';
+revoke execute on function voice.remove_samples from public;
+
+create function voice.withdraw_samples(patient_id uuid)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.lock_patient(withdraw_samples.patient_id);
+    return voice.remove_samples(withdraw_samples.patient_id, array(
+        select embeddings.id
+        from voice.embeddings
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where embeddings.patient_id = withdraw_samples.patient_id
+            and care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
+    ));
+end
+$$;
+comment on function voice.withdraw_samples is
+    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
+revoke execute on function voice.withdraw_samples from public;
+
+create function voice.on_health_flag()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform voice.withdraw_samples(new.patient_id);
+    return null;
+end
+$$;
+comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read the private schemas.';
+revoke execute on function voice.on_health_flag from public;
+
+create function voice.enrol_archived(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present voice.baselines := voice.current_baseline(patient.id, stored.encoder);
+begin
+    if not care.is_healthy_at(patient, call."timestamp") then
+        return false;
+    elsif present.id is null then
+        perform voice.build_baseline(patient.id, stored.encoder, array[stored.id], null);
+        return true;
+    elsif exists (
+        select
+        from voice.baseline_samples
+        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+        join public.call_logs on call_logs.id = embeddings.call_log_id
+        where baseline_samples.baseline_id = present.id and (call_logs.source <> 'archive' or embeddings.id = stored.id)
+    ) then
+        return false;
+    end if;
+    return care.severity(
+            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder)) = 'low'
+        and voice.add_sample(present, stored.id, policy);
+end
+$$;
+comment on function voice.enrol_archived is
+    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds care.lock_patient.';
+revoke execute on function voice.enrol_archived from public;

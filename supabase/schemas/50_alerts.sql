@@ -1,0 +1,208 @@
+-- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it.
+
+create type public.alert_state as enum (
+    'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
+    'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
+    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
+    'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
+    'resolved'          -- the episode is over: end
+);
+comment on type public.alert_state is 'Where an alert stands; every state but resolved is part of the episode.';
+
+create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
+comment on type public.alert_outcome is 'What the caregivers found.';
+
+create table public.alert_causes (
+    id text constraint alert_causes_pkey primary key,
+    name text not null,
+    signal text
+        constraint a_cause_may_be_of_a_signal references care.signals (id),
+    has_score boolean not null,
+    closes_by_itself boolean not null
+);
+create index alert_causes_by_signal on public.alert_causes (signal);
+alter table public.alert_causes enable row level security;
+revoke all on public.alert_causes from anon, authenticated, service_role;
+insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
+comment on table public.alert_causes is 'What an alert may be about.';
+comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score; and somebody must say how it ended.';
+comment on column public.alert_causes.closes_by_itself is 'An alert about nothing else is resolved by a rule once it is over.';
+grant select on public.alert_causes to authenticated, service_role;
+
+create type public.alert_change as enum (
+    'opened',           -- the first sign
+    'raised',           -- a worse sign, or one of another kind while it was thought to be seen to: open again
+    'repeated',         -- the same again: only counted
+    'escalated',        -- nobody answered in time: more caregivers are told
+    'reminded',         -- and still nobody
+    'acknowledged', 'snoozed',
+    'woken',            -- the snooze is over: open again
+    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
+    'resolved'
+);
+comment on type public.alert_change is 'What happened to an alert.';
+
+create type public.alert_actor as enum (
+    'rule',         -- nobody: time has passed, or a call was judged
+    'caregiver',    -- a signed-in caregiver: actor_id
+    'operator'      -- the care team, through the service or service_role
+);
+comment on type public.alert_actor is 'Who changed an alert.';
+
+create table care.alert_policies (
+    level public.alert_level constraint alert_policies_pkey primary key,
+    first_roles public.caregiver_role[] not null,
+    further_roles public.caregiver_role[] not null,
+    escalate_after_minutes double precision not null
+        constraint an_alert_waits_for_an_answer check (escalate_after_minutes > 0 and escalate_after_minutes <= 10080),
+    remind_after_minutes double precision not null
+        constraint reminders_are_apart check (remind_after_minutes > 0 and remind_after_minutes <= 10080),
+    maximum_reminders integer not null
+        constraint reminders_are_counted check (maximum_reminders >= 0),
+    maximum_snooze_hours double precision not null
+        constraint a_snooze_ends check (maximum_snooze_hours > 0 and maximum_snooze_hours <= 168),
+    waits_for_morning boolean not null,
+    maximum_silent_hours double precision not null
+        constraint an_unresolved_alert_speaks_again check (maximum_silent_hours > 0 and maximum_silent_hours <= 8784),
+    minimum_snooze_minutes double precision not null default 15
+        constraint a_snooze_takes_a_while check (minimum_snooze_minutes between 0 and 60),
+    constraint only_a_warning_waits_for_morning check (level = 'warning' or not waits_for_morning)
+);
+alter table care.alert_policies enable row level security;
+insert into care.alert_policies values
+    ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
+    ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
+    ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
+comment on table care.alert_policies is 'Who is told at each level, when others are, and how often.';
+comment on column care.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
+comment on column care.alert_policies.further_roles is 'Who is told when nobody has answered.';
+comment on column care.alert_policies.maximum_silent_hours is
+    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
+comment on column care.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
+comment on column care.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
+
+create table public.caregiver_alerts (
+    id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
+    patient_id uuid not null
+        constraint an_alert_is_about_a_patient references public.patients (id) on delete cascade,
+    level public.alert_level not null,
+    state public.alert_state not null default 'open',
+    cause text not null
+        constraint an_alert_has_a_known_cause references public.alert_causes (id),
+    causes text[] not null default '{}',
+    call_log_id uuid
+        constraint an_alert_keeps_its_worst_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint an_alert_keeps_its_worst_judgement references public.judgements (id) on delete set null,
+    anomaly_score double precision
+        constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
+    repeat_count integer not null default 0,
+    reminder_count integer not null default 0,
+    opened_at timestamptz not null default now(),
+    last_raised_at timestamptz not null default now(),
+    next_change_at timestamptz default now(),
+    acknowledged_at timestamptz,
+    acknowledged_by uuid
+        constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
+    snoozed_until timestamptz,
+    resolved_at timestamptz,
+    resolved_by uuid
+        constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
+    outcome public.alert_outcome,
+    notes text
+        constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
+    constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or (next_change_at is not null and isfinite(next_change_at))),
+    constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
+    constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
+    constraint a_snoozed_alert_has_its_end check ((state = 'snoozed') = (snoozed_until is not null)),
+    constraint an_outcome_comes_with_the_end check (outcome is null or state = 'resolved')
+);
+create unique index a_patient_has_one_unresolved_alert on public.caregiver_alerts (patient_id) where resolved_at is null;
+create index caregiver_alerts_by_patient on public.caregiver_alerts (patient_id, opened_at desc);
+create index caregiver_alerts_by_cause on public.caregiver_alerts (cause);
+create index caregiver_alerts_by_call on public.caregiver_alerts (call_log_id);
+create index caregiver_alerts_by_judgement on public.caregiver_alerts (judgement_id);
+create index caregiver_alerts_by_acknowledger on public.caregiver_alerts (acknowledged_by);
+create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_by);
+create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
+alter table public.caregiver_alerts enable row level security;
+revoke all on public.caregiver_alerts from anon, authenticated, service_role;
+comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
+comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
+comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
+comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
+comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
+grant select on public.caregiver_alerts to service_role, authenticated;
+create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
+
+create table public.alert_changes (
+    id uuid constraint alert_changes_pkey primary key default gen_random_uuid(),
+    alert_id uuid not null
+        constraint a_change_is_of_an_alert references public.caregiver_alerts (id) on delete cascade,
+    patient_id uuid not null
+        constraint a_change_is_about_a_patient references public.patients (id) on delete cascade,
+    change public.alert_change not null,
+    level public.alert_level not null,
+    cause text not null
+        constraint a_change_has_a_known_cause references public.alert_causes (id),
+    call_log_id uuid
+        constraint a_change_keeps_its_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint a_change_keeps_its_judgement references public.judgements (id) on delete set null,
+    actor public.alert_actor not null default 'rule',
+    actor_id uuid
+        constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
+    snoozed_until timestamptz,
+    outcome public.alert_outcome,
+    changed_at timestamptz not null
+);
+create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
+create index alert_changes_by_patient on public.alert_changes (patient_id, changed_at desc);
+create index alert_changes_by_cause on public.alert_changes (cause);
+create index alert_changes_by_call on public.alert_changes (call_log_id);
+create index alert_changes_by_judgement on public.alert_changes (judgement_id);
+create index alert_changes_by_actor on public.alert_changes (actor_id);
+alter table public.alert_changes enable row level security;
+revoke all on public.alert_changes from anon, authenticated, service_role;
+comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
+comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
+comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
+grant select on public.alert_changes to service_role, authenticated;
+
+create function care.note_change(
+    alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
+    actor public.alert_actor default 'rule'
+)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.alert_changes (
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
+    )
+    values (
+        alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
+        alert.snoozed_until, alert.outcome, note_change.at
+    )
+$$;
+comment on function care.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';
+revoke execute on function care.note_change from public;
+
+create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_read_their_patients_alert_changes on public.alert_changes
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy everybody_who_is_told_reads_what_about on public.alert_causes
+    for select to authenticated
+    using (true);

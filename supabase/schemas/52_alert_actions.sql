@@ -1,0 +1,281 @@
+-- Alert actions: what a caregiver, or an operator for the care team, does about an alert.
+
+create function care.alert_to_act_on(alert_id uuid)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id uuid := (
+        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
+    );
+    caregiver_role public.caregiver_role := care.role_of_caller(patient_id);
+    alert public.caregiver_alerts;
+begin
+    if caregiver_role is not null or not care.is_caller_a_caregiver() and patient_id is not null then
+        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+        perform care.lock_patient(patient_id);
+        select caregiver_alerts.* into alert
+        from public.caregiver_alerts
+        where caregiver_alerts.id = alert_to_act_on.alert_id
+        for update;
+    end if;
+    if alert.id is null then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such alert',
+            hint = 'An alert can be answered by a caregiver of its patient.';
+    elsif caregiver_role = 'viewer' then
+        raise exception using
+            errcode = 'PT403',
+            message = 'A viewer does not answer alerts',
+            hint = 'Ask the primary caregiver for another role.';
+    end if;
+    return alert;
+end
+$$;
+comment on function care.alert_to_act_on is
+    'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
+revoke execute on function care.alert_to_act_on from public;
+
+create function care.actor_of_caller()
+returns public.alert_actor
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when care.is_caller_a_caregiver() then 'caregiver' else 'operator' end::public.alert_actor
+$$;
+comment on function care.actor_of_caller is 'As whom the caller changes an alert.';
+revoke execute on function care.actor_of_caller from public;
+
+create function care.refuse_resolved(alert public.caregiver_alerts)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if alert.state = 'resolved' then
+        raise exception using
+            errcode = 'PT409',
+            message = 'The alert is resolved',
+            hint = 'A new sign opens another one.';
+    end if;
+end
+$$;
+comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
+revoke execute on function care.refuse_resolved from public;
+
+create function care.acknowledge_alert(alert_id uuid, at timestamptz default now())
+returns public.caregiver_alerts
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
+begin
+    perform care.refuse_resolved(alert);
+    if alert.state = 'acknowledged' then
+        return alert;
+    end if;
+    update public.caregiver_alerts
+    set state = 'acknowledged',
+        acknowledged_at = acknowledge_alert.at,
+        acknowledged_by = (select auth.uid()),
+        snoozed_until = null,
+        next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
+            select maximum_silent_hours from care.alert_policies where alert_policies.level = alert.level
+        ))
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform care.note_change(
+        alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()), actor => care.actor_of_caller());
+    return alert;
+end
+$$;
+comment on function care.acknowledge_alert is
+    'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+revoke execute on function care.acknowledge_alert from public;
+grant execute on function care.acknowledge_alert to authenticated, service_role, retrocare_service;
+
+create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts := care.alert_to_act_on(snooze_alert.alert_id);
+    policy care.alert_policies := (
+        select alert_policies from care.alert_policies where alert_policies.level = alert.level
+    );
+begin
+    perform care.refuse_resolved(alert);
+    if (snooze_alert.until >= snooze_alert.at + make_interval(secs => 60 * policy.minimum_snooze_minutes)
+        and snooze_alert.until <= snooze_alert.at + make_interval(secs => 3600 * policy.maximum_snooze_hours)) is not true
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = format('An alert of this level (%s) can be put off for %s minutes to %s hours',
+                alert.level, policy.minimum_snooze_minutes, policy.maximum_snooze_hours),
+            hint = 'Give a time in between.';
+    end if;
+    update public.caregiver_alerts
+    set state = 'snoozed',
+        snoozed_until = snooze_alert.until,
+        next_change_at = snooze_alert.until,
+        acknowledged_at = null,
+        acknowledged_by = null
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, actor_id => (select auth.uid()), actor => 'caregiver');
+    return alert;
+end
+$$;
+comment on function care.snooze_alert is
+    'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+revoke execute on function care.snooze_alert from public;
+grant execute on function care.snooze_alert to authenticated;
+
+create function care.resolve(
+    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
+    actor public.alert_actor default 'rule'
+)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.caregiver_alerts
+    set state = 'resolved',
+        resolved_at = resolve.at,
+        resolved_by = resolve.actor_id,
+        outcome = resolve.outcome,
+        notes = coalesce(resolve.notes, alert.notes),
+        snoozed_until = null,
+        next_change_at = null
+    where caregiver_alerts.id = alert.id
+    returning * into alert;
+    perform care.note_change(alert, 'resolved', resolve.at, actor_id => resolve.actor_id, actor => resolve.actor);
+    return alert;
+end
+$$;
+comment on function care.resolve is 'The episode is over. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
+revoke execute on function care.resolve from public;
+
+create function care.flag_illness(alert public.caregiver_alerts)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.health_flags (patient_id, flag, started_at, resolved_at)
+    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
+    from care.settings
+    where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
+$$;
+comment on function care.flag_illness is
+    'The patient was found ill: unwell since the alert was opened, for care.settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+revoke execute on function care.flag_illness from public;
+
+create function care.resolve_alert(
+    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
+)
+returns public.caregiver_alerts
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
+begin
+    if resolve_alert.outcome is null then
+        raise exception using
+            errcode = 'PT400',
+            message = 'An alert is resolved with an outcome',
+            hint = format('One of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
+    elsif char_length(resolve_alert.notes) > 10000 then
+        raise exception using
+            errcode = 'PT400',
+            message = format('The notes have %s characters; at most 10000 are kept', char_length(resolve_alert.notes)),
+            hint = 'Keep what is longer elsewhere, and say where.';
+    end if;
+    if (alert.state, alert.outcome, alert.resolved_by)
+        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, (select auth.uid()))
+    then
+        return alert;
+    end if;
+    perform care.refuse_resolved(alert);
+    alert := care.resolve(
+        alert, resolve_alert.outcome, resolve_alert.notes, (select auth.uid()), resolve_alert.at, care.actor_of_caller());
+    if alert.outcome = 'ill' then
+        perform care.flag_illness(alert);
+    end if;
+    return alert;
+end
+$$;
+comment on function care.resolve_alert is
+    'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+revoke execute on function care.resolve_alert from public;
+grant execute on function care.resolve_alert to authenticated, service_role, retrocare_service;
+
+create function care.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
+returns table (
+    id uuid,
+    patient_id uuid,
+    patient text,
+    level public.alert_level,
+    state public.alert_state,
+    cause text,
+    anomaly_score double precision,
+    opened_at timestamptz,
+    repeat_count integer,
+    outcome public.alert_outcome,
+    notes text,
+    last_change public.alert_change,
+    last_actor public.alert_actor
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        alerts.id,
+        alerts.patient_id,
+        patients.name,
+        alerts.level,
+        alerts.state,
+        alerts.cause,
+        alerts.anomaly_score,
+        alerts.opened_at,
+        alerts.repeat_count,
+        alerts.outcome,
+        alerts.notes,
+        latest.change,
+        latest.actor
+    from public.caregiver_alerts as alerts
+    join public.patients on patients.id = alerts.patient_id
+    left join lateral (
+        select alert_changes.change, alert_changes.actor
+        from public.alert_changes
+        where alert_changes.alert_id = alerts.id
+        order by alert_changes.changed_at desc, alert_changes.change desc
+        limit 1
+    ) as latest on true
+    where (alert_list.is_resolved_shown or alerts.resolved_at is null)
+        and (alert_list.patient_id is null or alerts.patient_id = alert_list.patient_id)
+    order by alerts.resolved_at nulls first, alerts.level desc, alerts.opened_at desc
+    limit alert_list.maximum_rows
+$$;
+comment on function care.alert_list is
+    'The alerts of this patient (null: of all), the unresolved and most urgent first. Called by `retrocare alert list`.';
+revoke execute on function care.alert_list from public;
+grant execute on function care.alert_list to retrocare_service;

@@ -1,0 +1,107 @@
+-- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no
+-- score, no diagnosis.
+
+create table care.alert_openings (
+    language text not null,
+    change public.alert_change not null,
+    is_by_rule boolean not null default true,
+    text text not null,
+    is_whole boolean not null default false,
+    constraint alert_openings_pkey primary key (language, change, is_by_rule)
+);
+alter table care.alert_openings enable row level security;
+comment on table care.alert_openings is 'How a message begins after each change that is told; a change without a row is told to nobody.';
+comment on column care.alert_openings.is_by_rule is 'Nobody did it, a rule did.';
+comment on column care.alert_openings.is_whole is 'It is the whole message, for those who were told before: no text of care.alert_texts follows.';
+insert into care.alert_openings (language, change, is_by_rule, text, is_whole) values
+    ('en', 'opened', true, '', false),
+    ('en', 'raised', true, '', false),
+    ('en', 'escalated', true, 'Nobody has answered yet. ', false),
+    ('en', 'reminded', true, 'Still nobody has answered. ', false),
+    ('en', 'woken', true, 'As you asked, once more: ', false),
+    ('en', 'reopened', true, 'Somebody saw to this some time ago, but nobody has said how it ended. ', false),
+    ('en', 'acknowledged', false, '{who} is looking after {patient} now. You need not do anything.', true),
+    ('en', 'resolved', false, '{who} has looked after {patient}, and the matter is closed. You need not do anything.', true),
+    ('en', 'resolved', true, 'We have heard {patient} on the phone again. You need not do anything.', true);
+
+create table care.alert_texts (
+    language text not null,
+    cause text not null
+        constraint a_text_is_about_a_cause references public.alert_causes (id),
+    level public.alert_level not null,
+    text text not null,
+    constraint alert_texts_pkey primary key (language, cause, level)
+);
+create index alert_texts_by_cause on care.alert_texts (cause);
+alter table care.alert_texts enable row level security;
+comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
+insert into care.alert_texts (language, cause, level, text) values
+    ('en', 'voice_changed', 'warning',
+        '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
+    ('en', 'voice_changed', 'emergency',
+        'URGENT: {patient} sounded very different from usual on the phone{when}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
+    ('en', 'voice_changed', 'critical',
+        'VERY URGENT: the voice on {patient}''s phone{when} was hardly like {patient}''s. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this{link}.'),
+    ('en', 'nothing_heard', 'warning',
+        'We have not been able to hear {patient} on the phone for some days. Please call {patient} and hear how things are. Then say that you have seen this{link}.'),
+    ('en', 'no_usable_speech', 'warning',
+        '{patient} has answered our last calls, but we hardly heard {patient} speak. Please call {patient} and hear how things are. Then say that you have seen this{link}.');
+
+create function care.alert_message(change public.alert_changes, caregiver public.patient_caregivers)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with place as (
+        select
+            care.plain_name(coalesce(nullif(caregiver.patient_known_as, ''), patients.name), 'the person you care for') as patient,
+            coalesce(caregiver.timezone, patients.timezone) as timezone,
+            ' at ' || to_char(
+                call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
+            ) as at_time,
+            care.plain_name(actor.name, 'The care team') as who,
+            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
+        from public.patients
+        cross join care.settings
+        left join public.call_logs on call_logs.id = change.call_log_id
+        left join public.patient_caregivers as actor
+            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
+        where patients.id = change.patient_id
+    ),
+    written as (
+        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
+        select opening.text || case
+            when opening.is_whole then ''
+            else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
+        end as text
+        from (
+            select alert_openings.text, alert_openings.is_whole
+            from care.alert_openings
+            where alert_openings.change = change.change and alert_openings.is_by_rule = (change.actor = 'rule')
+            order by
+                alert_openings.language = caregiver.language desc,
+                alert_openings.language = 'en' desc,
+                alert_openings.language
+            limit 1
+        ) as opening
+        left join lateral (
+            select alert_texts.text
+            from care.alert_texts
+            where alert_texts.cause = change.cause and alert_texts.level <= change.level
+            order by
+                alert_texts.language = caregiver.language desc,
+                alert_texts.language = 'en' desc,
+                alert_texts.language,
+                alert_texts.level desc
+            limit 1
+        ) as happened on true
+    )
+    select replace(replace(replace(replace(written.text,
+        '{patient}', place.patient), '{who}', place.who), '{when}', coalesce(place.at_time, '')), '{link}', place.link)
+    from written
+    cross join place
+$$;
+comment on function care.alert_message is
+    'The finished message about a change, in the caregiver''s language and on the caregiver''s clock; null: this change is told to nobody.';
+revoke execute on function care.alert_message from public;

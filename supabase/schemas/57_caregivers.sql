@@ -1,0 +1,303 @@
+-- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
+-- for himself.
+
+create function care.lock_as_primary(patient_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_operator boolean := not care.is_caller_a_caregiver();
+begin
+    if lock_as_primary.patient_id is null
+        or (not is_operator and care.role_of_caller(lock_as_primary.patient_id) is null)
+    then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such caregiver or patient',
+            hint = 'Caregivers are managed by the primary caregiver of the patient.';
+    end if;
+    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
+    perform care.lock_patient(lock_as_primary.patient_id);
+    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
+    if not is_operator and care.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
+        raise exception using
+            errcode = 'PT403',
+            message = 'The primary caregiver manages caregivers',
+            hint = 'Ask the primary caregiver.';
+    end if;
+end
+$$;
+comment on function care.lock_as_primary is
+    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
+revoke execute on function care.lock_as_primary from public;
+
+create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if refuse_wrong_contact.role is null then
+        raise exception using
+            errcode = 'PT400',
+            message = 'A caregiver has a role',
+            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
+    elsif not care.is_phone_number(refuse_wrong_contact.phone) then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no telephone number in international form',
+            hint = 'Such as +4930123456.';
+    elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no address that messages can be posted to',
+            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
+    elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
+        and refuse_wrong_contact.user_id is not null
+    then
+        raise exception using
+            errcode = 'PT400',
+            message = 'There is no such account',
+            hint = 'Leave it out: the account can be added when the person has one.';
+    end if;
+end
+$$;
+comment on function care.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
+revoke execute on function care.refuse_wrong_contact from public;
+
+create function care.refuse_unknown_language(language text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if refuse_unknown_language.language <> all (select alert_openings.language from care.alert_openings) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
+            hint = (
+                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
+                from care.alert_openings
+            );
+    end if;
+end
+$$;
+comment on function care.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
+revoke execute on function care.refuse_unknown_language from public;
+
+create function care.refuse_losing_the_last_primary(patient_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if care.is_caller_a_caregiver() and not exists (
+        select from public.patient_caregivers
+        where patient_caregivers.patient_id = refuse_losing_the_last_primary.patient_id
+            and patient_caregivers.role = 'primary'
+            and patient_caregivers.user_id is not null
+    ) then
+        raise exception using
+            errcode = 'PT409',
+            message = 'The patient would have no primary caregiver with an account',
+            hint = 'Make somebody else primary first.';
+    end if;
+end
+$$;
+comment on function care.refuse_losing_the_last_primary is
+    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
+revoke execute on function care.refuse_losing_the_last_primary from public;
+
+create function care.add_caregiver(
+    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
+    language text default null
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    added public.patient_caregivers;
+begin
+    perform care.lock_as_primary(add_caregiver.patient_id);
+    perform care.refuse_unknown_language(add_caregiver.language);
+    perform care.refuse_wrong_contact(
+        add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
+    insert into public.patient_caregivers (patient_id, role, name, phone, webhook_url, user_id, patient_known_as, language)
+    values (
+        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
+        add_caregiver.user_id, add_caregiver.patient_known_as, coalesce(add_caregiver.language, 'en')
+    )
+    returning * into added;
+    return added;
+exception when unique_violation then
+    raise exception using
+        errcode = 'PT409',
+        message = 'That account cares for the patient already',
+        hint = 'Change that caregiver instead.';
+end
+$$;
+comment on function care.add_caregiver is
+    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function care.add_caregiver from public;
+grant execute on function care.add_caregiver to authenticated, retrocare_service;
+
+create function care.change_caregiver(
+    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
+    language text default null
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id uuid := (
+        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = change_caregiver.caregiver_id
+    );
+    changed public.patient_caregivers;
+begin
+    perform care.lock_as_primary(patient_id);
+    perform care.refuse_unknown_language(change_caregiver.language);
+    perform care.refuse_wrong_contact(
+        change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
+    update public.patient_caregivers
+    set role = change_caregiver.role,
+        name = change_caregiver.name,
+        phone = change_caregiver.phone,
+        webhook_url = change_caregiver.webhook_url,
+        user_id = change_caregiver.user_id,
+        patient_known_as = change_caregiver.patient_known_as,
+        language = coalesce(change_caregiver.language, patient_caregivers.language)
+    where patient_caregivers.id = change_caregiver.caregiver_id
+    returning * into changed;
+    if not found then
+        -- It was removed while this waited for its turn.
+        perform care.lock_as_primary(null);
+    end if;
+    perform care.refuse_losing_the_last_primary(changed.patient_id);
+    return changed;
+exception when unique_violation then
+    raise exception using
+        errcode = 'PT409',
+        message = 'That account cares for the patient already',
+        hint = 'Change that caregiver instead.';
+end
+$$;
+comment on function care.change_caregiver is
+    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function care.change_caregiver from public;
+grant execute on function care.change_caregiver to authenticated, retrocare_service;
+
+create function care.remove_caregiver(caregiver_id uuid)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    patient_id uuid := (
+        select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
+    );
+begin
+    perform care.lock_as_primary(patient_id);
+    delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
+    perform care.refuse_losing_the_last_primary(patient_id);
+end
+$$;
+comment on function care.remove_caregiver is
+    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+revoke execute on function care.remove_caregiver from public;
+grant execute on function care.remove_caregiver to authenticated, retrocare_service;
+
+create function care.set_my_preferences(
+    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
+)
+returns public.patient_caregivers
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    changed public.patient_caregivers;
+begin
+    if not care.is_time_zone(set_my_preferences.timezone) then
+        raise exception using
+            errcode = 'PT400',
+            message = 'That is no time zone',
+            hint = 'Such as Europe/Berlin; null: the patient''s.';
+    end if;
+    perform care.refuse_unknown_language(set_my_preferences.language);
+    update public.patient_caregivers
+    set patient_known_as = nullif(btrim(set_my_preferences.patient_known_as), ''),
+        language = coalesce(set_my_preferences.language, 'en'),
+        timezone = set_my_preferences.timezone,
+        quiet_from = set_my_preferences.quiet_from,
+        quiet_until = set_my_preferences.quiet_until
+    where patient_caregivers.patient_id = set_my_preferences.patient_id
+        and patient_caregivers.user_id = (select auth.uid())
+    returning * into changed;
+    if not found then
+        raise exception using
+            errcode = 'PT404',
+            message = 'No such patient',
+            hint = 'Preferences are those of a caregiver of the patient.';
+    end if;
+    return changed;
+end
+$$;
+comment on function care.set_my_preferences is
+    'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
+revoke execute on function care.set_my_preferences from public;
+grant execute on function care.set_my_preferences to authenticated;
+
+create function care.caregiver_list(patient_id uuid)
+returns table (
+    id uuid,
+    patient_id uuid,
+    patient text,
+    role public.caregiver_role,
+    name text,
+    phone text,
+    webhook_url text,
+    patient_known_as text,
+    language text,
+    user_id uuid,
+    is_reachable boolean
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        patient_caregivers.id,
+        patients.id,
+        patients.name,
+        patient_caregivers.role,
+        patient_caregivers.name,
+        patient_caregivers.phone,
+        patient_caregivers.webhook_url,
+        patient_caregivers.patient_known_as,
+        patient_caregivers.language,
+        patient_caregivers.user_id,
+        exists (select from care.caregiver_addresses(patient_caregivers))
+    from public.patient_caregivers
+    join public.patients on patients.id = patient_caregivers.patient_id
+    where caregiver_list.patient_id is null or patients.id = caregiver_list.patient_id
+    order by patients.created_at, patients.id, patient_caregivers.role desc, patient_caregivers.created_at
+$$;
+comment on function care.caregiver_list is
+    'Who cares for this patient (null: for whom), and whether messages reach them by a channel that is enabled. Called by `retrocare caregiver`.';
+revoke execute on function care.caregiver_list from public;
+grant execute on function care.caregiver_list to retrocare_service;

@@ -1,0 +1,98 @@
+-- Deletions: how what lies outside of the database, in Storage and at the provider, is deleted.
+
+create type public.deletion_claim as (
+    deletion_id bigint,
+    kind public.deletion_kind,
+    reference text,
+    attempts integer,
+    lease_token uuid
+);
+comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
+
+create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
+returns setof public.deletion_claim
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.deletions as claimed
+    set state = 'leased',
+        attempts = claimed.attempts + 1,
+        worker = claim_deletions.worker,
+        lease_token = gen_random_uuid(),
+        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
+    from (
+        select due.id
+        from care.deletions as due
+        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
+        order by due.run_at, due.id
+        for update skip locked
+        limit claim_deletions.count
+    ) as ready
+    where claimed.id = ready.id
+    returning claimed.id, claimed.kind, claimed.reference, claimed.attempts, claimed.lease_token
+$$;
+comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.claim_deletions from public;
+grant execute on function care.claim_deletions to service_role;
+
+create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    with done as (
+        update care.deletions
+        set state = 'done', finished_at = finish_deletion.at, error_code = null
+        where deletions.id = finish_deletion.deletion_id
+            and deletions.lease_token = finish_deletion.lease_token
+            and deletions.state = 'leased'
+        returning deletions.patient_id, deletions.kind
+    ),
+    noted as (
+        select care.note_audit('deletion_finished', done.kind::text, done.patient_id) from done
+    )
+    select count(*) > 0 from noted
+$$;
+comment on function care.finish_deletion is
+    'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.finish_deletion from public;
+grant execute on function care.finish_deletion to service_role;
+
+create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.deletions
+    set state = 'queued',
+        error_code = fail_deletion.code,
+        lease_token = null,
+        leased_until = null,
+        run_at = fail_deletion.at + care.retry_wait(deletions.attempts)
+    where deletions.id = fail_deletion.deletion_id
+        and deletions.lease_token = fail_deletion.lease_token
+        and deletions.state = 'leased'
+$$;
+comment on function care.fail_deletion is
+    'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
+revoke execute on function care.fail_deletion from public;
+grant execute on function care.fail_deletion to service_role;
+
+create function care.due_deletions(at timestamptz)
+returns bigint
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select count(*)
+    from care.deletions
+    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
+$$;
+comment on function care.due_deletions is 'How many deletions could be done now. Called by care.due_work.';
+revoke execute on function care.due_deletions from public;
