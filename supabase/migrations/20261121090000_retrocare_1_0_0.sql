@@ -1016,7 +1016,7 @@ comment on function care.consenting_patient is
     'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
 revoke execute on function care.consenting_patient from public;
 
-create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz)
+create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
 returns public.consents
 language plpgsql
 volatile
@@ -1066,7 +1066,6 @@ $$;
 comment on function care.record_consent is
     'Records that consent to voiceprints was given. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.record_consent from public;
-grant execute on function care.record_consent to authenticated, service_role;
 
 create function care.withdraw_consent(patient_id uuid)
 returns void
@@ -1086,7 +1085,6 @@ $$;
 comment on function care.withdraw_consent is
     'Withdraws consent: nothing is judged any more, and the voice is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
-grant execute on function care.withdraw_consent to authenticated, service_role;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
 returns public.patients
@@ -1398,8 +1396,9 @@ revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
 create function care.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text, recording_channel public.recording_channel,
-    occurred_at timestamptz, ended_reason text, summary text
+    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
+    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
+    summary text default null
 )
 returns uuid
 language plpgsql
@@ -1453,7 +1452,6 @@ $$;
 comment on function care.upsert_call is
     'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
 revoke execute on function care.upsert_call from public;
-grant execute on function care.upsert_call to service_role;
 
 create function care.read_recording(call_log_id uuid)
 returns text
@@ -1481,7 +1479,6 @@ $$;
 comment on function care.read_recording is
     'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
 revoke execute on function care.read_recording from public;
-grant execute on function care.read_recording to authenticated;
 
 create policy caregivers_read_their_patients_calls on public.call_logs
     for select to authenticated
@@ -1622,7 +1619,7 @@ $$;
 comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
 revoke execute on function care.skip_reason from public;
 
-create function care.reconcile_since(provider text, at timestamptz)
+create function care.reconcile_since(provider text, at timestamptz default now())
 returns timestamptz
 language sql
 stable
@@ -1639,7 +1636,6 @@ $$;
 comment on function care.reconcile_since is
     'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
-grant execute on function care.reconcile_since to service_role;
 
 create function care.finish_reconciliation(provider text, until timestamptz)
 returns void
@@ -1654,7 +1650,6 @@ as $$
 $$;
 comment on function care.finish_reconciliation is 'Every call that was last updated before until was listed. Definer: as care.receive_call_report.';
 revoke execute on function care.finish_reconciliation from public;
-grant execute on function care.finish_reconciliation to service_role;
 
 -- 22_call_reports.sql
 
@@ -1738,12 +1733,13 @@ as $$
 $$;
 comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
-grant execute on function care.unreported_calls to service_role;
 
 create function care.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
-    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
-    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
+    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
+    summary text default null, recording_url text default null, recording_url_channel text default null,
+    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
+    is_recording_consented boolean default null, at timestamptz default now()
 )
 returns public.received_call
 language plpgsql
@@ -1860,7 +1856,6 @@ $$;
 comment on function care.receive_call_report is
     'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.receive_call_report from public;
-grant execute on function care.receive_call_report to service_role;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
 returns setof text
@@ -2113,7 +2108,7 @@ create type public.recording_claim as (
 comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
 
 create function care.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid, at timestamptz
+    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
 )
 returns setof public.recording_claim
 language plpgsql
@@ -2152,7 +2147,6 @@ $$;
 comment on function care.claim_recordings is
     'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
 revoke execute on function care.claim_recordings from public;
-grant execute on function care.claim_recordings to service_role;
 
 create function care.publish_recording(call_log_id uuid)
 returns void
@@ -2177,7 +2171,7 @@ comment on function care.publish_recording is
 revoke execute on function care.publish_recording from public;
 
 create function care.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb
+    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
 )
 returns boolean
 language plpgsql
@@ -2219,10 +2213,9 @@ $$;
 comment on function care.store_recording is
     'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.store_recording from public;
-grant execute on function care.store_recording to service_role;
 
 create function care.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz
+    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
 )
 returns public.recording_state
 language plpgsql
@@ -2259,7 +2252,6 @@ $$;
 comment on function care.fail_recording is
     'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
 revoke execute on function care.fail_recording from public;
-grant execute on function care.fail_recording to service_role;
 
 -- 30_voiceprints.sql
 
@@ -4383,7 +4375,8 @@ comment on function voice.searched_encoder is
 revoke execute on function voice.searched_encoder from public;
 
 create function voice.match_voices(
-    embedding extensions.vector, encoder text, count integer, min_similarity double precision
+    embedding extensions.vector, encoder text default null, count integer default 5,
+    min_similarity double precision default null
 )
 returns setof public.voice_match
 language plpgsql
@@ -4440,7 +4433,6 @@ $$;
 comment on function voice.match_voices is
     'The patients whose current baseline is most like this voice, nearest first, each noted in the audit. min_similarity null: 1 - medium_above of the encoder''s policy. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Definer: nobody reads baselines'' vectors.';
 revoke execute on function voice.match_voices from public;
-grant execute on function voice.match_voices to service_role;
 
 -- 45_rebuilding.sql
 
@@ -5663,9 +5655,9 @@ $$;
 comment on function care.acknowledge_alert is
     'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
-grant execute on function care.acknowledge_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.acknowledge_alert to retrocare_service;
 
-create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
+create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz default now())
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -5703,7 +5695,6 @@ $$;
 comment on function care.snooze_alert is
     'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.snooze_alert from public;
-grant execute on function care.snooze_alert to authenticated;
 
 create function care.resolve(
     alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
@@ -5748,7 +5739,7 @@ comment on function care.flag_illness is
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
-    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
+    alert_id uuid, outcome public.alert_outcome, notes text default null, at timestamptz default now()
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -5787,7 +5778,7 @@ $$;
 comment on function care.resolve_alert is
     'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.resolve_alert from public;
-grant execute on function care.resolve_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.resolve_alert to retrocare_service;
 
 create function care.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
 returns table (
@@ -6234,7 +6225,7 @@ create type public.delivery_claim as (
 );
 comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
 
-create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
 language plpgsql
 volatile
@@ -6310,9 +6301,10 @@ $$;
 comment on function care.claim_deliveries is
     'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
 revoke execute on function care.claim_deliveries from public;
-grant execute on function care.claim_deliveries to service_role;
 
-create function care.finish_delivery(delivery_id bigint, lease_token uuid, provider_message_id text, at timestamptz)
+create function care.finish_delivery(
+    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
+)
 returns boolean
 language plpgsql
 volatile
@@ -6359,11 +6351,10 @@ $$;
 comment on function care.finish_delivery is
     'A provider has accepted the message: the log behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_delivery from public;
-grant execute on function care.finish_delivery to service_role;
 
 create function care.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean,
-    at timestamptz
+    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean default false,
+    at timestamptz default now()
 )
 returns public.delivery_state
 language plpgsql
@@ -6397,7 +6388,6 @@ $$;
 comment on function care.fail_delivery is
     'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
-grant execute on function care.fail_delivery to service_role;
 
 create function care.receipt_wait(receipt_count integer)
 returns interval
@@ -6437,7 +6427,7 @@ create type public.receipt_claim as (
 );
 comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
 
-create function care.claim_receipts(count integer, at timestamptz)
+create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
 language sql
 volatile
@@ -6464,9 +6454,10 @@ $$;
 comment on function care.claim_receipts is
     'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
-grant execute on function care.claim_receipts to service_role;
 
-create function care.finish_receipt(delivery_id bigint, is_delivered boolean, message text, at timestamptz)
+create function care.finish_receipt(
+    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
+)
 returns public.delivery_state
 language plpgsql
 volatile
@@ -6510,7 +6501,6 @@ $$;
 comment on function care.finish_receipt is
     'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its log says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
-grant execute on function care.finish_receipt to service_role;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
 returns table (
@@ -6906,8 +6896,8 @@ comment on function care.refuse_losing_the_last_primary is
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
-    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
-    language text default null
+    patient_id uuid, role public.caregiver_role, name text, phone text default null, webhook_url text default null,
+    user_id uuid default null, patient_known_as text default null, language text default null
 )
 returns public.patient_caregivers
 language plpgsql
@@ -6939,7 +6929,7 @@ $$;
 comment on function care.add_caregiver is
     'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.add_caregiver from public;
-grant execute on function care.add_caregiver to authenticated, retrocare_service;
+grant execute on function care.add_caregiver to retrocare_service;
 
 create function care.change_caregiver(
     caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
@@ -6987,7 +6977,7 @@ $$;
 comment on function care.change_caregiver is
     'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.change_caregiver from public;
-grant execute on function care.change_caregiver to authenticated, retrocare_service;
+grant execute on function care.change_caregiver to retrocare_service;
 
 create function care.remove_caregiver(caregiver_id uuid)
 returns void
@@ -7009,7 +6999,7 @@ $$;
 comment on function care.remove_caregiver is
     'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
-grant execute on function care.remove_caregiver to authenticated, retrocare_service;
+grant execute on function care.remove_caregiver to retrocare_service;
 
 create function care.set_my_preferences(
     patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
@@ -7051,7 +7041,6 @@ $$;
 comment on function care.set_my_preferences is
     'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
-grant execute on function care.set_my_preferences to authenticated;
 
 create function care.caregiver_list(patient_id uuid)
 returns table (
@@ -7312,7 +7301,7 @@ $$;
 comment on function care.erase_patient_voice is
     'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: nobody else may touch voiceprints. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
-grant execute on function care.erase_patient_voice to retrocare_service, service_role;
+grant execute on function care.erase_patient_voice to retrocare_service;
 
 create function care.erase_patient(patient_id uuid, reason text)
 returns jsonb
@@ -7336,7 +7325,7 @@ $$;
 comment on function care.erase_patient is
     'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
-grant execute on function care.erase_patient to retrocare_service, service_role;
+grant execute on function care.erase_patient to retrocare_service;
 
 create function care.on_patient_deleted()
 returns trigger
@@ -7474,7 +7463,7 @@ create type public.deletion_claim as (
 );
 comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
 
-create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.deletion_claim
 language sql
 volatile
@@ -7500,9 +7489,8 @@ as $$
 $$;
 comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.claim_deletions from public;
-grant execute on function care.claim_deletions to service_role;
 
-create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
+create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
 returns boolean
 language sql
 volatile
@@ -7525,9 +7513,8 @@ $$;
 comment on function care.finish_deletion is
     'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_deletion from public;
-grant execute on function care.finish_deletion to service_role;
 
-create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
+create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
 returns void
 language sql
 volatile
@@ -7547,7 +7534,6 @@ $$;
 comment on function care.fail_deletion is
     'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.fail_deletion from public;
-grant execute on function care.fail_deletion to service_role;
 
 create function care.due_deletions(at timestamptz)
 returns bigint
@@ -7913,7 +7899,7 @@ $$;
 comment on function care.export_patient is
     'Everything that is kept of a patient, table by table, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
 revoke execute on function care.export_patient from public;
-grant execute on function care.export_patient to authenticated, service_role, retrocare_service;
+grant execute on function care.export_patient to retrocare_service;
 
 -- 64_api_keys.sql
 
@@ -8613,7 +8599,7 @@ $$;
 comment on function care.run_job is
     'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
-grant execute on function care.run_job to retrocare_service, service_role;
+grant execute on function care.run_job to retrocare_service;
 
 create function care.due_jobs(at timestamptz default now())
 returns setof text
@@ -9011,467 +8997,180 @@ grant select on public.operator_issues to service_role;
 
 -- 95_api.sql
 
--- The API: what caregivers, edge functions and integrators call over the Data API. The bodies are bound when they are created:
--- nobody needs USAGE on a private schema.
+-- The API: what caregivers, edge functions and integrators call over the Data API.
 
-create function public.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
-    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
-    summary text default null
-)
-returns uuid
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.upsert_call(
-        upsert_call.patient_id, upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, upsert_call.occurred_at, upsert_call.ended_reason, upsert_call.summary);
-end;
-comment on function public.upsert_call is
-    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.';
-revoke execute on function public.upsert_call from public, anon, authenticated;
-grant execute on function public.upsert_call to service_role;
-
-create function public.acknowledge_alert(alert_id uuid)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.acknowledge_alert(acknowledge_alert.alert_id, now());
-end;
-comment on function public.acknowledge_alert is
-    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.';
-revoke execute on function public.acknowledge_alert from public, anon;
-grant execute on function public.acknowledge_alert to authenticated, service_role;
-
-create function public.snooze_alert(alert_id uuid, until timestamptz)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.snooze_alert(snooze_alert.alert_id, snooze_alert.until, now());
-end;
-comment on function public.snooze_alert is
-    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.snooze_alert from public, anon, service_role;
-grant execute on function public.snooze_alert to authenticated;
-
-create function public.resolve_alert(alert_id uuid, outcome public.alert_outcome, notes text default null)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.resolve_alert(resolve_alert.alert_id, resolve_alert.outcome, resolve_alert.notes, now());
-end;
-comment on function public.resolve_alert is
-    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.resolve_alert from public, anon;
-grant execute on function public.resolve_alert to authenticated, service_role;
-
-create function public.claim_receipts(count integer, at timestamptz default now())
-returns setof public.receipt_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_receipts(claim_receipts.count, claim_receipts.at);
-end;
-comment on function public.claim_receipts is
-    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.';
-revoke execute on function public.claim_receipts from public, anon, authenticated;
-grant execute on function public.claim_receipts to service_role;
-
-create function public.finish_receipt(
-    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
-)
-returns public.delivery_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_receipt(
-        finish_receipt.delivery_id, finish_receipt.is_delivered, finish_receipt.message, finish_receipt.at);
-end;
-comment on function public.finish_receipt is
-    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.';
-revoke execute on function public.finish_receipt from public, anon, authenticated;
-grant execute on function public.finish_receipt to service_role;
-
-create function public.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
-    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
-    summary text default null, recording_url text default null, recording_url_channel text default null,
-    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
-    is_recording_consented boolean default null, at timestamptz default now()
-)
-returns public.received_call
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.receive_call_report(
-        receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id,
-        receive_call_report.phone, receive_call_report.started_at, receive_call_report.ended_at,
-        receive_call_report.ended_reason, receive_call_report.summary, receive_call_report.recording_url,
-        receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
-        receive_call_report.speech_intervals, receive_call_report.is_recording_consented, receive_call_report.at);
-end;
-comment on function public.receive_call_report is
-    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.';
-revoke execute on function public.receive_call_report from public, anon, authenticated;
-grant execute on function public.receive_call_report to service_role;
-
-create function public.unreported_calls(provider text, provider_call_ids text[])
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.unreported_calls(unreported_calls.provider, unreported_calls.provider_call_ids);
-end;
-comment on function public.unreported_calls is 'For functions/collect-recordings (service_role): those of these calls that nobody has reported.';
-revoke execute on function public.unreported_calls from public, anon, authenticated;
-grant execute on function public.unreported_calls to service_role;
-
-create function public.reconcile_since(provider text, at timestamptz default now())
-returns timestamptz
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.reconcile_since(reconcile_since.provider, reconcile_since.at);
-end;
-comment on function public.reconcile_since is 'For functions/collect-recordings (service_role): from when on to list the provider''s calls.';
-revoke execute on function public.reconcile_since from public, anon, authenticated;
-grant execute on function public.reconcile_since to service_role;
-
-create function public.finish_reconciliation(provider text, until timestamptz)
+create function care.publish(private_function regproc, roles text[], comment text, unpublished_arguments text[] default '{}')
 returns void
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_reconciliation(finish_reconciliation.provider, finish_reconciliation.until);
-end;
-comment on function public.finish_reconciliation is 'For functions/collect-recordings (service_role): every call made before until was asked for.';
-revoke execute on function public.finish_reconciliation from public, anon, authenticated;
-grant execute on function public.finish_reconciliation to service_role;
+as $$
+declare
+    published pg_catalog.pg_proc;
+    signature text;
+    arguments text;
+    passed text;
+begin
+    select pg_proc.* into strict published from pg_catalog.pg_proc where pg_proc.oid = publish.private_function;
+    select
+        string_agg(format('%I %s', argument.name, format_type(argument.type, null)), ', ' order by argument.position),
+        string_agg(
+            format('%I %s', argument.name, format_type(argument.type, null))
+                || coalesce(' default ' || pg_get_function_arg_default(published.oid, argument.position::integer), ''),
+            ', ' order by argument.position),
+        string_agg(format('%1$I => %2$I.%1$I', argument.name, published.proname), ', ' order by argument.position)
+    into signature, arguments, passed
+    from unnest(published.proargnames, published.proargtypes::oid[]) with ordinality as argument (name, type, position)
+    where argument.type is not null and argument.name <> all (publish.unpublished_arguments);
+    -- The body is bound when it is made: nobody needs USAGE on a private schema.
+    execute format(
+        'create function public.%I(%s) returns %s language sql %s set search_path = pg_catalog, pg_temp begin atomic select %s(%s); end',
+        published.proname,
+        arguments,
+        pg_get_function_result(published.oid),
+        case published.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
+        published.oid::regproc,
+        passed);
+    signature := format('public.%I(%s)', published.proname, signature);
+    execute format('comment on function %s is %L', signature, publish.comment);
+    execute format('revoke execute on function %s from public, anon, authenticated, service_role', signature);
+    execute format(
+        'grant execute on function %s, %s to %s',
+        signature, published.oid::regprocedure, (select string_agg(format('%I', role), ', ') from unnest(publish.roles) as role));
+end
+$$;
+comment on function care.publish is
+    'Makes the public function of this private one: the same name, arguments, defaults, result and volatility, for these roles alone, who may then execute the private one as well; what it leaves out has the private one''s default. Called by these files.';
+revoke execute on function care.publish from public;
 
-create function public.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
-)
-returns setof public.recording_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_recordings(
-        claim_recordings.worker, claim_recordings.count, claim_recordings.lease_seconds, claim_recordings.call_log_id,
-        claim_recordings.at);
-end;
-comment on function public.claim_recordings is 'For functions/collect-recordings (service_role): recordings that are due.';
-revoke execute on function public.claim_recordings from public, anon, authenticated;
-grant execute on function public.claim_recordings to service_role;
+select care.publish(
+    'care.upsert_call', '{service_role}',
+    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
 
-create function public.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
-)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.store_recording(
-        store_recording.call_log_id, store_recording.lease_token, store_recording.recording_ref,
-        store_recording.recording_channel, store_recording.speech_intervals);
-end;
-comment on function public.store_recording is
-    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.';
-revoke execute on function public.store_recording from public, anon, authenticated;
-grant execute on function public.store_recording to service_role;
+select care.publish(
+    'care.acknowledge_alert', '{authenticated,service_role}',
+    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
+    '{at}');
 
-create function public.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
-)
-returns public.recording_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.fail_recording(
-        fail_recording.call_log_id, fail_recording.lease_token, fail_recording.code, fail_recording.message,
-        fail_recording.is_permanent, fail_recording.at);
-end;
-comment on function public.fail_recording is
-    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.';
-revoke execute on function public.fail_recording from public, anon, authenticated;
-grant execute on function public.fail_recording to service_role;
+select care.publish(
+    'care.snooze_alert', '{authenticated}',
+    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
+    '{at}');
 
-create function public.claim_deliveries(
-    worker text, count integer, lease_seconds double precision, at timestamptz default now()
-)
-returns setof public.delivery_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_deliveries(
-        claim_deliveries.worker, claim_deliveries.count, claim_deliveries.lease_seconds, claim_deliveries.at);
-end;
-comment on function public.claim_deliveries is 'For functions/notify-caregiver (service_role): messages that are due.';
-revoke execute on function public.claim_deliveries from public, anon, authenticated;
-grant execute on function public.claim_deliveries to service_role;
+select care.publish(
+    'care.resolve_alert', '{authenticated,service_role}',
+    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
+    '{at}');
 
-create function public.finish_delivery(
-    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
-)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_delivery(
-        finish_delivery.delivery_id, finish_delivery.lease_token, finish_delivery.provider_message_id, finish_delivery.at);
-end;
-comment on function public.finish_delivery is
-    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.';
-revoke execute on function public.finish_delivery from public, anon, authenticated;
-grant execute on function public.finish_delivery to service_role;
+select care.publish(
+    'care.claim_receipts', '{service_role}',
+    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.');
 
-create function public.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean,
-    may_have_been_sent boolean default false, at timestamptz default now()
-)
-returns public.delivery_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.fail_delivery(
-        fail_delivery.delivery_id, fail_delivery.lease_token, fail_delivery.code, fail_delivery.message,
-        fail_delivery.is_permanent, fail_delivery.may_have_been_sent, fail_delivery.at);
-end;
-comment on function public.fail_delivery is
-    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.';
-revoke execute on function public.fail_delivery from public, anon, authenticated;
-grant execute on function public.fail_delivery to service_role;
+select care.publish(
+    'care.finish_receipt', '{service_role}',
+    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.');
 
-create function public.run_job(job text, at timestamptz default now())
-returns integer
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.run_job(run_job.job, run_job.at);
-end;
-comment on function public.run_job is
-    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.';
-revoke execute on function public.run_job from public, anon, authenticated;
-grant execute on function public.run_job to service_role;
+select care.publish(
+    'care.receive_call_report', '{service_role}',
+    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.');
 
-create function public.match_voices(
-    embedding extensions.vector, encoder text default null, count integer default 5,
-    min_similarity double precision default null
-)
-returns setof public.voice_match
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.match_voices(
-        match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
-end;
-comment on function public.match_voices is
-    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.';
-revoke execute on function public.match_voices from public, anon, authenticated;
-grant execute on function public.match_voices to service_role;
+select care.publish(
+    'care.unreported_calls', '{service_role}',
+    'For functions/collect-recordings (service_role): those of these calls that nobody has reported.');
 
-create function public.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
-returns public.consents
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.record_consent(record_consent.patient_id, record_consent.evidence, record_consent.given_at);
-end;
-comment on function public.record_consent is
-    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.';
-revoke execute on function public.record_consent from public, anon;
-grant execute on function public.record_consent to authenticated, service_role;
+select care.publish(
+    'care.reconcile_since', '{service_role}',
+    'For functions/collect-recordings (service_role): from when on to list the provider''s calls.');
 
-create function public.withdraw_consent(patient_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.withdraw_consent(withdraw_consent.patient_id);
-end;
-comment on function public.withdraw_consent is
-    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.';
-revoke execute on function public.withdraw_consent from public, anon;
-grant execute on function public.withdraw_consent to authenticated, service_role;
+select care.publish(
+    'care.finish_reconciliation', '{service_role}',
+    'For functions/collect-recordings (service_role): every call made before until was asked for.');
 
-create function public.export_patient(patient_id uuid)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.export_patient(export_patient.patient_id);
-end;
-comment on function public.export_patient is
-    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.';
-revoke execute on function public.export_patient from public, anon;
-grant execute on function public.export_patient to authenticated, service_role;
+select care.publish(
+    'care.claim_recordings', '{service_role}',
+    'For functions/collect-recordings (service_role): recordings that are due.');
 
-create function public.read_recording(call_log_id uuid)
-returns text
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.read_recording(read_recording.call_log_id);
-end;
-comment on function public.read_recording is
-    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.';
-revoke execute on function public.read_recording from public, anon, service_role;
-grant execute on function public.read_recording to authenticated;
+select care.publish(
+    'care.store_recording', '{service_role}',
+    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.');
 
-create function public.erase_patient_voice(patient_id uuid, reason text)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.erase_patient_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
-end;
-comment on function public.erase_patient_voice is 'For the privacy officer (service_role): erases a voice, and ends the consent to it.';
-revoke execute on function public.erase_patient_voice from public, anon, authenticated;
-grant execute on function public.erase_patient_voice to service_role;
+select care.publish(
+    'care.fail_recording', '{service_role}',
+    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.');
 
-create function public.erase_patient(patient_id uuid, reason text)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.erase_patient(erase_patient.patient_id, erase_patient.reason);
-end;
-comment on function public.erase_patient is 'For the privacy officer (service_role): erases a person, but for the audit.';
-revoke execute on function public.erase_patient from public, anon, authenticated;
-grant execute on function public.erase_patient to service_role;
+select care.publish(
+    'care.claim_deliveries', '{service_role}',
+    'For functions/notify-caregiver (service_role): messages that are due.');
 
-create function public.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
-returns setof public.deletion_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_deletions(
-        claim_deletions.worker, claim_deletions.count, claim_deletions.lease_seconds, claim_deletions.at);
-end;
-comment on function public.claim_deletions is 'For functions/delete-recordings (service_role): deletions that are due.';
-revoke execute on function public.claim_deletions from public, anon, authenticated;
-grant execute on function public.claim_deletions to service_role;
+select care.publish(
+    'care.finish_delivery', '{service_role}',
+    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.');
 
-create function public.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_deletion(finish_deletion.deletion_id, finish_deletion.lease_token, finish_deletion.at);
-end;
-comment on function public.finish_deletion is 'For functions/delete-recordings (service_role): it is gone.';
-revoke execute on function public.finish_deletion from public, anon, authenticated;
-grant execute on function public.finish_deletion to service_role;
+select care.publish(
+    'care.fail_delivery', '{service_role}',
+    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.');
 
-create function public.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.fail_deletion(fail_deletion.deletion_id, fail_deletion.lease_token, fail_deletion.code, fail_deletion.at);
-end;
-comment on function public.fail_deletion is 'For functions/delete-recordings (service_role): it is not gone.';
-revoke execute on function public.fail_deletion from public, anon, authenticated;
-grant execute on function public.fail_deletion to service_role;
+select care.publish(
+    'care.run_job', '{service_role}',
+    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.');
 
-create function public.set_my_preferences(
-    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.set_my_preferences(
-        set_my_preferences.patient_id, set_my_preferences.patient_known_as, set_my_preferences.language,
-        set_my_preferences.timezone, set_my_preferences.quiet_from, set_my_preferences.quiet_until);
-end;
-comment on function public.set_my_preferences is
-    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.';
-revoke execute on function public.set_my_preferences from public, anon, service_role;
-grant execute on function public.set_my_preferences to authenticated;
+select care.publish(
+    'voice.match_voices', '{service_role}',
+    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.');
 
-create function public.add_caregiver(
-    patient_id uuid,
-    role public.caregiver_role,
-    name text,
-    phone text default null,
-    webhook_url text default null,
-    user_id uuid default null,
-    patient_known_as text default null
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.add_caregiver(
-        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
-        add_caregiver.user_id, add_caregiver.patient_known_as);
-end;
-comment on function public.add_caregiver is
-    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.add_caregiver from public, anon, service_role;
-grant execute on function public.add_caregiver to authenticated;
+select care.publish(
+    'care.record_consent', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.');
 
-create function public.change_caregiver(
-    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.change_caregiver(
-        change_caregiver.caregiver_id, change_caregiver.role, change_caregiver.name, change_caregiver.phone,
-        change_caregiver.webhook_url, change_caregiver.user_id, change_caregiver.patient_known_as);
-end;
-comment on function public.change_caregiver is
-    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.';
-revoke execute on function public.change_caregiver from public, anon, service_role;
-grant execute on function public.change_caregiver to authenticated;
+select care.publish(
+    'care.withdraw_consent', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.');
 
-create function public.remove_caregiver(caregiver_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.remove_caregiver(remove_caregiver.caregiver_id);
-end;
-comment on function public.remove_caregiver is
-    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.';
-revoke execute on function public.remove_caregiver from public, anon, service_role;
-grant execute on function public.remove_caregiver to authenticated;
+select care.publish(
+    'care.export_patient', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.');
+
+select care.publish(
+    'care.read_recording', '{authenticated}',
+    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
+
+select care.publish(
+    'care.erase_patient_voice', '{service_role}',
+    'For the privacy officer (service_role): erases a voice, and ends the consent to it.');
+
+select care.publish(
+    'care.erase_patient', '{service_role}',
+    'For the privacy officer (service_role): erases a person, but for the audit.');
+
+select care.publish(
+    'care.claim_deletions', '{service_role}',
+    'For functions/delete-recordings (service_role): deletions that are due.');
+
+select care.publish(
+    'care.finish_deletion', '{service_role}',
+    'For functions/delete-recordings (service_role): it is gone.');
+
+select care.publish(
+    'care.fail_deletion', '{service_role}',
+    'For functions/delete-recordings (service_role): it is not gone.');
+
+select care.publish(
+    'care.set_my_preferences', '{authenticated}',
+    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.');
+
+select care.publish(
+    'care.add_caregiver', '{authenticated}',
+    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
+    '{language}');
+
+select care.publish(
+    'care.change_caregiver', '{authenticated}',
+    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.',
+    '{language}');
+
+select care.publish(
+    'care.remove_caregiver', '{authenticated}',
+    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.');
 
 -- 96_access.sql
 

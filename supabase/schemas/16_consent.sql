@@ -83,7 +83,7 @@ comment on function care.consenting_patient is
     'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
 revoke execute on function care.consenting_patient from public;
 
-create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz)
+create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
 returns public.consents
 language plpgsql
 volatile
@@ -133,7 +133,6 @@ $$;
 comment on function care.record_consent is
     'Records that consent to voiceprints was given. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.record_consent from public;
-grant execute on function care.record_consent to authenticated, service_role;
 
 create function care.withdraw_consent(patient_id uuid)
 returns void
@@ -153,7 +152,6 @@ $$;
 comment on function care.withdraw_consent is
     'Withdraws consent: nothing is judged any more, and the voice is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
-grant execute on function care.withdraw_consent to authenticated, service_role;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
 returns public.patients

@@ -276,8 +276,9 @@ revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
 create function care.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text, recording_channel public.recording_channel,
-    occurred_at timestamptz, ended_reason text, summary text
+    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
+    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
+    summary text default null
 )
 returns uuid
 language plpgsql
@@ -331,7 +332,6 @@ $$;
 comment on function care.upsert_call is
     'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
 revoke execute on function care.upsert_call from public;
-grant execute on function care.upsert_call to service_role;
 
 create function care.read_recording(call_log_id uuid)
 returns text
@@ -359,7 +359,6 @@ $$;
 comment on function care.read_recording is
     'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
 revoke execute on function care.read_recording from public;
-grant execute on function care.read_recording to authenticated;
 
 create policy caregivers_read_their_patients_calls on public.call_logs
     for select to authenticated

@@ -131,7 +131,7 @@ $$;
 comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
 revoke execute on function care.skip_reason from public;
 
-create function care.reconcile_since(provider text, at timestamptz)
+create function care.reconcile_since(provider text, at timestamptz default now())
 returns timestamptz
 language sql
 stable
@@ -148,7 +148,6 @@ $$;
 comment on function care.reconcile_since is
     'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
-grant execute on function care.reconcile_since to service_role;
 
 create function care.finish_reconciliation(provider text, until timestamptz)
 returns void
@@ -163,4 +162,3 @@ as $$
 $$;
 comment on function care.finish_reconciliation is 'Every call that was last updated before until was listed. Definer: as care.receive_call_report.';
 revoke execute on function care.finish_reconciliation from public;
-grant execute on function care.finish_reconciliation to service_role;

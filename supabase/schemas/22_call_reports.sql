@@ -78,12 +78,13 @@ as $$
 $$;
 comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
-grant execute on function care.unreported_calls to service_role;
 
 create function care.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
-    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
-    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
+    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
+    summary text default null, recording_url text default null, recording_url_channel text default null,
+    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
+    is_recording_consented boolean default null, at timestamptz default now()
 )
 returns public.received_call
 language plpgsql
@@ -200,7 +201,6 @@ $$;
 comment on function care.receive_call_report is
     'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.receive_call_report from public;
-grant execute on function care.receive_call_report to service_role;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
 returns setof text

@@ -156,7 +156,7 @@ create type public.recording_claim as (
 comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
 
 create function care.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid, at timestamptz
+    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
 )
 returns setof public.recording_claim
 language plpgsql
@@ -195,7 +195,6 @@ $$;
 comment on function care.claim_recordings is
     'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
 revoke execute on function care.claim_recordings from public;
-grant execute on function care.claim_recordings to service_role;
 
 create function care.publish_recording(call_log_id uuid)
 returns void
@@ -220,7 +219,7 @@ comment on function care.publish_recording is
 revoke execute on function care.publish_recording from public;
 
 create function care.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb
+    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
 )
 returns boolean
 language plpgsql
@@ -262,10 +261,9 @@ $$;
 comment on function care.store_recording is
     'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.store_recording from public;
-grant execute on function care.store_recording to service_role;
 
 create function care.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz
+    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
 )
 returns public.recording_state
 language plpgsql
@@ -302,4 +300,3 @@ $$;
 comment on function care.fail_recording is
     'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
 revoke execute on function care.fail_recording from public;
-grant execute on function care.fail_recording to service_role;

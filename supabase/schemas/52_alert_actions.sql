@@ -100,9 +100,9 @@ $$;
 comment on function care.acknowledge_alert is
     'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
-grant execute on function care.acknowledge_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.acknowledge_alert to retrocare_service;
 
-create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
+create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz default now())
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -140,7 +140,6 @@ $$;
 comment on function care.snooze_alert is
     'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.snooze_alert from public;
-grant execute on function care.snooze_alert to authenticated;
 
 create function care.resolve(
     alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
@@ -185,7 +184,7 @@ comment on function care.flag_illness is
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
-    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
+    alert_id uuid, outcome public.alert_outcome, notes text default null, at timestamptz default now()
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -224,7 +223,7 @@ $$;
 comment on function care.resolve_alert is
     'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.resolve_alert from public;
-grant execute on function care.resolve_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.resolve_alert to retrocare_service;
 
 create function care.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
 returns table (

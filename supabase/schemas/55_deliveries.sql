@@ -73,7 +73,7 @@ create type public.delivery_claim as (
 );
 comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
 
-create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
 language plpgsql
 volatile
@@ -149,9 +149,10 @@ $$;
 comment on function care.claim_deliveries is
     'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
 revoke execute on function care.claim_deliveries from public;
-grant execute on function care.claim_deliveries to service_role;
 
-create function care.finish_delivery(delivery_id bigint, lease_token uuid, provider_message_id text, at timestamptz)
+create function care.finish_delivery(
+    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
+)
 returns boolean
 language plpgsql
 volatile
@@ -198,11 +199,10 @@ $$;
 comment on function care.finish_delivery is
     'A provider has accepted the message: the log behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_delivery from public;
-grant execute on function care.finish_delivery to service_role;
 
 create function care.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean,
-    at timestamptz
+    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean default false,
+    at timestamptz default now()
 )
 returns public.delivery_state
 language plpgsql
@@ -236,7 +236,6 @@ $$;
 comment on function care.fail_delivery is
     'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
-grant execute on function care.fail_delivery to service_role;
 
 create function care.receipt_wait(receipt_count integer)
 returns interval
@@ -276,7 +275,7 @@ create type public.receipt_claim as (
 );
 comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
 
-create function care.claim_receipts(count integer, at timestamptz)
+create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
 language sql
 volatile
@@ -303,9 +302,10 @@ $$;
 comment on function care.claim_receipts is
     'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
-grant execute on function care.claim_receipts to service_role;
 
-create function care.finish_receipt(delivery_id bigint, is_delivered boolean, message text, at timestamptz)
+create function care.finish_receipt(
+    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
+)
 returns public.delivery_state
 language plpgsql
 volatile
@@ -349,7 +349,6 @@ $$;
 comment on function care.finish_receipt is
     'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its log says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
-grant execute on function care.finish_receipt to service_role;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
 returns table (

@@ -114,8 +114,8 @@ comment on function care.refuse_losing_the_last_primary is
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
-    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
-    language text default null
+    patient_id uuid, role public.caregiver_role, name text, phone text default null, webhook_url text default null,
+    user_id uuid default null, patient_known_as text default null, language text default null
 )
 returns public.patient_caregivers
 language plpgsql
@@ -147,7 +147,7 @@ $$;
 comment on function care.add_caregiver is
     'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.add_caregiver from public;
-grant execute on function care.add_caregiver to authenticated, retrocare_service;
+grant execute on function care.add_caregiver to retrocare_service;
 
 create function care.change_caregiver(
     caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
@@ -195,7 +195,7 @@ $$;
 comment on function care.change_caregiver is
     'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.change_caregiver from public;
-grant execute on function care.change_caregiver to authenticated, retrocare_service;
+grant execute on function care.change_caregiver to retrocare_service;
 
 create function care.remove_caregiver(caregiver_id uuid)
 returns void
@@ -217,7 +217,7 @@ $$;
 comment on function care.remove_caregiver is
     'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
-grant execute on function care.remove_caregiver to authenticated, retrocare_service;
+grant execute on function care.remove_caregiver to retrocare_service;
 
 create function care.set_my_preferences(
     patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
@@ -259,7 +259,6 @@ $$;
 comment on function care.set_my_preferences is
     'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
-grant execute on function care.set_my_preferences to authenticated;
 
 create function care.caregiver_list(patient_id uuid)
 returns table (

@@ -214,7 +214,7 @@ $$;
 comment on function care.erase_patient_voice is
     'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: nobody else may touch voiceprints. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
-grant execute on function care.erase_patient_voice to retrocare_service, service_role;
+grant execute on function care.erase_patient_voice to retrocare_service;
 
 create function care.erase_patient(patient_id uuid, reason text)
 returns jsonb
@@ -238,7 +238,7 @@ $$;
 comment on function care.erase_patient is
     'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
-grant execute on function care.erase_patient to retrocare_service, service_role;
+grant execute on function care.erase_patient to retrocare_service;
 
 create function care.on_patient_deleted()
 returns trigger

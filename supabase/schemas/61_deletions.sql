@@ -9,7 +9,7 @@ create type public.deletion_claim as (
 );
 comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
 
-create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.deletion_claim
 language sql
 volatile
@@ -35,9 +35,8 @@ as $$
 $$;
 comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.claim_deletions from public;
-grant execute on function care.claim_deletions to service_role;
 
-create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
+create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
 returns boolean
 language sql
 volatile
@@ -60,9 +59,8 @@ $$;
 comment on function care.finish_deletion is
     'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_deletion from public;
-grant execute on function care.finish_deletion to service_role;
 
-create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
+create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
 returns void
 language sql
 volatile
@@ -82,7 +80,6 @@ $$;
 comment on function care.fail_deletion is
     'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.fail_deletion from public;
-grant execute on function care.fail_deletion to service_role;
 
 create function care.due_deletions(at timestamptz)
 returns bigint

@@ -45,4 +45,4 @@ $$;
 comment on function care.export_patient is
     'Everything that is kept of a patient, table by table, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
 revoke execute on function care.export_patient from public;
-grant execute on function care.export_patient to authenticated, service_role, retrocare_service;
+grant execute on function care.export_patient to retrocare_service;

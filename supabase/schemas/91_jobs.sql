@@ -156,7 +156,7 @@ $$;
 comment on function care.run_job is
     'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
-grant execute on function care.run_job to retrocare_service, service_role;
+grant execute on function care.run_job to retrocare_service;
 
 create function care.due_jobs(at timestamptz default now())
 returns setof text
