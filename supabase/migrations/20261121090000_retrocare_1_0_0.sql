@@ -581,7 +581,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -655,6 +655,41 @@ $$;
 comment on function care.lock_patient is
     'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
 revoke execute on function care.lock_patient from public;
+
+create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_caregiver constant boolean := care.is_caller_a_caregiver();
+    patient public.patients;
+begin
+    if patient_for_caller.patient_id is null
+        or (is_caregiver and care.role_of_caller(patient_for_caller.patient_id) is null)
+    then
+        raise exception using
+            errcode = 'PT404',
+            message = 'Nothing of yours has that id',
+            hint = 'It must belong to a patient for whom you care.';
+    end if;
+    patient := care.lock_patient(patient_for_caller.patient_id);
+    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
+        raise exception using
+            errcode = 'PT403',
+            message = format('This takes the role %s', (
+                select string_agg(role::text, ' or ')
+                from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
+            hint = 'Ask the primary caregiver of the patient.';
+    end if;
+    return patient;
+end
+$$;
+comment on function care.patient_for_caller is
+    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
 returns boolean
@@ -995,27 +1030,6 @@ comment on function care.on_consent is
     'Trigger: consent is given, and recorded; or withdrawn, and what it allowed is erased. Definer: whoever changes a patient may not touch the private schemas.';
 revoke execute on function care.on_consent from public;
 
-create function care.consenting_patient(patient_id uuid)
-returns public.patients
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    caregiver_role public.caregiver_role := care.role_of_caller(consenting_patient.patient_id);
-begin
-    if care.is_caller_a_caregiver() and caregiver_role is null then
-        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
-    elsif care.is_caller_a_caregiver() and caregiver_role <> 'primary' then
-        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
-    end if;
-    return care.lock_patient(consenting_patient.patient_id);
-end
-$$;
-comment on function care.consenting_patient is
-    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
-revoke execute on function care.consenting_patient from public;
-
 create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
 returns public.consents
 language plpgsql
@@ -1024,7 +1038,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(record_consent.patient_id);
+    patient public.patients := care.patient_for_caller(record_consent.patient_id, 'primary');
     consent public.consents;
 begin
     if nullif(btrim(record_consent.evidence), '') is null
@@ -1075,7 +1089,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(withdraw_consent.patient_id);
+    patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
     update public.patients
     set voice_consent_at = null
@@ -1465,7 +1479,7 @@ declare
 begin
     select call_logs.* into call
     from public.call_logs
-    where call_logs.id = read_recording.call_log_id and care.role_of_caller(call_logs.patient_id) <> 'viewer';
+    where call_logs.id = read_recording.call_log_id and call_logs.patient_id in (select care.patients_of_caller('family'));
     if care.storage_path(call.recording_ref) is null then
         raise exception using
             errcode = 'PT404',
@@ -5562,31 +5576,16 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient_id uuid := (
-        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
-    );
-    caregiver_role public.caregiver_role := care.role_of_caller(patient_id);
     alert public.caregiver_alerts;
 begin
-    if caregiver_role is not null or not care.is_caller_a_caregiver() and patient_id is not null then
-        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
-        perform care.lock_patient(patient_id);
-        select caregiver_alerts.* into alert
-        from public.caregiver_alerts
-        where caregiver_alerts.id = alert_to_act_on.alert_id
-        for update;
-    end if;
-    if alert.id is null then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such alert',
-            hint = 'An alert can be answered by a caregiver of its patient.';
-    elsif caregiver_role = 'viewer' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'A viewer does not answer alerts',
-            hint = 'Ask the primary caregiver for another role.';
-    end if;
+    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    perform care.patient_for_caller(
+        (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
+        'family');
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert_to_act_on.alert_id
+    for update;
     return alert;
 end
 $$;
@@ -6783,38 +6782,6 @@ revoke execute on function care.end_silence from public;
 -- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
 -- for himself.
 
-create function care.lock_as_primary(patient_id uuid)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    is_operator boolean := not care.is_caller_a_caregiver();
-begin
-    if lock_as_primary.patient_id is null
-        or (not is_operator and care.role_of_caller(lock_as_primary.patient_id) is null)
-    then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such caregiver or patient',
-            hint = 'Caregivers are managed by the primary caregiver of the patient.';
-    end if;
-    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
-    perform care.lock_patient(lock_as_primary.patient_id);
-    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if not is_operator and care.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'The primary caregiver manages caregivers',
-            hint = 'Ask the primary caregiver.';
-    end if;
-end
-$$;
-comment on function care.lock_as_primary is
-    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
-revoke execute on function care.lock_as_primary from public;
-
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
 language plpgsql
@@ -6908,7 +6875,7 @@ as $$
 declare
     added public.patient_caregivers;
 begin
-    perform care.lock_as_primary(add_caregiver.patient_id);
+    perform care.patient_for_caller(add_caregiver.patient_id, 'primary');
     perform care.refuse_unknown_language(add_caregiver.language);
     perform care.refuse_wrong_contact(
         add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
@@ -6947,7 +6914,7 @@ declare
     );
     changed public.patient_caregivers;
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     perform care.refuse_unknown_language(change_caregiver.language);
     perform care.refuse_wrong_contact(
         change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
@@ -6963,7 +6930,7 @@ begin
     returning * into changed;
     if not found then
         -- It was removed while this waited for its turn.
-        perform care.lock_as_primary(null);
+        perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
     return changed;
@@ -6991,7 +6958,7 @@ declare
         select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
     );
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
     perform care.refuse_losing_the_last_primary(patient_id);
 end
@@ -7862,7 +7829,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(export_patient.patient_id);
+    patient public.patients := care.patient_for_caller(export_patient.patient_id, 'primary');
     kept record;
     rows jsonb;
     exported jsonb := jsonb_build_object('exported_at', now(), 'patients', jsonb_build_array(to_jsonb(patient)));

@@ -76,7 +76,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -150,6 +150,41 @@ $$;
 comment on function care.lock_patient is
     'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
 revoke execute on function care.lock_patient from public;
+
+create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_caregiver constant boolean := care.is_caller_a_caregiver();
+    patient public.patients;
+begin
+    if patient_for_caller.patient_id is null
+        or (is_caregiver and care.role_of_caller(patient_for_caller.patient_id) is null)
+    then
+        raise exception using
+            errcode = 'PT404',
+            message = 'Nothing of yours has that id',
+            hint = 'It must belong to a patient for whom you care.';
+    end if;
+    patient := care.lock_patient(patient_for_caller.patient_id);
+    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
+        raise exception using
+            errcode = 'PT403',
+            message = format('This takes the role %s', (
+                select string_agg(role::text, ' or ')
+                from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
+            hint = 'Ask the primary caregiver of the patient.';
+    end if;
+    return patient;
+end
+$$;
+comment on function care.patient_for_caller is
+    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
 returns boolean

@@ -62,27 +62,6 @@ comment on function care.on_consent is
     'Trigger: consent is given, and recorded; or withdrawn, and what it allowed is erased. Definer: whoever changes a patient may not touch the private schemas.';
 revoke execute on function care.on_consent from public;
 
-create function care.consenting_patient(patient_id uuid)
-returns public.patients
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    caregiver_role public.caregiver_role := care.role_of_caller(consenting_patient.patient_id);
-begin
-    if care.is_caller_a_caregiver() and caregiver_role is null then
-        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
-    elsif care.is_caller_a_caregiver() and caregiver_role <> 'primary' then
-        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
-    end if;
-    return care.lock_patient(consenting_patient.patient_id);
-end
-$$;
-comment on function care.consenting_patient is
-    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
-revoke execute on function care.consenting_patient from public;
-
 create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
 returns public.consents
 language plpgsql
@@ -91,7 +70,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(record_consent.patient_id);
+    patient public.patients := care.patient_for_caller(record_consent.patient_id, 'primary');
     consent public.consents;
 begin
     if nullif(btrim(record_consent.evidence), '') is null
@@ -142,7 +121,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(withdraw_consent.patient_id);
+    patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
     update public.patients
     set voice_consent_at = null

@@ -345,7 +345,7 @@ declare
 begin
     select call_logs.* into call
     from public.call_logs
-    where call_logs.id = read_recording.call_log_id and care.role_of_caller(call_logs.patient_id) <> 'viewer';
+    where call_logs.id = read_recording.call_log_id and call_logs.patient_id in (select care.patients_of_caller('family'));
     if care.storage_path(call.recording_ref) is null then
         raise exception using
             errcode = 'PT404',

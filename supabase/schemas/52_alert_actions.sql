@@ -7,31 +7,16 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient_id uuid := (
-        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
-    );
-    caregiver_role public.caregiver_role := care.role_of_caller(patient_id);
     alert public.caregiver_alerts;
 begin
-    if caregiver_role is not null or not care.is_caller_a_caregiver() and patient_id is not null then
-        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
-        perform care.lock_patient(patient_id);
-        select caregiver_alerts.* into alert
-        from public.caregiver_alerts
-        where caregiver_alerts.id = alert_to_act_on.alert_id
-        for update;
-    end if;
-    if alert.id is null then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such alert',
-            hint = 'An alert can be answered by a caregiver of its patient.';
-    elsif caregiver_role = 'viewer' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'A viewer does not answer alerts',
-            hint = 'Ask the primary caregiver for another role.';
-    end if;
+    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    perform care.patient_for_caller(
+        (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
+        'family');
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert_to_act_on.alert_id
+    for update;
     return alert;
 end
 $$;

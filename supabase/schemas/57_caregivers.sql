@@ -1,38 +1,6 @@
 -- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
 -- for himself.
 
-create function care.lock_as_primary(patient_id uuid)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    is_operator boolean := not care.is_caller_a_caregiver();
-begin
-    if lock_as_primary.patient_id is null
-        or (not is_operator and care.role_of_caller(lock_as_primary.patient_id) is null)
-    then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such caregiver or patient',
-            hint = 'Caregivers are managed by the primary caregiver of the patient.';
-    end if;
-    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
-    perform care.lock_patient(lock_as_primary.patient_id);
-    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if not is_operator and care.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'The primary caregiver manages caregivers',
-            hint = 'Ask the primary caregiver.';
-    end if;
-end
-$$;
-comment on function care.lock_as_primary is
-    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
-revoke execute on function care.lock_as_primary from public;
-
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
 language plpgsql
@@ -126,7 +94,7 @@ as $$
 declare
     added public.patient_caregivers;
 begin
-    perform care.lock_as_primary(add_caregiver.patient_id);
+    perform care.patient_for_caller(add_caregiver.patient_id, 'primary');
     perform care.refuse_unknown_language(add_caregiver.language);
     perform care.refuse_wrong_contact(
         add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
@@ -165,7 +133,7 @@ declare
     );
     changed public.patient_caregivers;
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     perform care.refuse_unknown_language(change_caregiver.language);
     perform care.refuse_wrong_contact(
         change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
@@ -181,7 +149,7 @@ begin
     returning * into changed;
     if not found then
         -- It was removed while this waited for its turn.
-        perform care.lock_as_primary(null);
+        perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
     return changed;
@@ -209,7 +177,7 @@ declare
         select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
     );
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
     perform care.refuse_losing_the_last_primary(patient_id);
 end

@@ -8,7 +8,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(export_patient.patient_id);
+    patient public.patients := care.patient_for_caller(export_patient.patient_id, 'primary');
     kept record;
     rows jsonb;
     exported jsonb := jsonb_build_object('exported_at', now(), 'patients', jsonb_build_array(to_jsonb(patient)));

@@ -451,7 +451,7 @@ CALLING = [
     "select * from care.audit_trail('{a}', null, 10)",
     "select care.add_api_key('mine', '{admin}', sha256('x'))",
     "select care.note_audit('exported', 'forged', '{a}')",
-    "select care.lock_as_primary('{a}')",
+    "select care.patient_for_caller('{a}', 'viewer')",
     "select care.alert_to_act_on('{alert}')",
 ]
 WRITING = [
