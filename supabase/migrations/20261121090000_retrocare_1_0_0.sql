@@ -1992,6 +1992,8 @@ create table care.recordings (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     error_message text,
     finished_at timestamptz,
@@ -2000,12 +2002,13 @@ create table care.recordings (
     constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
 );
 create index recordings_by_patient on care.recordings (patient_id);
-create index recordings_to_copy on care.recordings (run_at) where state in ('queued', 'leased');
+create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
 comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
 comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
 comment on column care.recordings.source_expires_at is 'Until when that address works.';
 comment on column care.recordings.run_at is 'Not before this moment.';
+comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
 create index recordings_in_trouble on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
@@ -2068,9 +2071,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select recordings.call_log_id::text
     from care.recordings
-    where recordings.state in ('queued', 'leased')
-        and recordings.expires_at <= recordings_to_expire.at
-        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
+    where recordings.expires_at <= recordings_to_expire.at
+        and (recordings.state = 'queued' or recordings.due_at <= recordings_to_expire.at)
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
@@ -2094,7 +2096,7 @@ begin
     from care.recordings
     where recordings.call_log_id = lost.call_log_id
         and recordings.expires_at <= expire_recording.at
-        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
+        and (recordings.state = 'queued' or recordings.due_at <= expire_recording.at)
     for update skip locked;
     if not found then
         return false;
@@ -2137,15 +2139,14 @@ begin
             attempts = claimed.attempts + 1,
             worker = claim_recordings.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_recordings.lease_seconds)
+            leased_until = claim_recordings.at + make_interval(secs => claim_recordings.lease_seconds)
         from (
             select due.call_log_id
             from care.recordings as due
-            where due.state in ('queued', 'leased')
+            where due.due_at <= claim_recordings.at
                 and due.expires_at > claim_recordings.at
                 and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
-                and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
-            order by due.run_at, due.call_log_id
+            order by due.due_at, due.call_log_id
             for update skip locked
             limit claim_recordings.count
         ) as ready
@@ -5981,6 +5982,8 @@ create table care.deliveries (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     idempotency_key uuid not null default gen_random_uuid(),
     provider_message_id text,
     error_code text,
@@ -5995,11 +5998,12 @@ create table care.deliveries (
 create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, channel, id desc);
 create index deliveries_by_caregiver on care.deliveries (caregiver_id);
 create index deliveries_by_channel on care.deliveries (channel);
-create index deliveries_to_send on care.deliveries (run_at) where state in ('queued', 'leased');
+create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
 comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
 comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
+comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
 grant select (
     id, alert_id, change_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
@@ -6161,7 +6165,7 @@ as $$
     from care.deliveries as waiting
     join public.alert_changes on alert_changes.id = waiting.change_id
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
-    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+    where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
             -- Somebody has answered: what was meant to press would only frighten.
             (alert_changes.change not in ('acknowledged', 'resolved')
@@ -6196,7 +6200,7 @@ as $$
             select waiting.id
             from care.deliveries as waiting
             where waiting.id = cancel_delivery.delivery_id::bigint
-                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+                and (waiting.state = 'queued' or waiting.due_at <= cancel_delivery.at)
             for update skip locked
         ) as overtaken
         where deliveries.id = overtaken.id
@@ -6255,8 +6259,7 @@ begin
                 where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
             ) as is_left
         ) as addressed
-        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+        where due.due_at <= claim_deliveries.at
             and due.id <> all (overtaken)
             and (not addressed.is_left
                 or due.attempts >= (select settings.delivery_maximum_attempts from care.settings))
@@ -6272,15 +6275,14 @@ begin
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_deliveries.lease_seconds)
+            leased_until = claim_deliveries.at + make_interval(secs => claim_deliveries.lease_seconds)
         from (
             select due.id
             from care.deliveries as due
             join public.alert_changes on alert_changes.id = due.change_id
-            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            where due.due_at <= claim_deliveries.at
                 and due.id <> all (overtaken)
-            order by alert_changes.level desc, due.run_at, due.id
+            order by alert_changes.level desc, due.due_at, due.id
             for update of due skip locked
             limit claim_deliveries.count
         ) as ready
@@ -7090,6 +7092,8 @@ create table care.deletions (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     created_at timestamptz not null default now(),
     finished_at timestamptz,
@@ -7098,9 +7102,10 @@ create table care.deletions (
     constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
 );
 create index deletions_by_patient on care.deletions (patient_id);
-create index deletions_to_do on care.deletions (run_at) where state <> 'done';
+create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
 comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
+comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
@@ -7442,12 +7447,12 @@ as $$
         attempts = claimed.attempts + 1,
         worker = claim_deletions.worker,
         lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
+        leased_until = claim_deletions.at + make_interval(secs => claim_deletions.lease_seconds)
     from (
         select due.id
         from care.deletions as due
-        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
-        order by due.run_at, due.id
+        where due.due_at <= claim_deletions.at
+        order by due.due_at, due.id
         for update skip locked
         limit claim_deletions.count
     ) as ready
@@ -7501,19 +7506,6 @@ $$;
 comment on function care.fail_deletion is
     'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.fail_deletion from public;
-
-create function care.due_deletions(at timestamptz)
-returns bigint
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select count(*)
-    from care.deletions
-    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
-$$;
-comment on function care.due_deletions is 'How many deletions could be done now. Called by care.due_work.';
-revoke execute on function care.due_deletions from public;
 
 -- 62_retention.sql
 
@@ -8595,13 +8587,9 @@ as $$
 begin
     return query
         select
-            (select count(*) from care.recordings
-                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
-                    when 'leased' then recordings.leased_until < due_work.at end),
-            care.due_receipts(due_work.at) + (select count(*) from care.deliveries
-                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
-                    when 'leased' then deliveries.leased_until < due_work.at end),
-            care.due_deletions(due_work.at);
+            (select count(*) from care.recordings where recordings.due_at <= due_work.at),
+            care.due_receipts(due_work.at) + (select count(*) from care.deliveries where deliveries.due_at <= due_work.at),
+            (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
 comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';

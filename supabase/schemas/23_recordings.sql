@@ -26,6 +26,8 @@ create table care.recordings (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     error_message text,
     finished_at timestamptz,
@@ -34,12 +36,13 @@ create table care.recordings (
     constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
 );
 create index recordings_by_patient on care.recordings (patient_id);
-create index recordings_to_copy on care.recordings (run_at) where state in ('queued', 'leased');
+create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
 comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
 comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
 comment on column care.recordings.source_expires_at is 'Until when that address works.';
 comment on column care.recordings.run_at is 'Not before this moment.';
+comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
 create index recordings_in_trouble on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
@@ -102,9 +105,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select recordings.call_log_id::text
     from care.recordings
-    where recordings.state in ('queued', 'leased')
-        and recordings.expires_at <= recordings_to_expire.at
-        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
+    where recordings.expires_at <= recordings_to_expire.at
+        and (recordings.state = 'queued' or recordings.due_at <= recordings_to_expire.at)
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
@@ -128,7 +130,7 @@ begin
     from care.recordings
     where recordings.call_log_id = lost.call_log_id
         and recordings.expires_at <= expire_recording.at
-        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
+        and (recordings.state = 'queued' or recordings.due_at <= expire_recording.at)
     for update skip locked;
     if not found then
         return false;
@@ -171,15 +173,14 @@ begin
             attempts = claimed.attempts + 1,
             worker = claim_recordings.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_recordings.lease_seconds)
+            leased_until = claim_recordings.at + make_interval(secs => claim_recordings.lease_seconds)
         from (
             select due.call_log_id
             from care.recordings as due
-            where due.state in ('queued', 'leased')
+            where due.due_at <= claim_recordings.at
                 and due.expires_at > claim_recordings.at
                 and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
-                and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
-            order by due.run_at, due.call_log_id
+            order by due.due_at, due.call_log_id
             for update skip locked
             limit claim_recordings.count
         ) as ready

@@ -35,6 +35,8 @@ create table care.deliveries (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     idempotency_key uuid not null default gen_random_uuid(),
     provider_message_id text,
     error_code text,
@@ -49,11 +51,12 @@ create table care.deliveries (
 create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, channel, id desc);
 create index deliveries_by_caregiver on care.deliveries (caregiver_id);
 create index deliveries_by_channel on care.deliveries (channel);
-create index deliveries_to_send on care.deliveries (run_at) where state in ('queued', 'leased');
+create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
 comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
 comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
+comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
 grant select (
     id, alert_id, change_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at

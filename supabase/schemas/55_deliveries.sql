@@ -10,7 +10,7 @@ as $$
     from care.deliveries as waiting
     join public.alert_changes on alert_changes.id = waiting.change_id
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
-    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+    where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
             -- Somebody has answered: what was meant to press would only frighten.
             (alert_changes.change not in ('acknowledged', 'resolved')
@@ -45,7 +45,7 @@ as $$
             select waiting.id
             from care.deliveries as waiting
             where waiting.id = cancel_delivery.delivery_id::bigint
-                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+                and (waiting.state = 'queued' or waiting.due_at <= cancel_delivery.at)
             for update skip locked
         ) as overtaken
         where deliveries.id = overtaken.id
@@ -104,8 +104,7 @@ begin
                 where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
             ) as is_left
         ) as addressed
-        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+        where due.due_at <= claim_deliveries.at
             and due.id <> all (overtaken)
             and (not addressed.is_left
                 or due.attempts >= (select settings.delivery_maximum_attempts from care.settings))
@@ -121,15 +120,14 @@ begin
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_deliveries.lease_seconds)
+            leased_until = claim_deliveries.at + make_interval(secs => claim_deliveries.lease_seconds)
         from (
             select due.id
             from care.deliveries as due
             join public.alert_changes on alert_changes.id = due.change_id
-            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            where due.due_at <= claim_deliveries.at
                 and due.id <> all (overtaken)
-            order by alert_changes.level desc, due.run_at, due.id
+            order by alert_changes.level desc, due.due_at, due.id
             for update of due skip locked
             limit claim_deliveries.count
         ) as ready

@@ -36,6 +36,8 @@ create table care.deletions (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     created_at timestamptz not null default now(),
     finished_at timestamptz,
@@ -44,9 +46,10 @@ create table care.deletions (
     constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
 );
 create index deletions_by_patient on care.deletions (patient_id);
-create index deletions_to_do on care.deletions (run_at) where state <> 'done';
+create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
 comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
+comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)

@@ -21,12 +21,12 @@ as $$
         attempts = claimed.attempts + 1,
         worker = claim_deletions.worker,
         lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
+        leased_until = claim_deletions.at + make_interval(secs => claim_deletions.lease_seconds)
     from (
         select due.id
         from care.deletions as due
-        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
-        order by due.run_at, due.id
+        where due.due_at <= claim_deletions.at
+        order by due.due_at, due.id
         for update skip locked
         limit claim_deletions.count
     ) as ready
@@ -80,16 +80,3 @@ $$;
 comment on function care.fail_deletion is
     'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.fail_deletion from public;
-
-create function care.due_deletions(at timestamptz)
-returns bigint
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select count(*)
-    from care.deletions
-    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
-$$;
-comment on function care.due_deletions is 'How many deletions could be done now. Called by care.due_work.';
-revoke execute on function care.due_deletions from public;

@@ -185,13 +185,9 @@ as $$
 begin
     return query
         select
-            (select count(*) from care.recordings
-                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
-                    when 'leased' then recordings.leased_until < due_work.at end),
-            care.due_receipts(due_work.at) + (select count(*) from care.deliveries
-                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
-                    when 'leased' then deliveries.leased_until < due_work.at end),
-            care.due_deletions(due_work.at);
+            (select count(*) from care.recordings where recordings.due_at <= due_work.at),
+            care.due_receipts(due_work.at) + (select count(*) from care.deliveries where deliveries.due_at <= due_work.at),
+            (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
 comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';

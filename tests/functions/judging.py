@@ -42,7 +42,7 @@ class PlayedDatabase(Database):
     at: datetime
 
     def _row(self, function: str, *arguments: object) -> Row:
-        return super()._row(function, *arguments, *([self.at] if function == "complete_check" else []))
+        return super()._row(function, *arguments, *([self.at] if function == "voice.complete_check" else []))
 
 
 def main(folder: Path, calls: int) -> None:
