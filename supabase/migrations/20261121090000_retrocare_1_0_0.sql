@@ -1209,20 +1209,27 @@ grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
     add column if not exists check_reason public.check_reason;
+alter table public.call_logs
+    add column if not exists is_heard boolean not null
+        generated always as (check_state in ('scored', 'enrolled', 'held') is true) stored,
+    add column if not exists is_unheard boolean not null
+        generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
     'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
 comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
+comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+comment on column public.call_logs.is_unheard is
+    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
-create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
-    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
-create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
 -- The address of a recording is a key to it: whoever may write it need not read it.
 grant select (
     id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
-    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+    speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
 ) on public.call_logs to service_role;
 
 create function care.are_intervals(intervals jsonb)
@@ -1999,6 +2006,7 @@ create table care.recordings (
     finished_at timestamptz,
     constraint a_leased_recording_has_a_lease
         check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_ended_recording_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
     constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
 );
 create index recordings_by_patient on care.recordings (patient_id);
@@ -2037,7 +2045,7 @@ as $$
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
         end,
         run_at = least(queued.run_at, excluded.run_at)
-    where queued.state in ('queued', 'leased')
+    where queued.finished_at is null
 $$;
 comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;
@@ -6176,7 +6184,7 @@ as $$
                     and newer.caregiver_id = waiting.caregiver_id
                     and newer.channel = waiting.channel
                     and newer.id > waiting.id
-                    and newer.state in ('queued', 'leased', 'accepted')
+                    and (newer.finished_at is null or newer.state = 'accepted')
             )
         )
     order by waiting.id
@@ -6622,7 +6630,7 @@ begin atomic
                 select max(call_logs."timestamp")
                 from public.call_logs
                 where call_logs.patient_id = patients.id
-                    and call_logs.check_state in ('scored', 'enrolled', 'held')
+                    and call_logs.is_heard
                     and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
             ) as last_heard_at
         from public.patients
@@ -6638,8 +6646,7 @@ begin atomic
                     select from public.call_logs
                     where call_logs.patient_id = known.id
                         and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
-                        -- Where nothing was to be heard. What could not be read or told apart is the operator's.
-                        and call_logs.check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke')
+                        and call_logs.is_unheard
                     limit 1000
                 ) as unusable
             ) as unusable_calls
@@ -6738,7 +6745,7 @@ as $$
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
                 and call_logs."timestamp" > caregiver_alerts.opened_at
-                and call_logs.check_state in ('scored', 'enrolled', 'held')
+                and call_logs.is_heard
         )
         and not exists (
             select from care.silences(silences_to_end.at) as silences
@@ -8068,7 +8075,7 @@ left join lateral (
 cross join lateral (
     select max(call_logs."timestamp") as last_at
     from public.call_logs
-    where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+    where call_logs.patient_id = patients.id and call_logs.is_heard
 ) as heard
 cross join lateral (
     select max(call_logs."timestamp") as last_at
@@ -8907,8 +8914,7 @@ as $$
             (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
         from public.call_logs
         where (call_logs.check_state = 'held'
-                or (call_logs.check_state = 'not_assessable'
-                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
+                or (call_logs.check_state = 'not_assessable' and not call_logs.is_unheard))
             and not exists (
                 select from public.call_logs as later
                 where later.patient_id = call_logs.patient_id
@@ -9165,7 +9171,7 @@ begin
             ('health_flags', ''),
             ('daily_checkins', ''),
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
-                ' check_state, check_reason, anomaly_score, created_at)')
+                ' check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at)')
         ) as care (table_name, columns)
     loop
         if (select relrowsecurity from pg_catalog.pg_class where oid = to_regclass('public.' || readable.table_name)) then

@@ -75,20 +75,27 @@ grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
     add column if not exists check_reason public.check_reason;
+alter table public.call_logs
+    add column if not exists is_heard boolean not null
+        generated always as (check_state in ('scored', 'enrolled', 'held') is true) stored,
+    add column if not exists is_unheard boolean not null
+        generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
     'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
 comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
+comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+comment on column public.call_logs.is_unheard is
+    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
-create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
-    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
-create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
 -- The address of a recording is a key to it: whoever may write it need not read it.
 grant select (
     id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
-    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+    speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
 ) on public.call_logs to service_role;
 
 create function care.are_intervals(intervals jsonb)

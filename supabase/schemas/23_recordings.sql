@@ -33,6 +33,7 @@ create table care.recordings (
     finished_at timestamptz,
     constraint a_leased_recording_has_a_lease
         check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_ended_recording_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
     constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
 );
 create index recordings_by_patient on care.recordings (patient_id);
@@ -71,7 +72,7 @@ as $$
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
         end,
         run_at = least(queued.run_at, excluded.run_at)
-    where queued.state in ('queued', 'leased')
+    where queued.finished_at is null
 $$;
 comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;

@@ -21,7 +21,7 @@ as $$
                     and newer.caregiver_id = waiting.caregiver_id
                     and newer.channel = waiting.channel
                     and newer.id > waiting.id
-                    and newer.state in ('queued', 'leased', 'accepted')
+                    and (newer.finished_at is null or newer.state = 'accepted')
             )
         )
     order by waiting.id

@@ -76,7 +76,7 @@ left join lateral (
 cross join lateral (
     select max(call_logs."timestamp") as last_at
     from public.call_logs
-    where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+    where call_logs.patient_id = patients.id and call_logs.is_heard
 ) as heard
 cross join lateral (
     select max(call_logs."timestamp") as last_at

@@ -248,8 +248,7 @@ as $$
             (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
         from public.call_logs
         where (call_logs.check_state = 'held'
-                or (call_logs.check_state = 'not_assessable'
-                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
+                or (call_logs.check_state = 'not_assessable' and not call_logs.is_unheard))
             and not exists (
                 select from public.call_logs as later
                 where later.patient_id = call_logs.patient_id

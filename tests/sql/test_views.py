@@ -326,6 +326,7 @@ def test_live_updates_carry_what_is_behind_the_views_and_no_address_of_a_recordi
         for row in records.rows(
             """select attname from pg_attribute
                where attrelid = 'public.call_logs'::regclass and attnum > 0
+                   and attgenerated = '' -- before 18 no publication may name what is generated
                    and has_column_privilege('authenticated', attrelid, attnum, 'select')"""
         )
     }
