@@ -219,41 +219,22 @@ create table care.settings (
         constraint a_delivery_is_tried_at_least_once check (delivery_maximum_attempts >= 1),
     delivery_retry_cap_seconds double precision not null default 300
         constraint a_delivery_waits_at_most_a_day check (delivery_retry_cap_seconds between 1 and 86400),
-    quiet_from time not null default '21:00',
-    quiet_until time not null default '07:00',
-    unusable_calls_in_a_row integer not null default 3
-        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
-    illness_days integer not null default 14
-        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
-    dashboard_url text
-        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
     constraint the_retry_cap_is_not_below_the_base
         check (retry_cap_seconds >= retry_base_seconds and retry_cap_seconds < 'infinity')
 );
 insert into care.settings default values;
 alter table care.settings enable row level security;
-comment on table care.settings is 'How the work lists and the alerts behave: one row.';
+comment on table care.settings is 'How the work lists and the search behave: one row. What an organisation decides is in care.organisation_settings.';
 comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
 comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
 comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
 comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column care.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column care.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column care.settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
-comment on column care.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
 comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 alter table care.settings
     add column search_breadth integer not null default 300
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
     'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
-grant select (is_only, unusable_calls_in_a_row) on care.settings to authenticated, service_role;
-alter table care.settings
-    add column recent_call_days integer not null default 7
-        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1);
-comment on column care.settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-grant select (recent_call_days) on care.settings to authenticated, service_role;
 
 create function care.retry_wait(attempts integer, cap_seconds double precision default null)
 returns interval
@@ -270,11 +251,7 @@ comment on function care.retry_wait is
     'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
 revoke execute on function care.retry_wait from public;
 
-create policy caregivers_read_when_a_patient_counts_as_silent on care.settings
-    for select to authenticated
-    using (true);
-
--- 12_adoption.sql
+-- 11_adoption.sql
 
 -- Adoption: a project that has tables of these names already keeps them, with their rows.
 
@@ -291,6 +268,7 @@ begin
     into misfit
     from (
         values
+            ('organisations', 'id', 'uuid'),
             ('patients', 'id', 'uuid'),
             ('patients', 'flags', 'text[]'),
             ('call_logs', 'id', 'uuid'),
@@ -371,7 +349,7 @@ declare
     care_table text;
 begin
     foreach care_table in array array[
-        'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
+        'organisations', 'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
     ] loop
         if to_regclass('public.' || care_table) is not null then
             raise notice 'public.% exists and keeps its own row level security', care_table;
@@ -385,6 +363,79 @@ begin
     end loop;
 end
 $$;
+
+-- 12_organisations.sql
+
+-- Organisations: whose patients, keys and provider accounts they are, and how each wants its caregivers told.
+
+create function care.default_organisation()
+returns uuid
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select '00000000-0000-7000-8000-000000000000'::uuid
+$$;
+comment on function care.default_organisation is 'Whose everything is that names no organisation. The default of organisation_id.';
+revoke execute on function care.default_organisation from public;
+-- A default asks with the rights of whoever writes the row, or calls the function.
+grant execute on function care.default_organisation to authenticated, service_role, retrocare_service;
+
+alter table public.organisations
+    add column if not exists name text not null default 'Organisation'
+        constraint an_organisation_has_a_name check (btrim(name) <> ''),
+    add column if not exists created_at timestamptz not null default now();
+comment on table public.organisations is 'Who runs this for its patients. One is there from the start (care.default_organisation).';
+insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
+grant select on public.organisations to service_role;
+
+create table care.organisation_settings (
+    organisation_id uuid constraint organisation_settings_pkey primary key
+        constraint settings_are_an_organisations references public.organisations (id) on delete cascade,
+    quiet_from time not null default '21:00',
+    quiet_until time not null default '07:00',
+    unusable_calls_in_a_row integer not null default 3
+        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
+    illness_days integer not null default 14
+        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
+    recent_call_days integer not null default 7
+        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1),
+    dashboard_url text
+        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$')
+);
+alter table care.organisation_settings enable row level security;
+insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
+comment on table care.organisation_settings is 'How alerts behave and caregivers are told: one row for each organisation, made with it.';
+comment on column care.organisation_settings.quiet_from is
+    'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
+comment on column care.organisation_settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
+comment on column care.organisation_settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
+comment on column care.organisation_settings.recent_call_days is
+    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
+comment on column care.organisation_settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
+grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;
+
+create function care.on_organisation()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into care.organisation_settings (organisation_id) values (new.id);
+    return null;
+end
+$$;
+comment on function care.on_organisation is
+    'Trigger: every organisation has its settings. Definer: whoever adds one may not touch the private schemas.';
+revoke execute on function care.on_organisation from public;
+
+-- Of a caregiver's patients alone is it asked, by the views; nobody else reaches this schema.
+create policy caregivers_read_when_a_patient_counts_as_silent on care.organisation_settings
+    for select to authenticated
+    using (true);
 
 -- 13_audit.sql
 
@@ -521,6 +572,10 @@ alter table public.patients
     add column if not exists voice_consent_at timestamptz
         constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
     add column if not exists created_at timestamptz not null default now();
+alter table public.patients
+    add column if not exists organisation_id uuid not null default care.default_organisation()
+        constraint a_patient_is_an_organisations references public.organisations (id);
+create index if not exists patients_by_organisation on public.patients (organisation_id);
 comment on table public.patients is 'The people who are phoned.';
 comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
 comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
@@ -565,9 +620,23 @@ comment on column public.patient_caregivers.webhook_url is 'Where signed message
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
 comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
 comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.settings says.';
+comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
+comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
 comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+
+create function care.settings_of(patient_id uuid)
+returns care.organisation_settings
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select organisation_settings
+    from public.patients
+    join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
+    where patients.id = settings_of.patient_id
+$$;
+comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
 returns public.caregiver_role
@@ -1310,6 +1379,8 @@ comment on function care.refuse_impossible_call is
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
+    organisation_id uuid not null
+        constraint a_request_is_of_an_organisation references public.organisations (id) on delete cascade,
     caller text not null,
     key text not null
         constraint an_idempotency_key_is_short check (length(key) between 1 and 255),
@@ -1320,7 +1391,7 @@ create table care.idempotency_keys (
     call_log_id uuid not null
         constraint a_repeated_request_is_one_call references public.call_logs (id) on delete cascade,
     created_at timestamptz not null default now(),
-    constraint idempotency_keys_pkey primary key (caller, key)
+    constraint idempotency_keys_pkey primary key (organisation_id, caller, key)
 );
 create index idempotency_keys_by_age on care.idempotency_keys (created_at);
 create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
@@ -1349,16 +1420,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    patient public.patients;
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
     lock table voice.encoders in row exclusive mode;
-    perform care.lock_patient(record_call.patient_id);
+    patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
         from care.idempotency_keys
-        where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
+        where idempotency_keys.organisation_id = patient.organisation_id
+            and idempotency_keys.caller = coalesce(record_call.caller, '')
+            and idempotency_keys.key = record_call.idempotency_key;
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
@@ -1399,8 +1473,11 @@ begin
             hint = 'Without callLogId a call is made for the recording.';
     end if;
     if record_call.idempotency_key is not null then
-        insert into care.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
-        values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
+        insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
+        values (
+            patient.organisation_id, coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256,
+            patient.id, call.id
+        );
     end if;
     return call.id;
 exception when unique_violation then
@@ -5397,7 +5474,7 @@ as $$
             else answer_due_at.at
         end + make_interval(secs => 60 * answer_due_at.minutes)
     from public.patients
-    cross join care.settings
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     cross join care.alert_policies
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
@@ -5490,16 +5567,15 @@ as $$
             select latest.outcome = 'ill'
                 and latest.level >= is_known_illness.level
                 -- Whatever flags there are: what was found is not known for ever.
-                and is_known_illness.at <= latest.resolved_at + make_interval(days => settings.illness_days)
+                and is_known_illness.at <= latest.resolved_at + make_interval(days => (care.settings_of(latest.patient_id)).illness_days)
             from public.caregiver_alerts as latest
-            cross join care.settings
             where latest.patient_id = is_known_illness.patient_id
             order by latest.opened_at desc
             limit 1
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, at most care.settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by voice.score_call.';
+    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by voice.score_call.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -5738,12 +5814,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.health_flags (patient_id, flag, started_at, resolved_at)
-    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
-    from care.settings
+    select
+        alert.patient_id, 'ill (alert)', alert.opened_at,
+        alert.resolved_at + make_interval(days => (care.settings_of(alert.patient_id)).illness_days)
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
@@ -5907,7 +5984,7 @@ as $$
             care.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.voice_anomaly_logs on voice_anomaly_logs.id = change.log_id
         left join public.call_logs on call_logs.id = voice_anomaly_logs.call_log_id
         left join public.patient_caregivers as actor
@@ -6112,8 +6189,8 @@ begin
     from care.caregivers_to_tell(new) as caregiver
     cross join lateral care.caregiver_addresses(caregiver) as addresses
     join public.patients on patients.id = new.patient_id
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     join care.alert_policies on alert_policies.level = new.level
-    cross join care.settings
     where exists (
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
@@ -6634,7 +6711,7 @@ begin atomic
                     and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
             ) as last_heard_at
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         where isfinite(patients.voice_consent_at)
     ),
     answered as (
@@ -7783,7 +7860,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
+    select jsonb_build_array(idempotency_keys.organisation_id, idempotency_keys.caller, idempotency_keys.key)::text
     from care.idempotency_keys
     where idempotency_keys.created_at < care.kept_since('idempotency_keys', old_idempotency_keys.at)
     order by idempotency_keys.created_at
@@ -7803,13 +7880,16 @@ declare
 begin
     select idempotency_keys.* into old_key
     from care.idempotency_keys
-    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
-        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
+    where idempotency_keys.organisation_id = (delete_old_idempotency_key.reference::jsonb ->> 0)::uuid
+        and idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 1
+        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 2;
     if not care.try_lock_patient(old_key.patient_id) then
         return false;
     end if;
     delete from care.idempotency_keys
-    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
+    where idempotency_keys.organisation_id = old_key.organisation_id
+        and idempotency_keys.caller = old_key.caller
+        and idempotency_keys.key = old_key.key;
     return found;
 end
 $$;
@@ -7881,6 +7961,8 @@ comment on type care.api_scope is 'What a key allows.';
 
 create table care.api_keys (
     id bigint generated always as identity constraint api_keys_pkey primary key,
+    organisation_id uuid not null default care.default_organisation()
+        constraint an_api_key_is_an_organisations references public.organisations (id),
     name text not null
         constraint an_api_key_has_a_name check (btrim(name) <> ''),
     key_sha256 bytea not null
@@ -7892,7 +7974,8 @@ create table care.api_keys (
     last_used_at timestamptz,
     constraint an_api_key_is_one_callers unique (key_sha256)
 );
-create unique index a_name_stands_for_one_key on care.api_keys (name) where revoked_at is null;
+create unique index a_name_stands_for_one_key_of_an_organisation on care.api_keys (organisation_id, name) where revoked_at is null;
+create index api_keys_by_organisation on care.api_keys (organisation_id);
 alter table care.api_keys enable row level security;
 comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
 comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
@@ -7904,11 +7987,14 @@ create type care.api_key as (
     scopes text[],
     created_at timestamptz,
     revoked_at timestamptz,
-    last_used_at timestamptz
+    last_used_at timestamptz,
+    organisation_id uuid
 );
 comment on type care.api_key is 'A key as it is shown: without its hash.';
 
-create function care.add_api_key(name text, scopes care.api_scope[], key_sha256 bytea)
+create function care.add_api_key(
+    name text, scopes care.api_scope[], key_sha256 bytea, organisation_id uuid default care.default_organisation()
+)
 returns care.api_key
 language plpgsql
 volatile
@@ -7918,17 +8004,19 @@ as $$
 declare
     added care.api_keys;
 begin
-    insert into care.api_keys (name, scopes, key_sha256)
-    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256)
+    insert into care.api_keys (name, scopes, key_sha256, organisation_id)
+    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256, add_api_key.organisation_id)
     returning * into added;
-    return (added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at)::care.api_key;
+    return (
+        added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at, added.organisation_id
+    )::care.api_key;
 end
 $$;
 comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
 revoke execute on function care.add_api_key from public;
 grant execute on function care.add_api_key to retrocare_service;
 
-create function care.revoke_api_key(name text)
+create function care.revoke_api_key(name text, organisation_id uuid default care.default_organisation())
 returns boolean
 language plpgsql
 volatile
@@ -7938,12 +8026,14 @@ as $$
 begin
     update care.api_keys
     set revoked_at = now()
-    where api_keys.name = revoke_api_key.name and api_keys.revoked_at is null;
+    where api_keys.organisation_id = revoke_api_key.organisation_id
+        and api_keys.name = revoke_api_key.name
+        and api_keys.revoked_at is null;
     return found;
 end
 $$;
 comment on function care.revoke_api_key is
-    'Refuses a key from now on; false: no key that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+    'Refuses a key from now on; false: no key of the organisation that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
 revoke execute on function care.revoke_api_key from public;
 grant execute on function care.revoke_api_key to retrocare_service;
 
@@ -7954,7 +8044,9 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at
+    select
+        api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at,
+        api_keys.organisation_id
     from care.api_keys
     order by api_keys.id
 $$;
@@ -7963,7 +8055,7 @@ revoke execute on function care.api_key_list from public;
 grant execute on function care.api_key_list to retrocare_service;
 
 create function care.use_api_key(key_sha256 bytea, scope care.api_scope)
-returns table (name text, is_allowed boolean)
+returns table (name text, is_allowed boolean, organisation_id uuid)
 language plpgsql
 volatile
 security definer
@@ -7987,11 +8079,12 @@ begin
             perform care.note_audit('key_used', 'care.api_keys ' || used.id);
         end if;
     end if;
-    return query select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes);
+    return query
+        select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes), used.organisation_id;
 end
 $$;
 comment on function care.use_api_key is
-    'Whose key this is and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+    'Whose key this is, of which organisation, and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;
 
@@ -8047,7 +8140,7 @@ select
     alert.opened_at as alert_opened_at
 from public.patient_caregivers as me
 join public.patients on patients.id = me.patient_id
-cross join care.settings
+join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
 left join voice.policies on policies.encoder = (select voice.active_encoder())
 left join voice.baselines
     on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
@@ -8103,7 +8196,7 @@ comment on view public.caregiver_patients is 'For caregivers: the overview, one 
 comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
 comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert about the voice, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first that holds of: changed (an unresolved alert about the voice, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
 comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
 comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
@@ -8923,7 +9016,7 @@ as $$
             )
         group by call_logs.patient_id
     ) as unusable
-    where unusable.call_count >= (select settings.unusable_calls_in_a_row from care.settings)
+    where unusable.call_count >= (care.settings_of(unusable.patient_id)).unusable_calls_in_a_row
     union all
     select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
         deletions.attempts || ' attempts', deletions.created_at
@@ -9189,6 +9282,12 @@ $$;
 
 -- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
+-- 0 An organisation is added: it has its settings.
+create trigger every_organisation_has_settings
+    after insert on public.organisations
+    for each row
+    execute function care.on_organisation();
+
 -- 1 A finished call is worth judging: its recording is to be copied.
 create trigger recording_doorbell
     after insert on care.recordings
@@ -9361,7 +9460,8 @@ declare
 begin
     for audited in
         select * from (values
-            ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('care.alert_policies', 'level'),
+            ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('public.organisations', 'id'),
+            ('care.organisation_settings', 'organisation_id'), ('care.alert_policies', 'level'),
             ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop

@@ -16,6 +16,10 @@ alter table public.patients
     add column if not exists voice_consent_at timestamptz
         constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
     add column if not exists created_at timestamptz not null default now();
+alter table public.patients
+    add column if not exists organisation_id uuid not null default care.default_organisation()
+        constraint a_patient_is_an_organisations references public.organisations (id);
+create index if not exists patients_by_organisation on public.patients (organisation_id);
 comment on table public.patients is 'The people who are phoned.';
 comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
 comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
@@ -60,9 +64,23 @@ comment on column public.patient_caregivers.webhook_url is 'Where signed message
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
 comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
 comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.settings says.';
+comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
+comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
 comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+
+create function care.settings_of(patient_id uuid)
+returns care.organisation_settings
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select organisation_settings
+    from public.patients
+    join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
+    where patients.id = settings_of.patient_id
+$$;
+comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
 returns public.caregiver_role

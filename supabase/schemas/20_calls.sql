@@ -176,6 +176,8 @@ comment on function care.refuse_impossible_call is
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
+    organisation_id uuid not null
+        constraint a_request_is_of_an_organisation references public.organisations (id) on delete cascade,
     caller text not null,
     key text not null
         constraint an_idempotency_key_is_short check (length(key) between 1 and 255),
@@ -186,7 +188,7 @@ create table care.idempotency_keys (
     call_log_id uuid not null
         constraint a_repeated_request_is_one_call references public.call_logs (id) on delete cascade,
     created_at timestamptz not null default now(),
-    constraint idempotency_keys_pkey primary key (caller, key)
+    constraint idempotency_keys_pkey primary key (organisation_id, caller, key)
 );
 create index idempotency_keys_by_age on care.idempotency_keys (created_at);
 create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
@@ -215,16 +217,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    patient public.patients;
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
     lock table voice.encoders in row exclusive mode;
-    perform care.lock_patient(record_call.patient_id);
+    patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
         from care.idempotency_keys
-        where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
+        where idempotency_keys.organisation_id = patient.organisation_id
+            and idempotency_keys.caller = coalesce(record_call.caller, '')
+            and idempotency_keys.key = record_call.idempotency_key;
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
@@ -265,8 +270,11 @@ begin
             hint = 'Without callLogId a call is made for the recording.';
     end if;
     if record_call.idempotency_key is not null then
-        insert into care.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
-        values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
+        insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
+        values (
+            patient.organisation_id, coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256,
+            patient.id, call.id
+        );
     end if;
     return call.id;
 exception when unique_violation then

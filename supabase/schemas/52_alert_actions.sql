@@ -160,12 +160,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.health_flags (patient_id, flag, started_at, resolved_at)
-    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
-    from care.settings
+    select
+        alert.patient_id, 'ill (alert)', alert.opened_at,
+        alert.resolved_at + make_interval(days => (care.settings_of(alert.patient_id)).illness_days)
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(

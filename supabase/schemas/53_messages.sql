@@ -61,7 +61,7 @@ as $$
             care.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.voice_anomaly_logs on voice_anomaly_logs.id = change.log_id
         left join public.call_logs on call_logs.id = voice_anomaly_logs.call_log_id
         left join public.patient_caregivers as actor

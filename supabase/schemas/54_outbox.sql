@@ -157,8 +157,8 @@ begin
     from care.caregivers_to_tell(new) as caregiver
     cross join lateral care.caregiver_addresses(caregiver) as addresses
     join public.patients on patients.id = new.patient_id
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     join care.alert_policies on alert_policies.level = new.level
-    cross join care.settings
     where exists (
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')

@@ -26,7 +26,7 @@ begin atomic
                     and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
             ) as last_heard_at
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         where isfinite(patients.voice_consent_at)
     ),
     answered as (

@@ -265,7 +265,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
+    select jsonb_build_array(idempotency_keys.organisation_id, idempotency_keys.caller, idempotency_keys.key)::text
     from care.idempotency_keys
     where idempotency_keys.created_at < care.kept_since('idempotency_keys', old_idempotency_keys.at)
     order by idempotency_keys.created_at
@@ -285,13 +285,16 @@ declare
 begin
     select idempotency_keys.* into old_key
     from care.idempotency_keys
-    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
-        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
+    where idempotency_keys.organisation_id = (delete_old_idempotency_key.reference::jsonb ->> 0)::uuid
+        and idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 1
+        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 2;
     if not care.try_lock_patient(old_key.patient_id) then
         return false;
     end if;
     delete from care.idempotency_keys
-    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
+    where idempotency_keys.organisation_id = old_key.organisation_id
+        and idempotency_keys.caller = old_key.caller
+        and idempotency_keys.key = old_key.key;
     return found;
 end
 $$;

@@ -257,7 +257,7 @@ as $$
             )
         group by call_logs.patient_id
     ) as unusable
-    where unusable.call_count >= (select settings.unusable_calls_in_a_row from care.settings)
+    where unusable.call_count >= (care.settings_of(unusable.patient_id)).unusable_calls_in_a_row
     union all
     select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
         deletions.attempts || ' attempts', deletions.created_at

@@ -2,6 +2,12 @@
 
 -- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
+-- 0 An organisation is added: it has its settings.
+create trigger every_organisation_has_settings
+    after insert on public.organisations
+    for each row
+    execute function care.on_organisation();
+
 -- 1 A finished call is worth judging: its recording is to be copied.
 create trigger recording_doorbell
     after insert on care.recordings
@@ -174,7 +180,8 @@ declare
 begin
     for audited in
         select * from (values
-            ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('care.alert_policies', 'level'),
+            ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('public.organisations', 'id'),
+            ('care.organisation_settings', 'organisation_id'), ('care.alert_policies', 'level'),
             ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop

@@ -293,7 +293,7 @@ def test_a_snoozed_alert_is_open_again_when_its_time_is_over(records: Records, p
     sweep(records, until)
     assert (alert(records)["state"], alert(records)["snoozed_until"]) == ("open", None)
     assert history(records)[-2:] == [("snoozed", primary), ("woken", None)]
-    records.do("update care.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    records.do("update care.organisation_settings set quiet_from = '00:00', quiet_until = '00:00'")
     sweep(records, alert(records)["next_change_at"])
     assert history(records)[-1] == ("escalated", None)
 
@@ -327,7 +327,7 @@ def test_the_more_urgent_the_shorter_it_can_be_put_off(
 def test_what_nobody_answers_is_escalated_and_then_reminded_of(
     records: Records, patient_id: UUID, similarity: float, escalates: int, reminds: int, times: int
 ) -> None:
-    records.do("update care.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    records.do("update care.organisation_settings set quiet_from = '00:00', quiet_until = '00:00'")
     sign(records, patient_id, similarity)
     due = NOON + timedelta(minutes=escalates)
     sweep(records, due - timedelta(seconds=1))

@@ -474,7 +474,7 @@ WRITING = [
     "update patient_caregivers set role = 'primary', user_id = '{my_primary}' where patient_id = '{a}'",
     "update consents set withdrawn_at = now()",
     "update alert_changes set change = 'resolved'",
-    "update care.settings set recent_call_days = 9",
+    "update care.organisation_settings set recent_call_days = 9",
     "update voice.policies set medium_above = 1",
     "update care.audit_log set actor_role = 'x'",
     "update storage.objects set name = '{b}/taken.wav' where name like '{a}%' returning *",

@@ -165,7 +165,7 @@ def test_how_long_a_call_is_recent_is_the_patients_or_a_setting(
 ) -> None:
     records.judge(patient_id, USUAL, ago(9))
     assert overview(records, caregiver)["state"] == "no_recent_call"
-    records.do("update care.settings set recent_call_days = 11")
+    records.do("update care.organisation_settings set recent_call_days = 11")
     assert overview(records, caregiver)["state"] == "as_usual"
     records.do("update public.patients set silent_after_days = 3")
     assert overview(records, caregiver)["state"] == "no_recent_call"
