@@ -3,17 +3,43 @@ export type Json = string | number | boolean | null | { [key: string]: Json | un
 export type Database = {
   "public": {
     Tables: {
+      "alert_causes": {
+        Row: {
+          "closes_by_itself": boolean;
+          "has_score": boolean;
+          "id": string;
+          "name": string;
+          "signal": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "closes_by_itself": boolean;
+          "has_score": boolean;
+          "id": string;
+          "name": string;
+          "signal"?: string | null;
+        };
+        Update: {
+          "closes_by_itself"?: boolean;
+          "has_score"?: boolean;
+          "id"?: string;
+          "name"?: string;
+          "signal"?: string | null;
+        };
+        Relationships: [];
+      };
       "alert_changes": {
         Row: {
           "actor": Database["public"]["Enums"]["alert_actor"];
           "actor_id": string | null;
           "alert_id": string;
-          "cause": Database["public"]["Enums"]["alert_cause"];
+          "call_log_id": string | null;
+          "cause": string;
           "change": Database["public"]["Enums"]["alert_change"];
           "changed_at": string;
           "id": string;
+          "judgement_id": string | null;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id": string | null;
           "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
           "patient_id": string;
           "snoozed_until": string | null;
@@ -23,12 +49,13 @@ export type Database = {
           "actor"?: Database["public"]["Enums"]["alert_actor"];
           "actor_id"?: string | null;
           "alert_id": string;
-          "cause": Database["public"]["Enums"]["alert_cause"];
+          "call_log_id"?: string | null;
+          "cause": string;
           "change": Database["public"]["Enums"]["alert_change"];
           "changed_at": string;
           "id"?: string;
+          "judgement_id"?: string | null;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id"?: string | null;
           "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
           "patient_id": string;
           "snoozed_until"?: string | null;
@@ -37,17 +64,25 @@ export type Database = {
           "actor"?: Database["public"]["Enums"]["alert_actor"];
           "actor_id"?: string | null;
           "alert_id"?: string;
-          "cause"?: Database["public"]["Enums"]["alert_cause"];
+          "call_log_id"?: string | null;
+          "cause"?: string;
           "change"?: Database["public"]["Enums"]["alert_change"];
           "changed_at"?: string;
           "id"?: string;
+          "judgement_id"?: string | null;
           "level"?: Database["public"]["Enums"]["alert_level"];
-          "log_id"?: string | null;
           "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
           "patient_id"?: string;
           "snoozed_until"?: string | null;
         };
         Relationships: [
+          {
+            foreignKeyName: "a_change_has_a_known_cause";
+            columns: ["cause"];
+            isOneToOne: false;
+            referencedRelation: "alert_causes";
+            referencedColumns: ["id"];
+          },
           {
             foreignKeyName: "a_change_is_about_a_patient";
             columns: ["patient_id"];
@@ -66,6 +101,13 @@ export type Database = {
             foreignKeyName: "a_change_is_of_an_alert";
             columns: ["alert_id"];
             isOneToOne: false;
+            referencedRelation: "alert_history";
+            referencedColumns: ["alert_id"];
+          },
+          {
+            foreignKeyName: "a_change_is_of_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
             referencedRelation: "caregiver_alerts";
             referencedColumns: ["id"];
           },
@@ -77,32 +119,25 @@ export type Database = {
             referencedColumns: ["alert_id"];
           },
           {
-            foreignKeyName: "a_change_is_of_an_alert";
-            columns: ["alert_id"];
+            foreignKeyName: "a_change_keeps_its_call";
+            columns: ["call_log_id"];
             isOneToOne: false;
-            referencedRelation: "alert_history";
-            referencedColumns: ["alert_id"];
-          },
-          {
-            foreignKeyName: "a_change_keeps_its_log";
-            columns: ["log_id"];
-            isOneToOne: false;
-            referencedRelation: "recent_anomaly_logs";
+            referencedRelation: "call_logs";
             referencedColumns: ["id"];
           },
           {
-            foreignKeyName: "a_change_keeps_its_log";
-            columns: ["log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_anomaly_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "a_change_keeps_its_log";
-            columns: ["log_id"];
+            foreignKeyName: "a_change_keeps_its_call";
+            columns: ["call_log_id"];
             isOneToOne: false;
             referencedRelation: "voice_timeline";
-            referencedColumns: ["log_id"];
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_judgement";
+            columns: ["judgement_id"];
+            isOneToOne: false;
+            referencedRelation: "judgements";
+            referencedColumns: ["id"];
           },
         ];
       };
@@ -187,12 +222,13 @@ export type Database = {
           "acknowledged_at": string | null;
           "acknowledged_by": string | null;
           "anomaly_score": number | null;
-          "cause": Database["public"]["Enums"]["alert_cause"];
-          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "call_log_id": string | null;
+          "cause": string;
+          "causes": (string)[];
           "id": string;
+          "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id": string | null;
           "next_change_at": string | null;
           "notes": string | null;
           "opened_at": string;
@@ -210,12 +246,13 @@ export type Database = {
           "acknowledged_at"?: string | null;
           "acknowledged_by"?: string | null;
           "anomaly_score"?: number | null;
-          "cause"?: Database["public"]["Enums"]["alert_cause"];
-          "causes"?: (Database["public"]["Enums"]["alert_cause"])[];
+          "call_log_id"?: string | null;
+          "cause": string;
+          "causes"?: (string)[];
           "id"?: string;
+          "judgement_id"?: string | null;
           "last_raised_at"?: string;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id"?: string | null;
           "next_change_at"?: string | null;
           "notes"?: string | null;
           "opened_at"?: string;
@@ -232,12 +269,13 @@ export type Database = {
           "acknowledged_at"?: string | null;
           "acknowledged_by"?: string | null;
           "anomaly_score"?: number | null;
-          "cause"?: Database["public"]["Enums"]["alert_cause"];
-          "causes"?: (Database["public"]["Enums"]["alert_cause"])[];
+          "call_log_id"?: string | null;
+          "cause"?: string;
+          "causes"?: (string)[];
           "id"?: string;
+          "judgement_id"?: string | null;
           "last_raised_at"?: string;
           "level"?: Database["public"]["Enums"]["alert_level"];
-          "log_id"?: string | null;
           "next_change_at"?: string | null;
           "notes"?: string | null;
           "opened_at"?: string;
@@ -251,6 +289,13 @@ export type Database = {
           "state"?: Database["public"]["Enums"]["alert_state"];
         };
         Relationships: [
+          {
+            foreignKeyName: "an_alert_has_a_known_cause";
+            columns: ["cause"];
+            isOneToOne: false;
+            referencedRelation: "alert_causes";
+            referencedColumns: ["id"];
+          },
           {
             foreignKeyName: "an_alert_is_about_a_patient";
             columns: ["patient_id"];
@@ -266,25 +311,77 @@ export type Database = {
             referencedColumns: ["id"];
           },
           {
-            foreignKeyName: "an_alert_keeps_its_worst_log";
-            columns: ["log_id"];
+            foreignKeyName: "an_alert_keeps_its_worst_call";
+            columns: ["call_log_id"];
             isOneToOne: false;
-            referencedRelation: "recent_anomaly_logs";
+            referencedRelation: "call_logs";
             referencedColumns: ["id"];
           },
           {
-            foreignKeyName: "an_alert_keeps_its_worst_log";
-            columns: ["log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_anomaly_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "an_alert_keeps_its_worst_log";
-            columns: ["log_id"];
+            foreignKeyName: "an_alert_keeps_its_worst_call";
+            columns: ["call_log_id"];
             isOneToOne: false;
             referencedRelation: "voice_timeline";
-            referencedColumns: ["log_id"];
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_judgement";
+            columns: ["judgement_id"];
+            isOneToOne: false;
+            referencedRelation: "judgements";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "consents": {
+        Row: {
+          "created_at": string;
+          "evidence": string;
+          "given_at": string;
+          "id": string;
+          "patient_id": string;
+          "recorded_by": string | null;
+          "scope": string;
+          "withdrawn_at": string | null;
+          "withdrawn_by": string | null;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "evidence": string;
+          "given_at": string;
+          "id"?: string;
+          "patient_id": string;
+          "recorded_by"?: string | null;
+          "scope"?: string;
+          "withdrawn_at"?: string | null;
+          "withdrawn_by"?: string | null;
+        };
+        Update: {
+          "created_at"?: string;
+          "evidence"?: string;
+          "given_at"?: string;
+          "id"?: string;
+          "patient_id"?: string;
+          "recorded_by"?: string | null;
+          "scope"?: string;
+          "withdrawn_at"?: string | null;
+          "withdrawn_by"?: string | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_consent_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_consent_is_a_patients";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
           },
         ];
       };
@@ -370,6 +467,94 @@ export type Database = {
             columns: ["patient_id"];
             isOneToOne: false;
             referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "judgements": {
+        Row: {
+          "alert_sent": boolean;
+          "alert_type": Database["public"]["Enums"]["alert_type"] | null;
+          "call_log_id": string;
+          "created_at": string;
+          "explanation": string | null;
+          "id": string;
+          "model": string;
+          "occurred_at": string;
+          "patient_id": string;
+          "policy_id": number;
+          "rule": string;
+          "score": number;
+          "severity": Database["public"]["Enums"]["anomaly_severity"];
+          "signal": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "alert_sent"?: boolean;
+          "alert_type"?: Database["public"]["Enums"]["alert_type"] | null;
+          "call_log_id": string;
+          "created_at"?: string;
+          "explanation"?: string | null;
+          "id"?: string;
+          "model": string;
+          "occurred_at": string;
+          "patient_id": string;
+          "policy_id": number;
+          "rule": string;
+          "score": number;
+          "severity": Database["public"]["Enums"]["anomaly_severity"];
+          "signal": string;
+        };
+        Update: {
+          "alert_sent"?: boolean;
+          "alert_type"?: Database["public"]["Enums"]["alert_type"] | null;
+          "call_log_id"?: string;
+          "created_at"?: string;
+          "explanation"?: string | null;
+          "id"?: string;
+          "model"?: string;
+          "occurred_at"?: string;
+          "patient_id"?: string;
+          "policy_id"?: number;
+          "rule"?: string;
+          "score"?: number;
+          "severity"?: Database["public"]["Enums"]["anomaly_severity"];
+          "signal"?: string;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_judgement_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_judgement_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_judgement_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_judgement_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_judgement_keeps_its_policy";
+            columns: ["policy_id"];
+            isOneToOne: false;
+            referencedRelation: "scoring_policies";
             referencedColumns: ["id"];
           },
         ];
@@ -503,7 +688,7 @@ export type Database = {
           "anomaly_score": number;
           "baseline_id": number | null;
           "baseline_version": number;
-          "call_log_id": string | null;
+          "call_log_id": string;
           "created_at": string;
           "embedding_id": number | null;
           "encoder": string;
@@ -514,7 +699,6 @@ export type Database = {
           "normalized_score": number;
           "notes": string | null;
           "patient_id": string;
-          "policy_id": number;
           "raw_similarity": number;
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr": number | null;
@@ -529,18 +713,17 @@ export type Database = {
           "anomaly_score": number;
           "baseline_id"?: number | null;
           "baseline_version": number;
-          "call_log_id"?: string | null;
+          "call_log_id": string;
           "created_at"?: string;
           "embedding_id"?: number | null;
           "encoder": string;
-          "id"?: string;
+          "id": string;
           "is_provisional": boolean;
           "local_hour"?: number | null;
           "noise_adjusted": boolean;
           "normalized_score": number;
           "notes"?: string | null;
           "patient_id": string;
-          "policy_id": number;
           "raw_similarity": number;
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
@@ -554,7 +737,7 @@ export type Database = {
           "anomaly_score"?: number;
           "baseline_id"?: number | null;
           "baseline_version"?: number;
-          "call_log_id"?: string | null;
+          "call_log_id"?: string;
           "created_at"?: string;
           "embedding_id"?: number | null;
           "encoder"?: string;
@@ -565,7 +748,6 @@ export type Database = {
           "normalized_score"?: number;
           "notes"?: string | null;
           "patient_id"?: string;
-          "policy_id"?: number;
           "raw_similarity"?: number;
           "severity"?: Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
@@ -601,62 +783,10 @@ export type Database = {
             referencedColumns: ["id"];
           },
           {
-            foreignKeyName: "a_log_keeps_its_policy";
-            columns: ["policy_id"];
-            isOneToOne: false;
-            referencedRelation: "scoring_policies";
-            referencedColumns: ["id"];
-          },
-        ];
-      };
-      "consents": {
-        Row: {
-          "created_at": string;
-          "evidence": string;
-          "given_at": string;
-          "id": string;
-          "patient_id": string;
-          "recorded_by": string | null;
-          "scope": Database["public"]["Enums"]["consent_scope"];
-          "withdrawn_at": string | null;
-          "withdrawn_by": string | null;
-        };
-        ComputedFields: never;
-        Insert: {
-          "created_at"?: string;
-          "evidence": string;
-          "given_at": string;
-          "id"?: string;
-          "patient_id": string;
-          "recorded_by"?: string | null;
-          "scope"?: Database["public"]["Enums"]["consent_scope"];
-          "withdrawn_at"?: string | null;
-          "withdrawn_by"?: string | null;
-        };
-        Update: {
-          "created_at"?: string;
-          "evidence"?: string;
-          "given_at"?: string;
-          "id"?: string;
-          "patient_id"?: string;
-          "recorded_by"?: string | null;
-          "scope"?: Database["public"]["Enums"]["consent_scope"];
-          "withdrawn_at"?: string | null;
-          "withdrawn_by"?: string | null;
-        };
-        Relationships: [
-          {
-            foreignKeyName: "a_consent_is_a_patients";
-            columns: ["patient_id"];
-            isOneToOne: false;
-            referencedRelation: "caregiver_patients";
-            referencedColumns: ["patient_id"];
-          },
-          {
-            foreignKeyName: "a_consent_is_a_patients";
-            columns: ["patient_id"];
-            isOneToOne: false;
-            referencedRelation: "patients";
+            foreignKeyName: "a_log_is_the_detail_of_a_judgement";
+            columns: ["id"];
+            isOneToOne: true;
+            referencedRelation: "judgements";
             referencedColumns: ["id"];
           },
         ];
@@ -667,6 +797,7 @@ export type Database = {
         Row: {
           "alert_id": string;
           "attempts": number;
+          "call_log_id": string | null;
           "caregiver_id": string;
           "change_id": string;
           "channel": string;
@@ -681,6 +812,7 @@ export type Database = {
         Insert: {
           "alert_id"?: string | null;
           "attempts"?: number | null;
+          "call_log_id"?: string | null;
           "caregiver_id"?: string | null;
           "change_id"?: string | null;
           "channel"?: string | null;
@@ -694,6 +826,7 @@ export type Database = {
         Update: {
           "alert_id"?: string | null;
           "attempts"?: number | null;
+          "call_log_id"?: string | null;
           "caregiver_id"?: string | null;
           "change_id"?: string | null;
           "channel"?: string | null;
@@ -716,6 +849,13 @@ export type Database = {
             foreignKeyName: "a_delivery_is_about_an_alert";
             columns: ["alert_id"];
             isOneToOne: false;
+            referencedRelation: "alert_history";
+            referencedColumns: ["alert_id"];
+          },
+          {
+            foreignKeyName: "a_delivery_is_about_an_alert";
+            columns: ["alert_id"];
+            isOneToOne: false;
             referencedRelation: "caregiver_alerts";
             referencedColumns: ["id"];
           },
@@ -727,17 +867,128 @@ export type Database = {
             referencedColumns: ["alert_id"];
           },
           {
-            foreignKeyName: "a_delivery_is_about_an_alert";
-            columns: ["alert_id"];
+            foreignKeyName: "a_delivery_keeps_its_call";
+            columns: ["call_log_id"];
             isOneToOne: false;
-            referencedRelation: "alert_history";
-            referencedColumns: ["alert_id"];
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_delivery_keeps_its_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
           },
           {
             foreignKeyName: "a_delivery_tells_a_change";
             columns: ["change_id"];
             isOneToOne: false;
             referencedRelation: "alert_changes";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "alert_history": {
+        Row: {
+          "acknowledged_at": string | null;
+          "acknowledged_by": string | null;
+          "alert_id": string;
+          "anomaly_score": number | null;
+          "call_log_id": string | null;
+          "cause": string;
+          "causes": (string)[];
+          "change_count": number | null;
+          "judgement_id": string | null;
+          "known_as": string | null;
+          "last_change": Database["public"]["Enums"]["alert_change"] | null;
+          "last_changed_at": string | null;
+          "last_changed_by": string | null;
+          "last_raised_at": string;
+          "level": Database["public"]["Enums"]["alert_level"];
+          "notes": string | null;
+          "opened_at": string;
+          "opening_call_log_id": string | null;
+          "opening_cause": string | null;
+          "opening_judgement_id": string | null;
+          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
+          "patient_id": string;
+          "repeat_count": number;
+          "resolved_at": string | null;
+          "resolved_by": string | null;
+          "snoozed_until": string | null;
+          "state": Database["public"]["Enums"]["alert_state"];
+        };
+        ComputedFields: never;
+        Relationships: [
+          {
+            foreignKeyName: "a_change_has_a_known_cause";
+            columns: ["opening_cause"];
+            isOneToOne: false;
+            referencedRelation: "alert_causes";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_call";
+            columns: ["opening_call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_call";
+            columns: ["opening_call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_change_keeps_its_judgement";
+            columns: ["opening_judgement_id"];
+            isOneToOne: false;
+            referencedRelation: "judgements";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_has_a_known_cause";
+            columns: ["cause"];
+            isOneToOne: false;
+            referencedRelation: "alert_causes";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "an_alert_is_about_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "an_alert_keeps_its_worst_judgement";
+            columns: ["judgement_id"];
+            isOneToOne: false;
+            referencedRelation: "judgements";
             referencedColumns: ["id"];
           },
         ];
@@ -784,6 +1035,89 @@ export type Database = {
         ComputedFields: never;
         Relationships: [];
       };
+      "check_status": {
+        Row: {
+          "attempts": number;
+          "call_log_id": string;
+          "created_at": string;
+          "finished_at": string | null;
+          "model": string;
+          "patient_id": string;
+          "reason": Database["public"]["Enums"]["check_reason"] | null;
+          "run_at": string;
+          "signal": string;
+          "state": Database["public"]["Enums"]["check_state"];
+        };
+        ComputedFields: never;
+        Insert: {
+          "attempts"?: number | null;
+          "call_log_id"?: string | null;
+          "created_at"?: string | null;
+          "finished_at"?: string | null;
+          "model"?: string | null;
+          "patient_id"?: string | null;
+          "reason"?: Database["public"]["Enums"]["check_reason"] | null;
+          "run_at"?: string | null;
+          "signal"?: string | null;
+          "state"?: Database["public"]["Enums"]["check_state"] | null;
+        };
+        Update: {
+          "attempts"?: number | null;
+          "call_log_id"?: string | null;
+          "created_at"?: string | null;
+          "finished_at"?: string | null;
+          "model"?: string | null;
+          "patient_id"?: string | null;
+          "reason"?: Database["public"]["Enums"]["check_reason"] | null;
+          "run_at"?: string | null;
+          "signal"?: string | null;
+          "state"?: Database["public"]["Enums"]["check_state"] | null;
+        };
+        Relationships: [
+          {
+            foreignKeyName: "a_check_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "call_logs";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "a_check_is_of_a_call";
+            columns: ["call_log_id"];
+            isOneToOne: false;
+            referencedRelation: "voice_timeline";
+            referencedColumns: ["call_log_id"];
+          },
+          {
+            foreignKeyName: "a_check_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "a_check_is_of_a_patient";
+            columns: ["patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
+            referencedColumns: ["id"];
+          },
+        ];
+      };
+      "operator_issues": {
+        Row: {
+          "alert_id": string | null;
+          "call_log_id": string | null;
+          "code": string | null;
+          "detail": string | null;
+          "kind": Database["public"]["Enums"]["operator_issue_kind"] | null;
+          "occurred_at": string | null;
+          "patient_id": string | null;
+          "subject": string | null;
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
       "patient_voice_baseline": {
         Row: {
           "baseline_minimum_samples": number;
@@ -815,12 +1149,28 @@ export type Database = {
           },
         ];
       };
+      "pipeline_health": {
+        Row: {
+          "check_count": number | null;
+          "due_count": number | null;
+          "is_backfill": boolean;
+          "last_finished_at": string | null;
+          "lost_lease_count": number | null;
+          "model": string;
+          "oldest_waiting_since": string | null;
+          "reason": Database["public"]["Enums"]["check_reason"] | null;
+          "signal": string;
+          "state": Database["public"]["Enums"]["check_state"];
+        };
+        ComputedFields: never;
+        Relationships: [];
+      };
       "recent_anomaly_logs": {
         Row: {
           "alert_sent": boolean;
           "alert_type": Database["public"]["Enums"]["alert_type"] | null;
           "anomaly_score": number;
-          "call_log_id": string | null;
+          "call_log_id": string;
           "created_at": string;
           "id": string;
           "is_provisional": boolean;
@@ -864,184 +1214,22 @@ export type Database = {
             referencedRelation: "patients";
             referencedColumns: ["id"];
           },
+          {
+            foreignKeyName: "a_log_is_the_detail_of_a_judgement";
+            columns: ["id"];
+            isOneToOne: true;
+            referencedRelation: "judgements";
+            referencedColumns: ["id"];
+          },
         ];
       };
       "silent_patients": {
         Row: {
-          "cause": Database["public"]["Enums"]["alert_cause"] | null;
+          "cause": string | null;
           "last_heard_at": string | null;
           "patient_id": string | null;
           "silent_days": number | null;
           "unusable_calls": number | null;
-        };
-        ComputedFields: never;
-        Relationships: [];
-      };
-      "alert_history": {
-        Row: {
-          "acknowledged_at": string | null;
-          "acknowledged_by": string | null;
-          "alert_id": string;
-          "anomaly_score": number | null;
-          "cause": Database["public"]["Enums"]["alert_cause"];
-          "causes": (Database["public"]["Enums"]["alert_cause"])[];
-          "change_count": number | null;
-          "known_as": string | null;
-          "last_change": Database["public"]["Enums"]["alert_change"] | null;
-          "last_changed_at": string | null;
-          "last_changed_by": string | null;
-          "last_raised_at": string;
-          "level": Database["public"]["Enums"]["alert_level"];
-          "log_id": string | null;
-          "notes": string | null;
-          "opened_at": string;
-          "opening_cause": Database["public"]["Enums"]["alert_cause"] | null;
-          "opening_log_id": string | null;
-          "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
-          "patient_id": string;
-          "repeat_count": number;
-          "resolved_at": string | null;
-          "resolved_by": string | null;
-          "snoozed_until": string | null;
-          "state": Database["public"]["Enums"]["alert_state"];
-        };
-        ComputedFields: never;
-        Relationships: [
-          {
-            foreignKeyName: "a_change_keeps_its_log";
-            columns: ["opening_log_id"];
-            isOneToOne: false;
-            referencedRelation: "recent_anomaly_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "a_change_keeps_its_log";
-            columns: ["opening_log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_anomaly_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "a_change_keeps_its_log";
-            columns: ["opening_log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_timeline";
-            referencedColumns: ["log_id"];
-          },
-          {
-            foreignKeyName: "an_alert_is_about_a_patient";
-            columns: ["patient_id"];
-            isOneToOne: false;
-            referencedRelation: "caregiver_patients";
-            referencedColumns: ["patient_id"];
-          },
-          {
-            foreignKeyName: "an_alert_is_about_a_patient";
-            columns: ["patient_id"];
-            isOneToOne: false;
-            referencedRelation: "patients";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "an_alert_keeps_its_worst_log";
-            columns: ["log_id"];
-            isOneToOne: false;
-            referencedRelation: "recent_anomaly_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "an_alert_keeps_its_worst_log";
-            columns: ["log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_anomaly_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "an_alert_keeps_its_worst_log";
-            columns: ["log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_timeline";
-            referencedColumns: ["log_id"];
-          },
-        ];
-      };
-      "check_status": {
-        Row: {
-          "attempts": number;
-          "call_log_id": string;
-          "created_at": string;
-          "encoder": string;
-          "finished_at": string | null;
-          "patient_id": string;
-          "reason": Database["public"]["Enums"]["check_reason"] | null;
-          "run_at": string;
-          "state": Database["public"]["Enums"]["check_state"];
-        };
-        ComputedFields: never;
-        Insert: {
-          "attempts"?: number | null;
-          "call_log_id"?: string | null;
-          "created_at"?: string | null;
-          "encoder"?: string | null;
-          "finished_at"?: string | null;
-          "patient_id"?: string | null;
-          "reason"?: Database["public"]["Enums"]["check_reason"] | null;
-          "run_at"?: string | null;
-          "state"?: Database["public"]["Enums"]["check_state"] | null;
-        };
-        Update: {
-          "attempts"?: number | null;
-          "call_log_id"?: string | null;
-          "created_at"?: string | null;
-          "encoder"?: string | null;
-          "finished_at"?: string | null;
-          "patient_id"?: string | null;
-          "reason"?: Database["public"]["Enums"]["check_reason"] | null;
-          "run_at"?: string | null;
-          "state"?: Database["public"]["Enums"]["check_state"] | null;
-        };
-        Relationships: [
-          {
-            foreignKeyName: "a_check_is_of_a_call";
-            columns: ["call_log_id"];
-            isOneToOne: false;
-            referencedRelation: "call_logs";
-            referencedColumns: ["id"];
-          },
-          {
-            foreignKeyName: "a_check_is_of_a_call";
-            columns: ["call_log_id"];
-            isOneToOne: false;
-            referencedRelation: "voice_timeline";
-            referencedColumns: ["call_log_id"];
-          },
-          {
-            foreignKeyName: "a_check_is_of_a_patient";
-            columns: ["patient_id"];
-            isOneToOne: false;
-            referencedRelation: "caregiver_patients";
-            referencedColumns: ["patient_id"];
-          },
-          {
-            foreignKeyName: "a_check_is_of_a_patient";
-            columns: ["patient_id"];
-            isOneToOne: false;
-            referencedRelation: "patients";
-            referencedColumns: ["id"];
-          },
-        ];
-      };
-      "pipeline_health": {
-        Row: {
-          "check_count": number | null;
-          "due_count": number | null;
-          "encoder": string;
-          "is_backfill": boolean;
-          "last_finished_at": string | null;
-          "lost_lease_count": number | null;
-          "oldest_waiting_since": string | null;
-          "reason": Database["public"]["Enums"]["check_reason"] | null;
-          "state": Database["public"]["Enums"]["check_state"];
         };
         ComputedFields: never;
         Relationships: [];
@@ -1082,21 +1270,14 @@ export type Database = {
             referencedRelation: "patients";
             referencedColumns: ["id"];
           },
+          {
+            foreignKeyName: "a_log_is_the_detail_of_a_judgement";
+            columns: ["log_id"];
+            isOneToOne: true;
+            referencedRelation: "judgements";
+            referencedColumns: ["id"];
+          },
         ];
-      };
-      "operator_issues": {
-        Row: {
-          "alert_id": string | null;
-          "call_log_id": string | null;
-          "code": string | null;
-          "detail": string | null;
-          "kind": Database["public"]["Enums"]["operator_issue_kind"] | null;
-          "occurred_at": string | null;
-          "patient_id": string | null;
-          "subject": string | null;
-        };
-        ComputedFields: never;
-        Relationships: [];
       };
     };
     Functions: {
@@ -1106,12 +1287,13 @@ export type Database = {
           "acknowledged_at": string | null;
           "acknowledged_by": string | null;
           "anomaly_score": number | null;
-          "cause": Database["public"]["Enums"]["alert_cause"];
-          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "call_log_id": string | null;
+          "cause": string;
+          "causes": (string)[];
           "id": string;
+          "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id": string | null;
           "next_change_at": string | null;
           "notes": string | null;
           "opened_at": string;
@@ -1319,8 +1501,9 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "reconcile_since": { Args: { "at"?: string; "provider": string }; Returns: string };
       "record_consent": {
-        Args: { "evidence": string; "given_at"?: string; "patient_id": string };
+        Args: { "evidence": string; "given_at"?: string; "patient_id": string; "scope"?: string };
         Returns: {
           "created_at": string;
           "evidence": string;
@@ -1328,7 +1511,7 @@ export type Database = {
           "id": string;
           "patient_id": string;
           "recorded_by": string | null;
-          "scope": Database["public"]["Enums"]["consent_scope"];
+          "scope": string;
           "withdrawn_at": string | null;
           "withdrawn_by": string | null;
         };
@@ -1346,12 +1529,13 @@ export type Database = {
           "acknowledged_at": string | null;
           "acknowledged_by": string | null;
           "anomaly_score": number | null;
-          "cause": Database["public"]["Enums"]["alert_cause"];
-          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "call_log_id": string | null;
+          "cause": string;
+          "causes": (string)[];
           "id": string;
+          "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id": string | null;
           "next_change_at": string | null;
           "notes": string | null;
           "opened_at": string;
@@ -1410,12 +1594,13 @@ export type Database = {
           "acknowledged_at": string | null;
           "acknowledged_by": string | null;
           "anomaly_score": number | null;
-          "cause": Database["public"]["Enums"]["alert_cause"];
-          "causes": (Database["public"]["Enums"]["alert_cause"])[];
+          "call_log_id": string | null;
+          "cause": string;
+          "causes": (string)[];
           "id": string;
+          "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
-          "log_id": string | null;
           "next_change_at": string | null;
           "notes": string | null;
           "opened_at": string;
@@ -1445,7 +1630,6 @@ export type Database = {
         };
         Returns: boolean;
       };
-      "reconcile_since": { Args: { "at"?: string; "provider": string }; Returns: string };
       "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
       "upsert_call": {
         Args: {
@@ -1460,11 +1644,10 @@ export type Database = {
         };
         Returns: string;
       };
-      "withdraw_consent": { Args: { "patient_id": string }; Returns: undefined };
+      "withdraw_consent": { Args: { "patient_id": string; "scope"?: string }; Returns: undefined };
     };
     Enums: {
       "alert_actor": "rule" | "caregiver" | "operator";
-      "alert_cause": "voice_changed" | "nothing_heard" | "no_usable_speech";
       "alert_change":
         | "opened"
         | "raised"
@@ -1487,7 +1670,7 @@ export type Database = {
         | "deleted"
         | "consent_given"
         | "consent_withdrawn"
-        | "voice_erased"
+        | "signal_erased"
         | "person_erased"
         | "erasure_replayed"
         | "deletion_finished"
@@ -1531,14 +1714,9 @@ export type Database = {
         | "not_assessable"
         | "skipped"
         | "dead";
-      "consent_scope": "voiceprint";
       "deletion_kind": "storage_object" | "provider_call";
       "deletion_state": "queued" | "leased" | "done";
       "delivery_state": "queued" | "leased" | "accepted" | "cancelled" | "dead";
-      "erasure_scope": "voice" | "person";
-      "patient_state": "as_usual" | "changed" | "not_assessable" | "collecting_baseline" | "no_recent_call";
-      "recording_channel": "customer" | "left" | "right" | "mono" | "mixed" | "stereo";
-      "recording_state": "queued" | "leased" | "stored" | "refused" | "expired";
       "operator_issue_kind":
         | "unmatched_call"
         | "unknown_ended_reason"
@@ -1554,6 +1732,9 @@ export type Database = {
         | "deletion_delayed"
         | "job_failed"
         | "jobs_late";
+      "patient_state": "as_usual" | "changed" | "not_assessable" | "collecting_baseline" | "no_recent_call";
+      "recording_channel": "customer" | "left" | "right" | "mono" | "mixed" | "stereo";
+      "recording_state": "queued" | "leased" | "stored" | "refused" | "expired";
     };
     CompositeTypes: {
       "deletion_claim": {
@@ -1573,6 +1754,7 @@ export type Database = {
         "level": Database["public"]["Enums"]["alert_level"] | null;
         "change": Database["public"]["Enums"]["alert_change"] | null;
         "alert_id": string | null;
+        "call_log_id": string | null;
         "patient_id": string | null;
         "attempts": number | null;
         "may_have_been_sent": boolean | null;
@@ -1713,7 +1895,6 @@ export const Constants = {
   "public": {
     Enums: {
       "alert_actor": ["rule", "caregiver", "operator"],
-      "alert_cause": ["voice_changed", "nothing_heard", "no_usable_speech"],
       "alert_change": [
         "opened",
         "raised",
@@ -1737,7 +1918,7 @@ export const Constants = {
         "deleted",
         "consent_given",
         "consent_withdrawn",
-        "voice_erased",
+        "signal_erased",
         "person_erased",
         "erasure_replayed",
         "deletion_finished",
@@ -1784,14 +1965,9 @@ export const Constants = {
         "skipped",
         "dead",
       ],
-      "consent_scope": ["voiceprint"],
       "deletion_kind": ["storage_object", "provider_call"],
       "deletion_state": ["queued", "leased", "done"],
       "delivery_state": ["queued", "leased", "accepted", "cancelled", "dead"],
-      "erasure_scope": ["voice", "person"],
-      "patient_state": ["as_usual", "changed", "not_assessable", "collecting_baseline", "no_recent_call"],
-      "recording_channel": ["customer", "left", "right", "mono", "mixed", "stereo"],
-      "recording_state": ["queued", "leased", "stored", "refused", "expired"],
       "operator_issue_kind": [
         "unmatched_call",
         "unknown_ended_reason",
@@ -1808,6 +1984,9 @@ export const Constants = {
         "job_failed",
         "jobs_late",
       ],
+      "patient_state": ["as_usual", "changed", "not_assessable", "collecting_baseline", "no_recent_call"],
+      "recording_channel": ["customer", "left", "right", "mono", "mixed", "stereo"],
+      "recording_state": ["queued", "leased", "stored", "refused", "expired"],
     },
   },
 } as const;

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from databases import Database, Server, short_folder
 from inputs import MODELS, SPEECH, TESTS
 from networks import SMALL, write_ecapa
+from next_release import NextRelease, copied
 from retrocare_voice.embedded import embedded
 
 GIVEN_URL = os.environ.get("RETROCARE_TEST_DATABASE_URL", "")
@@ -73,6 +74,19 @@ def empty_database(server: Server) -> Iterator[Database]:
     """A database as hosted Supabase gives it, without the migrations."""
     with server.clone(server.empty_template) as cloned:
         yield cloned
+
+
+@pytest.fixture
+def empty(server: Server) -> Iterator[Callable[[], str]]:
+    """Make empty databases, as many as are asked for, and give the login of the owner of each."""
+    with ExitStack() as clones:
+        yield lambda: clones.enter_context(server.clone(server.empty_template)).owner_url
+
+
+@pytest.fixture
+def next_release(tmp_path: Path, empty: Callable[[], str]) -> NextRelease:
+    """The next release of the database, to be made up by the test."""
+    return copied(tmp_path, empty)
 
 
 @pytest.fixture(scope="session")

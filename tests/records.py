@@ -19,6 +19,7 @@ from databases import Database
 ENCODER, DIMENSION = "test-v1", 3
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 USUAL = (1.0, 0.0, 0.0)
+THRESHOLDS = ("medium_above", "high_above", "critical_above", "checkin_above")
 
 Row = dict[str, Any]
 _recordings = count(1)
@@ -66,13 +67,19 @@ class Records:
         places = ", ".join(["%s"] * len(values))
         with (connection or self.service).cursor(row_factory=dict_row) as cursor:
             [found] = cursor.execute(f"select * from {self.qualified(function)}({places})".encode(), values).fetchall()
+        if function in (
+            "abstain_check",
+            "fail_check",
+        ):  # the service asks what became of it, as retrocare_voice.database
+            return self.call("stored_result", values[0], connection=connection)
         return found
 
     def qualified(self, function: str) -> str:
-        """Return a private function's name with its schema: no name is in both of them."""
+        """Return a private function's name with its schema; what voice makes of a function of care is meant."""
         found: str = self.one(
             """select distinct pronamespace::regnamespace || '.' || proname from pg_proc
-               where proname = %s and pronamespace in ('care'::regnamespace, 'voice'::regnamespace)""",
+               where proname = %s and pronamespace in ('care'::regnamespace, 'voice'::regnamespace)
+               order by 1 desc limit 1""",
             function,
         )
         return found
@@ -133,7 +140,7 @@ class Records:
 
     def set_policy(self, **values: float) -> None:
         for name, value in values.items():
-            self.do(f"update voice.policies set {name} = %s", value)
+            self.do(f"update {'care.thresholds' if name in THRESHOLDS else 'voice.policies'} set {name} = %s", value)
 
     def patient(self, timezone: str = "UTC", consent: bool = True) -> UUID:
         patient_id: UUID = self.call("add_patient", "Ana", timezone, consent)["id"]

@@ -53,9 +53,9 @@ def test_health_names_the_service_the_encoder_and_why(app: Running) -> None:
 
 def test_readyz_says_ready_only_while_the_encoder_is_the_active_one(app: Running) -> None:
     assert app.client.get("/readyz").status_code == 200
-    app.records.do("insert into voice.encoders (id, dimension, window_seconds) values ('next-v1', 3, 1)")
-    app.records.do("update voice.encoders set is_active = false where is_active")
-    app.records.do("update voice.encoders set is_active = true where id = 'next-v1'")
+    app.records.do("select voice.register_encoder('next-v1', 3, 1)")
+    app.records.do("update care.models set is_active = false where is_active")
+    app.records.do("update care.models set is_active = true where id = 'next-v1'")
     try:
         answer = app.client.get("/readyz")
         assert (answer.status_code, answer.json()["code"]) == (503, "encoder_not_active")
@@ -63,8 +63,8 @@ def test_readyz_says_ready_only_while_the_encoder_is_the_active_one(app: Running
         assert refused.status_code == 503
         assert app.client.get("/health").status_code == 200
     finally:
-        app.records.do("delete from voice.encoders where id = 'next-v1'")
-        app.records.do("update voice.encoders set is_active = true")
+        app.records.do("delete from care.models where id = 'next-v1'")
+        app.records.do("update care.models set is_active = true")
 
 
 def test_embed_takes_a_url_and_gives_a_unit_vector(app: Running) -> None:

@@ -154,7 +154,7 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
     assert wrong == []
     judges = [row["encoders"][0] for row in ended]
     assert min(judges.count(ENCODER), judges.count(NEXT)) > 20
-    assert records.one("select id from voice.encoders where is_active") == NEXT
+    assert records.one("select id from care.models where is_active") == NEXT
     lost = records.rows(
         """select patient_id from voice.baselines where encoder = %s and superseded_at is null
            except select patient_id from voice.baselines where encoder = %s and superseded_at is null""",
@@ -277,9 +277,9 @@ def test_metrics_keep_a_backfill_apart_so_that_no_alarm_rings_for_it(records: Re
     records.call("open_backfill", NEXT, False, 10)
     with serving(records, host, Numbers()) as service:
         shown = exposition(service).decode()
-    assert f'retrocare_backfill_checks{{encoder="{NEXT}",reason="",state="queued"}} 1.0' in shown
-    assert f'retrocare_checks{{encoder="{ENCODER}",reason="",state="enrolled"}} 1.0' in shown
-    assert f'retrocare_checks{{encoder="{NEXT}"' not in shown
+    assert f'retrocare_backfill_checks{{model="{NEXT}",reason="",signal="voice",state="queued"}} 1.0' in shown
+    assert f'retrocare_checks{{model="{ENCODER}",reason="",signal="voice",state="enrolled"}} 1.0' in shown
+    assert f'retrocare_checks{{model="{NEXT}"' not in shown
     assert "retrocare_queue_depth 0.0" in shown
     assert "retrocare_oldest_waiting_seconds 0.0" in shown
 
@@ -364,13 +364,13 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
     done = retrocare("backfill", "--encoder", "ecapa")
     assert done.returncode == 0, done.stderr
     assert "retrocare backfill --activate" in done.stderr
-    assert records.one("select id from voice.encoders where is_active") == "ge2e-v1"
+    assert records.one("select id from care.models where is_active") == "ge2e-v1"
     done = retrocare("backfill", "--encoder", "ecapa", "--history", "--activate", "--json")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert row["encoder"].startswith("ecapa-")
     assert (row["is_active"], row["embedded"], row["waiting"], row["left_behind_patients"]) == (True, 5, 0, [])
-    assert records.one("select id from voice.encoders where is_active") == row["encoder"]
+    assert records.one("select id from care.models where is_active") == row["encoder"]
     assert records.rows("select * from public.voice_anomaly_logs order by id") == logs
     dimensions = records.rows("select distinct dimension from voice.embeddings order by 1")
     assert [found["dimension"] for found in dimensions] == [192, 256]

@@ -150,7 +150,7 @@ def test_a_patient_is_exported_and_erased_and_the_tombstones_replayed(
     kept.write_text("nonsense")
     assert "line 1 is no tombstone" in retrocare("tombstones", "--replay", str(kept), "--yes").stderr
     actions = [row["action"] for row in objects(retrocare("audit", "--patient", "Leo", "--json").stdout)]
-    assert {"consent_given", "exported", "voice_erased"} <= set(actions)
+    assert {"consent_given", "exported", "signal_erased"} <= set(actions)
     retrocare("patient", "erase", "Leo", "--reason", "moved away", "--person", "--yes")
     assert records.one("select count(*) from public.patients where name = 'Leo'") == 0
 

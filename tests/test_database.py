@@ -39,7 +39,7 @@ def test_a_call_whose_check_cannot_be_opened_is_not_made_either(opened: tuple[Da
     database, records = opened
     with pytest.raises(Unprocessable) as raised:
         database.open_recording(**call(records, encoder="unknown-v1"))
-    assert raised.value.code == "a_check_is_for_an_encoder"
+    assert raised.value.code == "a_check_is_for_a_model"
     assert records.one("select count(*) from public.call_logs") == 0
 
 

@@ -20,6 +20,7 @@ The order in which to read:
     cli         the command line, with `patients`, `baselines`, `caregivers`, `alerts`, `policies`, `operations`,
                 `console`, `enrolling`, `explanations`, `demo`, `examination` and `serving`
     embedded    a PostgreSQL in a folder, from the `programs` of a wheel; `migrations` brings it up to date
+    releases    which databases this service works on
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0.dev0"

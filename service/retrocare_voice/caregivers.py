@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from retrocare_voice.care_actions import Contact
 from retrocare_voice.console import Json, PatientName, Yes, confirm, find, opened, reported, show
 from retrocare_voice.database import Database, Row
 from retrocare_voice.errors import ConfigurationError, NotFound
@@ -18,7 +19,6 @@ app = typer.Typer(no_args_is_help=True, help="The people who are told about a pa
 
 ROLES = ("viewer", "family", "clinician", "primary")
 SHOWN = ("id", "patient", "role", "name", "phone", "webhook_url", "patient_known_as", "language", "is_reachable")
-CONTACT = ("role", "name", "phone", "webhook_url", "user_id", "patient_known_as", "language")
 
 Caregiver = Annotated[str, typer.Argument(metavar="CAREGIVER", help="Id, or name.")]
 Role = Annotated[str | None, typer.Option(help="viewer, family, clinician or primary.")]
@@ -44,7 +44,7 @@ def add_caregiver(
     """Add somebody who is told about a patient."""
     given = contact(role, name, phone, webhook, known_as, language, account)
     with opened() as database:
-        added = database.add_caregiver(find(database, patient), **given)
+        added = database.add_caregiver(find(database, patient), given)
         show([find_caregiver(database, str(added["id"]))], as_json, SHOWN)
 
 
@@ -74,8 +74,8 @@ def change_caregiver(
     given = contact(role, name, phone, webhook, known_as, language, account)
     with opened() as database:
         present = find_caregiver(database, caregiver)
-        changed = {field: present[field] if given[field] is None else given[field] or None for field in CONTACT}
-        database.change_caregiver(present["id"], **changed)
+        changed = {name: present[name] if value is None else value or None for name, value in vars(given).items()}
+        database.change_caregiver(present["id"], Contact(**changed))
         show(
             [row for row in database.caregiver_list(present["patient_id"]) if row["id"] == present["id"]],
             as_json,
@@ -113,11 +113,10 @@ def contact(
     known_as: str | None,
     language: str | None,
     account: UUID | None,
-) -> dict[str, str | None]:
+) -> Contact:
     if role is not None and role not in ROLES:
         raise typer.BadParameter(f"--role is one of {', '.join(ROLES)}, not {role}")
-    values = (role, name, phone, webhook, str(account) if account else None, known_as, language)
-    return dict(zip(CONTACT, values, strict=True))
+    return Contact(role, name, phone, webhook, str(account) if account else None, known_as, language)
 
 
 def find_caregiver(database: Database, caregiver: str) -> Row:

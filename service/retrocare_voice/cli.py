@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID, uuid4
@@ -14,7 +13,7 @@ from uuid import UUID, uuid4
 import typer
 from rich.progress import track
 
-from retrocare_voice import alerts, caregivers, operations, patients, policies, privacy
+from retrocare_voice import __version__, alerts, caregivers, operations, patients, policies, privacy
 from retrocare_voice.console import (
     Json,
     PatientName,
@@ -77,7 +76,7 @@ LOGGED = ("timestamp", "anomaly_score", "raw_similarity", "severity", "alert_typ
 
 def print_version(is_asked: bool) -> None:
     if is_asked:
-        results.print(f"retrocare-voice {version('retrocare-voice')}", highlight=False)
+        results.print(f"retrocare-voice {__version__}", highlight=False)
         raise typer.Exit
 
 

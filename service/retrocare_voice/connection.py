@@ -14,6 +14,7 @@ from retrocare_voice.database import CONNECT_SECONDS, Database
 from retrocare_voice.embedded import embedded, set_aside
 from retrocare_voice.migrations import MigrationFailed, migrate
 from retrocare_voice.refusals import translated
+from retrocare_voice.releases import check_release
 from retrocare_voice.settings import Settings
 
 
@@ -21,7 +22,7 @@ from retrocare_voice.settings import Settings
 def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
     """Open the database that the settings name; the embedded one is started, brought up to date, and stopped if unused.
 
-    Raises: Unavailable, ConfigurationError.
+    Raises: Unavailable, also of another release than this service works on; ConfigurationError.
     """
     if settings.database_url:
         url = settings.database_url.get_secret_value()
@@ -29,20 +30,25 @@ def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: 
         where = " on ".join(str(named[part]) for part in ("dbname", "host") if named.get(part))
         on_step(f"The database is {where or 'that of DATABASE_URL'}.")
         with _pooled(url, settings) as pool:
-            yield Database(pool, url)
+            yield _checked(Database(pool, url))
         return
     on_step(f"The database is the embedded one in {settings.data_dir.expanduser().resolve()}.")
     with embedded(settings.data_dir, on_step=on_step) as server:
         try:
             migrate(server.owner_url(), on_step)
         except MigrationFailed as failure:
-            if failure.code not in ("chapter_changed", "unknown_migration"):
+            if failure.code not in ("made_by_0_1", "baseline_changed"):
                 raise
-            # Another version made this data. It is kept, and this version starts with an empty database.
+            # No way leads from this data to this release. It is kept, and this release starts with an empty database.
             on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
             migrate(server.owner_url(), on_step)
         with _pooled(server.service_url(), settings) as pool:
-            yield Database(pool, server.service_url(), server.owner_url())
+            yield _checked(Database(pool, server.service_url(), server.owner_url()))
+
+
+def _checked(database: Database) -> Database:
+    check_release(database.release())
+    return database
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One Python function per SQL function called, and nothing else: what SQL can decide is decided there."""
+"""One Python function per SQL function called, by the names of its arguments: what SQL can decide is decided there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
 from retrocare_voice.audio import Channel
-from retrocare_voice.care_actions import CareActions
+from retrocare_voice.care_actions import CareActions, only
 from retrocare_voice.care_actions import Row as Row
 from retrocare_voice.channels import Intervals, intervals_of
 from retrocare_voice.errors import NotAssessable
@@ -51,36 +51,48 @@ class Database(CareActions):
     ) -> None:
         self._pool, self.service_url, self.owner_url = pool, service_url, owner_url  # the owner's: of the embedded one
 
-    def _rows(self, function: str, *arguments: object) -> list[Row]:
+    def _rows(self, function: str, /, **arguments: object) -> list[Row]:
         with self._connection() as connection:
-            return _call(connection, function, *arguments)
+            return _call(connection, function, **arguments)
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[DictRow]]:
         with translated(), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
             yield connection
 
+    def release(self) -> Row:
+        return self._row("care.release")
+
     # encoders and policies
 
     def register_encoder(self, encoder: str, dimension: int, window_seconds: float) -> bool:
-        return bool(self._row("voice.register_encoder", encoder, dimension, window_seconds)["register_encoder"])
+        return bool(
+            self._value("voice.register_encoder", encoder=encoder, dimension=dimension, window_seconds=window_seconds)
+        )
 
     def active_encoder(self) -> str | None:
-        encoder: str | None = self._row("voice.active_encoder")["active_encoder"]
+        encoder: str | None = self._value("voice.active_encoder")
         return encoder
 
     def limits(self, encoder: str) -> Limits:
-        return _limits(self._row("voice.policy", encoder))
+        return _limits(self._row("voice.policy", encoder=encoder))
 
     def compare(
         self, baseline: list[float], current: list[float], snr: float | None, hour: float | None, encoder: str | None
     ) -> Row:
-        return self._row("voice.compare", Vector(baseline), Vector(current), snr, hour, encoder)
+        return self._row(
+            "voice.compare",
+            baseline=Vector(baseline),
+            current=Vector(current),
+            snr_db=snr,
+            local_hour=hour,
+            encoder=encoder,
+        )
 
     # checks, and what came of them
 
     def anomaly_logs(self, patient_ids: list[UUID], since: datetime | None) -> list[Row]:
-        return self._rows("voice.anomaly_logs", patient_ids, since, LONGEST_LIST)
+        return self._rows("voice.anomaly_logs", patient_ids=patient_ids, since=since, maximum_rows=LONGEST_LIST)
 
     def open_recording(
         self,
@@ -105,89 +117,128 @@ class Database(CareActions):
         """
         with self._connection() as connection, connection.transaction():
             [call] = _call(
-                connection, "care.record_call",
-                patient_id, call_log_id, source, recording_ref, channel, occurred_at, enrolment_id,
-                caller, idempotency_key, request_sha256,
-            )  # fmt: skip
-            [claim] = _call(connection, "voice.open_check", call["record_call"], encoder, worker, lease_seconds)
+                connection,
+                "care.record_call",
+                patient_id=patient_id,
+                call_log_id=call_log_id,
+                source=source,
+                recording_ref=recording_ref,
+                recording_channel=channel,
+                occurred_at=occurred_at,
+                enrolment_id=enrolment_id,
+                caller=caller,
+                idempotency_key=idempotency_key,
+                request_sha256=request_sha256,
+            )
+            [claim] = _call(
+                connection,
+                "voice.open_check",
+                call_log_id=only(call),
+                encoder=encoder,
+                worker=worker,
+                lease_seconds=lease_seconds,
+            )
         return _claim(claim)
 
     def claim_checks(self, encoder: str, worker: str, count: int, lease_seconds: float) -> list[Claim]:
-        return [_claim(row) for row in self._rows("voice.claim_checks", encoder, worker, count, lease_seconds)]
+        found = self._rows(
+            "voice.claim_checks", encoder=encoder, worker=worker, count=count, lease_seconds=lease_seconds
+        )
+        return [_claim(row) for row in found]
 
     def renew_lease(self, claim: Claim, lease_seconds: float) -> bool:
-        return bool(self._row("care.renew_lease", claim.check_id, claim.lease_token, lease_seconds)["renew_lease"])
+        return bool(
+            self._value(
+                "care.renew_lease",
+                check_id=claim.check_id,
+                lease_token=claim.lease_token,
+                lease_seconds=lease_seconds,
+            )
+        )
 
     def release_check(self, claim: Claim) -> bool:
-        return bool(self._row("care.release_check", claim.check_id, claim.lease_token)["release_check"])
+        return bool(self._value("care.release_check", check_id=claim.check_id, lease_token=claim.lease_token))
 
     def check_list(self, states: list[str] | None, patient_id: UUID | None, maximum_rows: int) -> list[Row]:
-        return self._rows("care.check_list", states, patient_id, maximum_rows)
+        return self._rows("care.check_list", states=states, patient_id=patient_id, maximum_rows=maximum_rows)
 
     def requeue_checks(self, check_ids: list[int] | None, reasons: list[str] | None) -> list[int]:
-        return [row["requeue_checks"] for row in self._rows("care.requeue_checks", check_ids, reasons)]
+        return self._values("care.requeue_checks", check_ids=check_ids, reasons=reasons)
 
     def open_backfill(self, encoder: str, is_history: bool, maximum_rows: int) -> int:
-        return int(self._row("voice.open_backfill", encoder, is_history, maximum_rows)["open_backfill"])
+        return int(
+            self._value("voice.open_backfill", encoder=encoder, is_history=is_history, maximum_rows=maximum_rows)
+        )
 
     def waiting_backfill(self, encoder: str) -> int:
-        return int(self._row("voice.waiting_backfill", encoder)["waiting_backfill"])
+        return int(self._value("voice.waiting_backfill", encoder=encoder))
 
     def rebuild_baselines(self, encoder: str, maximum_rows: int) -> int:
-        return int(self._row("voice.rebuild_baselines", encoder, maximum_rows)["rebuild_baselines"])
+        return int(self._value("voice.rebuild_baselines", encoder=encoder, maximum_rows=maximum_rows))
 
     def backfill_status(self, encoder: str) -> Row:
-        return self._row("voice.backfill_status", encoder)
+        return self._row("voice.backfill_status", encoder=encoder)
 
     def hold_calls(self, hold_seconds: float) -> None:
-        self._row("voice.hold_calls", hold_seconds)
+        self._row("voice.hold_calls", hold_seconds=hold_seconds)
 
     def left_behind(self, encoder: str) -> list[Row]:
-        return self._rows("voice.unrecoverable_baselines", encoder)
+        return self._rows("voice.unrecoverable_baselines", encoder=encoder)
 
     def activate_encoder(self, encoder: str, accepts_unrecoverable: bool) -> int:
-        return int(self._row("voice.activate_encoder", encoder, accepts_unrecoverable)["activate_encoder"])
+        return int(self._value("voice.activate_encoder", encoder=encoder, accepts_unrecoverable=accepts_unrecoverable))
 
     # privacy, and who may call
 
     def erase(self, patient_id: UUID, reason: str, person: bool) -> Row:
-        function = "erase_patient" if person else "erase_patient_voice"
-        return dict(self._row(f"care.{function}", patient_id, reason)[function])
+        function = "care.erase_patient" if person else "care.erase_patient_voice"
+        return dict(self._value(function, patient_id=patient_id, reason=reason))
 
     def export_patient(self, patient_id: UUID) -> Row:
-        return dict(self._row("care.export_patient", patient_id)["export_patient"])
+        return dict(self._value("care.export_patient", patient_id=patient_id))
 
     def audit_trail(self, patient_id: UUID | None, since: datetime | None) -> list[Row]:
-        return self._rows("care.audit_trail", patient_id, since, LONGEST_LIST)
+        return self._rows("care.audit_trail", patient_id=patient_id, since=since, maximum_rows=LONGEST_LIST)
 
     def tombstones(self) -> list[Row]:
         return self._rows("care.tombstone_list")
 
     def replay_tombstone(self, id: str, patient_id: str, scope: str, reason: str, erased_at: str) -> bool:
-        return bool(self._row("care.replay_tombstone", id, patient_id, scope, reason, erased_at)["replay_tombstone"])
+        return bool(
+            self._value(
+                "care.replay_tombstone",
+                id=id,
+                patient_id=patient_id,
+                scope=scope,
+                reason=reason,
+                erased_at=erased_at,
+            )
+        )
 
     def add_api_key(self, name: str, scopes: list[str], key_sha256: bytes) -> Row:
-        return self._row("care.add_api_key", name, scopes, key_sha256)
+        return self._row("care.add_api_key", name=name, scopes=scopes, key_sha256=key_sha256)
 
     def revoke_api_key(self, name: str) -> bool:
-        return bool(self._row("care.revoke_api_key", name)["revoke_api_key"])
+        return bool(self._value("care.revoke_api_key", name=name))
 
     def api_keys(self) -> list[Row]:
         return self._rows("care.api_key_list")
 
     def use_api_key(self, key_sha256: bytes, scope: str) -> Row | None:
         """Return whose key this is and whether it allows that; None where it is nobody's."""
-        return next(iter(self._rows("care.use_api_key", key_sha256, scope)), None)
+        return next(iter(self._rows("care.use_api_key", key_sha256=key_sha256, scope=scope)), None)
 
     # time, and the operator
 
     def due_jobs(self, *, all_of_them: bool = False) -> list[str]:
         """Return the jobs whose turn it is, or all, in the order in which to run them."""
-        return [row["due_jobs"] for row in self._rows("care.due_jobs", *(["infinity"] if all_of_them else []))]
+        if all_of_them:
+            return self._values("care.due_jobs", at="infinity")
+        return self._values("care.due_jobs")
 
     def run_job(self, job: str) -> int | None:
         """Do what is due of a job; return how much, -1 where it failed, None while another run is under way."""
-        done: int | None = self._row("care.run_job", job)["run_job"]
+        done: int | None = self._value("care.run_job", job=job)
         return done
 
     def due_work(self) -> Row:
@@ -200,7 +251,7 @@ class Database(CareActions):
         return self._rows("care.pipeline_health")
 
     def stored_result(self, check_id: int) -> Row:
-        return self._row("voice.stored_result", check_id)
+        return self._row("voice.stored_result", check_id=check_id)
 
     def complete_check(
         self,
@@ -212,23 +263,43 @@ class Database(CareActions):
         quality: Row,
     ) -> Row:
         return self._row(
-            "complete_check", claim.check_id, claim.lease_token,
-            Vector(embedding), audio_sha256, speech_seconds, snr_db, Jsonb(quality),
-        )  # fmt: skip
-
-    def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
-        return self._row(
-            "care.abstain_check", claim.check_id, claim.lease_token, found.reason, Jsonb(dict(found.measures))
+            "voice.complete_check",
+            check_id=claim.check_id,
+            lease_token=claim.lease_token,
+            embedding=Vector(embedding),
+            audio_sha256=audio_sha256,
+            speech_seconds=speech_seconds,
+            snr_db=snr_db,
+            quality=Jsonb(quality),
         )
 
+    def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
+        self._row(
+            "care.abstain_check",
+            check_id=claim.check_id,
+            lease_token=claim.lease_token,
+            reason=found.reason,
+            quality=Jsonb(dict(found.measures)),
+        )
+        return self.stored_result(claim.check_id)
+
     def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
-        return self._row("care.fail_check", claim.check_id, claim.lease_token, code, message, is_permanent)
+        self._row(
+            "care.fail_check",
+            check_id=claim.check_id,
+            lease_token=claim.lease_token,
+            code=code,
+            message=message,
+            is_permanent=is_permanent,
+        )
+        return self.stored_result(claim.check_id)
 
 
-def _call(connection: psycopg.Connection[DictRow], function: str, *arguments: object) -> list[Row]:
-    placeholders = ", ".join("%s::extensions.vector" if isinstance(a, Vector) else "%s" for a in arguments)
-    values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments]
-    return connection.execute(f"select * from {function}({placeholders})".encode(), values).fetchall()
+def _call(connection: psycopg.Connection[DictRow], function: str, /, **arguments: object) -> list[Row]:
+    """Call a function by the names of its arguments: a release may add arguments with defaults, in any place."""
+    named = [f'"{name}" => %s{"::extensions.vector" * isinstance(a, Vector)}' for name, a in arguments.items()]
+    values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments.values()]
+    return connection.execute(f"select * from {function}({', '.join(named)})".encode(), values).fetchall()
 
 
 def _claim(row: Row) -> Claim:

@@ -25,10 +25,7 @@ import psutil
 import psycopg
 
 from .errors import ConfigurationError, Unavailable
-from .migrations import MIGRATIONS, migrate
 from .programs import OWN_DATABASE, OnStep, Programs, find_programs, silently
-
-__all__ = ["MIGRATIONS", "EmbeddedServer", "bootstrap", "embedded", "migrate"]
 
 BOOTSTRAP = Path(__file__).with_name("embedded.sql")
 START_SECONDS = 90  # recovery after a crash may take its time

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from retrocare_voice import __version__
 from retrocare_voice.connection import connected
 from retrocare_voice.database import Row
 from retrocare_voice.encoder import load_encoder
 from retrocare_voice.errors import RetrocareError
-from retrocare_voice.migrations import MIGRATIONS
 from retrocare_voice.settings import Settings
 from retrocare_voice.weights import fetch_ecapa
 
@@ -50,14 +50,9 @@ class Examination:
     def database(self) -> str:
         with connected(self.settings) as opened:
             self.setup = opened.setup_report()
-        applied = set(self.setup["migrations"])
-        pending = [path.stem for path in sorted(MIGRATIONS.glob("*.sql")) if path.stem.split("_")[0] not in applied]
-        if pending:
-            raise RetrocareError(
-                f"{len(pending)} migrations are pending, the first is {pending[0]}", "`retrocare migrate`"
-            )
+            release = opened.release()["version"]
         where = "yours" if self.settings.database_url else f"embedded, in {self.settings.data_dir}"
-        return f"{where}; all {len(applied)} migrations are applied"
+        return f"{where}; release {release}, and this is {__version__}"
 
     def active_encoder(self) -> str:
         if not self.setup.get("active_encoder"):

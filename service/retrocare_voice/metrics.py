@@ -42,12 +42,12 @@ class _WorkList(Collector):
         yield GaugeMetricFamily("retrocare_database_up", "Whether the database answers.", value=rows is not None)
         if rows is None:
             return
-        labels = ["encoder", "state", "reason"]
+        labels = ["signal", "model", "state", "reason"]
         checks = GaugeMetricFamily("retrocare_checks", "Checks of calls by where they stand.", labels=labels)
         backfill = GaugeMetricFamily("retrocare_backfill_checks", "Checks that keep no call waiting.", labels=labels)
         for row in rows:
             family = backfill if row["is_backfill"] else checks
-            family.add_metric([row["encoder"], row["state"], row["reason"] or ""], row["check_count"])
+            family.add_metric([row["signal"], row["model"], row["state"], row["reason"] or ""], row["check_count"])
         yield checks
         yield backfill
         rows = [row for row in rows if not row["is_backfill"]]

@@ -364,6 +364,25 @@ begin
 end
 $$;
 
+-- 11_release.sql
+
+-- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
+-- first, then to the edge functions and services: those of the release before go on meanwhile.
+
+create function care.release()
+returns table (version text, oldest_service text)
+language sql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select '1.0.0', '1.0.0'
+$$;
+comment on function care.release is
+    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+revoke execute on function care.release from public;
+grant execute on function care.release to retrocare_service;
+
 -- 12_organisations.sql
 
 -- Organisations: whose patients, keys and provider accounts they are, and how each wants its caregivers told.
@@ -443,7 +462,7 @@ create policy caregivers_read_when_a_patient_counts_as_silent on care.organisati
 
 create type public.audit_action as enum (
     'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
-    'consent_given', 'consent_withdrawn', 'voice_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
+    'consent_given', 'consent_withdrawn', 'signal_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
     'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
 );
 comment on type public.audit_action is 'What was done.';
@@ -1038,14 +1057,20 @@ create policy caregivers_read_their_patients_flags on public.health_flags
 -- Consent: recorded with scope, time, recorder and evidence before anything is made of a recording; its withdrawal stops and
 -- erases.
 
-create type public.consent_scope as enum ('voiceprint');
-comment on type public.consent_scope is 'What was consented to: that voiceprints are made, kept and compared.';
+create table care.consent_scopes (
+    id text constraint consent_scopes_pkey primary key,
+    description text not null
+);
+alter table care.consent_scopes enable row level security;
+insert into care.consent_scopes (id, description) values ('voiceprint', 'Voiceprints are made, kept and compared.');
+comment on table care.consent_scopes is 'What can be consented to: each signal names one.';
 
 create table public.consents (
     id uuid constraint consents_pkey primary key default gen_random_uuid(),
     patient_id uuid not null
         constraint a_consent_is_a_patients references public.patients (id) on delete cascade,
-    scope public.consent_scope not null default 'voiceprint',
+    scope text not null default 'voiceprint'
+        constraint a_consent_is_to_something_known references care.consent_scopes (id),
     given_at timestamptz not null
         constraint a_consent_was_given_after_1900 check (given_at >= '1900-01-01 00:00+00' and given_at < 'infinity'),
     recorded_by uuid
@@ -1059,11 +1084,12 @@ create table public.consents (
     created_at timestamptz not null default now()
 );
 create index consents_by_patient on public.consents (patient_id, given_at desc);
+create index consents_by_scope on public.consents (scope);
 create index consents_by_recorder on public.consents (recorded_by);
 create index consents_by_withdrawer on public.consents (withdrawn_by);
 alter table public.consents enable row level security;
 revoke all on public.consents from anon, authenticated, service_role;
-comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all that stand; patients.voice_consent_at shows since when one does.';
+comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all of its scope that stand; patients.voice_consent_at shows since when one to voiceprints does.';
 comment on column public.consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
 comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
@@ -1081,25 +1107,89 @@ begin
         insert into public.consents (patient_id, given_at, recorded_by, evidence)
         select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
         where not exists (
-            select from public.consents where consents.patient_id = new.id and consents.withdrawn_at is null
+            select from public.consents
+            where consents.patient_id = new.id and consents.scope = 'voiceprint' and consents.withdrawn_at is null
         );
-        perform care.note_audit('consent_given', 'public.consents', new.id);
-        return null;
+    else
+        update public.consents
+        set withdrawn_at = greatest(now(), consents.given_at),
+            withdrawn_by = (select auth.uid())
+        where consents.patient_id = new.id and consents.scope = 'voiceprint' and consents.withdrawn_at is null;
     end if;
-    update public.consents
-    set withdrawn_at = greatest(now(), consents.given_at),
-        withdrawn_by = (select auth.uid())
-    where consents.patient_id = new.id and consents.withdrawn_at is null;
-    perform care.note_audit('consent_withdrawn', 'public.consents', new.id);
-    perform care.erase_voice(new.id, 'consent withdrawn');
     return null;
 end
 $$;
 comment on function care.on_consent is
-    'Trigger: consent is given, and recorded; or withdrawn, and what it allowed is erased. Definer: whoever changes a patient may not touch the private schemas.';
+    'Trigger: who writes patients.voice_consent_at gives a consent to voiceprints, or withdraws it. Definer: whoever changes a patient may not write consents.';
 revoke execute on function care.on_consent from public;
 
-create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
+create function care.on_consent_given()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.note_audit('consent_given', 'public.consents', new.patient_id, jsonb_build_object('scope', new.scope));
+    if new.scope = 'voiceprint' then
+        update public.patients
+        set voice_consent_at = new.given_at
+        where patients.id = new.patient_id and patients.voice_consent_at is null;
+    end if;
+    return null;
+end
+$$;
+comment on function care.on_consent_given is
+    'Trigger: a consent is noted in the audit, and one to voiceprints shows on the patient. Definer: as care.on_consent.';
+revoke execute on function care.on_consent_given from public;
+
+create function care.on_consents_withdrawn()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    withdrawn record;
+    signal text;
+begin
+    for withdrawn in
+        select distinct after.patient_id, after.scope
+        from after
+        join before on before.id = after.id
+        where before.withdrawn_at is null
+            and after.withdrawn_at is not null
+            and not exists (
+                select from public.consents
+                where consents.patient_id = after.patient_id
+                    and consents.scope = after.scope
+                    and consents.withdrawn_at is null
+            )
+        order by after.patient_id, after.scope
+    loop
+        perform care.note_audit(
+            'consent_withdrawn', 'public.consents', withdrawn.patient_id, jsonb_build_object('scope', withdrawn.scope));
+        if withdrawn.scope = 'voiceprint' then
+            update public.patients
+            set voice_consent_at = null
+            where patients.id = withdrawn.patient_id and patients.voice_consent_at is not null;
+        end if;
+        for signal in select signals.id from care.signals where signals.consent_scope = withdrawn.scope order by signals.id loop
+            perform care.erase_signal(withdrawn.patient_id, signal, 'consent withdrawn');
+        end loop;
+    end loop;
+    return null;
+end
+$$;
+comment on function care.on_consents_withdrawn is
+    'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
+revoke execute on function care.on_consents_withdrawn from public;
+
+create function care.record_consent(
+    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
+)
 returns public.consents
 language plpgsql
 volatile
@@ -1123,9 +1213,16 @@ begin
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
+    if not exists (select from care.consent_scopes where consent_scopes.id = record_consent.scope) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('Nothing that can be consented to is called %L', record_consent.scope),
+            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+    end if;
     select consents.* into consent
     from public.consents
     where consents.patient_id = patient.id
+        and consents.scope = record_consent.scope
         and consents.withdrawn_at is null
         and consents.evidence = record_consent.evidence
     order by consents.created_at
@@ -1133,24 +1230,17 @@ begin
     if found then
         return consent;
     end if;
-    insert into public.consents (patient_id, given_at, recorded_by, evidence)
-    values (patient.id, record_consent.given_at, (select auth.uid()), record_consent.evidence)
+    insert into public.consents (patient_id, scope, given_at, recorded_by, evidence)
+    values (patient.id, record_consent.scope, record_consent.given_at, (select auth.uid()), record_consent.evidence)
     returning * into consent;
-    if patient.voice_consent_at is not null then
-        -- Where consent stands no trigger notes it.
-        perform care.note_audit('consent_given', 'public.consents', patient.id);
-    end if;
-    update public.patients
-    set voice_consent_at = record_consent.given_at
-    where patients.id = patient.id and patients.voice_consent_at is null;
     return consent;
 end
 $$;
 comment on function care.record_consent is
-    'Records that consent to voiceprints was given. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.record_consent from public;
 
-create function care.withdraw_consent(patient_id uuid)
+create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
 returns void
 language plpgsql
 volatile
@@ -1160,13 +1250,14 @@ as $$
 declare
     patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
-    update public.patients
-    set voice_consent_at = null
-    where patients.id = patient.id and patients.voice_consent_at is not null;
+    update public.consents
+    set withdrawn_at = greatest(now(), consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where consents.patient_id = patient.id and consents.scope = withdraw_consent.scope and consents.withdrawn_at is null;
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing is judged any more, and the voice is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
@@ -1425,7 +1516,7 @@ declare
     repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
@@ -2353,27 +2444,1185 @@ comment on function care.fail_recording is
     'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
 revoke execute on function care.fail_recording from public;
 
--- 30_voiceprints.sql
+-- 30_signals.sql
+
+-- Signals: the ways to judge a patient, the models that they judge by, and what a score means. `voice` is one; another one comes as
+-- a file of its own, with its tables in a schema of its own, and rows here.
+
+create table care.signals (
+    id text constraint signals_pkey primary key
+        constraint a_signal_is_one_word check (id ~ '^[a-z_]+$' and id <> 'person'),
+    name text not null,
+    schema_name text not null,
+    consent_scope text not null
+        constraint a_signal_needs_a_consent references care.consent_scopes (id),
+    erase_function text not null
+        constraint what_a_signal_keeps_is_erased_by_a_function check (erase_function ~ '^[a-z_]+[.][a-z0-9_]+$')
+);
+create index signals_by_consent on care.signals (consent_scope);
+alter table care.signals enable row level security;
+insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
+    ('voice', 'Voice', 'voice', 'voiceprint', 'voice.erase_traces');
+comment on table care.signals is 'The ways to judge a patient: what needs a consent, and is found by exports and erasures.';
+comment on column care.signals.schema_name is
+    'Where its tables are: those with a patient_id are exported, and counted before they are erased.';
+comment on column care.signals.consent_scope is 'Without this consent nothing is checked, and what was made is erased when it is withdrawn.';
+comment on column care.signals.erase_function is
+    'With its schema; (patient_id) removes what the signal keeps of a patient beside checks and judgements, and returns how much, by name. The caller holds care.lock_patient.';
+
+create table care.models (
+    id text constraint models_pkey primary key,
+    signal text not null
+        constraint a_model_is_of_a_signal references care.signals (id),
+    is_active boolean not null default false,
+    calls_wait_until timestamptz,
+    registered_at timestamptz not null default now(),
+    constraint models_by_signal unique (signal, id)
+);
+create unique index a_signal_has_one_active_model on care.models (signal) where is_active;
+alter table care.models enable row level security;
+comment on table care.models is
+    'What turns a recording into something that can be judged; scores of two models are never compared. The active one of a signal decides what is queued.';
+comment on column care.models.id is 'Names everything that a score depends on; change any of it and it is another model.';
+comment on column care.models.calls_wait_until is
+    'Until then no call is handed out to be judged, so that baselines stand still: another model is about to take over. Null, or past: they are.';
+
+create function care.active_model(signal text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select models.id from care.models where models.signal = active_model.signal and models.is_active
+$$;
+comment on function care.active_model is 'The model whose checks are queued; null: the signal has none yet.';
+revoke execute on function care.active_model from public;
+
+-- What a score means.
+
+create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
+comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in care.thresholds.';
+
+create type public.alert_level as enum (
+    'warning',      -- listen to the patient soon
+    'emergency',    -- see to the patient now
+    'critical'      -- see to the patient now, and everybody does
+);
+comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
+
+create type public.alert_type as enum ('warning', 'emergency');
+comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
+
+create function care.alert_level(severity public.anomaly_severity)
+returns public.alert_level
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case alert_level.severity
+        when 'medium' then 'warning'::public.alert_level
+        when 'high' then 'emergency'
+        when 'critical' then 'critical'
+    end
+$$;
+comment on function care.alert_level is 'How urgent a severity is; null for low.';
+revoke execute on function care.alert_level from public;
+-- A check constraint asks with the rights of whoever writes the row.
+grant execute on function care.alert_level to authenticated, service_role;
+
+create function care.alert_type(level public.alert_level)
+returns public.alert_type
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case alert_type.level
+        when 'warning' then 'warning'::public.alert_type
+        when 'emergency' then 'emergency'
+        when 'critical' then 'emergency'
+    end
+$$;
+comment on function care.alert_type is 'How urgent a level is, in the two words of the logs; null for null.';
+revoke execute on function care.alert_type from public;
+grant execute on function care.alert_type to authenticated, service_role;
+
+create table care.thresholds (
+    id bigint generated always as identity constraint thresholds_pkey primary key,
+    organisation_id uuid,
+    signal text not null,
+    model text not null,
+    medium_above double precision not null default 0.25,
+    high_above double precision not null default 0.40,
+    critical_above double precision not null default 0.70,
+    checkin_above double precision not null default 0.40
+        constraint a_checkin_threshold_is_a_score check (checkin_above between 0 and 1),
+    constraint thresholds_rise
+        check (0 <= medium_above and medium_above < high_above and high_above < critical_above and critical_above <= 1),
+    constraint thresholds_are_of_a_model
+        foreign key (signal, model) references care.models (signal, id) on delete cascade,
+    constraint a_model_has_thresholds_once unique nulls not distinct (model, organisation_id)
+);
+create index thresholds_by_signal on care.thresholds (signal, model);
+alter table care.thresholds enable row level security;
+comment on table care.thresholds is
+    'What a score means: one row per model, since a score is a property of the model, and one more for each organisation that wants others.';
+comment on column care.thresholds.organisation_id is 'Whose patients they are for; null: everybody else''s.';
+comment on column care.thresholds.medium_above is 'Score above which severity is medium (a warning).';
+comment on column care.thresholds.high_above is 'Score above which severity is high (an emergency).';
+comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
+comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
+
+create function care.thresholds_for(model text, organisation_id uuid default null)
+returns care.thresholds
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_thresholds care.thresholds;
+begin
+    select thresholds.* into found_thresholds
+    from care.thresholds
+    where thresholds.model = thresholds_for.model
+        and (thresholds.organisation_id = thresholds_for.organisation_id or thresholds.organisation_id is null)
+    order by thresholds.organisation_id nulls last
+    limit 1;
+    if not found then
+        raise exception using
+            errcode = 'RV004',
+            message = format('No encoder %s is registered', thresholds_for.model),
+            hint = 'A service registers its encoder when it starts.';
+    end if;
+    return found_thresholds;
+end
+$$;
+comment on function care.thresholds_for is
+    'What a model''s scores mean for the patients of this organisation: its own row, else everybody''s. Raises RV004.';
+revoke execute on function care.thresholds_for from public;
+
+create function care.severity(score double precision, thresholds care.thresholds)
+returns public.anomaly_severity
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if severity.score = 'NaN' then
+        raise exception using errcode = 'RV005', message = 'The score is not a number';
+    end if;
+    return case
+        when severity.score > thresholds.critical_above then 'critical'
+        when severity.score > thresholds.high_above then 'high'
+        when severity.score > thresholds.medium_above then 'medium'
+        when severity.score <= thresholds.medium_above then 'low'
+    end;
+end
+$$;
+comment on function care.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
+revoke execute on function care.severity from public;
+
+create function care.register_model(signal text, model text)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    lock table care.models in share row exclusive mode;
+    insert into care.models (id, signal, is_active)
+    values (register_model.model, register_model.signal, care.active_model(register_model.signal) is null)
+    on conflict (id) do nothing;
+    if not found then
+        return false;
+    end if;
+    insert into care.thresholds (signal, model) values (register_model.signal, register_model.model);
+    return true;
+end
+$$;
+comment on function care.register_model is
+    'Makes a model known, with the default thresholds; the first one of a signal becomes active. Whether it is new.';
+revoke execute on function care.register_model from public;
+
+-- 31_checks.sql
+
+-- Checks: the work list and the record. Each call with a recording gets one check per signal and model, and each check exactly one
+-- end. Who works on a check holds its lease (the next file).
+
+create table care.checks (
+    id bigint generated always as identity constraint checks_pkey primary key,
+    call_log_id uuid not null
+        constraint a_check_is_of_a_call references public.call_logs (id) on delete cascade,
+    patient_id uuid not null
+        constraint a_check_is_of_a_patient references public.patients (id) on delete cascade,
+    signal text not null,
+    model text not null,
+    is_backfill boolean not null default false,
+    state public.check_state not null default 'queued',
+    reason public.check_reason,
+    attempts integer not null default 0,
+    lost_leases integer not null default 0,
+    run_at timestamptz not null default now(),
+    worker text,
+    lease_token uuid,
+    leased_until timestamptz,
+    duplicate_of uuid
+        constraint a_check_keeps_the_call_that_it_repeats references public.call_logs (id) on delete set null,
+    quality jsonb not null default '{}',
+    detail jsonb not null default '{}',
+    created_at timestamptz not null default now(),
+    finished_at timestamptz,
+    constraint a_check_is_for_a_model foreign key (signal, model) references care.models (signal, id),
+    constraint a_leased_check_has_a_lease
+        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_end_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
+    constraint an_end_without_a_score_has_a_reason
+        check ((state in ('held', 'not_assessable', 'skipped', 'dead')) = (reason is not null))
+);
+create unique index a_call_has_one_live_check_per_model
+    on care.checks (call_log_id, model, is_backfill) where state in ('queued', 'leased');
+create index checks_by_call on care.checks (call_log_id, model, id desc);
+create index checks_by_patient on care.checks (patient_id);
+create index live_checks_by_patient on care.checks (patient_id, model, is_backfill, run_at, id)
+    where state in ('queued', 'leased');
+create index checks_by_model on care.checks (signal, model);
+create index checks_by_repeated_call on care.checks (duplicate_of) where duplicate_of is not null;
+create index checks_to_claim on care.checks (model, is_backfill, run_at, id) where state = 'queued';
+create index checks_by_lease on care.checks (model, is_backfill, run_at, id)
+    where state = 'leased' or (state = 'queued' and lost_leases > 0);
+alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+alter table care.checks enable row level security;
+comment on table care.checks is 'The work list and the record, of every signal: what waits, who works on it, how it ended.';
+comment on column care.checks.is_backfill is
+    'Nothing is judged: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
+comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
+comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
+comment on column care.checks.run_at is 'Not before this moment.';
+comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
+comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
+comment on column care.checks.quality is 'What was measured of the recording, judged or not; caregivers read it.';
+comment on column care.checks.detail is 'What else the signal keeps of the end: of voice, added_to_baseline and snr_db.';
+grant select (
+    call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
+    is_backfill
+) on care.checks to service_role;
+grant select (
+    call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, is_backfill
+) on care.checks to authenticated;
+grant select (id, quality, detail) on care.checks to authenticated, service_role;
+create index dead_checks on care.checks (id) where state = 'dead';
+
+create table care.check_errors (
+    id bigint generated always as identity constraint check_errors_pkey primary key,
+    check_id bigint not null
+        constraint a_failed_check_has_its_errors references care.checks (id) on delete cascade,
+    attempt integer not null,
+    code text not null,
+    message text not null,
+    occurred_at timestamptz not null default now()
+);
+create index check_errors_by_check on care.check_errors (check_id);
+alter table care.check_errors enable row level security;
+comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
+create index check_errors_by_age on care.check_errors (occurred_at);
+
+create function care.has_consent(patient_id uuid, signal text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select
+        from care.signals
+        join public.consents on consents.scope = signals.consent_scope
+        where signals.id = has_consent.signal
+            and consents.patient_id = has_consent.patient_id
+            and consents.withdrawn_at is null
+    )
+$$;
+comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
+revoke execute on function care.has_consent from public;
+
+create function care.request_check(call public.call_logs, signal text, model text)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- However the recording came here: a voicemail greeting is not the patient.
+    why_not constant public.check_reason :=
+        case when care.has_consent(call.patient_id, request_check.signal) then care.skip_reason(call) else 'no_consent' end;
+    is_archived boolean := call.source = 'archive';
+    requested care.checks;
+begin
+    insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at, state, reason, finished_at)
+    values (
+        call.id, call.patient_id, request_check.signal, request_check.model, is_archived,
+        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
+        case when why_not is null then 'queued' else 'skipped' end::public.check_state,
+        why_not,
+        case when why_not is not null then now() end
+    )
+    returning * into requested;
+    return requested;
+end
+$$;
+comment on function care.request_check is
+    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by a signal''s trigger and care.open_check.';
+revoke execute on function care.request_check from public;
+
+create function care.on_check_state()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.call_logs
+    set check_state = new.state,
+        check_reason = new.reason
+    where call_logs.id = new.call_log_id
+        and not exists (
+            select from care.checks
+            where checks.call_log_id = new.call_log_id
+                and checks.signal = new.signal
+                and checks.id > new.id
+                and not checks.is_backfill
+        );
+    return null;
+end
+$$;
+comment on function care.on_check_state is
+    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
+revoke execute on function care.on_check_state from public;
+
+create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
+returns table (
+    id bigint,
+    call_log_id uuid,
+    patient_id uuid,
+    signal text,
+    model text,
+    is_backfill boolean,
+    state public.check_state,
+    reason public.check_reason,
+    attempts integer,
+    run_at timestamptz,
+    leased_until timestamptz,
+    worker text,
+    created_at timestamptz,
+    finished_at timestamptz,
+    error_code text,
+    error_message text
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        checks.id,
+        checks.call_log_id,
+        checks.patient_id,
+        checks.signal,
+        checks.model,
+        checks.is_backfill,
+        checks.state,
+        checks.reason,
+        checks.attempts,
+        checks.run_at,
+        checks.leased_until,
+        checks.worker,
+        checks.created_at,
+        checks.finished_at,
+        last_error.code,
+        last_error.message
+    from care.checks
+    left join lateral (
+        select check_errors.code, check_errors.message
+        from care.check_errors
+        where check_errors.check_id = checks.id
+        order by check_errors.id desc
+        limit 1
+    ) as last_error on true
+    where (check_list.states is null or checks.state = any (check_list.states))
+        and (check_list.patient_id is null or checks.patient_id = check_list.patient_id)
+    order by checks.id desc
+    limit check_list.maximum_rows
+$$;
+comment on function care.check_list is
+    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
+revoke execute on function care.check_list from public;
+grant execute on function care.check_list to retrocare_service;
+
+create function care.requeue_checks(check_ids bigint[], reasons public.check_reason[])
+returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    wanted bigint[] := array(
+        select dead.id
+        from care.checks as dead
+        where dead.state = 'dead'
+            and (requeue_checks.check_ids is null or dead.id = any (requeue_checks.check_ids))
+            and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
+    );
+begin
+    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    perform from public.patients
+    where patients.id in (select checks.patient_id from care.checks where checks.id = any (wanted))
+    order by patients.id
+    for no key update;
+    return query
+        update care.checks
+        set state = 'queued',
+            reason = null,
+            attempts = 0,
+            lost_leases = 0,
+            run_at = clock_timestamp(),
+            lease_token = null,
+            leased_until = null,
+            worker = null,
+            finished_at = null
+        from (
+            select dead.id
+            from care.checks as dead
+            join public.call_logs on call_logs.id = dead.call_log_id
+            where dead.id = any (wanted)
+                and dead.state = 'dead'
+                and call_logs.recording_ref is not null
+                and not exists (
+                    select from care.checks as newer
+                    where newer.call_log_id = dead.call_log_id
+                        and newer.signal = dead.signal
+                        and newer.id > dead.id
+                        and newer.is_backfill = dead.is_backfill
+                        and (not dead.is_backfill or newer.model = dead.model)
+                )
+            for no key update of dead, call_logs skip locked
+        ) as kept
+        where checks.id = kept.id
+        returning checks.id;
+end
+$$;
+comment on function care.requeue_checks is
+    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
+revoke execute on function care.requeue_checks from public;
+grant execute on function care.requeue_checks to retrocare_service;
+
+create view public.check_status
+with (security_invoker = true)
+as
+select
+    checks.call_log_id,
+    checks.patient_id,
+    checks.signal,
+    checks.model,
+    checks.state,
+    checks.reason,
+    checks.attempts,
+    checks.run_at,
+    checks.created_at,
+    checks.finished_at
+from care.checks
+where not checks.is_backfill;
+comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check of any signal; without backfills.';
+comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
+comment on column public.check_status.attempts is 'How often it was handed out.';
+revoke all on public.check_status from anon, authenticated, service_role;
+grant select on public.check_status to authenticated, service_role;
+
+create view public.pipeline_health
+with (security_invoker = true)
+as
+select
+    checks.signal,
+    checks.model,
+    checks.is_backfill,
+    checks.state,
+    checks.reason,
+    count(*) as check_count,
+    min(checks.created_at) filter (where checks.state in ('queued', 'leased')) as oldest_waiting_since,
+    count(*) filter (where checks.state = 'queued' and checks.run_at <= now()) as due_count,
+    count(*) filter (where checks.state = 'leased' and checks.leased_until < now()) as lost_lease_count,
+    max(checks.finished_at) as last_finished_at
+from care.checks
+group by checks.signal, checks.model, checks.is_backfill, checks.state, checks.reason;
+comment on view public.pipeline_health is
+    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
+comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
+comment on column public.pipeline_health.due_count is 'Queued and not waiting for another try.';
+comment on column public.pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
+revoke all on public.pipeline_health from anon, authenticated, service_role;
+grant select on public.pipeline_health to service_role;
+
+create function care.pipeline_health()
+returns setof public.pipeline_health
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select * from public.pipeline_health
+$$;
+comment on function care.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
+revoke execute on function care.pipeline_health from public;
+grant execute on function care.pipeline_health to retrocare_service;
+
+create policy caregivers_read_their_patients_checks on care.checks
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 32_leases.sql
+
+-- Leases: how a check gets into one worker's hands, and out of them where the worker vanished, stopped, or is not the one that judges
+-- any more. No transaction is open while a recording is processed.
+
+create function care.lease(check_id bigint, worker text, lease_seconds double precision)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    leased care.checks;
+begin
+    update care.checks
+    set state = 'leased',
+        attempts = checks.attempts + 1,
+        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
+        worker = lease.worker,
+        lease_token = gen_random_uuid(),
+        leased_until = clock_timestamp() + make_interval(secs => lease.lease_seconds)
+    where checks.id = lease.check_id
+    returning * into leased;
+    return leased;
+end
+$$;
+comment on function care.lease is 'Hands a locked check to a worker and counts the attempt.';
+revoke execute on function care.lease from public;
+
+create function care.open_check(call_log_id uuid, signal text, model text, worker text, lease_seconds double precision)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    call public.call_logs;
+    latest care.checks;
+    active text;
+begin
+    lock table care.models in row exclusive mode; -- first: which one is active stays so until this is done
+    active := care.active_model(open_check.signal);
+    select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
+    if call.patient_id is null then
+        raise exception using
+            errcode = 'RV003',
+            message = format('No call %s', open_check.call_log_id),
+            hint = 'Calls are rows of public.call_logs, each with a patient.';
+    end if;
+    perform care.lock_patient(call.patient_id);
+    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
+
+    select checks.* into latest
+    from care.checks
+    where checks.call_log_id = call.id
+        and checks.is_backfill = (call.source = 'archive')
+        and checks.signal = open_check.signal
+        -- What an earlier model judged is not judged again by the one that is active now.
+        and (checks.model = open_check.model or open_check.model = active)
+    order by checks.id desc
+    limit 1
+    for update;
+    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
+        -- The call that it repeated is deleted, and what was found then with it.
+        or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
+    then
+        latest := care.request_check(call, open_check.signal, open_check.model);
+    end if;
+    if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then
+        update care.checks set model = open_check.model where checks.id = latest.id and checks.model <> open_check.model;
+        return care.lease(latest.id, open_check.worker, open_check.lease_seconds);
+    end if;
+    latest.lease_token := null;
+    return latest;
+end
+$$;
+comment on function care.open_check is
+    'The call''s check by this model, leased to this worker at once; one that an earlier model left behind is taken over. Without lease_token it has ended, or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+revoke execute on function care.open_check from public;
+
+create function care.expire_leases(model text)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.checks
+    set state = 'dead',
+        reason = case when lost.recording_ref is null then 'upload_lost' else 'attempts_exhausted' end::public.check_reason,
+        finished_at = clock_timestamp()
+    from (
+        select expired.id, call_logs.recording_ref
+        from care.checks as expired
+        join public.call_logs on call_logs.id = expired.call_log_id
+        where expired.model = expire_leases.model
+            and expired.state = 'leased'
+            and expired.leased_until < clock_timestamp()
+            and (call_logs.recording_ref is null
+                or expired.attempts >= (select settings.maximum_attempts from care.settings))
+        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
+        for no key update of expired, call_logs skip locked
+    ) as lost
+    where checks.id = lost.id
+$$;
+comment on function care.expire_leases is
+    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
+revoke execute on function care.expire_leases from public;
+
+create function care.claim_checks(model text, worker text, count integer, lease_seconds double precision)
+returns setof care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    of_backfill boolean;
+    suspect_id bigint;
+begin
+    perform care.expire_leases(claim_checks.model);
+
+    -- Calls that wait to be judged come first, and are the active model's; then what a backfill asks for.
+    foreach of_backfill in array
+        case when exists (
+            select from care.models
+            where models.id = claim_checks.model
+                and models.is_active
+                and (models.calls_wait_until > clock_timestamp()) is not true
+        ) then array[false, true] else array[true] end
+    loop
+        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+        select suspect.id into suspect_id
+        from care.checks as suspect
+        where suspect.model = claim_checks.model
+            and suspect.is_backfill = of_backfill
+            and (suspect.state = 'leased' or (suspect.state = 'queued' and suspect.lost_leases > 0))
+            and case suspect.state when 'leased' then suspect.leased_until else suspect.run_at end < clock_timestamp()
+            and exists (
+                select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
+            )
+        order by suspect.run_at, suspect.id
+        for update skip locked
+        limit 1;
+        if found then
+            return next care.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
+            return;
+        end if;
+
+        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+        return query
+            select claimed.*
+            from (
+                select waiting.id
+                from care.checks as waiting
+                where waiting.model = claim_checks.model
+                    and waiting.is_backfill = of_backfill
+                    and waiting.state = 'queued'
+                    and waiting.run_at <= clock_timestamp()
+                    and waiting.lost_leases = 0
+                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
+                    and (
+                        select sooner.id
+                        from care.checks as sooner
+                        where sooner.patient_id = waiting.patient_id
+                            and sooner.model = waiting.model
+                            and sooner.is_backfill = waiting.is_backfill
+                            and (sooner.state = 'leased'
+                                or (sooner.state = 'queued'
+                                    and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
+                        limit 1
+                    ) is null
+                order by waiting.run_at, waiting.id
+                for update skip locked
+                limit claim_checks.count
+            ) as ready
+            cross join lateral care.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
+        if found then
+            return;
+        end if;
+    end loop;
+end
+$$;
+comment on function care.claim_checks is
+    'Hands out up to count checks that are due: of calls that wait to be judged, to the active model alone, and only where there is none, of a backfill. Called by each signal''s own claim.';
+revoke execute on function care.claim_checks from public;
+
+create function care.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
+returns boolean
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.checks
+    set leased_until = clock_timestamp() + make_interval(secs => renew_lease.lease_seconds)
+    where checks.id = renew_lease.check_id
+        and checks.lease_token = renew_lease.lease_token
+        and checks.state = 'leased'
+    returning true
+$$;
+comment on function care.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
+revoke execute on function care.renew_lease from public;
+grant execute on function care.renew_lease to retrocare_service;
+
+create function care.release_check(check_id bigint, lease_token uuid)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Its state is copied to its call: the patient is locked first.
+    perform care.lock_patient_if_any((select checks.patient_id from care.checks where checks.id = release_check.check_id));
+    update care.checks
+    set state = 'queued',
+        attempts = checks.attempts - 1,
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    where checks.id = release_check.check_id
+        and checks.lease_token = release_check.lease_token
+        and checks.state = 'leased'
+        and exists (
+            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
+        );
+    return nullif(found, false);
+end
+$$;
+comment on function care.release_check is
+    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+revoke execute on function care.release_check from public;
+grant execute on function care.release_check to retrocare_service;
+
+create function care.is_stranded("check" care.checks, at timestamptz)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not "check".is_backfill
+        and ("check".state = 'queued' or ("check".state = 'leased' and "check".leased_until < is_stranded.at))
+        and not exists (
+            select from care.checks as twin
+            where twin.call_log_id = "check".call_log_id
+                and twin.model = care.active_model("check".signal)
+                and not twin.is_backfill
+                and twin.state in ('queued', 'leased')
+        )
+$$;
+comment on function care.is_stranded is
+    'Whether a check of a model that is not active (any more) waits for a worker that may never come. The caller asks about such models alone.';
+revoke execute on function care.is_stranded from public;
+
+create function care.checks_to_reassign(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select stranded.id::text
+    from care.checks as stranded
+    where stranded.model = any (array(select models.id from care.models where not models.is_active))
+        and stranded.state in ('queued', 'leased')
+        and care.is_stranded(stranded, checks_to_reassign.at)
+    order by stranded.id
+    limit checks_to_reassign.maximum_rows
+$$;
+comment on function care.checks_to_reassign is
+    'Calls that wait to be judged by a model that is not active (any more). Called by voice.activate_encoder, and by care.run_job for those that came back since: a lease that expired, an attempt that failed.';
+revoke execute on function care.checks_to_reassign from public;
+
+create function care.reassign_checks(check_ids bigint[], at timestamptz)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reassigned integer;
+begin
+    perform care.expire_leases(models.id) from care.models where not models.is_active;
+    update care.checks
+    set model = care.active_model(checks.signal),
+        state = 'queued',
+        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
+        lease_token = null,
+        leased_until = null,
+        worker = null
+    from (
+        select stranded.id
+        from care.checks as stranded
+        where stranded.id = any (reassign_checks.check_ids) and care.is_stranded(stranded, reassign_checks.at)
+        for no key update of stranded skip locked
+    ) as found
+    where checks.id = found.id;
+    get diagnostics reassigned = row_count;
+    return reassigned;
+end
+$$;
+comment on function care.reassign_checks is 'Hands these checks over to the active model; how many. Called by voice.activate_encoder and care.reassign_check.';
+revoke execute on function care.reassign_checks from public;
+
+create function care.reassign_check(check_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return care.try_lock_patient((select checks.patient_id from care.checks where checks.id = reassign_check.check_id::bigint))
+        and care.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
+end
+$$;
+comment on function care.reassign_check is 'Hands one of care.checks_to_reassign over to the active model; whether it did. Called by care.run_job.';
+revoke execute on function care.reassign_check from public;
+
+-- 33_check_ends.sql
+
+-- Ends of checks: completed by the signal itself, abstained from, given back, or failed; one transaction, all or nothing, fenced by the
+-- lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
+
+create function care.leased_check(check_id bigint, lease_token uuid)
+returns care.checks
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks;
+begin
+    select checks.* into held from care.checks where checks.id = leased_check.check_id;
+    if not found then
+        raise exception using errcode = 'RV003', message = format('No check %s', leased_check.check_id);
+    end if;
+    perform care.lock_patient(held.patient_id);
+    select checks.* into held from care.checks where checks.id = leased_check.check_id for update;
+    if held.lease_token is distinct from leased_check.lease_token or held.state = 'queued' then
+        raise exception using
+            errcode = 'RV001',
+            message = format('The lease of check %s is lost', leased_check.check_id),
+            hint = 'It expired and went to another worker; drop the work.';
+    end if;
+    return held;
+end
+$$;
+comment on function care.leased_check is
+    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
+revoke execute on function care.leased_check from public;
+
+create function care.finish_check(
+    check_id bigint, state public.check_state, reason public.check_reason, quality jsonb default null, detail jsonb default null
+)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    ended care.checks;
+begin
+    update care.checks
+    set state = finish_check.state,
+        reason = finish_check.reason,
+        quality = coalesce(finish_check.quality, '{}'),
+        detail = coalesce(finish_check.detail, '{}'),
+        finished_at = clock_timestamp()
+    where checks.id = finish_check.check_id
+    returning * into ended;
+
+    if finish_check.state <> 'dead' then
+        update public.call_logs
+        set recording_source_url = null,
+            recording_ref = case when recording_ref not like '%?%' then recording_ref end
+        where id = ended.call_log_id
+            and (recording_source_url is not null or recording_ref like '%?%')
+            and not exists (
+                select from care.checks as waiting
+                where waiting.call_log_id = ended.call_log_id and waiting.state in ('queued', 'leased')
+            );
+    end if;
+end
+$$;
+comment on function care.finish_check is
+    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check.';
+revoke execute on function care.finish_check from public;
+
+create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
+returns public.check_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks := care.leased_check(abstain_check.check_id, abstain_check.lease_token);
+begin
+    if held.state <> 'leased' then
+        return held.state;
+    end if;
+    if not care.has_consent(held.patient_id, held.signal) then
+        perform care.finish_check(held.id, 'skipped', 'no_consent');
+        return 'skipped';
+    end if;
+    perform care.finish_check(
+        held.id, 'not_assessable', abstain_check.reason, abstain_check.quality,
+        case when abstain_check.quality ? 'snr_db' then jsonb_build_object('snr_db', abstain_check.quality -> 'snr_db') end);
+    return 'not_assessable';
+end
+$$;
+comment on function care.abstain_check is
+    'Ends a check whose recording cannot be judged, with the reason: never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+revoke execute on function care.abstain_check from public;
+grant execute on function care.abstain_check to retrocare_service;
+
+create function care.fail_check(check_id bigint, lease_token uuid, code text, message text, is_permanent boolean)
+returns public.check_state
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    held care.checks := care.leased_check(fail_check.check_id, fail_check.lease_token);
+    setting care.settings := (select settings from care.settings);
+    has_recording boolean := (select recording_ref is not null from public.call_logs where id = held.call_log_id);
+begin
+    if held.state <> 'leased' then
+        return held.state;
+    end if;
+    insert into care.check_errors (check_id, attempt, code, message)
+    values (held.id, held.attempts, fail_check.code, left(fail_check.message, 1000));
+
+    if fail_check.is_permanent or not has_recording or held.attempts >= setting.maximum_attempts then
+        perform care.finish_check(
+            held.id, 'dead',
+            case when not has_recording then 'upload_lost'
+                when not fail_check.is_permanent then 'attempts_exhausted'
+                when starts_with(fail_check.code, 'recording_') then 'recording_unavailable'
+                else 'processing_failed' end::public.check_reason);
+        return 'dead';
+    end if;
+    update care.checks
+    set state = 'queued',
+        lease_token = null,
+        leased_until = null,
+        run_at = clock_timestamp() + care.retry_wait(held.attempts)
+    where checks.id = held.id;
+    return 'queued';
+end
+$$;
+comment on function care.fail_check is
+    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+revoke execute on function care.fail_check from public;
+grant execute on function care.fail_check to retrocare_service;
+
+-- 34_judgements.sql
+
+-- Judgements: one row per judged signal of a call, and the one way from a score to check-in, alert and message. The alert is raised by
+-- a later file, care.raise_alert.
+
+alter table public.daily_checkins
+    add column if not exists patient_id uuid not null
+        constraint a_checkin_is_a_patients references public.patients (id) on delete cascade,
+    add column if not exists date date,
+    add column if not exists anomaly_score double precision,
+    add column if not exists severity public.anomaly_severity,
+    add column if not exists created_at timestamptz not null default now();
+create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
+comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
+comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
+comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
+grant select, insert, update, delete on public.daily_checkins to service_role;
+
+-- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+create table public.scoring_policies (
+    id integer generated always as identity constraint scoring_policies_pkey primary key,
+    policy jsonb not null constraint a_policy_is_kept_once unique,
+    first_used_at timestamptz not null default now()
+);
+alter table public.scoring_policies enable row level security;
+revoke all on public.scoring_policies from anon, authenticated, service_role;
+comment on table public.scoring_policies is
+    'Thresholds and weights as they were when calls were judged by them: never changed, one row for all the judgements that it stands behind.';
+comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
+grant select on public.scoring_policies to authenticated, service_role;
+
+create function care.scoring_policy_id(policy jsonb)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept_id integer;
+begin
+    loop
+        select scoring_policies.id into kept_id
+        from public.scoring_policies
+        where scoring_policies.policy = scoring_policy_id.policy;
+        exit when found;
+        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        insert into public.scoring_policies (policy)
+        values (scoring_policy_id.policy)
+        on conflict do nothing;
+    end loop;
+    return kept_id;
+end
+$$;
+comment on function care.scoring_policy_id is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+revoke execute on function care.scoring_policy_id from public;
+
+create table public.judgements (
+    id uuid constraint judgements_pkey primary key default care.uuid_v7(),
+    signal text not null,
+    model text not null,
+    patient_id uuid not null
+        constraint a_judgement_is_of_a_patient references public.patients (id) on delete cascade,
+    call_log_id uuid not null
+        constraint a_judgement_is_of_a_call references public.call_logs (id) on delete cascade,
+    occurred_at timestamptz not null,
+    score double precision not null
+        constraint a_score_is_a_share check (score between 0 and 1),
+    severity public.anomaly_severity not null,
+    alert_type public.alert_type
+        constraint an_alert_type_follows_from_the_severity check (
+            alert_type is not distinct from care.alert_type(care.alert_level(severity))),
+    rule text not null,
+    explanation text,
+    policy_id integer not null
+        constraint a_judgement_keeps_its_policy references public.scoring_policies (id),
+    alert_sent boolean not null default false,
+    created_at timestamptz not null default now(),
+    constraint a_call_is_judged_once_by_each_model unique (call_log_id, model),
+    constraint a_judgement_is_by_a_model foreign key (signal, model) references care.models (signal, id)
+);
+create index judgements_by_patient on public.judgements (patient_id, occurred_at desc);
+create index judgements_by_model on public.judgements (signal, model);
+create index judgements_by_policy on public.judgements (policy_id);
+alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+alter table public.judgements enable row level security;
+revoke all on public.judgements from anon, authenticated, service_role;
+comment on table public.judgements is
+    'One row per judged signal of a call, written by care.record_judgement alone. What the signal measured is beside it, under the same id: of voice, voice_anomaly_logs. A call that was not judged has none.';
+comment on column public.judgements.signal is 'Of what: a row of care.signals, such as voice.';
+comment on column public.judgements.model is 'By what; scores of two models are no series.';
+comment on column public.judgements.occurred_at is 'When the call began.';
+comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
+comment on column public.judgements.rule is 'By which rule of the signal the score was worked out, such as fixed.';
+comment on column public.judgements.explanation is 'Why, in words; null: the score says it all.';
+comment on column public.judgements.policy_id is 'Thresholds and weights as they were at that moment: scoring_policies.policy.';
+comment on column public.judgements.alert_sent is 'A message about it was accepted by a provider.';
+grant select on public.judgements to authenticated, service_role;
+
+create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
+    values (patient.id, care.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
+    on conflict (patient_id, date) do update
+    set anomaly_score = excluded.anomaly_score,
+        severity = excluded.severity
+    where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
+$$;
+comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by care.record_judgement.';
+revoke execute on function care.note_checkin from public;
+
+create function care.record_judgement(
+    call public.call_logs, thresholds care.thresholds, score double precision, cause text, rule text, policy jsonb,
+    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp()
+)
+returns public.judgements
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reached constant public.anomaly_severity :=
+        coalesce(record_judgement.severity, care.severity(record_judgement.score, thresholds));
+    level constant public.alert_level := care.alert_level(reached);
+    patient public.patients;
+    judgement public.judgements;
+begin
+    insert into public.judgements (
+        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, policy_id
+    )
+    values (
+        thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
+        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
+        care.scoring_policy_id(
+            record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
+    )
+    returning * into judgement;
+
+    if judgement.score > thresholds.checkin_above then
+        select patients.* into patient from public.patients where patients.id = call.patient_id;
+        perform care.note_checkin(patient, call."timestamp", judgement.score, judgement.severity);
+    end if;
+    if level is not null and not care.is_known_illness(call.patient_id, call."timestamp", level) then
+        perform care.raise_alert(
+            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score);
+    end if;
+    return judgement;
+end
+$$;
+comment on function care.record_judgement is
+    'The one way from a score to a judgement, the day''s check-in, an alert and its messages. severity null: as the thresholds say. The caller holds care.lock_patient. Called by each signal, once a call and model.';
+revoke execute on function care.record_judgement from public;
+
+create policy caregivers_read_their_patients_checkins on public.daily_checkins
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_read_what_their_patients_were_judged_by on public.scoring_policies
+    for select to authenticated
+    using (true);
+
+create policy caregivers_read_their_patients_judgements on public.judgements
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 36_voiceprints.sql
 
 -- Voiceprints: which encoders there are, and the vectors that they made.
+--
+-- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder. Vectors of two
+-- encoders are never compared.
 
 create table voice.encoders (
-    id text constraint encoders_pkey primary key,
+    id text constraint encoders_pkey primary key
+        constraint an_encoder_is_a_model references care.models (id) on delete cascade,
     dimension smallint not null
         constraint an_encoder_has_a_dimension check (dimension between 1 and 16000),
     window_seconds double precision not null
         constraint a_window_has_a_length check (window_seconds > 0 and window_seconds < 'infinity'),
-    is_active boolean not null default false,
-    registered_at timestamptz not null default now(),
     constraint encoders_by_dimension unique (id, dimension)
 );
-create unique index one_encoder_is_active on voice.encoders (is_active) where is_active;
 alter table voice.encoders enable row level security;
-comment on table voice.encoders is 'What turns audio into vectors; the active one decides what is queued.';
+comment on table voice.encoders is 'What turns audio into vectors: the models of the signal voice.';
 comment on column voice.encoders.window_seconds is 'The length of speech that is encoded at once.';
-alter table voice.encoders add column calls_wait_until timestamptz;
-comment on column voice.encoders.calls_wait_until is
-    'Until then no call is handed out to be judged, so that baselines stand still: another encoder is about to take over. Null, or past: they are.';
 
 create table voice.embeddings (
     id bigint generated always as identity constraint embeddings_pkey primary key,
@@ -2416,7 +3665,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select encoders.id from voice.encoders where encoders.is_active
+    select care.active_model('voice')
 $$;
 comment on function voice.active_encoder is 'The id of the encoder whose checks are queued; null before the first service started.';
 revoke execute on function voice.active_encoder from public;
@@ -2424,19 +3673,14 @@ grant execute on function voice.active_encoder to retrocare_service;
 -- Scores of two encoders are no series: the overview's means are of the active one.
 grant execute on function voice.active_encoder to authenticated, service_role;
 
--- 31_policies.sql
+-- 37_voice_policies.sql
 
--- Policies: thresholds, weights and limits are rows, so that changing one is an update and not a release. The defaults are the
--- mission's values.
+-- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
+-- values; the thresholds beside them are care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
         constraint a_policy_belongs_to_an_encoder references voice.encoders (id) on delete cascade,
-    medium_above double precision not null default 0.25,
-    high_above double precision not null default 0.40,
-    critical_above double precision not null default 0.70,
-    checkin_above double precision not null default 0.40
-        constraint a_checkin_threshold_is_a_score check (checkin_above between 0 and 1),
     noisy_below_snr_db double precision not null default 15
         constraint the_noisy_line_is_positive check (noisy_below_snr_db > 0 and noisy_below_snr_db < 'infinity'),
     noise_reduction double precision not null default 0.20
@@ -2458,8 +3702,6 @@ create table voice.policies (
         constraint a_clipped_share_is_a_share check (maximum_clipped_share between 0 and 1),
     maximum_call_seconds double precision not null default 3600
         constraint a_call_has_a_length check (maximum_call_seconds > 0 and maximum_call_seconds < 'infinity'),
-    constraint thresholds_rise
-        check (0 <= medium_above and medium_above < high_above and high_above < critical_above and critical_above <= 1),
     constraint time_windows_lie_within_the_day
         check (0 <= morning_start_hour and morning_start_hour + window_hours <= evening_start_hour
             and evening_start_hour + window_hours <= 24),
@@ -2469,11 +3711,7 @@ create table voice.policies (
 );
 alter table voice.policies enable row level security;
 comment on table voice.policies is
-    'What a score means, and what can be judged: one row per encoder, since thresholds are a property of the encoder.';
-comment on column voice.policies.medium_above is 'Score above which severity is medium (a warning).';
-comment on column voice.policies.high_above is 'Score above which severity is high (an emergency).';
-comment on column voice.policies.critical_above is 'Score above which severity is critical.';
-comment on column voice.policies.checkin_above is 'Score above which the day''s check-in shows the call.';
+    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
 comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
 comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
 comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
@@ -2512,21 +3750,35 @@ comment on function voice.policy is 'The encoder''s policy row. Raises RV004. De
 revoke execute on function voice.policy from public;
 grant execute on function voice.policy to retrocare_service;
 
+create function voice.policy_values(encoder text)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select to_jsonb(voice.policy(policy_values.encoder))
+        || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
+$$;
+comment on function voice.policy_values is
+    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+revoke execute on function voice.policy_values from public;
+grant execute on function voice.policy_values to retrocare_service;
+
 create function voice.set_policy(encoder text, changes jsonb)
-returns voice.policies
+returns jsonb
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    present voice.policies := voice.policy(set_policy.encoder);
+    changed record;
     unknown text := (
         select string_agg(given.name, ', ')
         from jsonb_object_keys(set_policy.changes) as given (name)
-        where given.name = 'encoder' or not to_jsonb(present) ? given.name
+        where given.name = 'encoder' or not voice.policy_values(set_policy.encoder) ? given.name
     );
-    changed voice.policies;
 begin
     if unknown is not null then
         raise exception using
@@ -2534,18 +3786,25 @@ begin
             message = format('No threshold or limit is called %s', unknown),
             hint = '`retrocare policy show` lists them.';
     end if;
-    execute (
-        select format('update voice.policies set %s where encoder = $2 returning *',
-            string_agg(format('%1$I = (jsonb_populate_record(null::voice.policies, $1)).%1$I', given.name), ', '))
-        from jsonb_object_keys(set_policy.changes) as given (name)
-    )
-    into changed
-    using set_policy.changes, set_policy.encoder;
-    return changed;
+    for changed in
+        select rules.relation, rules.key,
+            string_agg(format('%1$I = (jsonb_populate_record(null::%2$s, $1)).%1$I', attribute.attname, rules.relation), ', ') as assignments
+        from (values
+            ('voice.policies'::regclass, 'encoder = $2'),
+            ('care.thresholds'::regclass, 'model = $2 and organisation_id is null')
+        ) as rules (relation, key)
+        join pg_catalog.pg_attribute as attribute on attribute.attrelid = rules.relation and set_policy.changes ? attribute.attname
+        where attribute.attnum > 0 and not attribute.attisdropped
+        group by rules.relation, rules.key
+    loop
+        execute format('update %s set %s where %s', changed.relation, changed.assignments, changed.key)
+        using set_policy.changes, set_policy.encoder;
+    end loop;
+    return voice.policy_values(set_policy.encoder);
 end
 $$;
 comment on function voice.set_policy is
-    'Changes values of an encoder''s policy together, each by its column''s name. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
 revoke execute on function voice.set_policy from public;
 grant execute on function voice.set_policy to retrocare_service;
 
@@ -2553,17 +3812,21 @@ create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policie
     for select to authenticated
     using (true);
 
--- 32_scoring.sql
+-- 38_voice_scoring.sql
 
--- Scoring: pure functions of what they are given. No table is written here.
+-- Scoring of voices: pure functions of what they are given. No table is written here.
+--
+--     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
+--     anomaly        = clamp(1 - raw_similarity, 0, 1)
+--     noise          : a known SNR below the noisy line subtracts noise_reduction * (15 - max(snr, 0)) / 15, not below 0
+--     time of day    : in the mornings and evenings of the patient's zone, multiplied by 1 - r,
+--                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
+--     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
+--
+-- The numbers are the defaults of voice.policies and care.thresholds. NULL means unknown, never zero: greatest() ignores it, so it is
+-- returned early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
-create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
-comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in voice.policies.';
-
-create type public.alert_type as enum ('warning', 'emergency');
-comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
-
-create type voice.judgement as (
+create type voice.comparison as (
     raw_similarity double precision,
     anomaly double precision,
     score double precision,
@@ -2571,7 +3834,7 @@ create type voice.judgement as (
     alert_type public.alert_type,
     noise_adjusted boolean
 );
-comment on type voice.judgement is
+comment on type voice.comparison is
     'A score and what explains it; noise_adjusted: the adjustments moved it across a threshold (anomaly is the score without them).';
 
 create function voice.raw_similarity(baseline extensions.vector, "current" extensions.vector)
@@ -2670,58 +3933,21 @@ comment on function voice.time_adjusted is
     'The anomaly with what the time of day may explain taken off; local_hour is fractional, 0 .. 24; unknown (null) takes nothing.';
 revoke execute on function voice.time_adjusted from public;
 
-create function voice.severity(score double precision, policy voice.policies)
-returns public.anomaly_severity
-language plpgsql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if severity.score = 'NaN' then
-        raise exception using errcode = 'RV005', message = 'The score is not a number';
-    end if;
-    return case
-        when severity.score > policy.critical_above then 'critical'
-        when severity.score > policy.high_above then 'high'
-        when severity.score > policy.medium_above then 'medium'
-        when severity.score <= policy.medium_above then 'low'
-    end;
-end
-$$;
-comment on function voice.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
-revoke execute on function voice.severity from public;
-
-create function voice.alert_type(severity public.anomaly_severity)
-returns public.alert_type
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case alert_type.severity
-        when 'medium' then 'warning'::public.alert_type
-        when 'high' then 'emergency'
-        when 'critical' then 'emergency'
-    end
-$$;
-comment on function voice.alert_type is 'What a severity asks for; null for low.';
-revoke execute on function voice.alert_type from public;
-
 create function voice.judge(
     baseline extensions.vector,
     "current" extensions.vector,
     snr_db double precision,
     local_hour double precision,
-    policy voice.policies
+    policy voice.policies,
+    thresholds care.thresholds
 )
-returns voice.judgement
+returns voice.comparison
 language plpgsql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    judged voice.judgement;
+    judged voice.comparison;
 begin
     judged.raw_similarity := voice.raw_similarity(judge.baseline, judge."current");
     judged.anomaly := voice.anomaly(judged.raw_similarity);
@@ -2732,14 +3958,14 @@ begin
             errcode = 'RV005',
             message = 'Nothing to compare: the baseline, the voice or the policy is null';
     end if;
-    judged.severity := voice.severity(judged.score, judge.policy);
-    judged.alert_type := voice.alert_type(judged.severity);
-    judged.noise_adjusted := judged.severity <> voice.severity(judged.anomaly, judge.policy);
+    judged.severity := care.severity(judged.score, judge.thresholds);
+    judged.alert_type := care.alert_type(care.alert_level(judged.severity));
+    judged.noise_adjusted := judged.severity <> care.severity(judged.anomaly, judge.thresholds);
     return judged;
 end
 $$;
 comment on function voice.judge is
-    'The whole judgement of one voice against a baseline. Raises RV005 where there is none. Called by voice.complete_check and voice.compare.';
+    'What is to be said of one voice against a baseline. Raises RV005 where there is none. Called by voice.score_call and voice.compare.';
 revoke execute on function voice.judge from public;
 
 create function voice.compare(
@@ -2749,7 +3975,7 @@ create function voice.compare(
     local_hour double precision,
     encoder text
 )
-returns voice.judgement
+returns voice.comparison
 language plpgsql
 stable
 security definer
@@ -2765,7 +3991,8 @@ begin
                 extensions.vector_dims(compare.baseline), policy.encoder),
             hint = 'Name the encoder that made the vectors.';
     end if;
-    return voice.judge(compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy);
+    return voice.judge(
+        compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy, care.thresholds_for(policy.encoder));
 end
 $$;
 comment on function voice.compare is
@@ -2773,7 +4000,7 @@ comment on function voice.compare is
 revoke execute on function voice.compare from public;
 grant execute on function voice.compare to retrocare_service;
 
--- 33_baselines.sql
+-- 39_baselines.sql
 
 -- Baselines: how the patient sounds when well.
 
@@ -2929,7 +4156,7 @@ create policy caregivers_read_their_patients_baselines on voice.baselines
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
 
--- 34_enrolment.sql
+-- 40_enrolment.sql
 
 -- Enrolment: which recordings become samples of a baseline, and which leave it.
 
@@ -3091,7 +4318,8 @@ begin
     ) then
         return false;
     end if;
-    return voice.severity(voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), policy) = 'low'
+    return care.severity(
+            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder)) = 'low'
         and voice.add_sample(present, stored.id, policy);
 end
 $$;
@@ -3099,67 +4327,17 @@ comment on function voice.enrol_archived is
     'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds care.lock_patient.';
 revoke execute on function voice.enrol_archived from public;
 
--- 35_judgements.sql
+-- 41_voice_logs.sql
 
--- Judgements: one row per call that was scored, with everything that explains and recomputes its score.
-
-alter table public.daily_checkins
-    add column if not exists patient_id uuid not null
-        constraint a_checkin_is_a_patients references public.patients (id) on delete cascade,
-    add column if not exists date date,
-    add column if not exists anomaly_score double precision,
-    add column if not exists severity public.anomaly_severity,
-    add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
-comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
-comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
-comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
-grant select, insert, update, delete on public.daily_checkins to service_role;
-
--- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
-create table public.scoring_policies (
-    id integer generated always as identity constraint scoring_policies_pkey primary key,
-    policy jsonb not null constraint a_policy_is_kept_once unique,
-    first_used_at timestamptz not null default now()
-);
-alter table public.scoring_policies enable row level security;
-revoke all on public.scoring_policies from anon, authenticated, service_role;
-comment on table public.scoring_policies is
-    'Rows of voice.policies as they were when calls were scored by them: never changed, one for all the logs that it judged.';
-comment on column public.scoring_policies.policy is 'Every threshold and weight, by its name in voice.policies.';
-grant select on public.scoring_policies to authenticated, service_role;
-
-create function voice.scoring_policy_id(policy voice.policies)
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    kept_id integer;
-begin
-    loop
-        select scoring_policies.id into kept_id
-        from public.scoring_policies
-        where scoring_policies.policy = to_jsonb(scoring_policy_id.policy);
-        exit when found;
-        -- Another completion may keep the same values at this moment: then its row is found next time round.
-        insert into public.scoring_policies (policy)
-        values (to_jsonb(scoring_policy_id.policy))
-        on conflict do nothing;
-    end loop;
-    return kept_id;
-end
-$$;
-comment on function voice.scoring_policy_id is 'Where the values of this policy are kept; they are written where they are new. Called by voice.score_call.';
-revoke execute on function voice.scoring_policy_id from public;
+-- Logs of voices: the detail of each judgement of a voice, with everything that explains and recomputes its score.
 
 create table public.voice_anomaly_logs (
-    id uuid constraint voice_anomaly_logs_pkey primary key default care.uuid_v7(),
+    id uuid constraint voice_anomaly_logs_pkey primary key
+        constraint a_log_is_the_detail_of_a_judgement references public.judgements (id) on delete cascade,
     patient_id uuid not null
         constraint a_log_is_of_a_patient references public.patients (id) on delete cascade,
-    call_log_id uuid
-        constraint a_log_is_of_a_call references public.call_logs (id) on delete set null,
+    call_log_id uuid not null
+        constraint a_log_is_of_a_call references public.call_logs (id) on delete cascade,
     "timestamp" timestamptz not null,
     anomaly_score double precision not null
         constraint an_anomaly_score_is_a_share check (anomaly_score between 0 and 1),
@@ -3173,11 +4351,7 @@ create table public.voice_anomaly_logs (
     severity public.anomaly_severity not null,
     alert_type public.alert_type
         constraint an_alert_type_follows_from_the_severity check (
-            alert_type is not distinct from case severity
-                when 'medium' then 'warning'::public.alert_type
-                when 'high' then 'emergency'
-                when 'critical' then 'emergency'
-            end),
+            alert_type is not distinct from care.alert_type(care.alert_level(severity))),
     noise_adjusted boolean not null,
     alert_sent boolean not null default false,
     notes text
@@ -3192,8 +4366,6 @@ create table public.voice_anomaly_logs (
     is_provisional boolean not null,
     added_to_baseline boolean not null,
     local_hour double precision,
-    policy_id integer not null
-        constraint a_log_keeps_its_policy references public.scoring_policies (id),
     created_at timestamptz not null default now(),
     constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder)
 );
@@ -3202,11 +4374,10 @@ create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp
 create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
 create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
 create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
-create index voice_anomaly_logs_by_policy on public.voice_anomaly_logs (policy_id);
 alter table public.voice_anomaly_logs enable row level security;
 revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
-    'One row per scored call, written by voice.complete_check alone; callers edit notes. A call that was not judged has none.';
+    'What was measured for a judgement of the voice, under the judgement''s id; written by voice.complete_check alone, callers edit notes.';
 comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
 comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
 comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
@@ -3218,26 +4389,9 @@ comment on column public.voice_anomaly_logs.noise_adjusted is
 comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
 comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
 comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
-comment on column public.voice_anomaly_logs.policy_id is 'The policy''s values as they were at that moment: scoring_policies.policy.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
-
-create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
-    values (patient.id, care.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
-    on conflict (patient_id, date) do update
-    set anomaly_score = excluded.anomaly_score,
-        severity = excluded.severity
-    where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
-$$;
-comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by voice.score_call.';
-revoke execute on function care.note_checkin from public;
 
 create function voice.score_call(
     patient public.patients,
@@ -3253,46 +4407,56 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    local_hour double precision := care.local_hour(call."timestamp", patient.timezone);
-    judged voice.judgement := voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy);
+    thresholds constant care.thresholds := care.thresholds_for(policy.encoder);
+    local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
+    judged constant voice.comparison :=
+        voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
     -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
-    is_sample boolean := voice.severity(judged.anomaly, policy) = 'low'
+    is_sample constant boolean := care.severity(judged.anomaly, thresholds) = 'low'
         and care.is_healthy_at(patient, call."timestamp")
         and voice.add_sample(baseline, stored.id, policy);
+    judgement public.judgements;
     logged public.voice_anomaly_logs;
 begin
-    insert into public.voice_anomaly_logs (
-        patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
-        severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional,
-        added_to_baseline, local_hour, policy_id
-    )
-    values (
-        patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
-        stored.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, stored.encoder, stored.id, baseline.id,
-        baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour,
-        voice.scoring_policy_id(policy)
-    )
-    returning * into logged;
-
     update public.call_logs
     set anomaly_score = judged.score
     where call_logs.id = call.id;
 
-    if judged.score > policy.checkin_above then
-        perform care.note_checkin(patient, call."timestamp", judged.score, judged.severity);
-    end if;
-    if judged.alert_type is not null
-        and not care.is_known_illness(patient.id, call."timestamp", care.alert_level(judged.severity))
-    then
-        perform care.raise_alert(
-            patient.id, 'voice_changed', care.alert_level(judged.severity), score_call.at, logged.id, judged.score);
-    end if;
+    judgement := care.record_judgement(
+        call, thresholds, judged.score, cause => 'voice_changed', rule => 'fixed', policy => to_jsonb(policy),
+        severity => judged.severity, at => score_call.at);
+    insert into public.voice_anomaly_logs (
+        id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
+        severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional, added_to_baseline,
+        local_hour
+    )
+    values (
+        judgement.id, patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
+        stored.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, stored.encoder, stored.id, baseline.id,
+        baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour
+    )
+    returning * into logged;
     return logged;
 end
 $$;
 comment on function voice.score_call is
-    'Judges one stored voiceprint: log, call, check-in, alert, and baseline where it is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Judges one stored voiceprint: judgement, log, call, and baseline where it is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.score_call from public;
+
+create function voice.on_judgement_told()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.voice_anomaly_logs set alert_sent = new.alert_sent where voice_anomaly_logs.id = new.id;
+    return null;
+end
+$$;
+comment on function voice.on_judgement_told is 'Trigger: the log says alert_sent as its judgement does. Definer: whoever sends may not write logs.';
+revoke execute on function voice.on_judgement_told from public;
 
 create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
 returns setof public.voice_anomaly_logs
@@ -3313,14 +4477,6 @@ comment on function voice.anomaly_logs is
 revoke execute on function voice.anomaly_logs from public;
 grant execute on function voice.anomaly_logs to retrocare_service;
 
-create policy caregivers_read_their_patients_checkins on public.daily_checkins
-    for select to authenticated
-    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
-
-create policy caregivers_read_what_their_patients_were_judged_by on public.scoring_policies
-    for select to authenticated
-    using (true);
-
 create policy caregivers_read_their_patients_logs on public.voice_anomaly_logs
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
@@ -3329,395 +4485,9 @@ create policy caregivers_write_notes_on_their_patients_logs on public.voice_anom
     for update to authenticated
     using (patient_id = any (array(select care.patients_of_caller('family'))));
 
--- 40_checks.sql
+-- 42_voice_checks.sql
 
--- Checks: the work list and the record. Each call with a recording gets one check per encoder, and each check exactly one end.
-
-create table care.checks (
-    id bigint generated always as identity constraint checks_pkey primary key,
-    call_log_id uuid not null
-        constraint a_check_is_of_a_call references public.call_logs (id) on delete cascade,
-    patient_id uuid not null
-        constraint a_check_is_of_a_patient references public.patients (id) on delete cascade,
-    encoder text not null
-        constraint a_check_is_for_an_encoder references voice.encoders (id),
-    is_backfill boolean not null default false,
-    state public.check_state not null default 'queued',
-    reason public.check_reason,
-    attempts integer not null default 0,
-    lost_leases integer not null default 0,
-    run_at timestamptz not null default now(),
-    worker text,
-    lease_token uuid,
-    leased_until timestamptz,
-    log_id uuid
-        constraint a_check_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
-    duplicate_of uuid
-        constraint a_check_keeps_the_call_that_it_repeats references public.call_logs (id) on delete set null,
-    added_to_baseline boolean not null default false,
-    snr_db double precision,
-    quality jsonb not null default '{}',
-    created_at timestamptz not null default now(),
-    finished_at timestamptz,
-    constraint a_leased_check_has_a_lease
-        check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
-    constraint an_end_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
-    constraint an_end_without_a_score_has_a_reason
-        check ((state in ('held', 'not_assessable', 'skipped', 'dead')) = (reason is not null))
-);
-create unique index a_call_has_one_live_check_per_encoder
-    on care.checks (call_log_id, encoder, is_backfill) where state in ('queued', 'leased');
-create index checks_by_call on care.checks (call_log_id, encoder, id desc);
-create index checks_by_patient on care.checks (patient_id);
-create index live_checks_by_patient on care.checks (patient_id, encoder, is_backfill, run_at, id)
-    where state in ('queued', 'leased');
-create index checks_by_encoder on care.checks (encoder);
-create index checks_by_log on care.checks (log_id);
-create index checks_by_repeated_call on care.checks (duplicate_of) where duplicate_of is not null;
-create index checks_to_claim on care.checks (encoder, is_backfill, run_at, id) where state = 'queued';
-create index checks_by_lease on care.checks (encoder, is_backfill, run_at, id)
-    where state = 'leased' or (state = 'queued' and lost_leases > 0);
-alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
-alter table care.checks enable row level security;
-comment on table care.checks is 'The work list and the record: what waits, who works on it, how it ended.';
-comment on column care.checks.is_backfill is
-    'Only the voiceprint is wanted, and at most a baseline: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
-comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
-comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
-comment on column care.checks.run_at is 'Not before this moment.';
-comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
-comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
-comment on column care.checks.quality is 'What was measured, judged or not.';
-grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
-    is_backfill
-) on care.checks to service_role;
-grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, is_backfill
-) on care.checks to authenticated;
-grant select (id, snr_db, quality) on care.checks to authenticated, service_role;
-create index dead_checks on care.checks (id) where state = 'dead';
-
-create table care.check_errors (
-    id bigint generated always as identity constraint check_errors_pkey primary key,
-    check_id bigint not null
-        constraint a_failed_check_has_its_errors references care.checks (id) on delete cascade,
-    attempt integer not null,
-    code text not null,
-    message text not null,
-    occurred_at timestamptz not null default now()
-);
-create index check_errors_by_check on care.check_errors (check_id);
-alter table care.check_errors enable row level security;
-comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
-create index check_errors_by_age on care.check_errors (occurred_at);
-
-create function care.request_check(call public.call_logs, encoder text)
-returns care.checks
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    has_consent boolean := (select voice_consent_at is not null from public.patients where id = call.patient_id);
-    -- However the recording came here: a voicemail greeting is not the patient.
-    why_not constant public.check_reason := case when has_consent then care.skip_reason(call) else 'no_consent' end;
-    is_archived boolean := call.source = 'archive';
-    requested care.checks;
-begin
-    insert into care.checks (call_log_id, patient_id, encoder, is_backfill, run_at, state, reason, finished_at)
-    values (
-        call.id, call.patient_id, request_check.encoder, is_archived,
-        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
-        case when why_not is null then 'queued' else 'skipped' end::public.check_state,
-        why_not,
-        case when why_not is not null then now() end
-    )
-    returning * into requested;
-    return requested;
-end
-$$;
-comment on function care.request_check is
-    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by the trigger and voice.open_check.';
-revoke execute on function care.request_check from public;
-
-create function voice.on_recording()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    active text := voice.active_encoder();
-begin
-    if active is null then
-        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
-        lock table voice.encoders in row exclusive mode;
-        active := voice.active_encoder();
-    end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
-    if active is not null and not exists (
-        select from care.checks
-        where checks.call_log_id = new.id and checks.is_backfill = (new.source = 'archive')
-            and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
-    ) then
-        perform care.request_check(new, active);
-    end if;
-    return null;
-end
-$$;
-comment on function voice.on_recording is
-    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
-revoke execute on function voice.on_recording from public;
-
-create function care.on_check_state()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update public.call_logs
-    set check_state = new.state,
-        check_reason = new.reason
-    where call_logs.id = new.call_log_id
-        and not exists (
-            select from care.checks
-            where checks.call_log_id = new.call_log_id and checks.id > new.id and not checks.is_backfill
-        );
-    return null;
-end
-$$;
-comment on function care.on_check_state is
-    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
-revoke execute on function care.on_check_state from public;
-
-create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    registered voice.encoders;
-begin
-    lock table voice.encoders in share row exclusive mode;
-    insert into voice.encoders (id, dimension, window_seconds, is_active)
-    values (
-        register_encoder.encoder, register_encoder.dimension, register_encoder.window_seconds,
-        not exists (select from voice.encoders where is_active)
-    )
-    on conflict (id) do nothing
-    returning * into registered;
-
-    if registered.is_active then
-        insert into voice.policies (encoder) values (registered.id);
-        perform care.request_check(call_logs, registered.id)
-        from public.call_logs
-        where call_logs.recording_ref is not null and call_logs.check_state is null;
-    elsif registered.id is not null then
-        insert into voice.policies (encoder) values (registered.id);
-    end if;
-
-    select encoders.* into registered from voice.encoders where encoders.id = register_encoder.encoder;
-    if (registered.dimension, registered.window_seconds)
-        <> (register_encoder.dimension::smallint, register_encoder.window_seconds)
-    then
-        raise exception using
-            errcode = 'RV004',
-            message = format('The encoder %s is registered with %s dimensions and windows of %s s',
-                registered.id, registered.dimension, registered.window_seconds),
-            hint = 'Another dimension or window is another encoder: give it another id.';
-    end if;
-    return registered.is_active;
-end
-$$;
-comment on function voice.register_encoder is
-    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
-revoke execute on function voice.register_encoder from public;
-grant execute on function voice.register_encoder to retrocare_service;
-
-create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
-returns table (
-    id bigint,
-    call_log_id uuid,
-    patient_id uuid,
-    encoder text,
-    is_backfill boolean,
-    state public.check_state,
-    reason public.check_reason,
-    attempts integer,
-    run_at timestamptz,
-    leased_until timestamptz,
-    worker text,
-    created_at timestamptz,
-    finished_at timestamptz,
-    error_code text,
-    error_message text
-)
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select
-        checks.id,
-        checks.call_log_id,
-        checks.patient_id,
-        checks.encoder,
-        checks.is_backfill,
-        checks.state,
-        checks.reason,
-        checks.attempts,
-        checks.run_at,
-        checks.leased_until,
-        checks.worker,
-        checks.created_at,
-        checks.finished_at,
-        last_error.code,
-        last_error.message
-    from care.checks
-    left join lateral (
-        select check_errors.code, check_errors.message
-        from care.check_errors
-        where check_errors.check_id = checks.id
-        order by check_errors.id desc
-        limit 1
-    ) as last_error on true
-    where (check_list.states is null or checks.state = any (check_list.states))
-        and (check_list.patient_id is null or checks.patient_id = check_list.patient_id)
-    order by checks.id desc
-    limit check_list.maximum_rows
-$$;
-comment on function care.check_list is
-    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
-revoke execute on function care.check_list from public;
-grant execute on function care.check_list to retrocare_service;
-
-create function care.requeue_checks(check_ids bigint[], reasons public.check_reason[])
-returns setof bigint
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    wanted bigint[] := array(
-        select dead.id
-        from care.checks as dead
-        where dead.state = 'dead'
-            and (requeue_checks.check_ids is null or dead.id = any (requeue_checks.check_ids))
-            and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
-    );
-begin
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
-    perform from public.patients
-    where patients.id in (select checks.patient_id from care.checks where checks.id = any (wanted))
-    order by patients.id
-    for no key update;
-    return query
-        update care.checks
-        set state = 'queued',
-            reason = null,
-            attempts = 0,
-            lost_leases = 0,
-            run_at = clock_timestamp(),
-            lease_token = null,
-            leased_until = null,
-            worker = null,
-            finished_at = null
-        from (
-            select dead.id
-            from care.checks as dead
-            join public.call_logs on call_logs.id = dead.call_log_id
-            where dead.id = any (wanted)
-                and dead.state = 'dead'
-                and call_logs.recording_ref is not null
-                and not exists (
-                    select from care.checks as newer
-                    where newer.call_log_id = dead.call_log_id
-                        and newer.id > dead.id
-                        and newer.is_backfill = dead.is_backfill
-                        and (not dead.is_backfill or newer.encoder = dead.encoder)
-                )
-            for no key update of dead, call_logs skip locked
-        ) as kept
-        where checks.id = kept.id
-        returning checks.id;
-end
-$$;
-comment on function care.requeue_checks is
-    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
-revoke execute on function care.requeue_checks from public;
-grant execute on function care.requeue_checks to retrocare_service;
-
-create view public.check_status
-with (security_invoker = true)
-as
-select
-    checks.call_log_id,
-    checks.patient_id,
-    checks.encoder,
-    checks.state,
-    checks.reason,
-    checks.attempts,
-    checks.run_at,
-    checks.created_at,
-    checks.finished_at
-from care.checks
-where not checks.is_backfill;
-comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check; without backfills.';
-comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
-comment on column public.check_status.attempts is 'How often it was handed out.';
-revoke all on public.check_status from anon, authenticated, service_role;
-grant select on public.check_status to authenticated, service_role;
-
-create view public.pipeline_health
-with (security_invoker = true)
-as
-select
-    checks.encoder,
-    checks.is_backfill,
-    checks.state,
-    checks.reason,
-    count(*) as check_count,
-    min(checks.created_at) filter (where checks.state in ('queued', 'leased')) as oldest_waiting_since,
-    count(*) filter (where checks.state = 'queued' and checks.run_at <= now()) as due_count,
-    count(*) filter (where checks.state = 'leased' and checks.leased_until < now()) as lost_lease_count,
-    max(checks.finished_at) as last_finished_at
-from care.checks
-group by checks.encoder, checks.is_backfill, checks.state, checks.reason;
-comment on view public.pipeline_health is
-    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
-comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
-comment on column public.pipeline_health.due_count is 'Queued and not waiting for another try.';
-comment on column public.pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
-revoke all on public.pipeline_health from anon, authenticated, service_role;
-grant select on public.pipeline_health to service_role;
-
-create function care.pipeline_health()
-returns setof public.pipeline_health
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select * from public.pipeline_health
-$$;
-comment on function care.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
-revoke execute on function care.pipeline_health from public;
-grant execute on function care.pipeline_health to retrocare_service;
-
-create policy caregivers_read_their_patients_checks on care.checks
-    for select to authenticated
-    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
-
--- 41_leases.sql
-
--- Leases: how a check gets into one worker's hands. No transaction is open while audio is processed.
+-- Checks of voices: how an encoder gets its checks, and what is said of one that has ended.
 
 create type voice.claim as (
     check_id bigint,
@@ -3738,55 +4508,33 @@ create type voice.claim as (
 comment on type voice.claim is
     'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
 
-create function voice.claim_of(check_id bigint, is_yours boolean)
+create function voice.claim_of("check" care.checks)
 returns voice.claim
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
     select
-        checks.id,
-        case when claim_of.is_yours then checks.lease_token end,
-        checks.leased_until,
-        checks.state,
-        checks.call_log_id,
-        checks.patient_id,
+        "check".id,
+        "check".lease_token,
+        "check".leased_until,
+        "check".state,
+        "check".call_log_id,
+        "check".patient_id,
         call_logs.recording_ref,
         call_logs.recording_channel,
         call_logs.speech_intervals,
-        checks.lost_leases,
+        "check".lost_leases,
         policies.minimum_speech_seconds,
         policies.minimum_snr_db,
         policies.maximum_clipped_share,
         policies.maximum_call_seconds
-    from care.checks
-    join public.call_logs on call_logs.id = checks.call_log_id
-    join voice.policies on policies.encoder = checks.encoder
-    where checks.id = claim_of.check_id
+    from public.call_logs
+    join voice.policies on policies.encoder = "check".model
+    where call_logs.id = "check".call_log_id
 $$;
 comment on function voice.claim_of is 'The check as it is handed out.';
 revoke execute on function voice.claim_of from public;
-
-create function care.lease(check_id bigint, worker text, lease_seconds double precision)
-returns voice.claim
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update care.checks
-    set state = 'leased',
-        attempts = checks.attempts + 1,
-        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
-        worker = lease.worker,
-        lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => lease.lease_seconds)
-    where checks.id = lease.check_id;
-    return voice.claim_of(lease.check_id, true);
-end
-$$;
-comment on function care.lease is 'Hands a locked check to a worker and counts the attempt.';
-revoke execute on function care.lease from public;
 
 create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
 returns voice.claim
@@ -3795,77 +4543,15 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    call public.call_logs;
-    latest care.checks;
-    active text;
 begin
-    lock table voice.encoders in row exclusive mode; -- first: which one is active stays so until this is done
-    active := voice.active_encoder();
-    select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
-    if call.patient_id is null then
-        raise exception using
-            errcode = 'RV003',
-            message = format('No call %s', open_check.call_log_id),
-            hint = 'Calls are rows of public.call_logs, each with a patient.';
-    end if;
-    perform care.lock_patient(call.patient_id);
-    select call_logs.* into call from public.call_logs where call_logs.id = call.id for no key update;
-
-    select checks.* into latest
-    from care.checks
-    where checks.call_log_id = call.id
-        and checks.is_backfill = (call.source = 'archive')
-        -- What an earlier encoder judged is not judged again by the one that is active now.
-        and (checks.encoder = open_check.encoder or open_check.encoder = active)
-    order by checks.id desc
-    limit 1
-    for update;
-    if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
-        -- The call that it repeated is deleted, and what was found then with it.
-        or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
-    then
-        latest := care.request_check(call, open_check.encoder);
-    end if;
-    if latest.state = 'queued' or (latest.state = 'leased' and latest.leased_until < clock_timestamp()) then
-        update care.checks set encoder = open_check.encoder where checks.id = latest.id and checks.encoder <> open_check.encoder;
-        return care.lease(latest.id, open_check.worker, open_check.lease_seconds);
-    end if;
-    return voice.claim_of(latest.id, false);
+    return voice.claim_of(care.open_check(
+        open_check.call_log_id, 'voice', open_check.encoder, open_check.worker, open_check.lease_seconds));
 end
 $$;
 comment on function voice.open_check is
-    'The synchronous path: the call''s check, leased to this worker at once; one that an earlier encoder left behind is taken over. Without lease_token it has ended (read voice.stored_result) or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+    'The synchronous path: the call''s check, leased to this worker at once, with what the pipeline needs. Without lease_token it has ended (read voice.stored_result) or another worker holds it. Raises RV003. Definer: the service touches no table.';
 revoke execute on function voice.open_check from public;
 grant execute on function voice.open_check to retrocare_service;
-
-create function care.expire_leases(encoder text)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-    update care.checks
-    set state = 'dead',
-        reason = case when lost.recording_ref is null then 'upload_lost' else 'attempts_exhausted' end::public.check_reason,
-        finished_at = clock_timestamp()
-    from (
-        select expired.id, call_logs.recording_ref
-        from care.checks as expired
-        join public.call_logs on call_logs.id = expired.call_log_id
-        where expired.encoder = expire_leases.encoder
-            and expired.state = 'leased'
-            and expired.leased_until < clock_timestamp()
-            and (call_logs.recording_ref is null
-                or expired.attempts >= (select settings.maximum_attempts from care.settings))
-        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
-        for no key update of expired, call_logs skip locked
-    ) as lost
-    where checks.id = lost.id
-$$;
-comment on function care.expire_leases is
-    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
-revoke execute on function care.expire_leases from public;
 
 create function voice.claim_checks(encoder text, worker text, count integer, lease_seconds double precision)
 returns setof voice.claim
@@ -3875,129 +4561,90 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    of_backfill boolean;
-    suspect_id bigint;
+    claimed care.checks;
 begin
-    perform care.expire_leases(claim_checks.encoder);
-
-    -- Calls that wait to be judged come first, and are the active encoder's; then what a backfill asks for.
-    foreach of_backfill in array
-        case when exists (
-            select from voice.encoders
-            where encoders.id = claim_checks.encoder
-                and encoders.is_active
-                and (encoders.calls_wait_until > clock_timestamp()) is not true
-        ) then array[false, true] else array[true] end
+    for claimed in
+        select * from care.claim_checks(claim_checks.encoder, claim_checks.worker, claim_checks.count, claim_checks.lease_seconds)
     loop
-        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
-        select suspect.id into suspect_id
-        from care.checks as suspect
-        where suspect.encoder = claim_checks.encoder
-            and suspect.is_backfill = of_backfill
-            and (suspect.state = 'leased' or (suspect.state = 'queued' and suspect.lost_leases > 0))
-            and case suspect.state when 'leased' then suspect.leased_until else suspect.run_at end < clock_timestamp()
-            and exists (
-                select from public.call_logs where call_logs.id = suspect.call_log_id and call_logs.recording_ref is not null
-            )
-        order by suspect.run_at, suspect.id
-        for update skip locked
-        limit 1;
-        if found then
-            return next care.lease(suspect_id, claim_checks.worker, claim_checks.lease_seconds);
-            return;
-        end if;
-
-        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
-        return query
-            select claimed.*
-            from (
-                select waiting.id
-                from care.checks as waiting
-                where waiting.encoder = claim_checks.encoder
-                    and waiting.is_backfill = of_backfill
-                    and waiting.state = 'queued'
-                    and waiting.run_at <= clock_timestamp()
-                    and waiting.lost_leases = 0
-                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
-                    and (
-                        select sooner.id
-                        from care.checks as sooner
-                        where sooner.patient_id = waiting.patient_id
-                            and sooner.encoder = waiting.encoder
-                            and sooner.is_backfill = waiting.is_backfill
-                            and (sooner.state = 'leased'
-                                or (sooner.state = 'queued'
-                                    and (sooner.run_at, sooner.id) < (waiting.run_at, waiting.id)))
-                        limit 1
-                    ) is null
-                order by waiting.run_at, waiting.id
-                for update skip locked
-                limit claim_checks.count
-            ) as ready
-            cross join lateral care.lease(ready.id, claim_checks.worker, claim_checks.lease_seconds) as claimed;
-        if found then
-            return;
-        end if;
+        return next voice.claim_of(claimed);
     end loop;
 end
 $$;
 comment on function voice.claim_checks is
-    'Hands out up to count checks that are due: of calls that wait to be judged, to the active encoder alone, and only where there is none, of a backfill. Called by the worker, again and again.';
+    'Hands out up to count checks that are due, with what the pipeline needs. Definer: the service touches no table. Called by the worker, again and again.';
 revoke execute on function voice.claim_checks from public;
 grant execute on function voice.claim_checks to retrocare_service;
 
-create function care.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
-returns boolean
-language sql
+create function voice.on_recording()
+returns trigger
+language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    update care.checks
-    set leased_until = clock_timestamp() + make_interval(secs => renew_lease.lease_seconds)
-    where checks.id = renew_lease.check_id
-        and checks.lease_token = renew_lease.lease_token
-        and checks.state = 'leased'
-    returning true
+declare
+    active text := voice.active_encoder();
+begin
+    if active is null then
+        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
+        lock table care.models in row exclusive mode;
+        active := voice.active_encoder();
+    end if;
+    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
+    if active is not null and not exists (
+        select from care.checks
+        where checks.call_log_id = new.id and checks.signal = 'voice' and checks.is_backfill = (new.source = 'archive')
+            and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
+    ) then
+        perform care.request_check(new, 'voice', active);
+    end if;
+    return null;
+end
 $$;
-comment on function care.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
-revoke execute on function care.renew_lease from public;
-grant execute on function care.renew_lease to retrocare_service;
+comment on function voice.on_recording is
+    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
+revoke execute on function voice.on_recording from public;
 
-create function care.release_check(check_id bigint, lease_token uuid)
+create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
 returns boolean
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    is_new constant boolean := care.register_model('voice', register_encoder.encoder);
+    is_active constant boolean := register_encoder.encoder is not distinct from voice.active_encoder();
+    registered voice.encoders;
 begin
-    -- Its state is copied to its call: the patient is locked first.
-    perform care.lock_patient_if_any((select checks.patient_id from care.checks where checks.id = release_check.check_id));
-    update care.checks
-    set state = 'queued',
-        attempts = checks.attempts - 1,
-        lease_token = null,
-        leased_until = null,
-        worker = null
-    where checks.id = release_check.check_id
-        and checks.lease_token = release_check.lease_token
-        and checks.state = 'leased'
-        and exists (
-            select from public.call_logs where call_logs.id = checks.call_log_id and call_logs.recording_ref is not null
-        );
-    return nullif(found, false);
+    if is_new then
+        insert into voice.encoders (id, dimension, window_seconds)
+        values (register_encoder.encoder, register_encoder.dimension, register_encoder.window_seconds);
+        insert into voice.policies (encoder) values (register_encoder.encoder);
+    end if;
+    if is_new and is_active then
+        perform care.request_check(call_logs, 'voice', register_encoder.encoder)
+        from public.call_logs
+        where call_logs.recording_ref is not null and call_logs.check_state is null;
+    end if;
+
+    select encoders.* into registered from voice.encoders where encoders.id = register_encoder.encoder;
+    if (registered.dimension, registered.window_seconds)
+        is distinct from (register_encoder.dimension::smallint, register_encoder.window_seconds)
+    then
+        raise exception using
+            errcode = 'RV004',
+            message = format('The encoder %s is registered with %s dimensions and windows of %s s',
+                register_encoder.encoder, registered.dimension, registered.window_seconds),
+            hint = 'Another dimension or window is another encoder: give it another id.';
+    end if;
+    return is_active;
 end
 $$;
-comment on function care.release_check is
-    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
-revoke execute on function care.release_check from public;
-grant execute on function care.release_check to retrocare_service;
-
--- 42_check_ends.sql
-
--- Ends of checks: completed, abstained from, given back, or failed; one transaction, all or nothing, fenced by the lease
--- token.
+comment on function voice.register_encoder is
+    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
+revoke execute on function voice.register_encoder from public;
+grant execute on function voice.register_encoder to retrocare_service;
 
 create type voice.check_result as (
     call_log_id uuid,
@@ -4027,14 +4674,14 @@ as $$
         asked.call_log_id,
         told.state,
         told.reason,
-        told.log_id,
+        voice_anomaly_logs.id,
         voice_anomaly_logs.anomaly_score,
         voice_anomaly_logs.raw_similarity,
         voice_anomaly_logs.normalized_score,
-        told.snr_db,
+        (told.detail ->> 'snr_db')::double precision,
         voice_anomaly_logs.severity,
         voice_anomaly_logs.alert_type,
-        told.added_to_baseline,
+        coalesce((told.detail ->> 'added_to_baseline')::boolean, false),
         case when told.id <> asked.id then told.call_log_id end
     from care.checks as asked
     cross join lateral (
@@ -4043,54 +4690,38 @@ as $$
         where checks.id = asked.id
             or (asked.duplicate_of is not null
                 and checks.call_log_id = asked.duplicate_of
-                and checks.encoder = asked.encoder
+                and checks.model = asked.model
                 and checks.state in ('scored', 'enrolled'))
         order by checks.id = asked.id, checks.id
         limit 1
     ) as told
-    left join public.voice_anomaly_logs on voice_anomaly_logs.id = told.log_id
+    left join public.voice_anomaly_logs
+        on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
     where asked.id = stored_result.check_id
 $$;
-comment on function voice.stored_result is 'How a check stands or ended. Called by the service where open_check gave no lease.';
+comment on function voice.stored_result is 'How a check stands or ended. Definer: the service touches no table. Called by the service where open_check gave no lease, and after a check without a score.';
 revoke execute on function voice.stored_result from public;
 grant execute on function voice.stored_result to retrocare_service;
 
-create function care.leased_check(check_id bigint, lease_token uuid)
-returns care.checks
-language plpgsql
-volatile
+-- 43_completion.sql
+
+-- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
+-- asked for it.
+
+create function voice.check_detail(snr_db double precision, added_to_baseline boolean)
+returns jsonb
+language sql
+immutable
+parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    held care.checks;
-begin
-    select checks.* into held from care.checks where checks.id = leased_check.check_id;
-    if not found then
-        raise exception using errcode = 'RV003', message = format('No check %s', leased_check.check_id);
-    end if;
-    perform care.lock_patient(held.patient_id);
-    select checks.* into held from care.checks where checks.id = leased_check.check_id for update;
-    if held.lease_token is distinct from leased_check.lease_token or held.state = 'queued' then
-        raise exception using
-            errcode = 'RV001',
-            message = format('The lease of check %s is lost', leased_check.check_id),
-            hint = 'It expired and went to another worker; drop the work.';
-    end if;
-    return held;
-end
+    select jsonb_build_object('snr_db', check_detail.snr_db, 'added_to_baseline', check_detail.added_to_baseline)
 $$;
-comment on function care.leased_check is
-    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
-revoke execute on function care.leased_check from public;
+comment on function voice.check_detail is 'What voice keeps in care.checks.detail.';
+revoke execute on function voice.check_detail from public;
 
-create function care.finish_check(
-    check_id bigint,
-    state public.check_state,
-    reason public.check_reason,
-    log_id uuid,
-    added_to_baseline boolean,
-    snr_db double precision,
-    quality jsonb
+create function voice.end_check(
+    check_id bigint, state public.check_state, reason public.check_reason, quality jsonb default null, detail jsonb default null
 )
 returns voice.check_result
 language plpgsql
@@ -4098,100 +4729,12 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    update care.checks
-    set state = finish_check.state,
-        reason = finish_check.reason,
-        log_id = finish_check.log_id,
-        added_to_baseline = finish_check.added_to_baseline,
-        snr_db = finish_check.snr_db,
-        quality = coalesce(finish_check.quality, '{}'),
-        finished_at = clock_timestamp()
-    where checks.id = finish_check.check_id;
-
-    if finish_check.state <> 'dead' then
-        update public.call_logs
-        set recording_source_url = null,
-            recording_ref = case when recording_ref not like '%?%' then recording_ref end
-        where id = (select call_log_id from care.checks where checks.id = finish_check.check_id)
-            and (recording_source_url is not null or recording_ref like '%?%');
-    end if;
-    return voice.stored_result(finish_check.check_id);
+    perform care.finish_check(end_check.check_id, end_check.state, end_check.reason, end_check.quality, end_check.detail);
+    return voice.stored_result(end_check.check_id);
 end
 $$;
-comment on function care.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once used; a dead check keeps its own, to be tried again. The caller holds care.leased_check.';
-revoke execute on function care.finish_check from public;
-
-create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
-returns voice.check_result
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held care.checks := care.leased_check(abstain_check.check_id, abstain_check.lease_token);
-begin
-    if held.state <> 'leased' then
-        return voice.stored_result(held.id);
-    end if;
-    if (select voice_consent_at is null from public.patients where id = held.patient_id) then
-        return care.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
-    end if;
-    return care.finish_check(held.id, 'not_assessable', abstain_check.reason, null, false,
-        (abstain_check.quality ->> 'snr_db')::double precision, abstain_check.quality);
-end
-$$;
-comment on function care.abstain_check is
-    'Ends a check whose recording cannot be judged, with the reason: never a score. Raises RV001, RV003. Called by the service.';
-revoke execute on function care.abstain_check from public;
-grant execute on function care.abstain_check to retrocare_service;
-
-create function care.fail_check(check_id bigint, lease_token uuid, code text, message text, is_permanent boolean)
-returns voice.check_result
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    held care.checks := care.leased_check(fail_check.check_id, fail_check.lease_token);
-    setting care.settings := (select settings from care.settings);
-    has_recording boolean := (select recording_ref is not null from public.call_logs where id = held.call_log_id);
-begin
-    if held.state <> 'leased' then
-        return voice.stored_result(held.id);
-    end if;
-    insert into care.check_errors (check_id, attempt, code, message)
-    values (held.id, held.attempts, fail_check.code, left(fail_check.message, 1000));
-
-    if fail_check.is_permanent or not has_recording or held.attempts >= setting.maximum_attempts then
-        return care.finish_check(
-            held.id, 'dead',
-            case when not has_recording then 'upload_lost'
-                when not fail_check.is_permanent then 'attempts_exhausted'
-                when starts_with(fail_check.code, 'recording_') then 'recording_unavailable'
-                else 'processing_failed' end::public.check_reason,
-            null, false, null, null);
-    end if;
-    update care.checks
-    set state = 'queued',
-        lease_token = null,
-        leased_until = null,
-        run_at = clock_timestamp() + care.retry_wait(held.attempts)
-    where checks.id = held.id;
-    return voice.stored_result(held.id);
-end
-$$;
-comment on function care.fail_check is
-    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Raises RV001, RV003. Called by the service.';
-revoke execute on function care.fail_check from public;
-grant execute on function care.fail_check to retrocare_service;
-
--- 43_completion.sql
-
--- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
--- asked for it.
+comment on function voice.end_check is 'Writes a check''s end, and returns it. The caller holds care.leased_check.';
+revoke execute on function voice.end_check from public;
 
 create function voice.store_embedding(
     held care.checks,
@@ -4211,7 +4754,7 @@ declare
 begin
     select embeddings.* into kept
     from voice.embeddings
-    where embeddings.encoder = held.encoder
+    where embeddings.encoder = held.model
         and (embeddings.call_log_id = held.call_log_id
             or (embeddings.patient_id = held.patient_id and embeddings.audio_sha256 = store_embedding.audio_sha256))
     order by embeddings.call_log_id = held.call_log_id desc
@@ -4219,7 +4762,7 @@ begin
     if not found then
         insert into voice.embeddings
             (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db, quality)
-        values (held.patient_id, held.call_log_id, held.encoder, store_embedding.embedding, store_embedding.audio_sha256,
+        values (held.patient_id, held.call_log_id, held.model, store_embedding.embedding, store_embedding.audio_sha256,
             store_embedding.speech_seconds, store_embedding.snr_db, store_embedding.quality)
         returning * into kept;
     end if;
@@ -4238,7 +4781,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     update care.checks
-    set encoder = voice.active_encoder(),
+    set model = voice.active_encoder(),
         state = 'queued',
         lease_token = null,
         leased_until = null,
@@ -4300,59 +4843,67 @@ declare
     is_healthy boolean;
     is_sample boolean;
     first_call_id uuid;
+    measured constant jsonb := voice.check_detail(complete_check.snr_db, false);
 begin
     -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     held := care.leased_check(complete_check.check_id, complete_check.lease_token);
     if held.state <> 'leased' then
         return voice.stored_result(held.id);
     end if;
     select patients.* into patient from public.patients where patients.id = held.patient_id;
     select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
-    policy := voice.policy(held.encoder);
-    baseline := voice.current_baseline(patient.id, held.encoder);
+    policy := voice.policy(held.model);
+    baseline := voice.current_baseline(patient.id, held.model);
     is_healthy := care.is_healthy_at(patient, call."timestamp");
 
     if patient.voice_consent_at is null then
-        return care.finish_check(held.id, 'skipped', 'no_consent', null, false, null, null);
+        return voice.end_check(held.id, 'skipped', 'no_consent');
     end if;
     if care.skip_reason(call) is not null then
         -- What became of the call was told after its recording.
-        return care.finish_check(held.id, 'skipped', care.skip_reason(call), null, false, null, null);
+        return voice.end_check(held.id, 'skipped', care.skip_reason(call));
     end if;
     select embeddings.call_log_id into first_call_id
     from voice.embeddings
     where embeddings.patient_id = patient.id
-        and embeddings.encoder = held.encoder
+        and embeddings.encoder = held.model
         and embeddings.audio_sha256 = complete_check.audio_sha256
         and embeddings.call_log_id <> call.id
         -- What was only embedded, with an archive, was never judged: it is judged now.
         and (held.is_backfill or exists (
             select from care.checks
-            where checks.call_log_id = embeddings.call_log_id and checks.state in ('scored', 'enrolled')
+            where checks.call_log_id = embeddings.call_log_id
+                and checks.signal = 'voice'
+                and checks.state in ('scored', 'enrolled')
         ));
     if found then
         update care.checks set duplicate_of = first_call_id where checks.id = held.id;
-        return care.finish_check(held.id, 'skipped', 'duplicate_recording', null, false,
-            complete_check.snr_db, complete_check.quality);
+        return voice.end_check(held.id, 'skipped', 'duplicate_recording', complete_check.quality, measured);
     end if;
     if held.is_backfill then
         stored := voice.store_embedding(held, complete_check.embedding, complete_check.audio_sha256,
             complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
-        return care.finish_check(held.id, 'embedded', null, null,
-            voice.build_from_backfill(patient, call, stored, policy), stored.snr_db, stored.quality);
+        is_sample := voice.build_from_backfill(patient, call, stored, policy);
+        return voice.end_check(
+            held.id, 'embedded', null, stored.quality, voice.check_detail(stored.snr_db, is_sample));
     end if;
     if not is_healthy and (call.source = 'onboarding' or baseline.id is null) then
-        return care.finish_check(held.id, 'held',
+        return voice.end_check(
+            held.id, 'held',
             case call.source when 'onboarding' then 'sick_at_enrolment' else 'sick_without_baseline' end::public.check_reason,
-            null, false, complete_check.snr_db, complete_check.quality);
+            complete_check.quality, measured);
     end if;
 
     if (call.source = 'onboarding' or baseline.id is null)
-        and held.encoder <> voice.active_encoder() and call.recording_ref is not null
+        and held.model <> voice.active_encoder() and call.recording_ref is not null
         and not exists (
             select from care.checks as twin
-            where twin.call_log_id = call.id and twin.id <> held.id and not twin.is_backfill and twin.state in ('queued', 'leased')
+            where twin.call_log_id = call.id
+                and twin.signal = 'voice'
+                and twin.id <> held.id
+                and not twin.is_backfill
+                and twin.state in ('queued', 'leased')
         )
     then
         return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile: the baseline is to be under that one
@@ -4362,10 +4913,12 @@ begin
         complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
     if call.source = 'onboarding' or baseline.id is null then
         is_sample := voice.enrol(call, stored.id, policy);
-        return care.finish_check(held.id, 'enrolled', null, null, is_sample, stored.snr_db, stored.quality);
+        return voice.end_check(
+            held.id, 'enrolled', null, stored.quality, voice.check_detail(stored.snr_db, is_sample));
     end if;
     logged := voice.score_call(patient, call, stored, baseline, policy, complete_check.at);
-    return care.finish_check(held.id, 'scored', null, logged.id, logged.added_to_baseline, stored.snr_db, stored.quality);
+    return voice.end_check(
+        held.id, 'scored', null, stored.quality, voice.check_detail(stored.snr_db, logged.added_to_baseline));
 end
 $$;
 comment on function voice.complete_check is
@@ -4516,7 +5069,7 @@ begin
              order by nearest.embedding operator(extensions.<=>) $1
              limit $5', searched.id, searched.dimension)
         using extensions.l2_normalize(match_voices.embedding), candidates,
-            coalesce(match_voices.min_similarity, 1 - policy.medium_above), policy.baseline_minimum_samples, match_voices.count
+            coalesce(match_voices.min_similarity, 1 - (care.thresholds_for(searched.id)).medium_above), policy.baseline_minimum_samples, match_voices.count
         loop
             perform care.note_audit('voice_matched', 'voice.match_voices', found_voice.patient_id,
                 jsonb_build_object('encoder', searched.id));
@@ -4560,8 +5113,8 @@ with wanted as (
         count(*) filter (where stored.id is null and call_logs.recording_ref is not null and failed.is_so) as failed_count,
         count(*) filter (where stored.id is null and call_logs.recording_ref is not null and failed.is_so is null) as waiting_count,
         coalesce(array_agg(stored.id order by stored.id) filter (where stored.id is not null), '{}') as embedding_ids
-    from voice.encoders as active
-    join voice.encoders as successor on not successor.is_active
+    from care.models as active
+    join care.models as successor on successor.signal = active.signal and not successor.is_active
     join voice.baselines as original on original.encoder = active.id and original.superseded_at is null
     join voice.baseline_samples on baseline_samples.baseline_id = original.id
     join voice.embeddings as sample on sample.id = baseline_samples.embedding_id
@@ -4571,13 +5124,13 @@ with wanted as (
         select true as is_so
         from care.checks
         where checks.call_log_id = sample.call_log_id
-            and checks.encoder = successor.id
+            and checks.model = successor.id
             and checks.is_backfill
             and checks.state in ('not_assessable', 'skipped', 'dead')
             and checks.reason <> 'no_consent'
         limit 1
     ) as failed on true
-    where active.is_active
+    where active.is_active and active.signal = 'voice'
     group by original.patient_id, successor.id, original.enrolment_id
 )
 select
@@ -4600,12 +5153,12 @@ union all
 -- The active encoder has no baseline (any more): then there is to be none.
 select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'outdated'
 from voice.baselines as present
-join voice.encoders as successor on successor.id = present.encoder and not successor.is_active
+join care.models as successor on successor.id = present.encoder and not successor.is_active
 where present.superseded_at is null
     and not exists (
         select
         from voice.baselines as original
-        join voice.encoders as active on active.id = original.encoder and active.is_active
+        join care.models as active on active.id = original.encoder and active.is_active
         where original.patient_id = present.patient_id and original.superseded_at is null
     );
 comment on view voice.rebuilding is
@@ -4721,9 +5274,10 @@ begin
                 and not exists (
                     select from care.checks
                     where checks.call_log_id = call_logs.id
+                        and checks.signal = 'voice'
                         and case when checks.is_backfill
                             -- Once each: what cannot be embedded is not tried for ever.
-                            then checks.encoder = open_backfill.encoder and checks.reason is distinct from 'no_consent'
+                            then checks.model = open_backfill.encoder and checks.reason is distinct from 'no_consent'
                             -- A call that waits to be judged is judged first, and taken up later.
                             else checks.state in ('queued', 'leased') end
                 )
@@ -4737,8 +5291,8 @@ begin
     where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
     order by patients.id
     for no key update;
-    insert into care.checks (call_log_id, patient_id, encoder, is_backfill, run_at)
-    select call_logs.id, call_logs.patient_id, open_backfill.encoder, true,
+    insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at)
+    select call_logs.id, call_logs.patient_id, 'voice', open_backfill.encoder, true,
         case when is_active and call_logs.source = 'archive' then least(now(), call_logs."timestamp") else now() end
     from unnest(wanted_ids) with ordinality as wanted (id, turn)
     join public.call_logs on call_logs.id = wanted.id
@@ -4748,8 +5302,10 @@ begin
         and patients.voice_consent_at is not null
         and not exists (
             select from care.checks
-            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased')
-                and (not checks.is_backfill or checks.encoder = open_backfill.encoder)
+            where checks.call_log_id = call_logs.id
+                and checks.signal = 'voice'
+                and checks.state in ('queued', 'leased')
+                and (not checks.is_backfill or checks.model = open_backfill.encoder)
         )
     order by wanted.turn;
     get diagnostics opened = row_count;
@@ -4770,7 +5326,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select count(*)
     from care.checks
-    where checks.encoder = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
+    where checks.model = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
 $$;
 comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
 revoke execute on function voice.waiting_backfill from public;
@@ -4786,8 +5342,9 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select encoders.id, encoders.is_active, done.*, built.*
+    select encoders.id, models.is_active, done.*, built.*
     from voice.encoders
+    join care.models on models.id = encoders.id
     cross join lateral (
         select
             count(*) filter (where checks.state = 'embedded'),
@@ -4796,7 +5353,7 @@ as $$
             count(*) filter (where checks.state = 'dead'),
             count(*) filter (where checks.state in ('queued', 'leased'))
         from care.checks
-        where checks.encoder = encoders.id and checks.is_backfill
+        where checks.model = encoders.id and checks.is_backfill
     ) as done
     cross join lateral (
         select
@@ -4842,97 +5399,14 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    update voice.encoders
+    update care.models
     set calls_wait_until = clock_timestamp() + make_interval(secs => least(hold_calls.hold_seconds, 60))
-    where encoders.is_active
+    where models.signal = 'voice' and models.is_active
 $$;
 comment on function voice.hold_calls is
     'Lets the calls that are to be judged wait, for a minute at most: where so many come that a baseline always changes, another encoder could never take over. Whoever asks for it must ask again; if it vanishes, they go on. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.hold_calls from public;
 grant execute on function voice.hold_calls to retrocare_service;
-
-create function care.is_stranded("check" care.checks, at timestamptz)
-returns boolean
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select not "check".is_backfill
-        and ("check".state = 'queued' or ("check".state = 'leased' and "check".leased_until < is_stranded.at))
-        and not exists (
-            select from care.checks as twin
-            where twin.call_log_id = "check".call_log_id
-                and twin.encoder = voice.active_encoder()
-                and not twin.is_backfill
-                and twin.state in ('queued', 'leased')
-        )
-$$;
-comment on function care.is_stranded is
-    'Whether a check of an encoder that is not active (any more) waits for a worker that may never come. The caller asks about such encoders alone.';
-revoke execute on function care.is_stranded from public;
-
-create function care.checks_to_reassign(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select stranded.id::text
-    from care.checks as stranded
-    where stranded.encoder = any (array(select encoders.id from voice.encoders where not encoders.is_active))
-        and stranded.state in ('queued', 'leased')
-        and care.is_stranded(stranded, checks_to_reassign.at)
-    order by stranded.id
-    limit checks_to_reassign.maximum_rows
-$$;
-comment on function care.checks_to_reassign is
-    'Calls that wait to be judged by an encoder that is not active (any more). Called by voice.activate_encoder, and by care.run_job for those that came back since: a lease that expired, an attempt that failed.';
-revoke execute on function care.checks_to_reassign from public;
-
-create function care.reassign_checks(check_ids bigint[], at timestamptz)
-returns integer
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    reassigned integer;
-begin
-    perform care.expire_leases(encoders.id) from voice.encoders where not encoders.is_active;
-    update care.checks
-    set encoder = voice.active_encoder(),
-        state = 'queued',
-        lost_leases = checks.lost_leases + (checks.state = 'leased')::integer,
-        lease_token = null,
-        leased_until = null,
-        worker = null
-    from (
-        select stranded.id
-        from care.checks as stranded
-        where stranded.id = any (reassign_checks.check_ids) and care.is_stranded(stranded, reassign_checks.at)
-        for no key update of stranded skip locked
-    ) as found
-    where checks.id = found.id;
-    get diagnostics reassigned = row_count;
-    return reassigned;
-end
-$$;
-comment on function care.reassign_checks is 'Hands these checks over to the active encoder; how many. Called by voice.activate_encoder and care.reassign_check.';
-revoke execute on function care.reassign_checks from public;
-
-create function care.reassign_check(check_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return care.try_lock_patient((select checks.patient_id from care.checks where checks.id = reassign_check.check_id::bigint))
-        and care.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
-end
-$$;
-comment on function care.reassign_check is 'Hands one of care.checks_to_reassign over to the active encoder; whether it did. Called by care.run_job.';
-revoke execute on function care.reassign_check from public;
 
 create function voice.adopt_archive()
 returns void
@@ -4941,16 +5415,16 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     update care.checks
-    set encoder = voice.active_encoder()
+    set model = voice.active_encoder()
     from public.call_logs
-    where checks.encoder = any (array(select encoders.id from voice.encoders where not encoders.is_active))
+    where checks.model = any (array(select models.id from care.models where models.signal = 'voice' and not models.is_active))
         and checks.is_backfill
         and checks.state = 'queued'
         and call_logs.id = checks.call_log_id
         and call_logs.source = 'archive'
         and not exists (
             select from care.checks as twin
-            where twin.call_log_id = checks.call_log_id and twin.encoder = voice.active_encoder() and twin.is_backfill
+            where twin.call_log_id = checks.call_log_id and twin.model = voice.active_encoder() and twin.is_backfill
         )
 $$;
 comment on function voice.adopt_archive is
@@ -4971,7 +5445,7 @@ begin
     perform voice.policy(activate_encoder.encoder);
     begin
         -- Whoever judges holds this too, first of all: from here on nobody does, and nobody is in the middle of it.
-        lock table voice.encoders in share row exclusive mode;
+        lock table care.models in share row exclusive mode;
     exception when lock_not_available then
         raise exception using
             errcode = 'RV007',
@@ -4997,8 +5471,8 @@ begin
             hint = '`retrocare backfill` rebuilds them, and lists who would be left behind; --leave-behind accepts that they enrol anew.';
     end if;
 
-    update voice.encoders set is_active = false where encoders.is_active;
-    update voice.encoders set is_active = true where encoders.id = activate_encoder.encoder;
+    update care.models set is_active = false where models.signal = 'voice' and models.is_active;
+    update care.models set is_active = true where models.id = activate_encoder.encoder;
     perform voice.adopt_archive();
     return care.reassign_checks(
         array(select id::bigint from care.checks_to_reassign(clock_timestamp(), null) as id), clock_timestamp());
@@ -5090,7 +5564,7 @@ declare
     healthy bigint[];
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     perform care.lock_patient(restore_baseline.patient_id);
     select baselines.* into earlier
     from voice.baselines
@@ -5142,7 +5616,7 @@ declare
     rebuilt integer := 0;
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
     for affected in
         select baselines.encoder, baselines.enrolment_id,
@@ -5190,16 +5664,17 @@ as $$
 declare
     policy voice.policies := voice.policy(compare_with_baseline.encoder);
     present voice.baselines := voice.current_baseline(compare_with_baseline.patient_id, compare_with_baseline.encoder);
-    judged voice.judgement;
+    judged voice.comparison;
+    thresholds constant care.thresholds := care.thresholds_for(compare_with_baseline.encoder);
 begin
     if present.id is null or present.sample_count < policy.baseline_minimum_samples then
         return;
     end if;
-    judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy);
+    judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy, thresholds);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
         -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
-        judged.anomaly > policy.medium_above;
+        judged.anomaly > thresholds.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is
@@ -5233,13 +5708,6 @@ grant execute on function voice.covered_samples to retrocare_service;
 
 -- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it.
 
-create type public.alert_level as enum (
-    'warning',      -- listen to the patient soon
-    'emergency',    -- see to the patient now
-    'critical'      -- see to the patient now, and everybody does
-);
-comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
-
 create type public.alert_state as enum (
     'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
     'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
@@ -5252,12 +5720,25 @@ comment on type public.alert_state is 'Where an alert stands; every state but re
 create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
 comment on type public.alert_outcome is 'What the caregivers found.';
 
-create type public.alert_cause as enum (
-    'voice_changed',        -- a call scored above a threshold
-    'nothing_heard',        -- no call could be judged for the set days
-    'no_usable_speech'      -- several answered calls in a row without a voice that could be judged
+create table public.alert_causes (
+    id text constraint alert_causes_pkey primary key,
+    name text not null,
+    signal text
+        constraint a_cause_may_be_of_a_signal references care.signals (id),
+    has_score boolean not null,
+    closes_by_itself boolean not null
 );
-comment on type public.alert_cause is 'What an alert is about.';
+create index alert_causes_by_signal on public.alert_causes (signal);
+alter table public.alert_causes enable row level security;
+revoke all on public.alert_causes from anon, authenticated, service_role;
+insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
+comment on table public.alert_causes is 'What an alert may be about.';
+comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score; and somebody must say how it ended.';
+comment on column public.alert_causes.closes_by_itself is 'An alert about nothing else is resolved by a rule once it is over.';
+grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
     'opened',           -- the first sign
@@ -5317,10 +5798,13 @@ create table public.caregiver_alerts (
         constraint an_alert_is_about_a_patient references public.patients (id) on delete cascade,
     level public.alert_level not null,
     state public.alert_state not null default 'open',
-    cause public.alert_cause not null default 'voice_changed',
-    causes public.alert_cause[] not null default '{}',
-    log_id uuid
-        constraint an_alert_keeps_its_worst_log references public.voice_anomaly_logs (id) on delete set null,
+    cause text not null
+        constraint an_alert_has_a_known_cause references public.alert_causes (id),
+    causes text[] not null default '{}',
+    call_log_id uuid
+        constraint an_alert_keeps_its_worst_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint an_alert_keeps_its_worst_judgement references public.judgements (id) on delete set null,
     anomaly_score double precision
         constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
     repeat_count integer not null default 0,
@@ -5338,7 +5822,6 @@ create table public.caregiver_alerts (
     outcome public.alert_outcome,
     notes text
         constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
-    constraint a_changed_voice_has_its_score check (cause <> 'voice_changed' or anomaly_score is not null),
     constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or (next_change_at is not null and isfinite(next_change_at))),
     constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
     constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
@@ -5347,7 +5830,9 @@ create table public.caregiver_alerts (
 );
 create unique index a_patient_has_one_unresolved_alert on public.caregiver_alerts (patient_id) where resolved_at is null;
 create index caregiver_alerts_by_patient on public.caregiver_alerts (patient_id, opened_at desc);
-create index caregiver_alerts_by_log on public.caregiver_alerts (log_id);
+create index caregiver_alerts_by_cause on public.caregiver_alerts (cause);
+create index caregiver_alerts_by_call on public.caregiver_alerts (call_log_id);
+create index caregiver_alerts_by_judgement on public.caregiver_alerts (judgement_id);
 create index caregiver_alerts_by_acknowledger on public.caregiver_alerts (acknowledged_by);
 create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_by);
 create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
@@ -5356,7 +5841,7 @@ revoke all on public.caregiver_alerts from anon, authenticated, service_role;
 comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
 comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
 comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
-comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode; log_id is its log. Null: no voice was judged.';
+comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
 comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
@@ -5370,9 +5855,12 @@ create table public.alert_changes (
         constraint a_change_is_about_a_patient references public.patients (id) on delete cascade,
     change public.alert_change not null,
     level public.alert_level not null,
-    cause public.alert_cause not null,
-    log_id uuid
-        constraint a_change_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
+    cause text not null
+        constraint a_change_has_a_known_cause references public.alert_causes (id),
+    call_log_id uuid
+        constraint a_change_keeps_its_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint a_change_keeps_its_judgement references public.judgements (id) on delete set null,
     actor public.alert_actor not null default 'rule',
     actor_id uuid
         constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
@@ -5382,7 +5870,9 @@ create table public.alert_changes (
 );
 create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
 create index alert_changes_by_patient on public.alert_changes (patient_id, changed_at desc);
-create index alert_changes_by_log on public.alert_changes (log_id);
+create index alert_changes_by_cause on public.alert_changes (cause);
+create index alert_changes_by_call on public.alert_changes (call_log_id);
+create index alert_changes_by_judgement on public.alert_changes (judgement_id);
 create index alert_changes_by_actor on public.alert_changes (actor_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
@@ -5393,7 +5883,7 @@ grant select on public.alert_changes to service_role, authenticated;
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause public.alert_cause default null, log_id uuid default null, actor_id uuid default null,
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
     actor public.alert_actor default 'rule'
 )
 returns void
@@ -5402,11 +5892,11 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, log_id, actor, actor_id, snoozed_until, outcome, changed_at
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.log_id, note_change.actor, note_change.actor_id,
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
@@ -5421,25 +5911,13 @@ create policy caregivers_read_their_patients_alert_changes on public.alert_chang
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
 
+create policy everybody_who_is_told_reads_what_about on public.alert_causes
+    for select to authenticated
+    using (true);
+
 -- 51_episodes.sql
 
 -- Episodes: how signs make and change an alert, and what happens when nobody answers.
-
-create function care.alert_level(severity public.anomaly_severity)
-returns public.alert_level
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case alert_level.severity
-        when 'medium' then 'warning'::public.alert_level
-        when 'high' then 'emergency'
-        when 'critical' then 'critical'
-    end
-$$;
-comment on function care.alert_level is 'How urgent a severity is; null for low.';
-revoke execute on function care.alert_level from public;
 
 create function care.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
 returns timestamptz
@@ -5483,8 +5961,8 @@ comment on function care.answer_due_at is
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
-    patient_id uuid, cause public.alert_cause, level public.alert_level, at timestamptz,
-    log_id uuid default null, anomaly_score double precision default null
+    patient_id uuid, cause text, level public.alert_level, at timestamptz,
+    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -5496,7 +5974,17 @@ declare
     earlier public.caregiver_alerts;
     alert public.caregiver_alerts;
     change public.alert_change := 'opened';
+    is_worse boolean;
 begin
+    if (select alert_causes.has_score from public.alert_causes where alert_causes.id = raise_alert.cause)
+        is distinct from (raise_alert.anomaly_score is not null)
+    then
+        raise exception using
+            errcode = '23514',
+            message = format('%s is no cause of public.alert_causes with%s a score',
+                raise_alert.cause, case when raise_alert.anomaly_score is null then 'out' else '' end),
+            hint = 'A new cause is a row; has_score says whether a judgement is behind it.';
+    end if;
     select caregiver_alerts.* into earlier
     from public.caregiver_alerts
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
@@ -5508,14 +5996,15 @@ begin
     where alert_policies.level = greatest(raise_alert.level, earlier.level);
     if earlier.id is null then
         insert into public.caregiver_alerts (
-            patient_id, level, cause, causes, log_id, anomaly_score, opened_at, last_raised_at, next_change_at
+            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, opened_at, last_raised_at, next_change_at
         )
         values (
-            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.log_id,
-            raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
+            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.call_log_id,
+            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
         )
         returning * into alert;
     else
+        is_worse := raise_alert.anomaly_score > coalesce(earlier.anomaly_score, -1);
         change := case
             when raise_alert.level > earlier.level then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
@@ -5527,7 +6016,8 @@ begin
         update public.caregiver_alerts
         set level = greatest(earlier.level, raise_alert.level),
             causes = case when raise_alert.cause = any (earlier.causes) then earlier.causes else earlier.causes || raise_alert.cause end,
-            log_id = case when raise_alert.anomaly_score <= earlier.anomaly_score then earlier.log_id else coalesce(raise_alert.log_id, earlier.log_id) end,
+            call_log_id = case when is_worse then raise_alert.call_log_id else earlier.call_log_id end,
+            judgement_id = case when is_worse then raise_alert.judgement_id else earlier.judgement_id end,
             anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
             repeat_count = earlier.repeat_count + 1,
             last_raised_at = raise_alert.at
@@ -5546,12 +6036,12 @@ begin
             returning * into alert;
         end if;
     end if;
-    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.log_id);
+    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id);
     return alert;
 end
 $$;
 comment on function care.raise_alert is
-    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by voice.score_call and care.note_silence.';
+    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -5575,7 +6065,7 @@ as $$
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by voice.score_call.';
+    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -5603,6 +6093,7 @@ declare
     alert public.caregiver_alerts;
     policy care.alert_policies;
     moved public.alert_change;
+    has_score boolean;
 begin
     select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = advance_alert.alert_id::uuid;
     if not care.try_lock_patient(alert.patient_id) then
@@ -5641,8 +6132,12 @@ begin
             advance_alert.at)
     where caregiver_alerts.id = alert.id
     returning * into alert;
+    -- What the last sign was that somebody was told of: without a score, no call is behind it.
+    has_score := (select alert_causes.has_score from public.alert_causes where alert_causes.id = alert.cause);
     perform care.note_change(
-        alert, moved, advance_alert.at, log_id => case alert.cause when 'voice_changed' then alert.log_id end);
+        alert, moved, advance_alert.at,
+        call_log_id => case when has_score then alert.call_log_id end,
+        judgement_id => case when has_score then alert.judgement_id end);
     return true;
 end
 $$;
@@ -5872,7 +6367,7 @@ returns table (
     patient text,
     level public.alert_level,
     state public.alert_state,
-    cause public.alert_cause,
+    cause text,
     anomaly_score double precision,
     opened_at timestamptz,
     repeat_count integer,
@@ -5949,11 +6444,13 @@ insert into care.alert_openings (language, change, is_by_rule, text, is_whole) v
 
 create table care.alert_texts (
     language text not null,
-    cause public.alert_cause not null,
+    cause text not null
+        constraint a_text_is_about_a_cause references public.alert_causes (id),
     level public.alert_level not null,
     text text not null,
     constraint alert_texts_pkey primary key (language, cause, level)
 );
+create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
 comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
 insert into care.alert_texts (language, cause, level, text) values
@@ -5985,8 +6482,7 @@ as $$
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
-        left join public.voice_anomaly_logs on voice_anomaly_logs.id = change.log_id
-        left join public.call_logs on call_logs.id = voice_anomaly_logs.call_log_id
+        left join public.call_logs on call_logs.id = change.call_log_id
         left join public.patient_caregivers as actor
             on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
         where patients.id = change.patient_id
@@ -6056,6 +6552,8 @@ create table care.deliveries (
         constraint a_delivery_is_about_an_alert references public.caregiver_alerts (id) on delete cascade,
     change_id uuid not null
         constraint a_delivery_tells_a_change references public.alert_changes (id) on delete cascade,
+    call_log_id uuid
+        constraint a_delivery_keeps_its_call references public.call_logs (id) on delete set null,
     caregiver_id uuid not null
         constraint a_delivery_goes_to_a_caregiver references public.patient_caregivers (id) on delete cascade,
     channel text not null
@@ -6081,6 +6579,7 @@ create table care.deliveries (
     constraint an_ended_delivery_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null))
 );
 create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, channel, id desc);
+create index deliveries_by_call on care.deliveries (call_log_id);
 create index deliveries_by_caregiver on care.deliveries (caregiver_id);
 create index deliveries_by_channel on care.deliveries (channel);
 create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
@@ -6091,7 +6590,7 @@ comment on column care.deliveries.run_at is 'Not before this moment: quiet hours
 comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
 grant select (
-    id, alert_id, change_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
+    id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
 ) on care.deliveries to service_role;
 alter table care.deliveries
     add column receipt_count integer not null default 0,
@@ -6177,9 +6676,9 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into care.deliveries (alert_id, change_id, caregiver_id, channel, run_at)
+    insert into care.deliveries (alert_id, change_id, call_log_id, caregiver_id, channel, run_at)
     select
-        new.alert_id, new.id, caregiver.id, addresses.channel,
+        new.alert_id, new.id, new.call_log_id, caregiver.id, addresses.channel,
         case
             when alert_policies.waits_for_morning then care.after_quiet_hours(
                 new.changed_at, coalesce(caregiver.timezone, patients.timezone),
@@ -6222,6 +6721,7 @@ select
     deliveries.id,
     deliveries.alert_id,
     deliveries.change_id,
+    deliveries.call_log_id,
     deliveries.caregiver_id,
     deliveries.channel,
     deliveries.state,
@@ -6306,6 +6806,7 @@ create type public.delivery_claim as (
     level public.alert_level,
     change public.alert_change,
     alert_id uuid,
+    call_log_id uuid,
     patient_id uuid,
     attempts integer,
     may_have_been_sent boolean,
@@ -6381,7 +6882,7 @@ begin
         returning
             claimed.id, claimed.idempotency_key, claimed.lease_token, claimed.channel, addresses.address,
             care.alert_message(alert_changes, patient_caregivers), alert_changes.level, alert_changes.change,
-            claimed.alert_id, alert_changes.patient_id, claimed.attempts, claimed.may_have_been_sent, claimed.created_at;
+            claimed.alert_id, claimed.call_log_id, alert_changes.patient_id, claimed.attempts, claimed.may_have_been_sent, claimed.created_at;
 end
 $$;
 comment on function care.claim_deliveries is
@@ -6400,7 +6901,7 @@ as $$
 declare
     sent care.deliveries;
 begin
-    -- The log behind it is the patient's, and a patient is locked first.
+    -- The judgement behind it is the patient's, and a patient is locked first.
     perform care.lock_patient_if_any((
         select caregiver_alerts.patient_id
         from care.deliveries
@@ -6425,17 +6926,17 @@ begin
                 and deliveries.state = 'accepted'
         );
     end if;
-    update public.voice_anomaly_logs
+    update public.judgements
     set alert_sent = true
     from public.alert_changes
     where alert_changes.id = sent.change_id
-        and voice_anomaly_logs.id = alert_changes.log_id
-        and not voice_anomaly_logs.alert_sent;
+        and judgements.id = alert_changes.judgement_id
+        and not judgements.alert_sent;
     return true;
 end
 $$;
 comment on function care.finish_delivery is
-    'A provider has accepted the message: the log behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_delivery from public;
 
 create function care.fail_delivery(
@@ -6571,21 +7072,21 @@ begin
         and deliveries.state = 'accepted'
         and deliveries.delivered_at is null;
     if found and not finish_receipt.is_delivered then
-        update public.voice_anomaly_logs
+        update public.judgements
         set alert_sent = false
-        where voice_anomaly_logs.id = change.log_id
+        where judgements.id = change.judgement_id
             and not exists (
                 select
                 from public.alert_changes
                 join care.deliveries on deliveries.change_id = alert_changes.id
-                where alert_changes.log_id = change.log_id and deliveries.state = 'accepted'
+                where alert_changes.judgement_id = change.judgement_id and deliveries.state = 'accepted'
             );
     end if;
     return (select deliveries.state from care.deliveries where deliveries.id = finish_receipt.delivery_id);
 end
 $$;
 comment on function care.finish_receipt is
-    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its log says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
+    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
@@ -6688,7 +7189,7 @@ grant execute on function care.requeue_deliveries to retrocare_service;
 create function care.silences(at timestamptz)
 returns table (
     patient_id uuid,
-    cause public.alert_cause,
+    cause text,
     last_heard_at timestamptz,
     silent_days double precision,
     unusable_calls bigint
@@ -6734,7 +7235,7 @@ begin atomic
         answered.unusable_calls
     from answered
     cross join lateral (
-        select 'nothing_heard'::public.alert_cause as cause
+        select 'nothing_heard' as cause
         where coalesce(answered.last_heard_at, answered.voice_consent_at)
             <= silences.at - make_interval(days => least(answered.silent_after_days, 36500))
         union all
@@ -6801,12 +7302,26 @@ begin
     if not care.try_lock_patient(patient_id) then
         return false;
     end if;
-    perform care.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2)::public.alert_cause, 'warning', note_silence.at);
+    perform care.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2), 'warning', note_silence.at);
     return true;
 end
 $$;
 comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
+
+create function care.do_close_by_themselves(causes text[])
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not exists (
+        select from public.alert_causes
+        where alert_causes.id = any (do_close_by_themselves.causes) and not alert_causes.closes_by_itself
+    )
+$$;
+comment on function care.do_close_by_themselves is 'Whether an alert about nothing else than these is resolved by a rule.';
+revoke execute on function care.do_close_by_themselves from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
 returns setof text
@@ -6817,7 +7332,7 @@ as $$
     select caregiver_alerts.id::text
     from public.caregiver_alerts
     where caregiver_alerts.resolved_at is null
-        and 'voice_changed' <> all (caregiver_alerts.causes)
+        and care.do_close_by_themselves(caregiver_alerts.causes)
         and exists (
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
@@ -6851,7 +7366,7 @@ begin
     from public.caregiver_alerts
     where caregiver_alerts.id = alert.id
         and caregiver_alerts.resolved_at is null
-        and 'voice_changed' <> all (caregiver_alerts.causes)
+        and care.do_close_by_themselves(caregiver_alerts.causes)
     for update;
     if not found then
         return false;
@@ -7141,18 +7656,16 @@ grant execute on function care.caregiver_list to retrocare_service;
 -- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere is listed,
 -- and deleted until that is proven.
 
-create type public.erasure_scope as enum ('voice', 'person');
-comment on type public.erasure_scope is 'What was erased: the voice alone, or the whole person.';
-
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
     patient_id uuid not null,
-    scope public.erasure_scope not null,
+    scope text not null,
     reason text not null,
     erased_at timestamptz not null default now()
 );
 create index tombstones_by_patient on care.tombstones (patient_id);
 alter table care.tombstones enable row level security;
+comment on column care.tombstones.scope is 'The signal that was erased, or person: everything.';
 comment on table care.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
 
 create type public.deletion_state as enum (
@@ -7286,7 +7799,7 @@ comment on function care.delete_orphan is
     'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
-create function care.erase_voice(patient_id uuid, reason text)
+create function care.erase_signal(patient_id uuid, signal text, reason text)
 returns jsonb
 language plpgsql
 volatile
@@ -7294,52 +7807,45 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     counts jsonb;
+    removed jsonb;
 begin
-    perform care.lock_patient(erase_voice.patient_id);
-    update public.call_logs
-    set check_state = 'skipped', check_reason = 'no_consent'
-    where call_logs.patient_id = erase_voice.patient_id
-        and exists (
-            select from care.recordings
-            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
-        );
+    perform care.lock_patient(erase_signal.patient_id);
     -- Whoever works on one is told that there is no consent; the others leave with what they measured.
     update care.checks
-    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', snr_db = null
-    where checks.patient_id = erase_voice.patient_id and checks.state in ('queued', 'leased');
-    with
-        checks as (
-            delete from care.checks
-            where checks.patient_id = erase_voice.patient_id and checks.reason is distinct from 'no_consent' returning id
-        ),
-        baselines as (delete from voice.baselines where baselines.patient_id = erase_voice.patient_id returning id)
-    select jsonb_build_object(
-        'checks', (select count(*) from checks), 'baselines', (select count(*) from baselines))
-    into counts;
-    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_voice.patient_id returning id)
-    select counts || jsonb_build_object('embeddings', (select count(*) from embeddings)) into counts;
-    with forgotten as (
-        select care.delete_recording(call_logs)
-        from public.call_logs
-        where call_logs.patient_id = erase_voice.patient_id
-            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', detail = '{}'
+    where checks.patient_id = erase_signal.patient_id
+        and checks.signal = erase_signal.signal
+        and checks.state in ('queued', 'leased');
+    with checks as (
+        delete from care.checks
+        where checks.patient_id = erase_signal.patient_id
+            and checks.signal = erase_signal.signal
+            and checks.reason is distinct from 'no_consent'
+        returning id
     )
-    select counts || jsonb_build_object('recordings', (select count(*) from forgotten)) into counts;
+    select jsonb_build_object('checks', count(*)) from checks into counts;
+    execute format('select %s($1)', (select signals.erase_function from care.signals where signals.id = erase_signal.signal))
+    into removed
+    using erase_signal.patient_id;
+    counts := counts || removed;
     if not exists (
         select from care.tombstones
-        where tombstones.patient_id = erase_voice.patient_id and tombstones.erased_at = now()
+        where tombstones.patient_id = erase_signal.patient_id
+            and tombstones.scope in (erase_signal.signal, 'person')
+            and tombstones.erased_at = now()
     ) then
-        insert into care.tombstones (patient_id, scope, reason) values (erase_voice.patient_id, 'voice', erase_voice.reason);
-        perform care.note_audit('voice_erased', 'care.erase_voice', erase_voice.patient_id, counts);
+        insert into care.tombstones (patient_id, scope, reason)
+        values (erase_signal.patient_id, erase_signal.signal, erase_signal.reason);
+        perform care.note_audit('signal_erased', erase_signal.signal, erase_signal.patient_id, counts);
     end if;
     return counts;
 end
 $$;
-comment on function care.erase_voice is
-    'Removes every trace of a voice, and has its recordings deleted; how much, by name. The logs stay, without what they were computed from. Raises RV002.';
-revoke execute on function care.erase_voice from public;
+comment on function care.erase_signal is
+    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without what they were computed from. Raises RV002.';
+revoke execute on function care.erase_signal from public;
 
-create function care.erase_patient_voice(patient_id uuid, reason text)
+create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
 returns jsonb
 language plpgsql
 volatile
@@ -7347,17 +7853,65 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    counts jsonb := care.erase_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
+    counts jsonb;
 begin
-    -- Or the next call would enrol the voice again.
-    update public.patients set voice_consent_at = null where patients.id = erase_patient_voice.patient_id;
+    if not exists (select from care.signals where signals.id = erase_patient_signal.signal) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('There is no signal %L', erase_patient_signal.signal),
+            hint = format('One of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
+    end if;
+    counts := care.erase_signal(erase_patient_signal.patient_id, erase_patient_signal.signal, erase_patient_signal.reason);
+    -- Or the next call would make it anew.
+    update public.consents
+    set withdrawn_at = greatest(now(), consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where consents.patient_id = erase_patient_signal.patient_id
+        and consents.scope = (select signals.consent_scope from care.signals where signals.id = erase_patient_signal.signal)
+        and consents.withdrawn_at is null;
     return counts;
 end
 $$;
+comment on function care.erase_patient_signal is
+    'Erases what a signal keeps of a patient, and ends the consent to it. Raises PT400, RV002. Definer: nobody else may touch the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
+revoke execute on function care.erase_patient_signal from public;
+
+create function care.erase_patient_voice(patient_id uuid, reason text)
+returns jsonb
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select care.erase_patient_signal(erase_patient_voice.patient_id, 'voice', erase_patient_voice.reason)
+$$;
 comment on function care.erase_patient_voice is
-    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: nobody else may touch voiceprints. Called by `retrocare patient erase` and public.erase_patient_voice.';
+    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
 grant execute on function care.erase_patient_voice to retrocare_service;
+
+create function care.erase_signals(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    signal text;
+    erased record;
+    counts jsonb := '{}';
+begin
+    for signal in select signals.id from care.signals order by signals.id loop
+        for erased in select * from jsonb_each_text(care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason)) loop
+            counts := counts || jsonb_build_object(
+                erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint);
+        end loop;
+    end loop;
+    return counts;
+end
+$$;
+comment on function care.erase_signals is 'Erases all signals of a patient; how much, by name. Raises RV002.';
+revoke execute on function care.erase_signals from public;
 
 create function care.erase_patient(patient_id uuid, reason text)
 returns jsonb
@@ -7371,7 +7925,7 @@ declare
 begin
     -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
     perform from public.patients where patients.id = erase_patient.patient_id for update;
-    counts := care.erase_voice(erase_patient.patient_id, erase_patient.reason);
+    counts := care.erase_signals(erase_patient.patient_id, erase_patient.reason);
     insert into care.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
     perform care.note_audit('person_erased', 'care.erase_patient', erase_patient.patient_id, counts);
     delete from public.patients where patients.id = erase_patient.patient_id;
@@ -7379,9 +7933,11 @@ begin
 end
 $$;
 comment on function care.erase_patient is
-    'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
+    'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
 grant execute on function care.erase_patient to retrocare_service;
+
+-- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
 
 create function care.on_patient_deleted()
 returns trigger
@@ -7398,7 +7954,7 @@ begin
         select from care.tombstones
         where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
     ) then
-        perform care.erase_voice(old.id, 'the row was deleted');
+        perform care.erase_signals(old.id, 'the row was deleted');
         insert into care.tombstones (patient_id, scope, reason) values (old.id, 'person', 'the row was deleted');
         perform care.note_audit('person_erased', 'public.patients', old.id);
     end if;
@@ -7419,44 +7975,52 @@ as $$
 begin
     if care.lock_patient_or_refuse(old.patient_id) then
         perform care.queue_deletions(old);
-        perform voice.remove_samples(old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
-        -- Versions that were made of it are of it for ever.
-        delete from voice.baselines
-        where baselines.patient_id = old.patient_id
-            and exists (
-                select
-                from voice.baseline_samples
-                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
-            );
     end if;
     return old;
 end
 $$;
-comment on function care.on_call_deleted is
-    'Trigger: a call''s copies are deleted with its row, and its voice leaves the baselines. Definer: as care.on_patient_deleted.';
+comment on function care.on_call_deleted is 'Trigger: a call''s copies are deleted with its row. Definer: as care.on_patient_deleted.';
 revoke execute on function care.on_call_deleted from public;
 
 create function care.erasure_preview(patient_id uuid)
 returns table (erased text, row_count bigint)
-language sql
+language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select 'embeddings', count(*) from voice.embeddings where embeddings.patient_id = erasure_preview.patient_id
-    union all
-    select 'baselines', count(*) from voice.baselines where baselines.patient_id = erasure_preview.patient_id
-    union all
-    select 'checks', count(*) from care.checks where checks.patient_id = erasure_preview.patient_id
-    union all
-    select 'recordings', count(*)
-    from public.call_logs
-    where call_logs.patient_id = erasure_preview.patient_id
-        and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+declare
+    kept record;
+begin
+    for kept in
+        select relation.relname::text as name, relation.oid::regclass as relation
+        from care.signals
+        join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
+        join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
+        join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
+        -- A row that only joins others says nothing to whoever is asked.
+        where exists (
+            select from pg_catalog.pg_attribute as id
+            where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
+        )
+        order by 1
+    loop
+        execute format('select %L, count(*) from %s where patient_id = $1', kept.name, kept.relation)
+        into erased, row_count
+        using erasure_preview.patient_id;
+        return next;
+    end loop;
+    return query
+        select 'checks', count(*) from care.checks where checks.patient_id = erasure_preview.patient_id
+        union all
+        select 'recordings', count(*)
+        from public.call_logs
+        where call_logs.patient_id = erasure_preview.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null);
+end
 $$;
 comment on function care.erasure_preview is
-    'What erasing a patient''s voice would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
+    'What erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
 revoke execute on function care.erasure_preview from public;
 grant execute on function care.erasure_preview to retrocare_service;
 
@@ -7474,7 +8038,7 @@ comment on function care.tombstone_list is
 revoke execute on function care.tombstone_list from public;
 grant execute on function care.tombstone_list to retrocare_service, service_role;
 
-create function care.replay_tombstone(id uuid, patient_id uuid, scope public.erasure_scope, reason text, erased_at timestamptz)
+create function care.replay_tombstone(id uuid, patient_id uuid, scope text, reason text, erased_at timestamptz)
 returns boolean
 language plpgsql
 volatile
@@ -7489,7 +8053,7 @@ begin
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
         else
-            perform care.erase_patient_voice(replay_tombstone.patient_id, replay_tombstone.reason);
+            perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
     end if;
     insert into care.tombstones (id, patient_id, scope, reason, erased_at)
@@ -7497,7 +8061,7 @@ begin
         replay_tombstone.id, replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason,
         replay_tombstone.erased_at
     );
-    perform care.note_audit('erasure_replayed', replay_tombstone.scope::text, replay_tombstone.patient_id);
+    perform care.note_audit('erasure_replayed', replay_tombstone.scope, replay_tombstone.patient_id);
     return true;
 end
 $$;
@@ -7596,9 +8160,7 @@ revoke execute on function care.fail_deletion from public;
 -- Retention: for how long what is kept.
 
 create table care.retention_policies (
-    subject text constraint retention_policies_pkey primary key
-        constraint what_is_kept_is_known check (
-            subject in ('recordings', 'voiceprints', 'unmatched_calls', 'errors', 'deliveries', 'idempotency_keys')),
+    subject text constraint retention_policies_pkey primary key,
     keep_days double precision not null
         constraint something_is_kept_a_while check (keep_days > 0 and keep_days < 36500)
 );
@@ -7639,7 +8201,10 @@ as $$
                     -- Or perhaps copied, by somebody who vanished.
                     and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
             ))
-        and (call_logs.check_state is null or call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
+        and not exists (
+            select from care.checks
+            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased') and not checks.is_backfill
+        )
     order by call_logs.created_at
     limit old_recordings.maximum_rows
 $$;
@@ -7666,83 +8231,6 @@ end
 $$;
 comment on function care.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_recording from public;
-
-create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select embeddings.id::text
-    from voice.embeddings
-    where embeddings.created_at < care.kept_since('voiceprints', old_voiceprints.at)
-        and not exists (
-            select
-            from voice.baseline_samples
-            join voice.baselines on baselines.id = baseline_samples.baseline_id
-            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-        )
-    order by embeddings.created_at
-    limit old_voiceprints.maximum_rows
-$$;
-comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
-revoke execute on function voice.old_voiceprints from public;
-
-create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not care.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
-        return false;
-    end if;
-    delete from voice.embeddings
-    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
-        and not exists (
-            select
-            from voice.baseline_samples
-            join voice.baselines on baselines.id = baseline_samples.baseline_id
-            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-        );
-    return found;
-end
-$$;
-comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
-revoke execute on function voice.delete_old_voiceprint from public;
-
-create function voice.old_baselines(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select baselines.id::text
-    from voice.baselines
-    where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
-    order by baselines.superseded_at
-    limit old_baselines.maximum_rows
-$$;
-comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
-revoke execute on function voice.old_baselines from public;
-
-create function voice.delete_old_baseline(baseline_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
-        return false;
-    end if;
-    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
-    return found;
-end
-$$;
-comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
-revoke execute on function voice.delete_old_baseline from public;
 
 create function care.old_unmatched_calls(at timestamptz, maximum_rows integer)
 returns setof text
@@ -7900,6 +8388,18 @@ revoke execute on function care.delete_old_idempotency_key from public;
 
 -- Export: everything that is kept of a person, without the vectors.
 
+create table care.unexported_columns (
+    name text constraint unexported_columns_pkey primary key,
+    reason text not null
+);
+alter table care.unexported_columns enable row level security;
+insert into care.unexported_columns (name, reason) values
+    ('recording_ref', 'the address of a recording is a key to it'),
+    ('recording_source_url', 'the address of a recording is a key to it'),
+    ('lease_token', 'fences workers off each other'),
+    ('idempotency_key', 'what a caller sent');
+comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
+
 create function care.export_patient(patient_id uuid)
 returns jsonb
 language plpgsql
@@ -7917,7 +8417,6 @@ begin
         select
             namespace.nspname || '.' || relation.relname as name,
             relation.oid::regclass as relation,
-            -- Addresses of recordings are keys; embeddings are of use to nobody but the scoring functions.
             array_agg(hidden.attname::text) filter (where hidden.attname is not null) as hidden
         from pg_catalog.pg_class as relation
         join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
@@ -7926,9 +8425,9 @@ begin
         left join pg_catalog.pg_attribute as hidden
             on hidden.attrelid = relation.oid
             and not hidden.attisdropped
-            and (hidden.attname in ('recording_ref', 'recording_source_url', 'lease_token', 'idempotency_key')
+            and (hidden.attname = any (array(select unexported_columns.name from care.unexported_columns))
                 or hidden.atttypid = 'extensions.vector'::regtype)
-        where namespace.nspname in ('public', 'care', 'voice') and relation.relkind = 'r'
+        where namespace.nspname = any (array(select signals.schema_name from care.signals) || '{public,care}'::text[]) and relation.relkind = 'r'
         group by 1, 2
         order by 1
     loop
@@ -7943,7 +8442,7 @@ begin
 end
 $$;
 comment on function care.export_patient is
-    'Everything that is kept of a patient, table by table, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
+    'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
 revoke execute on function care.export_patient from public;
 grant execute on function care.export_patient to retrocare_service;
 
@@ -8088,13 +8587,156 @@ comment on function care.use_api_key is
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;
 
+-- 65_voice_erasure.sql
+
+-- Erasure of voices: what goes with a patient, with a call, and with time.
+
+create function voice.erase_traces(patient_id uuid)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    update public.call_logs
+    set check_state = 'skipped', check_reason = 'no_consent'
+    where call_logs.patient_id = erase_traces.patient_id
+        and exists (
+            select from care.recordings
+            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
+        );
+    with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
+    select jsonb_build_object('baselines', count(*)) into counts from baselines;
+    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
+    select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
+    with forgotten as (
+        select care.delete_recording(call_logs)
+        from public.call_logs
+        where call_logs.patient_id = erase_traces.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    )
+    select counts || jsonb_build_object('recordings', count(*)) into counts from forgotten;
+    return counts;
+end
+$$;
+comment on function voice.erase_traces is
+    'Removes the voiceprints and baselines of a patient, and has the recordings deleted; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+revoke execute on function voice.erase_traces from public;
+
+create function voice.on_call_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if care.lock_patient_or_refuse(old.patient_id) then
+        perform voice.remove_samples(
+            old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
+        -- Versions that were made of it are of it for ever.
+        delete from voice.baselines
+        where baselines.patient_id = old.patient_id
+            and exists (
+                select
+                from voice.baseline_samples
+                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
+            );
+    end if;
+    return old;
+end
+$$;
+comment on function voice.on_call_deleted is
+    'Trigger: the voice of a deleted call leaves the baselines. Definer: whoever deletes a call may not touch the private schemas.';
+revoke execute on function voice.on_call_deleted from public;
+
+create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select embeddings.id::text
+    from voice.embeddings
+    where embeddings.created_at < care.kept_since('voiceprints', old_voiceprints.at)
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        )
+    order by embeddings.created_at
+    limit old_voiceprints.maximum_rows
+$$;
+comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
+revoke execute on function voice.old_voiceprints from public;
+
+create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.embeddings
+    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        );
+    return found;
+end
+$$;
+comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
+revoke execute on function voice.delete_old_voiceprint from public;
+
+create function voice.old_baselines(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select baselines.id::text
+    from voice.baselines
+    where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
+    order by baselines.superseded_at
+    limit old_baselines.maximum_rows
+$$;
+comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
+revoke execute on function voice.old_baselines from public;
+
+create function voice.delete_old_baseline(baseline_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
+    return found;
+end
+$$;
+comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
+revoke execute on function voice.delete_old_baseline from public;
+
 -- 70_caregiver_views.sql
 
 -- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights.
 
 create type public.patient_state as enum (
     'as_usual',             -- nothing of the below
-    'changed',              -- the voice has changed, and nobody has said why
+    'changed',              -- a judgement was above low, and nobody has said why
     'not_assessable',       -- the last answered call could not be judged
     'collecting_baseline',  -- too few samples to rely on: scores count, marked
     'no_recent_call'        -- no answered call for too long
@@ -8111,8 +8753,8 @@ select
     me.role,
     patients.timezone,
     case
-        when 'voice_changed' = any (alert.causes)
-            or (last_log.severity > 'low' and (last_log.created_at <= past_alerts.last_resolved_at) is not true)
+        when exists (select from public.alert_causes where alert_causes.id = any (alert.causes) and alert_causes.has_score)
+            or (latest.severity > 'low' and (latest.created_at <= past_alerts.last_resolved_at) is not true)
             then 'changed'
         when coalesce(answered.last_at, patients.created_at)
             < now() - make_interval(days => coalesce(patients.silent_after_days, settings.recent_call_days))
@@ -8122,9 +8764,9 @@ select
         else 'as_usual'
     end::public.patient_state as state,
     (select max(call_logs."timestamp") from public.call_logs where call_logs.patient_id = patients.id) as last_call_at,
-    last_log.anomaly_score as last_score,
-    last_log."timestamp" as last_scored_at,
-    last_log.severity,
+    latest.score as last_score,
+    latest.occurred_at as last_scored_at,
+    latest.severity,
     scores.mean_7_days as mean_score_7_days,
     scores.count_7_days as score_count_7_days,
     scores.mean_30_days as mean_score_30_days,
@@ -8146,12 +8788,12 @@ left join voice.baselines
     on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
 left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
 left join lateral (
-    select voice_anomaly_logs.anomaly_score, voice_anomaly_logs."timestamp", voice_anomaly_logs.severity, voice_anomaly_logs.created_at
-    from public.voice_anomaly_logs
-    where voice_anomaly_logs.patient_id = patients.id
-    order by voice_anomaly_logs."timestamp" desc
+    select judgements.score, judgements.occurred_at, judgements.severity, judgements.created_at
+    from public.judgements
+    where judgements.patient_id = patients.id
+    order by judgements.occurred_at desc
     limit 1
-) as last_log on true
+) as latest on true
 cross join lateral (
     select max(caregiver_alerts.resolved_at) as last_resolved_at
     from public.caregiver_alerts
@@ -8178,25 +8820,25 @@ cross join lateral (
 ) as unusable
 cross join lateral (
     select
-        avg(recent.anomaly_score) filter (where recent."timestamp" > now() - interval '7 days') as mean_7_days,
-        count(*) filter (where recent."timestamp" > now() - interval '7 days') as count_7_days,
-        avg(recent.anomaly_score) filter (where recent."timestamp" > now() - interval '30 days') as mean_30_days,
-        count(*) filter (where recent."timestamp" > now() - interval '30 days') as count_30_days,
-        avg(recent.anomaly_score) filter (
-            where recent."timestamp" > now() - interval '14 days' and recent."timestamp" <= now() - interval '7 days'
+        avg(recent.score) filter (where recent.occurred_at > now() - interval '7 days') as mean_7_days,
+        count(*) filter (where recent.occurred_at > now() - interval '7 days') as count_7_days,
+        avg(recent.score) filter (where recent.occurred_at > now() - interval '30 days') as mean_30_days,
+        count(*) filter (where recent.occurred_at > now() - interval '30 days') as count_30_days,
+        avg(recent.score) filter (
+            where recent.occurred_at > now() - interval '14 days' and recent.occurred_at <= now() - interval '7 days'
         ) as mean_7_days_before,
-        avg(recent.anomaly_score) filter (where recent."timestamp" <= now() - interval '30 days') as mean_30_days_before
-    from public.voice_anomaly_logs as recent
+        avg(recent.score) filter (where recent.occurred_at <= now() - interval '30 days') as mean_30_days_before
+    from public.judgements as recent
     where recent.patient_id = patients.id
-        and recent.encoder = policies.encoder
-        and recent."timestamp" > now() - interval '60 days'
+        and recent.model = policies.encoder
+        and recent.occurred_at > now() - interval '60 days'
 ) as scores
 where me.user_id = (select auth.uid());
 comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
 comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
 comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert about the voice, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
 comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
 comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
@@ -8228,7 +8870,7 @@ select
     log.anomaly_score as score,
     log.raw_similarity as similarity,
     log.severity,
-    newest_check.snr_db,
+    (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
         when log.id is null then null
@@ -8253,12 +8895,13 @@ left join lateral (
     order by voice_anomaly_logs.created_at desc
     limit 1
 ) as log on true
-left join public.scoring_policies on scoring_policies.id = log.policy_id
+left join public.judgements on judgements.id = log.id
+left join public.scoring_policies on scoring_policies.id = judgements.policy_id
 left join voice.baselines on baselines.id = log.baseline_id
 left join lateral (
-    select checks.snr_db, checks.quality
+    select checks.detail, checks.quality
     from care.checks
-    where checks.call_log_id = call_logs.id and not checks.is_backfill
+    where checks.call_log_id = call_logs.id and checks.signal = 'voice' and not checks.is_backfill
     order by checks.id desc
     limit 1
 ) as newest_check on true;
@@ -8330,10 +8973,12 @@ select
     alerts.cause,
     alerts.causes,
     alerts.anomaly_score,
-    alerts.log_id,
+    alerts.judgement_id,
+    alerts.call_log_id,
     alerts.opened_at,
     opening.cause as opening_cause,
-    opening.log_id as opening_log_id,
+    opening.judgement_id as opening_judgement_id,
+    opening.call_log_id as opening_call_log_id,
     alerts.last_raised_at,
     alerts.repeat_count,
     alerts.acknowledged_at,
@@ -8352,7 +8997,7 @@ join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
     on me.patient_id = alerts.patient_id and me.user_id = (select auth.uid())
 left join lateral (
-    select alert_changes.cause, alert_changes.log_id
+    select alert_changes.cause, alert_changes.judgement_id, alert_changes.call_log_id
     from public.alert_changes
     where alert_changes.alert_id = alerts.id and alert_changes.change = 'opened'
     order by alert_changes.changed_at
@@ -8374,9 +9019,9 @@ comment on view public.alert_history is
     'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
 comment on column public.alert_history.known_as is 'What the reader calls the patient, else the name.';
 comment on column public.alert_history.cause is 'The last sign that somebody was told of; causes has every kind.';
-comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1; log_id is its log. Null: no voice was judged.';
+comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1, of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.alert_history.opening_cause is 'The first sign.';
-comment on column public.alert_history.opening_log_id is 'The log of the first sign; null: it was no score.';
+comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign; null: it was no score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
 comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
 comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
@@ -8402,7 +9047,7 @@ begin
             -- What caregivers may read of a call: the address of a recording is in no update.
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
                 ' check_state, check_reason, anomaly_score, created_at)'),
-            ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
+            ('judgements', ''), ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
             ('daily_checkins', '')
         ) as tables (name, columns)
         join pg_catalog.pg_publication as publication on publication.pubname = 'supabase_realtime'
@@ -8851,7 +9496,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select checks.quality
     from care.checks
-    where checks.call_log_id = call_measures.call_log_id and not checks.is_backfill
+    where checks.call_log_id = call_measures.call_log_id and checks.signal = 'voice' and not checks.is_backfill
     order by checks.id desc
     limit 1
 $$;
@@ -8969,13 +9614,16 @@ as $$
         and not checks.is_backfill
         and not exists (
             select from care.checks as newer
-            where newer.call_log_id = checks.call_log_id and newer.id > checks.id and not newer.is_backfill
+            where newer.call_log_id = checks.call_log_id
+                and newer.signal = checks.signal
+                and newer.id > checks.id
+                and not newer.is_backfill
         )
     union all
-    select 'backfill_dead', null, null, null, checks.encoder, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
+    select 'backfill_dead', null, null, null, checks.model, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
     from care.checks
     where checks.state = 'dead' and checks.is_backfill
-    group by checks.encoder
+    group by checks.model
     union all
     select
         case deliveries.state when 'queued' then 'delivery_delayed' else 'delivery_dead' end::public.operator_issue_kind,
@@ -9174,11 +9822,11 @@ select care.publish(
 
 select care.publish(
     'care.record_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.');
+    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
 
 select care.publish(
     'care.withdraw_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.');
+    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
 
 select care.publish(
     'care.export_patient', '{authenticated,service_role}',
@@ -9320,11 +9968,11 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, unless it is a backfill's, and the service is asked to look.
+-- 3 A check is made or ends: its call shows it, where it is of the voice and no backfill's, and the service is asked to look.
 create trigger check_requested
     after insert on care.checks
     for each row
-    when (not new.is_backfill)
+    when (new.signal = 'voice' and not new.is_backfill)
     execute function care.on_check_state();
 
 create trigger doorbell
@@ -9335,7 +9983,7 @@ create trigger doorbell
 create trigger check_moved
     after update of state on care.checks
     for each row
-    when (not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
+    when (new.signal = 'voice' and not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
     execute function care.on_check_state();
 
 -- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
@@ -9355,6 +10003,12 @@ create trigger alert_changes_never_change
     for each row
     execute function care.refuse_change();
 
+create trigger judgement_told
+    after update of alert_sent on public.judgements
+    for each row
+    when (new.signal = 'voice' and new.alert_sent <> old.alert_sent)
+    execute function voice.on_judgement_told();
+
 -- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
 create trigger consent_of_a_new_patient
     after insert on public.patients
@@ -9368,6 +10022,17 @@ create trigger consent_changed
     when ((old.voice_consent_at is null) <> (new.voice_consent_at is null))
     execute function care.on_consent();
 
+create trigger consent_given
+    after insert on public.consents
+    for each row
+    execute function care.on_consent_given();
+
+create trigger consents_withdrawn
+    after update on public.consents
+    referencing old table as before new table as after
+    for each statement
+    execute function care.on_consents_withdrawn();
+
 --   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
 create trigger a_deleted_patient_is_erased
     before delete on public.patients
@@ -9378,6 +10043,11 @@ create trigger a_deleted_call_leaves_nothing
     before delete on public.call_logs
     for each row
     execute function care.on_call_deleted();
+
+create trigger a_deleted_call_leaves_the_baselines
+    before delete on public.call_logs
+    for each row
+    execute function voice.on_call_deleted();
 
 create trigger deletion_doorbell
     after insert on care.deletions
@@ -9460,8 +10130,9 @@ declare
 begin
     for audited in
         select * from (values
-            ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('public.organisations', 'id'),
-            ('care.organisation_settings', 'organisation_id'), ('care.alert_policies', 'level'),
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
+            ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
+            ('care.alert_policies', 'level'),
             ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop

@@ -2,7 +2,7 @@
 
 create type public.audit_action as enum (
     'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
-    'consent_given', 'consent_withdrawn', 'voice_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
+    'consent_given', 'consent_withdrawn', 'signal_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
     'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
 );
 comment on type public.audit_action is 'What was done.';

@@ -1,14 +1,20 @@
 -- Consent: recorded with scope, time, recorder and evidence before anything is made of a recording; its withdrawal stops and
 -- erases.
 
-create type public.consent_scope as enum ('voiceprint');
-comment on type public.consent_scope is 'What was consented to: that voiceprints are made, kept and compared.';
+create table care.consent_scopes (
+    id text constraint consent_scopes_pkey primary key,
+    description text not null
+);
+alter table care.consent_scopes enable row level security;
+insert into care.consent_scopes (id, description) values ('voiceprint', 'Voiceprints are made, kept and compared.');
+comment on table care.consent_scopes is 'What can be consented to: each signal names one.';
 
 create table public.consents (
     id uuid constraint consents_pkey primary key default gen_random_uuid(),
     patient_id uuid not null
         constraint a_consent_is_a_patients references public.patients (id) on delete cascade,
-    scope public.consent_scope not null default 'voiceprint',
+    scope text not null default 'voiceprint'
+        constraint a_consent_is_to_something_known references care.consent_scopes (id),
     given_at timestamptz not null
         constraint a_consent_was_given_after_1900 check (given_at >= '1900-01-01 00:00+00' and given_at < 'infinity'),
     recorded_by uuid
@@ -22,11 +28,12 @@ create table public.consents (
     created_at timestamptz not null default now()
 );
 create index consents_by_patient on public.consents (patient_id, given_at desc);
+create index consents_by_scope on public.consents (scope);
 create index consents_by_recorder on public.consents (recorded_by);
 create index consents_by_withdrawer on public.consents (withdrawn_by);
 alter table public.consents enable row level security;
 revoke all on public.consents from anon, authenticated, service_role;
-comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all that stand; patients.voice_consent_at shows since when one does.';
+comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all of its scope that stand; patients.voice_consent_at shows since when one to voiceprints does.';
 comment on column public.consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
 comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
@@ -44,25 +51,89 @@ begin
         insert into public.consents (patient_id, given_at, recorded_by, evidence)
         select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
         where not exists (
-            select from public.consents where consents.patient_id = new.id and consents.withdrawn_at is null
+            select from public.consents
+            where consents.patient_id = new.id and consents.scope = 'voiceprint' and consents.withdrawn_at is null
         );
-        perform care.note_audit('consent_given', 'public.consents', new.id);
-        return null;
+    else
+        update public.consents
+        set withdrawn_at = greatest(now(), consents.given_at),
+            withdrawn_by = (select auth.uid())
+        where consents.patient_id = new.id and consents.scope = 'voiceprint' and consents.withdrawn_at is null;
     end if;
-    update public.consents
-    set withdrawn_at = greatest(now(), consents.given_at),
-        withdrawn_by = (select auth.uid())
-    where consents.patient_id = new.id and consents.withdrawn_at is null;
-    perform care.note_audit('consent_withdrawn', 'public.consents', new.id);
-    perform care.erase_voice(new.id, 'consent withdrawn');
     return null;
 end
 $$;
 comment on function care.on_consent is
-    'Trigger: consent is given, and recorded; or withdrawn, and what it allowed is erased. Definer: whoever changes a patient may not touch the private schemas.';
+    'Trigger: who writes patients.voice_consent_at gives a consent to voiceprints, or withdraws it. Definer: whoever changes a patient may not write consents.';
 revoke execute on function care.on_consent from public;
 
-create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz default now())
+create function care.on_consent_given()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.note_audit('consent_given', 'public.consents', new.patient_id, jsonb_build_object('scope', new.scope));
+    if new.scope = 'voiceprint' then
+        update public.patients
+        set voice_consent_at = new.given_at
+        where patients.id = new.patient_id and patients.voice_consent_at is null;
+    end if;
+    return null;
+end
+$$;
+comment on function care.on_consent_given is
+    'Trigger: a consent is noted in the audit, and one to voiceprints shows on the patient. Definer: as care.on_consent.';
+revoke execute on function care.on_consent_given from public;
+
+create function care.on_consents_withdrawn()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    withdrawn record;
+    signal text;
+begin
+    for withdrawn in
+        select distinct after.patient_id, after.scope
+        from after
+        join before on before.id = after.id
+        where before.withdrawn_at is null
+            and after.withdrawn_at is not null
+            and not exists (
+                select from public.consents
+                where consents.patient_id = after.patient_id
+                    and consents.scope = after.scope
+                    and consents.withdrawn_at is null
+            )
+        order by after.patient_id, after.scope
+    loop
+        perform care.note_audit(
+            'consent_withdrawn', 'public.consents', withdrawn.patient_id, jsonb_build_object('scope', withdrawn.scope));
+        if withdrawn.scope = 'voiceprint' then
+            update public.patients
+            set voice_consent_at = null
+            where patients.id = withdrawn.patient_id and patients.voice_consent_at is not null;
+        end if;
+        for signal in select signals.id from care.signals where signals.consent_scope = withdrawn.scope order by signals.id loop
+            perform care.erase_signal(withdrawn.patient_id, signal, 'consent withdrawn');
+        end loop;
+    end loop;
+    return null;
+end
+$$;
+comment on function care.on_consents_withdrawn is
+    'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
+revoke execute on function care.on_consents_withdrawn from public;
+
+create function care.record_consent(
+    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
+)
 returns public.consents
 language plpgsql
 volatile
@@ -86,9 +157,16 @@ begin
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
+    if not exists (select from care.consent_scopes where consent_scopes.id = record_consent.scope) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('Nothing that can be consented to is called %L', record_consent.scope),
+            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+    end if;
     select consents.* into consent
     from public.consents
     where consents.patient_id = patient.id
+        and consents.scope = record_consent.scope
         and consents.withdrawn_at is null
         and consents.evidence = record_consent.evidence
     order by consents.created_at
@@ -96,24 +174,17 @@ begin
     if found then
         return consent;
     end if;
-    insert into public.consents (patient_id, given_at, recorded_by, evidence)
-    values (patient.id, record_consent.given_at, (select auth.uid()), record_consent.evidence)
+    insert into public.consents (patient_id, scope, given_at, recorded_by, evidence)
+    values (patient.id, record_consent.scope, record_consent.given_at, (select auth.uid()), record_consent.evidence)
     returning * into consent;
-    if patient.voice_consent_at is not null then
-        -- Where consent stands no trigger notes it.
-        perform care.note_audit('consent_given', 'public.consents', patient.id);
-    end if;
-    update public.patients
-    set voice_consent_at = record_consent.given_at
-    where patients.id = patient.id and patients.voice_consent_at is null;
     return consent;
 end
 $$;
 comment on function care.record_consent is
-    'Records that consent to voiceprints was given. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.record_consent from public;
 
-create function care.withdraw_consent(patient_id uuid)
+create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
 returns void
 language plpgsql
 volatile
@@ -123,13 +194,14 @@ as $$
 declare
     patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
-    update public.patients
-    set voice_consent_at = null
-    where patients.id = patient.id and patients.voice_consent_at is not null;
+    update public.consents
+    set withdrawn_at = greatest(now(), consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where consents.patient_id = patient.id and consents.scope = withdraw_consent.scope and consents.withdrawn_at is null;
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing is judged any more, and the voice is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)

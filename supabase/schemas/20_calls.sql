@@ -222,7 +222,7 @@ declare
     repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated

@@ -139,7 +139,7 @@ begin
              order by nearest.embedding operator(extensions.<=>) $1
              limit $5', searched.id, searched.dimension)
         using extensions.l2_normalize(match_voices.embedding), candidates,
-            coalesce(match_voices.min_similarity, 1 - policy.medium_above), policy.baseline_minimum_samples, match_voices.count
+            coalesce(match_voices.min_similarity, 1 - (care.thresholds_for(searched.id)).medium_above), policy.baseline_minimum_samples, match_voices.count
         loop
             perform care.note_audit('voice_matched', 'voice.match_voices', found_voice.patient_id,
                 jsonb_build_object('encoder', searched.id));

@@ -22,8 +22,8 @@ with wanted as (
         count(*) filter (where stored.id is null and call_logs.recording_ref is not null and failed.is_so) as failed_count,
         count(*) filter (where stored.id is null and call_logs.recording_ref is not null and failed.is_so is null) as waiting_count,
         coalesce(array_agg(stored.id order by stored.id) filter (where stored.id is not null), '{}') as embedding_ids
-    from voice.encoders as active
-    join voice.encoders as successor on not successor.is_active
+    from care.models as active
+    join care.models as successor on successor.signal = active.signal and not successor.is_active
     join voice.baselines as original on original.encoder = active.id and original.superseded_at is null
     join voice.baseline_samples on baseline_samples.baseline_id = original.id
     join voice.embeddings as sample on sample.id = baseline_samples.embedding_id
@@ -33,13 +33,13 @@ with wanted as (
         select true as is_so
         from care.checks
         where checks.call_log_id = sample.call_log_id
-            and checks.encoder = successor.id
+            and checks.model = successor.id
             and checks.is_backfill
             and checks.state in ('not_assessable', 'skipped', 'dead')
             and checks.reason <> 'no_consent'
         limit 1
     ) as failed on true
-    where active.is_active
+    where active.is_active and active.signal = 'voice'
     group by original.patient_id, successor.id, original.enrolment_id
 )
 select
@@ -62,12 +62,12 @@ union all
 -- The active encoder has no baseline (any more): then there is to be none.
 select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'outdated'
 from voice.baselines as present
-join voice.encoders as successor on successor.id = present.encoder and not successor.is_active
+join care.models as successor on successor.id = present.encoder and not successor.is_active
 where present.superseded_at is null
     and not exists (
         select
         from voice.baselines as original
-        join voice.encoders as active on active.id = original.encoder and active.is_active
+        join care.models as active on active.id = original.encoder and active.is_active
         where original.patient_id = present.patient_id and original.superseded_at is null
     );
 comment on view voice.rebuilding is

@@ -49,9 +49,10 @@ begin
                 and not exists (
                     select from care.checks
                     where checks.call_log_id = call_logs.id
+                        and checks.signal = 'voice'
                         and case when checks.is_backfill
                             -- Once each: what cannot be embedded is not tried for ever.
-                            then checks.encoder = open_backfill.encoder and checks.reason is distinct from 'no_consent'
+                            then checks.model = open_backfill.encoder and checks.reason is distinct from 'no_consent'
                             -- A call that waits to be judged is judged first, and taken up later.
                             else checks.state in ('queued', 'leased') end
                 )
@@ -65,8 +66,8 @@ begin
     where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
     order by patients.id
     for no key update;
-    insert into care.checks (call_log_id, patient_id, encoder, is_backfill, run_at)
-    select call_logs.id, call_logs.patient_id, open_backfill.encoder, true,
+    insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at)
+    select call_logs.id, call_logs.patient_id, 'voice', open_backfill.encoder, true,
         case when is_active and call_logs.source = 'archive' then least(now(), call_logs."timestamp") else now() end
     from unnest(wanted_ids) with ordinality as wanted (id, turn)
     join public.call_logs on call_logs.id = wanted.id
@@ -76,8 +77,10 @@ begin
         and patients.voice_consent_at is not null
         and not exists (
             select from care.checks
-            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased')
-                and (not checks.is_backfill or checks.encoder = open_backfill.encoder)
+            where checks.call_log_id = call_logs.id
+                and checks.signal = 'voice'
+                and checks.state in ('queued', 'leased')
+                and (not checks.is_backfill or checks.model = open_backfill.encoder)
         )
     order by wanted.turn;
     get diagnostics opened = row_count;
@@ -98,7 +101,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select count(*)
     from care.checks
-    where checks.encoder = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
+    where checks.model = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
 $$;
 comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
 revoke execute on function voice.waiting_backfill from public;
@@ -114,8 +117,9 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select encoders.id, encoders.is_active, done.*, built.*
+    select encoders.id, models.is_active, done.*, built.*
     from voice.encoders
+    join care.models on models.id = encoders.id
     cross join lateral (
         select
             count(*) filter (where checks.state = 'embedded'),
@@ -124,7 +128,7 @@ as $$
             count(*) filter (where checks.state = 'dead'),
             count(*) filter (where checks.state in ('queued', 'leased'))
         from care.checks
-        where checks.encoder = encoders.id and checks.is_backfill
+        where checks.model = encoders.id and checks.is_backfill
     ) as done
     cross join lateral (
         select

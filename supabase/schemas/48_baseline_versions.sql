@@ -77,7 +77,7 @@ declare
     healthy bigint[];
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     perform care.lock_patient(restore_baseline.patient_id);
     select baselines.* into earlier
     from voice.baselines
@@ -129,7 +129,7 @@ declare
     rebuilt integer := 0;
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
-    lock table voice.encoders in row exclusive mode;
+    lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
     for affected in
         select baselines.encoder, baselines.enrolment_id,
@@ -177,16 +177,17 @@ as $$
 declare
     policy voice.policies := voice.policy(compare_with_baseline.encoder);
     present voice.baselines := voice.current_baseline(compare_with_baseline.patient_id, compare_with_baseline.encoder);
-    judged voice.judgement;
+    judged voice.comparison;
+    thresholds constant care.thresholds := care.thresholds_for(compare_with_baseline.encoder);
 begin
     if present.id is null or present.sample_count < policy.baseline_minimum_samples then
         return;
     end if;
-    judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy);
+    judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy, thresholds);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
         -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
-        judged.anomaly > policy.medium_above;
+        judged.anomaly > thresholds.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is

@@ -1,12 +1,5 @@
 -- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it.
 
-create type public.alert_level as enum (
-    'warning',      -- listen to the patient soon
-    'emergency',    -- see to the patient now
-    'critical'      -- see to the patient now, and everybody does
-);
-comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
-
 create type public.alert_state as enum (
     'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
     'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
@@ -19,12 +12,25 @@ comment on type public.alert_state is 'Where an alert stands; every state but re
 create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
 comment on type public.alert_outcome is 'What the caregivers found.';
 
-create type public.alert_cause as enum (
-    'voice_changed',        -- a call scored above a threshold
-    'nothing_heard',        -- no call could be judged for the set days
-    'no_usable_speech'      -- several answered calls in a row without a voice that could be judged
+create table public.alert_causes (
+    id text constraint alert_causes_pkey primary key,
+    name text not null,
+    signal text
+        constraint a_cause_may_be_of_a_signal references care.signals (id),
+    has_score boolean not null,
+    closes_by_itself boolean not null
 );
-comment on type public.alert_cause is 'What an alert is about.';
+create index alert_causes_by_signal on public.alert_causes (signal);
+alter table public.alert_causes enable row level security;
+revoke all on public.alert_causes from anon, authenticated, service_role;
+insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
+comment on table public.alert_causes is 'What an alert may be about.';
+comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score; and somebody must say how it ended.';
+comment on column public.alert_causes.closes_by_itself is 'An alert about nothing else is resolved by a rule once it is over.';
+grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
     'opened',           -- the first sign
@@ -84,10 +90,13 @@ create table public.caregiver_alerts (
         constraint an_alert_is_about_a_patient references public.patients (id) on delete cascade,
     level public.alert_level not null,
     state public.alert_state not null default 'open',
-    cause public.alert_cause not null default 'voice_changed',
-    causes public.alert_cause[] not null default '{}',
-    log_id uuid
-        constraint an_alert_keeps_its_worst_log references public.voice_anomaly_logs (id) on delete set null,
+    cause text not null
+        constraint an_alert_has_a_known_cause references public.alert_causes (id),
+    causes text[] not null default '{}',
+    call_log_id uuid
+        constraint an_alert_keeps_its_worst_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint an_alert_keeps_its_worst_judgement references public.judgements (id) on delete set null,
     anomaly_score double precision
         constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
     repeat_count integer not null default 0,
@@ -105,7 +114,6 @@ create table public.caregiver_alerts (
     outcome public.alert_outcome,
     notes text
         constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
-    constraint a_changed_voice_has_its_score check (cause <> 'voice_changed' or anomaly_score is not null),
     constraint an_unresolved_alert_is_never_silent_for_ever check (state = 'resolved' or (next_change_at is not null and isfinite(next_change_at))),
     constraint a_resolved_alert_has_its_time check ((state = 'resolved') = (resolved_at is not null)),
     constraint an_acknowledged_alert_has_its_time check (state <> 'acknowledged' or acknowledged_at is not null),
@@ -114,7 +122,9 @@ create table public.caregiver_alerts (
 );
 create unique index a_patient_has_one_unresolved_alert on public.caregiver_alerts (patient_id) where resolved_at is null;
 create index caregiver_alerts_by_patient on public.caregiver_alerts (patient_id, opened_at desc);
-create index caregiver_alerts_by_log on public.caregiver_alerts (log_id);
+create index caregiver_alerts_by_cause on public.caregiver_alerts (cause);
+create index caregiver_alerts_by_call on public.caregiver_alerts (call_log_id);
+create index caregiver_alerts_by_judgement on public.caregiver_alerts (judgement_id);
 create index caregiver_alerts_by_acknowledger on public.caregiver_alerts (acknowledged_by);
 create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_by);
 create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
@@ -123,7 +133,7 @@ revoke all on public.caregiver_alerts from anon, authenticated, service_role;
 comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
 comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
 comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
-comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode; log_id is its log. Null: no voice was judged.';
+comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
 comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
@@ -137,9 +147,12 @@ create table public.alert_changes (
         constraint a_change_is_about_a_patient references public.patients (id) on delete cascade,
     change public.alert_change not null,
     level public.alert_level not null,
-    cause public.alert_cause not null,
-    log_id uuid
-        constraint a_change_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
+    cause text not null
+        constraint a_change_has_a_known_cause references public.alert_causes (id),
+    call_log_id uuid
+        constraint a_change_keeps_its_call references public.call_logs (id) on delete set null,
+    judgement_id uuid
+        constraint a_change_keeps_its_judgement references public.judgements (id) on delete set null,
     actor public.alert_actor not null default 'rule',
     actor_id uuid
         constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
@@ -149,7 +162,9 @@ create table public.alert_changes (
 );
 create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
 create index alert_changes_by_patient on public.alert_changes (patient_id, changed_at desc);
-create index alert_changes_by_log on public.alert_changes (log_id);
+create index alert_changes_by_cause on public.alert_changes (cause);
+create index alert_changes_by_call on public.alert_changes (call_log_id);
+create index alert_changes_by_judgement on public.alert_changes (judgement_id);
 create index alert_changes_by_actor on public.alert_changes (actor_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
@@ -160,7 +175,7 @@ grant select on public.alert_changes to service_role, authenticated;
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause public.alert_cause default null, log_id uuid default null, actor_id uuid default null,
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
     actor public.alert_actor default 'rule'
 )
 returns void
@@ -169,11 +184,11 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, log_id, actor, actor_id, snoozed_until, outcome, changed_at
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.log_id, note_change.actor, note_change.actor_id,
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
@@ -187,3 +202,7 @@ create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
 create policy caregivers_read_their_patients_alert_changes on public.alert_changes
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy everybody_who_is_told_reads_what_about on public.alert_causes
+    for select to authenticated
+    using (true);

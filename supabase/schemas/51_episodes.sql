@@ -1,21 +1,5 @@
 -- Episodes: how signs make and change an alert, and what happens when nobody answers.
 
-create function care.alert_level(severity public.anomaly_severity)
-returns public.alert_level
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case alert_level.severity
-        when 'medium' then 'warning'::public.alert_level
-        when 'high' then 'emergency'
-        when 'critical' then 'critical'
-    end
-$$;
-comment on function care.alert_level is 'How urgent a severity is; null for low.';
-revoke execute on function care.alert_level from public;
-
 create function care.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
 returns timestamptz
 language sql
@@ -58,8 +42,8 @@ comment on function care.answer_due_at is
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
-    patient_id uuid, cause public.alert_cause, level public.alert_level, at timestamptz,
-    log_id uuid default null, anomaly_score double precision default null
+    patient_id uuid, cause text, level public.alert_level, at timestamptz,
+    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -71,7 +55,17 @@ declare
     earlier public.caregiver_alerts;
     alert public.caregiver_alerts;
     change public.alert_change := 'opened';
+    is_worse boolean;
 begin
+    if (select alert_causes.has_score from public.alert_causes where alert_causes.id = raise_alert.cause)
+        is distinct from (raise_alert.anomaly_score is not null)
+    then
+        raise exception using
+            errcode = '23514',
+            message = format('%s is no cause of public.alert_causes with%s a score',
+                raise_alert.cause, case when raise_alert.anomaly_score is null then 'out' else '' end),
+            hint = 'A new cause is a row; has_score says whether a judgement is behind it.';
+    end if;
     select caregiver_alerts.* into earlier
     from public.caregiver_alerts
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
@@ -83,14 +77,15 @@ begin
     where alert_policies.level = greatest(raise_alert.level, earlier.level);
     if earlier.id is null then
         insert into public.caregiver_alerts (
-            patient_id, level, cause, causes, log_id, anomaly_score, opened_at, last_raised_at, next_change_at
+            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, opened_at, last_raised_at, next_change_at
         )
         values (
-            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.log_id,
-            raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
+            raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.call_log_id,
+            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
         )
         returning * into alert;
     else
+        is_worse := raise_alert.anomaly_score > coalesce(earlier.anomaly_score, -1);
         change := case
             when raise_alert.level > earlier.level then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
@@ -102,7 +97,8 @@ begin
         update public.caregiver_alerts
         set level = greatest(earlier.level, raise_alert.level),
             causes = case when raise_alert.cause = any (earlier.causes) then earlier.causes else earlier.causes || raise_alert.cause end,
-            log_id = case when raise_alert.anomaly_score <= earlier.anomaly_score then earlier.log_id else coalesce(raise_alert.log_id, earlier.log_id) end,
+            call_log_id = case when is_worse then raise_alert.call_log_id else earlier.call_log_id end,
+            judgement_id = case when is_worse then raise_alert.judgement_id else earlier.judgement_id end,
             anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
             repeat_count = earlier.repeat_count + 1,
             last_raised_at = raise_alert.at
@@ -121,12 +117,12 @@ begin
             returning * into alert;
         end if;
     end if;
-    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.log_id);
+    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id);
     return alert;
 end
 $$;
 comment on function care.raise_alert is
-    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by voice.score_call and care.note_silence.';
+    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -150,7 +146,7 @@ as $$
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a changed voice tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by voice.score_call.';
+    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -178,6 +174,7 @@ declare
     alert public.caregiver_alerts;
     policy care.alert_policies;
     moved public.alert_change;
+    has_score boolean;
 begin
     select caregiver_alerts.* into alert from public.caregiver_alerts where caregiver_alerts.id = advance_alert.alert_id::uuid;
     if not care.try_lock_patient(alert.patient_id) then
@@ -216,8 +213,12 @@ begin
             advance_alert.at)
     where caregiver_alerts.id = alert.id
     returning * into alert;
+    -- What the last sign was that somebody was told of: without a score, no call is behind it.
+    has_score := (select alert_causes.has_score from public.alert_causes where alert_causes.id = alert.cause);
     perform care.note_change(
-        alert, moved, advance_alert.at, log_id => case alert.cause when 'voice_changed' then alert.log_id end);
+        alert, moved, advance_alert.at,
+        call_log_id => case when has_score then alert.call_log_id end,
+        judgement_id => case when has_score then alert.judgement_id end);
     return true;
 end
 $$;

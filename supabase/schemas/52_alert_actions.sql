@@ -218,7 +218,7 @@ returns table (
     patient text,
     level public.alert_level,
     state public.alert_state,
-    cause public.alert_cause,
+    cause text,
     anomaly_score double precision,
     opened_at timestamptz,
     repeat_count integer,

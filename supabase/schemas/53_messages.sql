@@ -26,11 +26,13 @@ insert into care.alert_openings (language, change, is_by_rule, text, is_whole) v
 
 create table care.alert_texts (
     language text not null,
-    cause public.alert_cause not null,
+    cause text not null
+        constraint a_text_is_about_a_cause references public.alert_causes (id),
     level public.alert_level not null,
     text text not null,
     constraint alert_texts_pkey primary key (language, cause, level)
 );
+create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
 comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
 insert into care.alert_texts (language, cause, level, text) values
@@ -62,8 +64,7 @@ as $$
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
-        left join public.voice_anomaly_logs on voice_anomaly_logs.id = change.log_id
-        left join public.call_logs on call_logs.id = voice_anomaly_logs.call_log_id
+        left join public.call_logs on call_logs.id = change.call_log_id
         left join public.patient_caregivers as actor
             on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
         where patients.id = change.patient_id

@@ -24,6 +24,8 @@ create table care.deliveries (
         constraint a_delivery_is_about_an_alert references public.caregiver_alerts (id) on delete cascade,
     change_id uuid not null
         constraint a_delivery_tells_a_change references public.alert_changes (id) on delete cascade,
+    call_log_id uuid
+        constraint a_delivery_keeps_its_call references public.call_logs (id) on delete set null,
     caregiver_id uuid not null
         constraint a_delivery_goes_to_a_caregiver references public.patient_caregivers (id) on delete cascade,
     channel text not null
@@ -49,6 +51,7 @@ create table care.deliveries (
     constraint an_ended_delivery_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null))
 );
 create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, channel, id desc);
+create index deliveries_by_call on care.deliveries (call_log_id);
 create index deliveries_by_caregiver on care.deliveries (caregiver_id);
 create index deliveries_by_channel on care.deliveries (channel);
 create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
@@ -59,7 +62,7 @@ comment on column care.deliveries.run_at is 'Not before this moment: quiet hours
 comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
 grant select (
-    id, alert_id, change_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
+    id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
 ) on care.deliveries to service_role;
 alter table care.deliveries
     add column receipt_count integer not null default 0,
@@ -145,9 +148,9 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into care.deliveries (alert_id, change_id, caregiver_id, channel, run_at)
+    insert into care.deliveries (alert_id, change_id, call_log_id, caregiver_id, channel, run_at)
     select
-        new.alert_id, new.id, caregiver.id, addresses.channel,
+        new.alert_id, new.id, new.call_log_id, caregiver.id, addresses.channel,
         case
             when alert_policies.waits_for_morning then care.after_quiet_hours(
                 new.changed_at, coalesce(caregiver.timezone, patients.timezone),
@@ -190,6 +193,7 @@ select
     deliveries.id,
     deliveries.alert_id,
     deliveries.change_id,
+    deliveries.call_log_id,
     deliveries.caregiver_id,
     deliveries.channel,
     deliveries.state,

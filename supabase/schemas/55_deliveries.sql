@@ -66,6 +66,7 @@ create type public.delivery_claim as (
     level public.alert_level,
     change public.alert_change,
     alert_id uuid,
+    call_log_id uuid,
     patient_id uuid,
     attempts integer,
     may_have_been_sent boolean,
@@ -141,7 +142,7 @@ begin
         returning
             claimed.id, claimed.idempotency_key, claimed.lease_token, claimed.channel, addresses.address,
             care.alert_message(alert_changes, patient_caregivers), alert_changes.level, alert_changes.change,
-            claimed.alert_id, alert_changes.patient_id, claimed.attempts, claimed.may_have_been_sent, claimed.created_at;
+            claimed.alert_id, claimed.call_log_id, alert_changes.patient_id, claimed.attempts, claimed.may_have_been_sent, claimed.created_at;
 end
 $$;
 comment on function care.claim_deliveries is
@@ -160,7 +161,7 @@ as $$
 declare
     sent care.deliveries;
 begin
-    -- The log behind it is the patient's, and a patient is locked first.
+    -- The judgement behind it is the patient's, and a patient is locked first.
     perform care.lock_patient_if_any((
         select caregiver_alerts.patient_id
         from care.deliveries
@@ -185,17 +186,17 @@ begin
                 and deliveries.state = 'accepted'
         );
     end if;
-    update public.voice_anomaly_logs
+    update public.judgements
     set alert_sent = true
     from public.alert_changes
     where alert_changes.id = sent.change_id
-        and voice_anomaly_logs.id = alert_changes.log_id
-        and not voice_anomaly_logs.alert_sent;
+        and judgements.id = alert_changes.judgement_id
+        and not judgements.alert_sent;
     return true;
 end
 $$;
 comment on function care.finish_delivery is
-    'A provider has accepted the message: the log behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_delivery from public;
 
 create function care.fail_delivery(
@@ -331,21 +332,21 @@ begin
         and deliveries.state = 'accepted'
         and deliveries.delivered_at is null;
     if found and not finish_receipt.is_delivered then
-        update public.voice_anomaly_logs
+        update public.judgements
         set alert_sent = false
-        where voice_anomaly_logs.id = change.log_id
+        where judgements.id = change.judgement_id
             and not exists (
                 select
                 from public.alert_changes
                 join care.deliveries on deliveries.change_id = alert_changes.id
-                where alert_changes.log_id = change.log_id and deliveries.state = 'accepted'
+                where alert_changes.judgement_id = change.judgement_id and deliveries.state = 'accepted'
             );
     end if;
     return (select deliveries.state from care.deliveries where deliveries.id = finish_receipt.delivery_id);
 end
 $$;
 comment on function care.finish_receipt is
-    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its log says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
+    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)

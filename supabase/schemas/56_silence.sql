@@ -3,7 +3,7 @@
 create function care.silences(at timestamptz)
 returns table (
     patient_id uuid,
-    cause public.alert_cause,
+    cause text,
     last_heard_at timestamptz,
     silent_days double precision,
     unusable_calls bigint
@@ -49,7 +49,7 @@ begin atomic
         answered.unusable_calls
     from answered
     cross join lateral (
-        select 'nothing_heard'::public.alert_cause as cause
+        select 'nothing_heard' as cause
         where coalesce(answered.last_heard_at, answered.voice_consent_at)
             <= silences.at - make_interval(days => least(answered.silent_after_days, 36500))
         union all
@@ -116,12 +116,26 @@ begin
     if not care.try_lock_patient(patient_id) then
         return false;
     end if;
-    perform care.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2)::public.alert_cause, 'warning', note_silence.at);
+    perform care.raise_alert(patient_id, split_part(note_silence.silence, ' ', 2), 'warning', note_silence.at);
     return true;
 end
 $$;
 comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
+
+create function care.do_close_by_themselves(causes text[])
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select not exists (
+        select from public.alert_causes
+        where alert_causes.id = any (do_close_by_themselves.causes) and not alert_causes.closes_by_itself
+    )
+$$;
+comment on function care.do_close_by_themselves is 'Whether an alert about nothing else than these is resolved by a rule.';
+revoke execute on function care.do_close_by_themselves from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
 returns setof text
@@ -132,7 +146,7 @@ as $$
     select caregiver_alerts.id::text
     from public.caregiver_alerts
     where caregiver_alerts.resolved_at is null
-        and 'voice_changed' <> all (caregiver_alerts.causes)
+        and care.do_close_by_themselves(caregiver_alerts.causes)
         and exists (
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
@@ -166,7 +180,7 @@ begin
     from public.caregiver_alerts
     where caregiver_alerts.id = alert.id
         and caregiver_alerts.resolved_at is null
-        and 'voice_changed' <> all (caregiver_alerts.causes)
+        and care.do_close_by_themselves(caregiver_alerts.causes)
     for update;
     if not found then
         return false;

@@ -1,18 +1,16 @@
 -- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere is listed,
 -- and deleted until that is proven.
 
-create type public.erasure_scope as enum ('voice', 'person');
-comment on type public.erasure_scope is 'What was erased: the voice alone, or the whole person.';
-
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
     patient_id uuid not null,
-    scope public.erasure_scope not null,
+    scope text not null,
     reason text not null,
     erased_at timestamptz not null default now()
 );
 create index tombstones_by_patient on care.tombstones (patient_id);
 alter table care.tombstones enable row level security;
+comment on column care.tombstones.scope is 'The signal that was erased, or person: everything.';
 comment on table care.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
 
 create type public.deletion_state as enum (
@@ -146,7 +144,7 @@ comment on function care.delete_orphan is
     'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
-create function care.erase_voice(patient_id uuid, reason text)
+create function care.erase_signal(patient_id uuid, signal text, reason text)
 returns jsonb
 language plpgsql
 volatile
@@ -154,52 +152,45 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     counts jsonb;
+    removed jsonb;
 begin
-    perform care.lock_patient(erase_voice.patient_id);
-    update public.call_logs
-    set check_state = 'skipped', check_reason = 'no_consent'
-    where call_logs.patient_id = erase_voice.patient_id
-        and exists (
-            select from care.recordings
-            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
-        );
+    perform care.lock_patient(erase_signal.patient_id);
     -- Whoever works on one is told that there is no consent; the others leave with what they measured.
     update care.checks
-    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', snr_db = null
-    where checks.patient_id = erase_voice.patient_id and checks.state in ('queued', 'leased');
-    with
-        checks as (
-            delete from care.checks
-            where checks.patient_id = erase_voice.patient_id and checks.reason is distinct from 'no_consent' returning id
-        ),
-        baselines as (delete from voice.baselines where baselines.patient_id = erase_voice.patient_id returning id)
-    select jsonb_build_object(
-        'checks', (select count(*) from checks), 'baselines', (select count(*) from baselines))
-    into counts;
-    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_voice.patient_id returning id)
-    select counts || jsonb_build_object('embeddings', (select count(*) from embeddings)) into counts;
-    with forgotten as (
-        select care.delete_recording(call_logs)
-        from public.call_logs
-        where call_logs.patient_id = erase_voice.patient_id
-            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', detail = '{}'
+    where checks.patient_id = erase_signal.patient_id
+        and checks.signal = erase_signal.signal
+        and checks.state in ('queued', 'leased');
+    with checks as (
+        delete from care.checks
+        where checks.patient_id = erase_signal.patient_id
+            and checks.signal = erase_signal.signal
+            and checks.reason is distinct from 'no_consent'
+        returning id
     )
-    select counts || jsonb_build_object('recordings', (select count(*) from forgotten)) into counts;
+    select jsonb_build_object('checks', count(*)) from checks into counts;
+    execute format('select %s($1)', (select signals.erase_function from care.signals where signals.id = erase_signal.signal))
+    into removed
+    using erase_signal.patient_id;
+    counts := counts || removed;
     if not exists (
         select from care.tombstones
-        where tombstones.patient_id = erase_voice.patient_id and tombstones.erased_at = now()
+        where tombstones.patient_id = erase_signal.patient_id
+            and tombstones.scope in (erase_signal.signal, 'person')
+            and tombstones.erased_at = now()
     ) then
-        insert into care.tombstones (patient_id, scope, reason) values (erase_voice.patient_id, 'voice', erase_voice.reason);
-        perform care.note_audit('voice_erased', 'care.erase_voice', erase_voice.patient_id, counts);
+        insert into care.tombstones (patient_id, scope, reason)
+        values (erase_signal.patient_id, erase_signal.signal, erase_signal.reason);
+        perform care.note_audit('signal_erased', erase_signal.signal, erase_signal.patient_id, counts);
     end if;
     return counts;
 end
 $$;
-comment on function care.erase_voice is
-    'Removes every trace of a voice, and has its recordings deleted; how much, by name. The logs stay, without what they were computed from. Raises RV002.';
-revoke execute on function care.erase_voice from public;
+comment on function care.erase_signal is
+    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without what they were computed from. Raises RV002.';
+revoke execute on function care.erase_signal from public;
 
-create function care.erase_patient_voice(patient_id uuid, reason text)
+create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
 returns jsonb
 language plpgsql
 volatile
@@ -207,17 +198,65 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    counts jsonb := care.erase_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
+    counts jsonb;
 begin
-    -- Or the next call would enrol the voice again.
-    update public.patients set voice_consent_at = null where patients.id = erase_patient_voice.patient_id;
+    if not exists (select from care.signals where signals.id = erase_patient_signal.signal) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('There is no signal %L', erase_patient_signal.signal),
+            hint = format('One of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
+    end if;
+    counts := care.erase_signal(erase_patient_signal.patient_id, erase_patient_signal.signal, erase_patient_signal.reason);
+    -- Or the next call would make it anew.
+    update public.consents
+    set withdrawn_at = greatest(now(), consents.given_at),
+        withdrawn_by = (select auth.uid())
+    where consents.patient_id = erase_patient_signal.patient_id
+        and consents.scope = (select signals.consent_scope from care.signals where signals.id = erase_patient_signal.signal)
+        and consents.withdrawn_at is null;
     return counts;
 end
 $$;
+comment on function care.erase_patient_signal is
+    'Erases what a signal keeps of a patient, and ends the consent to it. Raises PT400, RV002. Definer: nobody else may touch the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
+revoke execute on function care.erase_patient_signal from public;
+
+create function care.erase_patient_voice(patient_id uuid, reason text)
+returns jsonb
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select care.erase_patient_signal(erase_patient_voice.patient_id, 'voice', erase_patient_voice.reason)
+$$;
 comment on function care.erase_patient_voice is
-    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: nobody else may touch voiceprints. Called by `retrocare patient erase` and public.erase_patient_voice.';
+    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
 grant execute on function care.erase_patient_voice to retrocare_service;
+
+create function care.erase_signals(patient_id uuid, reason text)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    signal text;
+    erased record;
+    counts jsonb := '{}';
+begin
+    for signal in select signals.id from care.signals order by signals.id loop
+        for erased in select * from jsonb_each_text(care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason)) loop
+            counts := counts || jsonb_build_object(
+                erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint);
+        end loop;
+    end loop;
+    return counts;
+end
+$$;
+comment on function care.erase_signals is 'Erases all signals of a patient; how much, by name. Raises RV002.';
+revoke execute on function care.erase_signals from public;
 
 create function care.erase_patient(patient_id uuid, reason text)
 returns jsonb
@@ -231,7 +270,7 @@ declare
 begin
     -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
     perform from public.patients where patients.id = erase_patient.patient_id for update;
-    counts := care.erase_voice(erase_patient.patient_id, erase_patient.reason);
+    counts := care.erase_signals(erase_patient.patient_id, erase_patient.reason);
     insert into care.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
     perform care.note_audit('person_erased', 'care.erase_patient', erase_patient.patient_id, counts);
     delete from public.patients where patients.id = erase_patient.patient_id;
@@ -239,9 +278,11 @@ begin
 end
 $$;
 comment on function care.erase_patient is
-    'Erases a person: the voice, the calls, the logs, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_voice. Called by `retrocare patient erase --person` and public.erase_patient.';
+    'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
 grant execute on function care.erase_patient to retrocare_service;
+
+-- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
 
 create function care.on_patient_deleted()
 returns trigger
@@ -258,7 +299,7 @@ begin
         select from care.tombstones
         where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
     ) then
-        perform care.erase_voice(old.id, 'the row was deleted');
+        perform care.erase_signals(old.id, 'the row was deleted');
         insert into care.tombstones (patient_id, scope, reason) values (old.id, 'person', 'the row was deleted');
         perform care.note_audit('person_erased', 'public.patients', old.id);
     end if;
@@ -279,44 +320,52 @@ as $$
 begin
     if care.lock_patient_or_refuse(old.patient_id) then
         perform care.queue_deletions(old);
-        perform voice.remove_samples(old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
-        -- Versions that were made of it are of it for ever.
-        delete from voice.baselines
-        where baselines.patient_id = old.patient_id
-            and exists (
-                select
-                from voice.baseline_samples
-                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
-            );
     end if;
     return old;
 end
 $$;
-comment on function care.on_call_deleted is
-    'Trigger: a call''s copies are deleted with its row, and its voice leaves the baselines. Definer: as care.on_patient_deleted.';
+comment on function care.on_call_deleted is 'Trigger: a call''s copies are deleted with its row. Definer: as care.on_patient_deleted.';
 revoke execute on function care.on_call_deleted from public;
 
 create function care.erasure_preview(patient_id uuid)
 returns table (erased text, row_count bigint)
-language sql
+language plpgsql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select 'embeddings', count(*) from voice.embeddings where embeddings.patient_id = erasure_preview.patient_id
-    union all
-    select 'baselines', count(*) from voice.baselines where baselines.patient_id = erasure_preview.patient_id
-    union all
-    select 'checks', count(*) from care.checks where checks.patient_id = erasure_preview.patient_id
-    union all
-    select 'recordings', count(*)
-    from public.call_logs
-    where call_logs.patient_id = erasure_preview.patient_id
-        and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+declare
+    kept record;
+begin
+    for kept in
+        select relation.relname::text as name, relation.oid::regclass as relation
+        from care.signals
+        join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
+        join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
+        join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
+        -- A row that only joins others says nothing to whoever is asked.
+        where exists (
+            select from pg_catalog.pg_attribute as id
+            where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
+        )
+        order by 1
+    loop
+        execute format('select %L, count(*) from %s where patient_id = $1', kept.name, kept.relation)
+        into erased, row_count
+        using erasure_preview.patient_id;
+        return next;
+    end loop;
+    return query
+        select 'checks', count(*) from care.checks where checks.patient_id = erasure_preview.patient_id
+        union all
+        select 'recordings', count(*)
+        from public.call_logs
+        where call_logs.patient_id = erasure_preview.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null);
+end
 $$;
 comment on function care.erasure_preview is
-    'What erasing a patient''s voice would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
+    'What erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
 revoke execute on function care.erasure_preview from public;
 grant execute on function care.erasure_preview to retrocare_service;
 
@@ -334,7 +383,7 @@ comment on function care.tombstone_list is
 revoke execute on function care.tombstone_list from public;
 grant execute on function care.tombstone_list to retrocare_service, service_role;
 
-create function care.replay_tombstone(id uuid, patient_id uuid, scope public.erasure_scope, reason text, erased_at timestamptz)
+create function care.replay_tombstone(id uuid, patient_id uuid, scope text, reason text, erased_at timestamptz)
 returns boolean
 language plpgsql
 volatile
@@ -349,7 +398,7 @@ begin
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
         else
-            perform care.erase_patient_voice(replay_tombstone.patient_id, replay_tombstone.reason);
+            perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
     end if;
     insert into care.tombstones (id, patient_id, scope, reason, erased_at)
@@ -357,7 +406,7 @@ begin
         replay_tombstone.id, replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason,
         replay_tombstone.erased_at
     );
-    perform care.note_audit('erasure_replayed', replay_tombstone.scope::text, replay_tombstone.patient_id);
+    perform care.note_audit('erasure_replayed', replay_tombstone.scope, replay_tombstone.patient_id);
     return true;
 end
 $$;

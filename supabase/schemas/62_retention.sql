@@ -1,9 +1,7 @@
 -- Retention: for how long what is kept.
 
 create table care.retention_policies (
-    subject text constraint retention_policies_pkey primary key
-        constraint what_is_kept_is_known check (
-            subject in ('recordings', 'voiceprints', 'unmatched_calls', 'errors', 'deliveries', 'idempotency_keys')),
+    subject text constraint retention_policies_pkey primary key,
     keep_days double precision not null
         constraint something_is_kept_a_while check (keep_days > 0 and keep_days < 36500)
 );
@@ -44,7 +42,10 @@ as $$
                     -- Or perhaps copied, by somebody who vanished.
                     and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
             ))
-        and (call_logs.check_state is null or call_logs.check_state not in ('queued', 'leased') or call_logs.source = 'archive')
+        and not exists (
+            select from care.checks
+            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased') and not checks.is_backfill
+        )
     order by call_logs.created_at
     limit old_recordings.maximum_rows
 $$;
@@ -71,83 +72,6 @@ end
 $$;
 comment on function care.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_recording from public;
-
-create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select embeddings.id::text
-    from voice.embeddings
-    where embeddings.created_at < care.kept_since('voiceprints', old_voiceprints.at)
-        and not exists (
-            select
-            from voice.baseline_samples
-            join voice.baselines on baselines.id = baseline_samples.baseline_id
-            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-        )
-    order by embeddings.created_at
-    limit old_voiceprints.maximum_rows
-$$;
-comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
-revoke execute on function voice.old_voiceprints from public;
-
-create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not care.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
-        return false;
-    end if;
-    delete from voice.embeddings
-    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
-        and not exists (
-            select
-            from voice.baseline_samples
-            join voice.baselines on baselines.id = baseline_samples.baseline_id
-            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
-        );
-    return found;
-end
-$$;
-comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
-revoke execute on function voice.delete_old_voiceprint from public;
-
-create function voice.old_baselines(at timestamptz, maximum_rows integer)
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select baselines.id::text
-    from voice.baselines
-    where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
-    order by baselines.superseded_at
-    limit old_baselines.maximum_rows
-$$;
-comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
-revoke execute on function voice.old_baselines from public;
-
-create function voice.delete_old_baseline(baseline_id text, at timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
-        return false;
-    end if;
-    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
-    return found;
-end
-$$;
-comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
-revoke execute on function voice.delete_old_baseline from public;
 
 create function care.old_unmatched_calls(at timestamptz, maximum_rows integer)
 returns setof text

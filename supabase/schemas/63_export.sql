@@ -1,5 +1,17 @@
 -- Export: everything that is kept of a person, without the vectors.
 
+create table care.unexported_columns (
+    name text constraint unexported_columns_pkey primary key,
+    reason text not null
+);
+alter table care.unexported_columns enable row level security;
+insert into care.unexported_columns (name, reason) values
+    ('recording_ref', 'the address of a recording is a key to it'),
+    ('recording_source_url', 'the address of a recording is a key to it'),
+    ('lease_token', 'fences workers off each other'),
+    ('idempotency_key', 'what a caller sent');
+comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
+
 create function care.export_patient(patient_id uuid)
 returns jsonb
 language plpgsql
@@ -17,7 +29,6 @@ begin
         select
             namespace.nspname || '.' || relation.relname as name,
             relation.oid::regclass as relation,
-            -- Addresses of recordings are keys; embeddings are of use to nobody but the scoring functions.
             array_agg(hidden.attname::text) filter (where hidden.attname is not null) as hidden
         from pg_catalog.pg_class as relation
         join pg_catalog.pg_namespace as namespace on namespace.oid = relation.relnamespace
@@ -26,9 +37,9 @@ begin
         left join pg_catalog.pg_attribute as hidden
             on hidden.attrelid = relation.oid
             and not hidden.attisdropped
-            and (hidden.attname in ('recording_ref', 'recording_source_url', 'lease_token', 'idempotency_key')
+            and (hidden.attname = any (array(select unexported_columns.name from care.unexported_columns))
                 or hidden.atttypid = 'extensions.vector'::regtype)
-        where namespace.nspname in ('public', 'care', 'voice') and relation.relkind = 'r'
+        where namespace.nspname = any (array(select signals.schema_name from care.signals) || '{public,care}'::text[]) and relation.relkind = 'r'
         group by 1, 2
         order by 1
     loop
@@ -43,6 +54,6 @@ begin
 end
 $$;
 comment on function care.export_patient is
-    'Everything that is kept of a patient, table by table, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
+    'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
 revoke execute on function care.export_patient from public;
 grant execute on function care.export_patient to retrocare_service;

@@ -2,7 +2,7 @@
 
 create type public.patient_state as enum (
     'as_usual',             -- nothing of the below
-    'changed',              -- the voice has changed, and nobody has said why
+    'changed',              -- a judgement was above low, and nobody has said why
     'not_assessable',       -- the last answered call could not be judged
     'collecting_baseline',  -- too few samples to rely on: scores count, marked
     'no_recent_call'        -- no answered call for too long
@@ -19,8 +19,8 @@ select
     me.role,
     patients.timezone,
     case
-        when 'voice_changed' = any (alert.causes)
-            or (last_log.severity > 'low' and (last_log.created_at <= past_alerts.last_resolved_at) is not true)
+        when exists (select from public.alert_causes where alert_causes.id = any (alert.causes) and alert_causes.has_score)
+            or (latest.severity > 'low' and (latest.created_at <= past_alerts.last_resolved_at) is not true)
             then 'changed'
         when coalesce(answered.last_at, patients.created_at)
             < now() - make_interval(days => coalesce(patients.silent_after_days, settings.recent_call_days))
@@ -30,9 +30,9 @@ select
         else 'as_usual'
     end::public.patient_state as state,
     (select max(call_logs."timestamp") from public.call_logs where call_logs.patient_id = patients.id) as last_call_at,
-    last_log.anomaly_score as last_score,
-    last_log."timestamp" as last_scored_at,
-    last_log.severity,
+    latest.score as last_score,
+    latest.occurred_at as last_scored_at,
+    latest.severity,
     scores.mean_7_days as mean_score_7_days,
     scores.count_7_days as score_count_7_days,
     scores.mean_30_days as mean_score_30_days,
@@ -54,12 +54,12 @@ left join voice.baselines
     on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
 left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
 left join lateral (
-    select voice_anomaly_logs.anomaly_score, voice_anomaly_logs."timestamp", voice_anomaly_logs.severity, voice_anomaly_logs.created_at
-    from public.voice_anomaly_logs
-    where voice_anomaly_logs.patient_id = patients.id
-    order by voice_anomaly_logs."timestamp" desc
+    select judgements.score, judgements.occurred_at, judgements.severity, judgements.created_at
+    from public.judgements
+    where judgements.patient_id = patients.id
+    order by judgements.occurred_at desc
     limit 1
-) as last_log on true
+) as latest on true
 cross join lateral (
     select max(caregiver_alerts.resolved_at) as last_resolved_at
     from public.caregiver_alerts
@@ -86,25 +86,25 @@ cross join lateral (
 ) as unusable
 cross join lateral (
     select
-        avg(recent.anomaly_score) filter (where recent."timestamp" > now() - interval '7 days') as mean_7_days,
-        count(*) filter (where recent."timestamp" > now() - interval '7 days') as count_7_days,
-        avg(recent.anomaly_score) filter (where recent."timestamp" > now() - interval '30 days') as mean_30_days,
-        count(*) filter (where recent."timestamp" > now() - interval '30 days') as count_30_days,
-        avg(recent.anomaly_score) filter (
-            where recent."timestamp" > now() - interval '14 days' and recent."timestamp" <= now() - interval '7 days'
+        avg(recent.score) filter (where recent.occurred_at > now() - interval '7 days') as mean_7_days,
+        count(*) filter (where recent.occurred_at > now() - interval '7 days') as count_7_days,
+        avg(recent.score) filter (where recent.occurred_at > now() - interval '30 days') as mean_30_days,
+        count(*) filter (where recent.occurred_at > now() - interval '30 days') as count_30_days,
+        avg(recent.score) filter (
+            where recent.occurred_at > now() - interval '14 days' and recent.occurred_at <= now() - interval '7 days'
         ) as mean_7_days_before,
-        avg(recent.anomaly_score) filter (where recent."timestamp" <= now() - interval '30 days') as mean_30_days_before
-    from public.voice_anomaly_logs as recent
+        avg(recent.score) filter (where recent.occurred_at <= now() - interval '30 days') as mean_30_days_before
+    from public.judgements as recent
     where recent.patient_id = patients.id
-        and recent.encoder = policies.encoder
-        and recent."timestamp" > now() - interval '60 days'
+        and recent.model = policies.encoder
+        and recent.occurred_at > now() - interval '60 days'
 ) as scores
 where me.user_id = (select auth.uid());
 comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
 comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
 comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert about the voice, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
 comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
 comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
@@ -136,7 +136,7 @@ select
     log.anomaly_score as score,
     log.raw_similarity as similarity,
     log.severity,
-    newest_check.snr_db,
+    (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
         when log.id is null then null
@@ -161,12 +161,13 @@ left join lateral (
     order by voice_anomaly_logs.created_at desc
     limit 1
 ) as log on true
-left join public.scoring_policies on scoring_policies.id = log.policy_id
+left join public.judgements on judgements.id = log.id
+left join public.scoring_policies on scoring_policies.id = judgements.policy_id
 left join voice.baselines on baselines.id = log.baseline_id
 left join lateral (
-    select checks.snr_db, checks.quality
+    select checks.detail, checks.quality
     from care.checks
-    where checks.call_log_id = call_logs.id and not checks.is_backfill
+    where checks.call_log_id = call_logs.id and checks.signal = 'voice' and not checks.is_backfill
     order by checks.id desc
     limit 1
 ) as newest_check on true;

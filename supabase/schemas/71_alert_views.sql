@@ -12,10 +12,12 @@ select
     alerts.cause,
     alerts.causes,
     alerts.anomaly_score,
-    alerts.log_id,
+    alerts.judgement_id,
+    alerts.call_log_id,
     alerts.opened_at,
     opening.cause as opening_cause,
-    opening.log_id as opening_log_id,
+    opening.judgement_id as opening_judgement_id,
+    opening.call_log_id as opening_call_log_id,
     alerts.last_raised_at,
     alerts.repeat_count,
     alerts.acknowledged_at,
@@ -34,7 +36,7 @@ join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
     on me.patient_id = alerts.patient_id and me.user_id = (select auth.uid())
 left join lateral (
-    select alert_changes.cause, alert_changes.log_id
+    select alert_changes.cause, alert_changes.judgement_id, alert_changes.call_log_id
     from public.alert_changes
     where alert_changes.alert_id = alerts.id and alert_changes.change = 'opened'
     order by alert_changes.changed_at
@@ -56,9 +58,9 @@ comment on view public.alert_history is
     'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
 comment on column public.alert_history.known_as is 'What the reader calls the patient, else the name.';
 comment on column public.alert_history.cause is 'The last sign that somebody was told of; causes has every kind.';
-comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1; log_id is its log. Null: no voice was judged.';
+comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1, of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.alert_history.opening_cause is 'The first sign.';
-comment on column public.alert_history.opening_log_id is 'The log of the first sign; null: it was no score.';
+comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign; null: it was no score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
 comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
 comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
@@ -84,7 +86,7 @@ begin
             -- What caregivers may read of a call: the address of a recording is in no update.
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
                 ' check_state, check_reason, anomaly_score, created_at)'),
-            ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
+            ('judgements', ''), ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
             ('daily_checkins', '')
         ) as tables (name, columns)
         join pg_catalog.pg_publication as publication on publication.pubname = 'supabase_realtime'

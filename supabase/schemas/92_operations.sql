@@ -92,7 +92,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select checks.quality
     from care.checks
-    where checks.call_log_id = call_measures.call_log_id and not checks.is_backfill
+    where checks.call_log_id = call_measures.call_log_id and checks.signal = 'voice' and not checks.is_backfill
     order by checks.id desc
     limit 1
 $$;
@@ -210,13 +210,16 @@ as $$
         and not checks.is_backfill
         and not exists (
             select from care.checks as newer
-            where newer.call_log_id = checks.call_log_id and newer.id > checks.id and not newer.is_backfill
+            where newer.call_log_id = checks.call_log_id
+                and newer.signal = checks.signal
+                and newer.id > checks.id
+                and not newer.is_backfill
         )
     union all
-    select 'backfill_dead', null, null, null, checks.encoder, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
+    select 'backfill_dead', null, null, null, checks.model, 'backfill_dead', count(*) || ' recordings', max(checks.finished_at)
     from care.checks
     where checks.state = 'dead' and checks.is_backfill
-    group by checks.encoder
+    group by checks.model
     union all
     select
         case deliveries.state when 'queued' then 'delivery_delayed' else 'delivery_dead' end::public.operator_issue_kind,

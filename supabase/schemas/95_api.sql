@@ -121,11 +121,11 @@ select care.publish(
 
 select care.publish(
     'care.record_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: consent to voiceprints, with its evidence. Raises PT400, PT403, PT404.');
+    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
 
 select care.publish(
     'care.withdraw_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: ends consent and erases the voice. Raises PT403, PT404.');
+    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
 
 select care.publish(
     'care.export_patient', '{authenticated,service_role}',

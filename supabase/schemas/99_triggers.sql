@@ -40,11 +40,11 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, unless it is a backfill's, and the service is asked to look.
+-- 3 A check is made or ends: its call shows it, where it is of the voice and no backfill's, and the service is asked to look.
 create trigger check_requested
     after insert on care.checks
     for each row
-    when (not new.is_backfill)
+    when (new.signal = 'voice' and not new.is_backfill)
     execute function care.on_check_state();
 
 create trigger doorbell
@@ -55,7 +55,7 @@ create trigger doorbell
 create trigger check_moved
     after update of state on care.checks
     for each row
-    when (not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
+    when (new.signal = 'voice' and not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
     execute function care.on_check_state();
 
 -- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
@@ -75,6 +75,12 @@ create trigger alert_changes_never_change
     for each row
     execute function care.refuse_change();
 
+create trigger judgement_told
+    after update of alert_sent on public.judgements
+    for each row
+    when (new.signal = 'voice' and new.alert_sent <> old.alert_sent)
+    execute function voice.on_judgement_told();
+
 -- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
 create trigger consent_of_a_new_patient
     after insert on public.patients
@@ -88,6 +94,17 @@ create trigger consent_changed
     when ((old.voice_consent_at is null) <> (new.voice_consent_at is null))
     execute function care.on_consent();
 
+create trigger consent_given
+    after insert on public.consents
+    for each row
+    execute function care.on_consent_given();
+
+create trigger consents_withdrawn
+    after update on public.consents
+    referencing old table as before new table as after
+    for each statement
+    execute function care.on_consents_withdrawn();
+
 --   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
 create trigger a_deleted_patient_is_erased
     before delete on public.patients
@@ -98,6 +115,11 @@ create trigger a_deleted_call_leaves_nothing
     before delete on public.call_logs
     for each row
     execute function care.on_call_deleted();
+
+create trigger a_deleted_call_leaves_the_baselines
+    before delete on public.call_logs
+    for each row
+    execute function voice.on_call_deleted();
 
 create trigger deletion_doorbell
     after insert on care.deletions
@@ -180,8 +202,9 @@ declare
 begin
     for audited in
         select * from (values
-            ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('public.organisations', 'id'),
-            ('care.organisation_settings', 'organisation_id'), ('care.alert_policies', 'level'),
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
+            ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
+            ('care.alert_policies', 'level'),
             ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop

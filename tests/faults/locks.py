@@ -31,7 +31,7 @@ VOICE = "format('[%%s,%%s,0]', cos(a), sin(a))::extensions.vector"
 ACTIONS = {
     "abstain_check": "select care.abstain_check(id, lease_token, 'no_speech', '{}') " + LEASED.format("checks"),
     "acknowledge_alert": "select care.acknowledge_alert(id) from public.caregiver_alerts order by random() limit 1",
-    "activate_encoder": "select voice.activate_encoder(id, true) from voice.encoders where not is_active limit 1",
+    "activate_encoder": "select voice.activate_encoder(id, true) from care.models where not is_active limit 1",
     "add_api_key": "select care.add_api_key(gen_random_uuid()::text, '{read}', sha256(random()::text::bytea))",
     "add_caregiver": f"select care.add_caregiver({SOMEBODY}, 'family', 'Somebody', '+4930123456', null, null, null)",
     "add_patient": """select care.add_patient('Ana', 'UTC', true, 'a form')

@@ -41,8 +41,9 @@ class PlayedDatabase(Database):
 
     at: datetime
 
-    def _row(self, function: str, *arguments: object) -> Row:
-        return super()._row(function, *arguments, *([self.at] if function == "voice.complete_check" else []))
+    def _row(self, function: str, /, **arguments: object) -> Row:
+        told = {"at": self.at} if function == "voice.complete_check" else {}
+        return super()._row(function, **arguments, **told)
 
 
 def main(folder: Path, calls: int) -> None:

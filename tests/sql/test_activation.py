@@ -68,7 +68,7 @@ def sweep(records: Records) -> int:
 
 def check(records: Records, call_log_id: UUID) -> Row:
     return records.row(
-        "select encoder, state, reason, lost_leases from care.checks where call_log_id = %s and not is_backfill",
+        "select model, state, reason, lost_leases from care.checks where call_log_id = %s and not is_backfill",
         call_log_id,
     )
 
@@ -120,7 +120,7 @@ def test_an_encoder_becomes_active_when_every_baseline_is_there(records: Records
     assert activate(records) == 0
     assert active(records) == NEXT
     assert activate(records) == 0
-    assert records.one("select count(*) from voice.encoders where is_active") == 1
+    assert records.one("select count(*) from care.models where is_active") == 1
     records.database.service.execute("select voice.activate_encoder(%s)", [ENCODER])
     assert active(records) == ENCODER
 
@@ -171,7 +171,7 @@ def test_who_would_be_left_behind_is_listed_and_keeps_it_from_becoming_active(
     call = queue(records, lost)
     [claim] = records.claims(NEXT)
     assert records.complete(claim)["state"] == "enrolled"
-    assert check(records, call)["encoder"] == NEXT
+    assert check(records, call)["model"] == NEXT
 
 
 def test_old_scores_stay_as_they_are_explained_by_the_old_encoder(records: Records, patient_id: UUID) -> None:
@@ -198,8 +198,8 @@ def test_old_scores_stay_as_they_are_explained_by_the_old_encoder(records: Recor
 def test_calls_that_wait_move_to_the_new_encoder(records: Records, patient_id: UUID) -> None:
     call = queue(records, patient_id)
     assert activate(records) == 1
-    assert check(records, call) | {"encoder": ""} == {
-        "encoder": "",
+    assert check(records, call) | {"model": ""} == {
+        "model": "",
         "state": "queued",
         "reason": None,
         "lost_leases": 0,
@@ -256,7 +256,7 @@ def test_a_first_call_that_is_held_enrols_under_the_new_encoder(records: Records
     [claim] = records.claims()
     activate(records)
     assert records.complete(claim)["state"] == "queued"
-    assert check(records, call) == {"encoder": NEXT, "state": "queued", "reason": None, "lost_leases": 0}
+    assert check(records, call) == {"model": NEXT, "state": "queued", "reason": None, "lost_leases": 0}
     [again] = records.claims(NEXT)
     assert records.complete(again)["state"] == "enrolled"
     assert {
@@ -267,7 +267,7 @@ def test_a_first_call_that_is_held_enrols_under_the_new_encoder(records: Records
 def test_the_service_of_the_old_encoder_gets_no_call_any_more(records: Records, patient_id: UUID) -> None:
     activate(records)
     call = queue(records, patient_id)
-    records.do("update care.checks set encoder = %s where call_log_id = %s", ENCODER, call)
+    records.do("update care.checks set model = %s where call_log_id = %s", ENCODER, call)
     assert records.claims(ENCODER) == []
     assert sweep(records) == 1
     assert len(records.claims(NEXT)) == 1
@@ -287,11 +287,11 @@ def test_a_call_that_the_old_encoder_judged_is_not_judged_again(records: Records
 def test_a_call_that_is_asked_for_is_taken_over_from_the_old_encoder(records: Records, patient_id: UUID) -> None:
     call = queue(records, patient_id)
     records.claims(lease_seconds=-1)
-    records.do("update voice.encoders set is_active = false where is_active")
-    records.do("update voice.encoders set is_active = true where id = %s", NEXT)
+    records.do("update care.models set is_active = false where is_active")
+    records.do("update care.models set is_active = true where id = %s", NEXT)
     claim = records.call("open_check", call, NEXT, "test", 60)
     assert claim["lease_token"] is not None
-    assert check(records, call)["encoder"] == NEXT
+    assert check(records, call)["model"] == NEXT
     records.complete(claim, at_cosine(0.5))
     assert judgements(records, call) == [NEXT]
 
@@ -311,7 +311,7 @@ def test_calls_are_kept_waiting_for_the_last_seconds_and_go_on_by_themselves(
     call = queue(records, patient_id)
     old = records.call_log(patient_id, NOON - timedelta(days=99), "archive", URL)
     records.call("hold_calls", 600)
-    left = "select extract(epoch from calls_wait_until - clock_timestamp()) from voice.encoders where is_active"
+    left = "select extract(epoch from calls_wait_until - clock_timestamp()) from care.models where is_active"
     assert 55 < records.one(left) <= 60
     assert [claim["call_log_id"] for claim in records.claims()] == [old]
     records.call("hold_calls", -1)
@@ -352,7 +352,7 @@ def test_a_completion_that_comes_during_activation_waits_and_goes_by_what_is_act
     with waiting(first, second, complete, (claim["check_id"], claim["lease_token"], b"x" * 32)) as answers:
         pass
     assert answers == [("queued" if is_first else "scored",)]
-    assert check(records, call)["encoder"] == (NEXT if is_first else ENCODER)
+    assert check(records, call)["model"] == (NEXT if is_first else ENCODER)
     assert judgements(records, call) == ([] if is_first else [ENCODER])
 
 
@@ -366,7 +366,7 @@ def test_a_call_that_is_opened_during_activation_is_opened_once(
     with waiting(first, second, opening, (call,)) as answers:
         pass
     assert answers[0][0] is not None
-    assert check(records, call)["encoder"] == NEXT
+    assert check(records, call)["model"] == NEXT
 
 
 def test_a_call_that_comes_in_during_activation_is_found_by_the_sweep(
@@ -378,7 +378,7 @@ def test_a_call_that_comes_in_during_activation_is_found_by_the_sweep(
             "insert into public.call_logs (patient_id, recording_ref) values (%s, %s) returning id", [patient_id, URL]
         ).fetchall()
         assert activate(records) == 0
-    assert check(records, call)["encoder"] == ENCODER
+    assert check(records, call)["model"] == ENCODER
     assert sweep(records) == 1
     [claim] = records.claims(NEXT)
     records.complete(claim, at_cosine(0.5))

@@ -32,7 +32,7 @@ def test_a_severity_raises_its_alert(
     result = records.judge(patient_id, at_cosine(similarity))
     assert result["alert_type"] == alert_type
     found = alerts(records)
-    assert [(row["level"], row["state"], row["log_id"]) for row in found] == (
+    assert [(row["level"], row["state"], row["judgement_id"]) for row in found] == (
         [(level, "open", result["log_id"])] if level else []
     )
 
@@ -42,7 +42,7 @@ def test_an_episode_is_one_alert_that_a_worse_score_raises_and_a_repeat_counts_u
 ) -> None:
     results = [records.judge(patient_id, at_cosine(similarity)) for similarity in (0.7, 0.1, 0.65, 0.95)]
     [alert] = alerts(records)
-    assert (alert["level"], alert["repeat_count"], alert["log_id"]) == ("critical", 2, results[1]["log_id"])
+    assert (alert["level"], alert["repeat_count"], alert["judgement_id"]) == ("critical", 2, results[1]["log_id"])
     assert alert["anomaly_score"] == pytest.approx(0.9, abs=1e-6)
 
 
@@ -57,7 +57,8 @@ def test_a_second_unresolved_alert_is_refused(records: Records, patient_id: UUID
     records.judge(patient_id, at_cosine(0.5))
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
         records.do(
-            "insert into public.caregiver_alerts (patient_id, level, anomaly_score) values (%s, 'warning', 0.3)",
+            """insert into public.caregiver_alerts (patient_id, level, cause, anomaly_score)
+               values (%s, 'warning', 'voice_changed', 0.3)""",
             patient_id,
         )
     assert raised.value.diag.constraint_name == "a_patient_has_one_unresolved_alert"

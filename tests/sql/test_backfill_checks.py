@@ -54,7 +54,7 @@ def samples(records: Records, patient_id: UUID, encoder: str = NEXT) -> set[UUID
 
 def queued(records: Records, encoder: str = NEXT) -> list[UUID]:
     rows = records.rows(
-        "select call_log_id from care.checks where encoder = %s and state = 'queued' order by is_backfill, id", encoder
+        "select call_log_id from care.checks where model = %s and state = 'queued' order by is_backfill, id", encoder
     )
     return [row["call_log_id"] for row in rows]
 
@@ -86,7 +86,7 @@ def test_the_samples_of_the_active_encoders_baselines_are_opened_and_nothing_els
     assert opened(records) == 3
     assert set(queued(records)) == set(calls)
     assert {
-        row["is_backfill"] for row in records.rows("select is_backfill from care.checks where encoder = %s", NEXT)
+        row["is_backfill"] for row in records.rows("select is_backfill from care.checks where model = %s", NEXT)
     } == {True}
 
 
@@ -200,9 +200,9 @@ def test_a_backfill_keeps_no_call_of_its_patient_waiting(records: Records) -> No
 def test_the_service_of_an_encoder_that_is_not_active_gets_backfills_alone(records: Records) -> None:
     enrolled(records, 1)
     opened(records)
-    records.do("update care.checks set is_backfill = false where encoder = %s", NEXT)
+    records.do("update care.checks set is_backfill = false where model = %s", NEXT)
     assert records.claims(NEXT) == []
-    records.do("update care.checks set is_backfill = true where encoder = %s", NEXT)
+    records.do("update care.checks set is_backfill = true where model = %s", NEXT)
     assert len(records.claims(NEXT)) == 1
 
 
@@ -362,7 +362,7 @@ def test_no_view_takes_a_backfill_for_the_calls_judgement(records: Records) -> N
     again = [records.seen(view, caregiver) for view in ("voice_timeline", "check_status", "caregiver_patients")]
     assert again == shown
     assert len(records.seen("check_status")) == 1
-    health = {row["encoder"]: row for row in records.seen("pipeline_health")}
+    health = {row["model"]: row for row in records.seen("pipeline_health")}
     assert (health[NEXT]["is_backfill"], health[ENCODER]["is_backfill"]) == (True, False)
     assert [row["is_backfill"] for row in records.rows("select * from care.check_list(null, null, 9)")] == [
         True,

@@ -47,8 +47,8 @@ def make_due(records: Records) -> None:
 
 def test_a_recording_that_arrives_with_the_call_queues_its_check(records: Records) -> None:
     call_log_id = queue(records, records.patient())
-    assert records.rows("select call_log_id, state, encoder from care.checks") == [
-        {"call_log_id": call_log_id, "state": "queued", "encoder": ENCODER}
+    assert records.rows("select call_log_id, state, model from care.checks") == [
+        {"call_log_id": call_log_id, "state": "queued", "model": ENCODER}
     ]
     assert records.one("select check_state from public.call_logs") == "queued"
 
@@ -89,16 +89,16 @@ def test_a_recording_without_consent_is_skipped_and_the_call_says_why(records: R
 
 def test_calls_that_came_before_any_encoder_are_queued_with_the_first_one(records: Records) -> None:
     patient_id = records.patient()
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     queue(records, patient_id)
     assert records.one("select count(*) from care.checks") == 0
     assert records.register("first-v1")
-    assert records.row("select encoder, state from care.checks") == {"encoder": "first-v1", "state": "queued"}
+    assert records.row("select model, state from care.checks") == {"model": "first-v1", "state": "queued"}
 
 
 def test_a_call_that_comes_while_the_first_encoder_registers_is_queued_too(records: Records) -> None:
     patient_id = records.patient()
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     for order in ("call first", "encoder first"):
         with psycopg.connect(records.database.owner_url) as one, psycopg.connect(records.database.owner_url) as two:
             call: Statement = (
@@ -113,8 +113,8 @@ def test_a_call_that_comes_while_the_first_encoder_registers_is_queued_too(recor
             thread.join(0.3)
             one.commit()
             thread.join(10)
-        assert records.rows("select encoder, state from care.checks") == [{"encoder": "first-v1", "state": "queued"}]
-        records.do("delete from public.call_logs; delete from voice.encoders")
+        assert records.rows("select model, state from care.checks") == [{"model": "first-v1", "state": "queued"}]
+        records.do("delete from public.call_logs; delete from care.models")
 
 
 # Encoders.
@@ -127,7 +127,7 @@ def test_the_first_encoder_becomes_active_and_the_second_does_not(records: Recor
 
 
 def test_an_encoder_brings_its_policy_with_the_missions_values(records: Records) -> None:
-    policy = records.row("select * from voice.policies where encoder = %s", ENCODER)
+    policy = records.one("select voice.policy_values(%s)", ENCODER)
     assert (policy["medium_above"], policy["high_above"], policy["critical_above"]) == (0.25, 0.40, 0.70)
     assert (policy["baseline_minimum_samples"], policy["baseline_target_samples"]) == (3, 5)
 
@@ -322,10 +322,10 @@ def test_two_live_checks_of_one_call_are_refused(records: Records) -> None:
     queue(records, records.patient())
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
         records.do(
-            """insert into care.checks (call_log_id, patient_id, encoder)
-               select call_log_id, patient_id, encoder from care.checks"""
+            """insert into care.checks (call_log_id, patient_id, signal, model)
+               select call_log_id, patient_id, signal, model from care.checks"""
         )
-    assert raised.value.diag.constraint_name == "a_call_has_one_live_check_per_encoder"
+    assert raised.value.diag.constraint_name == "a_call_has_one_live_check_per_model"
 
 
 def test_an_end_without_a_score_must_have_a_reason(records: Records) -> None:

@@ -9,12 +9,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from records import NOON, USUAL, Records, at_cosine, text
+from records import ENCODER, NOON, USUAL, Records, at_cosine, text
 
 WRITTEN = [
     "voice.embeddings",
     "voice.baselines",
     "voice.baseline_samples",
+    "public.judgements",
     "public.voice_anomaly_logs",
     "public.daily_checkins",
     "public.caregiver_alerts",
@@ -24,7 +25,7 @@ WRITTEN = [
 def snapshot(records: Records) -> dict[str, object]:
     counts = {table: records.one(f"select count(*) from {table}") for table in WRITTEN}
     calls = records.rows("select id, anomaly_score, check_state from public.call_logs order by id")
-    checks = records.rows("select id, state, log_id from care.checks order by id")
+    checks = records.rows("select id, state, detail from care.checks order by id")
     return {**counts, "calls": calls, "checks": checks}
 
 
@@ -50,9 +51,11 @@ def test_a_later_call_is_scored_and_its_row_explains_and_recomputes_it(records: 
     assert (log["snr"], log["baseline_version"], log["is_provisional"]) == (12.0, 1, True)
     recomputed = records.one(
         """select (voice.judge(b.embedding, e.embedding, l.snr, l.local_hour,
-                   jsonb_populate_record(null::voice.policies, p.policy))).score
+                   jsonb_populate_record(null::voice.policies, p.policy),
+                   jsonb_populate_record(null::care.thresholds, p.policy))).score
            from public.voice_anomaly_logs as l
-           join public.scoring_policies as p on p.id = l.policy_id
+           join public.judgements as j on j.id = l.id
+           join public.scoring_policies as p on p.id = j.policy_id
            join voice.embeddings as e on e.id = l.embedding_id
            join voice.baselines as b on b.id = l.baseline_id"""
     )
@@ -67,14 +70,12 @@ def test_the_policy_of_a_score_stays_as_it_was_and_is_kept_once(records: Records
         records.judge(patient_id, at_cosine(0.95), NOON + timedelta(days=day))
     judged = records.rows(
         """select (p.policy ->> 'medium_above')::float8 as medium_above, p.id
-           from public.voice_anomaly_logs as l join public.scoring_policies as p on p.id = l.policy_id
-           order by l."timestamp\""""
+           from public.judgements as j join public.scoring_policies as p on p.id = j.policy_id
+           order by j.occurred_at"""
     )
     assert [row["medium_above"] for row in judged] == [0.25, 0.25, 0.1, 0.25]
     assert records.one("select count(*) from public.scoring_policies") == 2 == len({row["id"] for row in judged})
-    assert records.one(
-        "select (select to_jsonb(policies) from voice.policies) in (select policy from public.scoring_policies)"
-    )
+    assert records.one("select voice.policy_values(%s) in (select policy from public.scoring_policies)", ENCODER)
 
 
 def test_the_call_shows_its_state_and_score(records: Records) -> None:

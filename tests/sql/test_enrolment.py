@@ -138,8 +138,9 @@ def test_what_was_measured_is_kept_with_the_vector_and_with_the_check(records: R
     claim = records.open(records.call_log(records.patient()))
     values = (claim["check_id"], claim["lease_token"], "[1,0,0]", b"x" * 32, 10.0, 30.0, '{"windows": 7}')
     records.call("complete_check", *values)
-    for table in ("voice.embeddings", "care.checks"):
-        assert records.row(f"select snr_db, quality from {table}") == {"snr_db": 30.0, "quality": {"windows": 7}}
+    assert records.row("select snr_db, quality from voice.embeddings") == {"snr_db": 30.0, "quality": {"windows": 7}}
+    kept = records.row("select detail, quality from care.checks")
+    assert kept == {"detail": {"snr_db": 30.0, "added_to_baseline": True}, "quality": {"windows": 7}}
 
 
 def test_after_consent_was_withdrawn_not_even_measures_are_kept(records: Records) -> None:
@@ -148,7 +149,7 @@ def test_after_consent_was_withdrawn_not_even_measures_are_kept(records: Records
     records.call("set_consent", patient_id, False)
     values = (claim["check_id"], claim["lease_token"], "[1,0,0]", b"x" * 32, 10.0, 30.0, '{"windows": 7}')
     records.call("complete_check", *values)
-    assert records.row("select snr_db, quality from care.checks") == {"snr_db": None, "quality": {}}
+    assert records.row("select detail, quality from care.checks") == {"detail": {}, "quality": {}}
 
 
 @pytest.mark.parametrize(

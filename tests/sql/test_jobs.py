@@ -97,7 +97,7 @@ def two_stranded_checks(records: Records) -> tuple[str, Any]:
     records.register("other-v1", 3)
     for _ in range(2):
         call_log_id = records.call_log(records.patient(), recording_ref="https://example.org/a.wav")
-        records.do("update care.checks set encoder = 'other-v1' where call_log_id = %s", call_log_id)
+        records.do("update care.checks set model = 'other-v1' where call_log_id = %s", call_log_id)
     return "care.checks", records.one("select min(id)::text from care.checks")
 
 

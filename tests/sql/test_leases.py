@@ -70,14 +70,14 @@ def test_a_check_that_killed_its_worker_waits_after_a_failure_and_is_then_handed
 def test_the_work_of_another_encoder_is_left_to_it_and_holds_nobody_back(records: Records, is_lost: bool) -> None:
     patient_id = records.patient()
     records.register("other-v1")
-    records.do("update voice.encoders set is_active = false where id = %s", ENCODER)
-    records.do("update voice.encoders set is_active = true where id = 'other-v1'")
+    records.do("update care.models set is_active = false where id = %s", ENCODER)
+    records.do("update care.models set is_active = true where id = 'other-v1'")
     queue(records, patient_id)
     if is_lost:
         records.rows("select * from voice.claim_checks('other-v1', 'other', 1, -1)")
     assert claimed(records) == []
-    records.do("update voice.encoders set is_active = false where id = 'other-v1'")
-    records.do("update voice.encoders set is_active = true where id = %s", ENCODER)
+    records.do("update care.models set is_active = false where id = 'other-v1'")
+    records.do("update care.models set is_active = true where id = %s", ENCODER)
     mine = queue(records, patient_id)
     assert calls(claimed(records)) == [mine]
 
@@ -133,7 +133,7 @@ def test_a_call_shows_its_newest_check_whatever_becomes_of_an_older_one(records:
 
 
 def test_two_services_that_register_the_first_encoders_at_once_agree_on_the_active_one(records: Records) -> None:
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     answers: list[bool] = []
 
     def register(connection: psycopg.Connection[tuple[bool]], encoder: str) -> None:
@@ -155,7 +155,7 @@ def test_an_encoder_keeps_its_window_and_only_calls_with_a_recording_wait_for_it
     with pytest.raises(psycopg.Error) as raised:
         records.call("register_encoder", ENCODER, 3, 5.0)
     assert raised.value.sqlstate == "RV004"
-    records.do("delete from voice.encoders")
+    records.do("delete from care.models")
     records.call_log(records.patient())
     records.register("first-v1")
     assert records.one("select count(*) from care.checks") == 0
@@ -164,8 +164,8 @@ def test_an_encoder_keeps_its_window_and_only_calls_with_a_recording_wait_for_it
 def test_only_one_encoder_is_active(records: Records) -> None:
     records.register("other-v1")
     with pytest.raises(psycopg.errors.UniqueViolation) as raised:
-        records.do("update voice.encoders set is_active = true")
-    assert raised.value.diag.constraint_name == "one_encoder_is_active"
+        records.do("update care.models set is_active = true")
+    assert raised.value.diag.constraint_name == "a_signal_has_one_active_model"
 
 
 def test_no_wait_is_longer_than_the_cap(records: Records) -> None:

@@ -13,13 +13,14 @@ from records import NOON, Records, Row, at_cosine
 
 
 def set_policy(records: Records, **changes: Any) -> Row:
-    return records.call("set_policy", "test-v1", json.dumps(changes))
+    changed: Row = records.call("set_policy", "test-v1", json.dumps(changes))["set_policy"]
+    return changed
 
 
 def test_values_of_a_policy_change_together(records: Records) -> None:
     changed = set_policy(records, medium_above=0.5, high_above=0.6, baseline_minimum_samples=4)
     assert (changed["medium_above"], changed["high_above"], changed["baseline_minimum_samples"]) == (0.5, 0.6, 4)
-    assert records.row("select * from voice.policies") == changed
+    assert records.one("select voice.policy_values('test-v1')") == changed
 
 
 @pytest.mark.parametrize(
@@ -35,11 +36,11 @@ def test_values_of_a_policy_change_together(records: Records) -> None:
     ids=str,
 )
 def test_what_is_no_value_of_a_policy_is_refused(records: Records, changes: dict[str, Any], code: str) -> None:
-    before = records.rows("select * from voice.policies")
+    before = records.one("select voice.policy_values('test-v1')")
     with pytest.raises(psycopg.Error) as raised:
         set_policy(records, **changes)
     assert raised.value.sqlstate == code
-    assert records.rows("select * from voice.policies") == before
+    assert records.one("select voice.policy_values('test-v1')") == before
 
 
 def test_a_message_that_died_is_queued_again_with_all_its_attempts(records: Records) -> None:

@@ -30,7 +30,7 @@ DEFAULTS = {
 
 
 def test_the_defaults_are_the_missions_values(records: Records) -> None:
-    assert records.row("select * from voice.policies") == DEFAULTS
+    assert records.one("select voice.policy_values(%s)", ENCODER) == DEFAULTS
 
 
 def test_a_check_is_tried_five_times_within_hours(records: Records) -> None:
@@ -61,8 +61,9 @@ def test_the_noise_reduction_follows_the_policys_own_noisy_line(records: Records
 
 
 def test_noise_is_taken_off_before_the_time_of_day(records: Records) -> None:
-    query = "select (voice.judge('[1,0,0]', '[0,1,0]', 7.5, 7.5, voice.policy(%s))).score"
-    assert records.one(query, ENCODER) == pytest.approx((1 - 0.10) * 0.90)
+    query = """select (voice.judge('[1,0,0]', '[0,1,0]', 7.5, 7.5,
+                   voice.policy('test-v1'), care.thresholds_for('test-v1'))).score"""
+    assert records.one(query) == pytest.approx((1 - 0.10) * 0.90)
 
 
 @pytest.mark.parametrize(("similarity", "anomaly"), [(1 + 1e-9, 0), (1, 0), (0.6, 0.4), (0, 1), (-1, 1)])

@@ -307,14 +307,14 @@ def test_the_audit_is_only_ever_added_to_also_by_its_owner(
 def test_sensitive_changes_are_noted_without_a_word_about_the_person(records: Records, patient_id: UUID) -> None:
     records.do("update public.patients set name = 'Secret Name', phone = '+4930111111' where id = %s", patient_id)
     records.do("update public.patient_caregivers set role = 'clinician', phone = '+4930222222'")
-    records.do("update voice.policies set medium_above = 0.2")
+    records.do("update care.thresholds set medium_above = 0.2")
     entries = {row["subject"].split()[0]: row for row in records.rows("select * from care.audit_log order by id")}
     assert entries["public.patients"]["detail"] == {"columns": ["name", "phone"]}
     assert entries["public.patient_caregivers"]["detail"] == {
         "columns": ["phone", "role"], "role": ["primary", "clinician"],
     }  # fmt: skip
-    assert entries["voice.policies"]["detail"] == {"columns": ["medium_above"], "medium_above": [0.25, 0.2]}
-    assert entries["voice.policies"]["actor_role"] == "postgres"
+    assert entries["care.thresholds"]["detail"] == {"columns": ["medium_above"], "medium_above": [0.25, 0.2]}
+    assert entries["care.thresholds"]["actor_role"] == "postgres"
     text = str(records.rows("select detail from care.audit_log"))
     assert "Secret" not in text
     assert "+4930" not in text

@@ -54,7 +54,13 @@ def test_a_judgement_agrees_with_numpy(
     baseline, other = pair
     current = (nearness * baseline + (1 - nearness) * other).astype(np.float32)
     row = records.row(
-        "select (voice.judge(%s, %s, %s, %s, voice.policy(%s))).*", text(baseline), text(current), snr_db, hour, ENCODER
+        "select (voice.judge(%s, %s, %s, %s, voice.policy(%s), care.thresholds_for(%s))).*",
+        text(baseline),
+        text(current),
+        snr_db,
+        hour,
+        ENCODER,
+        ENCODER,
     )
     one, two = baseline.astype(np.float64), current.astype(np.float64)
     similarity = float(one @ two / np.linalg.norm(one) / np.linalg.norm(two))
@@ -96,7 +102,8 @@ def test_a_threshold_itself_is_still_the_lower_severity(
     records: Records, score: float, severity: str, alert: str | None
 ) -> None:
     row = records.row(
-        "select severity, voice.alert_type(severity) as alert from voice.severity(%s, voice.policy(%s)) as severity",
+        """select severity, care.alert_type(care.alert_level(severity)) as alert
+           from care.severity(%s, care.thresholds_for(%s)) as severity""",
         score,
         ENCODER,
     )
@@ -138,9 +145,9 @@ def test_mornings_and_evenings_take_off_five_to_ten_percent(
         "select voice.raw_similarity('[1,0]', '[1,0,0]')",
         "select voice.anomaly('NaN')",
         "select voice.noise_adjusted(0.5, 'NaN', voice.policy('test-v1'))",
-        "select voice.severity('NaN', voice.policy('test-v1'))",
-        "select voice.judge(null, '[1,0,0]', 20, 12, voice.policy('test-v1'))",
-        "select voice.judge('[1,0,0]', '[1,0,0]', 20, 12, null)",
+        "select care.severity('NaN', care.thresholds_for('test-v1'))",
+        "select voice.judge(null, '[1,0,0]', 20, 12, voice.policy('test-v1'), care.thresholds_for('test-v1'))",
+        "select voice.judge('[1,0,0]', '[1,0,0]', 20, 12, null, care.thresholds_for('test-v1'))",
         "select voice.compare('[1,0]', '[1,0]', 20, 12, 'test-v1')",
     ],
 )
@@ -165,7 +172,7 @@ def test_unknown_input_is_unknown_output_and_never_zero(records: Records) -> Non
     row = records.row(
         """select voice.noise_adjusted(null, 5, voice.policy(%s)) as noise,
                   voice.time_adjusted(null, 7, voice.policy(%s)) as time,
-                  voice.severity(null, voice.policy(%s)) as severity,
+                  care.severity(null, care.thresholds_for(%s)) as severity,
                   voice.noise_adjusted(0.5, 5, null) as policy""",
         *[ENCODER] * 3,
     )
@@ -173,7 +180,8 @@ def test_unknown_input_is_unknown_output_and_never_zero(records: Records) -> Non
 
 
 def test_adjustments_that_cross_a_threshold_are_marked(records: Records) -> None:
-    judge = "select (voice.judge('[1,0,0]', %s, %s, null, voice.policy('test-v1'))).*"
+    judge = """select (voice.judge('[1,0,0]', %s, %s, null, voice.policy('test-v1'),
+                   care.thresholds_for('test-v1'))).*"""
     crossed = records.row(judge, text((0.7, math.sqrt(0.51), 0)), 8.0)
     assert (crossed["severity"], crossed["noise_adjusted"]) == (LOW, True)
     within = records.row(judge, text((0.7, math.sqrt(0.51), 0)), 14.0)
@@ -182,7 +190,7 @@ def test_adjustments_that_cross_a_threshold_are_marked(records: Records) -> None
 
 def test_thresholds_are_data(records: Records) -> None:
     records.set_policy(medium_above=0.1, high_above=0.2, critical_above=0.3)
-    assert records.one("select voice.severity(0.25, voice.policy('test-v1'))") == HIGH
+    assert records.one("select care.severity(0.25, care.thresholds_for('test-v1'))") == HIGH
 
 
 def test_thresholds_that_do_not_rise_are_refused(records: Records) -> None:

@@ -192,7 +192,7 @@ def test_what_is_no_number_is_no_vector(records: Records, voice: str) -> None:
 
 
 def test_without_an_encoder_there_is_nothing_to_search(records: Records) -> None:
-    records.do("update voice.encoders set is_active = false")
+    records.do("update care.models set is_active = false")
     with pytest.raises(psycopg.Error, match="No encoder at all is registered"):
         match(records)
 

@@ -92,7 +92,7 @@ def test_means_and_trends_are_of_their_days(records: Records, patient_id: UUID, 
 def test_the_scores_of_another_encoder_enter_no_mean(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.judge(patient_id, USUAL, ago(1))
     records.register("other-v1", 3)
-    records.do("update public.voice_anomaly_logs set encoder = 'other-v1'")
+    records.do("update public.judgements set model = 'other-v1'")
     row = overview(records, caregiver)
     assert (row["mean_score_7_days"], row["score_count_7_days"]) == (None, 0)
     assert row["last_score"] == pytest.approx(0)
@@ -244,14 +244,22 @@ def test_a_call_that_two_encoders_judged_is_one_row(records: Records, patient_id
     records.judge(patient_id, USUAL, ago(1))
     records.register("other-v1", 3)
     records.do(
-        """insert into public.voice_anomaly_logs (
-               patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from,
-               severity, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, policy_id,
-               created_at
+        """with judged as (
+               insert into public.judgements (
+                   signal, model, patient_id, call_log_id, occurred_at, score, severity, rule, policy_id
+               )
+               select signal, 'other-v1', patient_id, call_log_id, occurred_at, 0.2, 'low', rule, policy_id
+               from public.judgements
+               returning *
            )
-           select patient_id, call_log_id, "timestamp", 0.2, 0.8, 0.2, 0.2, 'low', false, 'other-v1', 1, false, false,
-               policy_id, created_at + interval '1 s'
-           from public.voice_anomaly_logs where encoder = %s""",
+           insert into public.voice_anomaly_logs (
+               id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from,
+               severity, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, created_at
+           )
+           select judged.id, log.patient_id, log.call_log_id, log."timestamp", 0.2, 0.8, 0.2, 0.2, 'low', false,
+               judged.model, 1, false, false, log.created_at + interval '1 s'
+           from public.voice_anomaly_logs as log join judged on judged.call_log_id = log.call_log_id
+           where log.encoder = %s""",
         ENCODER,
     )
     [row] = [row for row in records.seen("voice_timeline", caregiver) if row["called_at"] == ago(1)]
@@ -263,7 +271,7 @@ def test_an_alert_says_who_answered_it_by_name(records: Records, patient_id: UUI
     viewer = records.caregiver(patient_id, "viewer")
     [row] = records.seen("alert_history", viewer)
     assert (row["known_as"], row["opening_cause"], row["last_change"]) == ("Ana", "voice_changed", "opened")
-    assert row["opening_log_id"] is not None
+    assert row["opening_judgement_id"] is not None
     records.rpc("acknowledge_alert", sub=caregiver, alert_id=row["alert_id"])
     records.judge(patient_id, WARNING, ago(1))
     [row] = records.seen("alert_history", viewer)
@@ -315,6 +323,7 @@ def test_live_updates_carry_what_is_behind_the_views_and_no_address_of_a_recordi
     assert set(published) == {
         "patients",
         "call_logs",
+        "judgements",
         "voice_anomaly_logs",
         "caregiver_alerts",
         "alert_changes",
@@ -342,4 +351,4 @@ def test_where_there_are_no_live_updates_nothing_is_missed(empty_database: Datab
     migrate(empty_database.owner_url)
     assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (0,)
     empty_database.owner.execute("create publication supabase_realtime")
-    assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (7,)
+    assert empty_database.owner.execute("select care.publish_live_updates()").fetchone() == (8,)

@@ -10,9 +10,9 @@ BASELINE = ROOT / "supabase" / "migrations" / "20261121090000_retrocare_1_0_0.sq
 HEAD = "-- Made of supabase/schemas by `scripts/release baseline`: read, and change, those.\n"
 
 
-def baseline() -> str:
-    """Return the text of the baseline migration."""
-    parts = [f"\n-- {path.name}\n\n{path.read_text(encoding='utf-8')}" for path in sorted(SCHEMAS.glob("*.sql"))]
+def baseline(schemas: Path = SCHEMAS) -> str:
+    """Return the text of the baseline migration: the schemas, one after the other."""
+    parts = [f"\n-- {path.name}\n\n{path.read_text(encoding='utf-8')}" for path in sorted(schemas.glob("*.sql"))]
     return HEAD + "".join(parts)
 
 

@@ -1,12 +1,16 @@
--- Scoring: pure functions of what they are given. No table is written here.
+-- Scoring of voices: pure functions of what they are given. No table is written here.
+--
+--     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
+--     anomaly        = clamp(1 - raw_similarity, 0, 1)
+--     noise          : a known SNR below the noisy line subtracts noise_reduction * (15 - max(snr, 0)) / 15, not below 0
+--     time of day    : in the mornings and evenings of the patient's zone, multiplied by 1 - r,
+--                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
+--     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
+--
+-- The numbers are the defaults of voice.policies and care.thresholds. NULL means unknown, never zero: greatest() ignores it, so it is
+-- returned early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
-create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
-comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in voice.policies.';
-
-create type public.alert_type as enum ('warning', 'emergency');
-comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
-
-create type voice.judgement as (
+create type voice.comparison as (
     raw_similarity double precision,
     anomaly double precision,
     score double precision,
@@ -14,7 +18,7 @@ create type voice.judgement as (
     alert_type public.alert_type,
     noise_adjusted boolean
 );
-comment on type voice.judgement is
+comment on type voice.comparison is
     'A score and what explains it; noise_adjusted: the adjustments moved it across a threshold (anomaly is the score without them).';
 
 create function voice.raw_similarity(baseline extensions.vector, "current" extensions.vector)
@@ -113,58 +117,21 @@ comment on function voice.time_adjusted is
     'The anomaly with what the time of day may explain taken off; local_hour is fractional, 0 .. 24; unknown (null) takes nothing.';
 revoke execute on function voice.time_adjusted from public;
 
-create function voice.severity(score double precision, policy voice.policies)
-returns public.anomaly_severity
-language plpgsql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if severity.score = 'NaN' then
-        raise exception using errcode = 'RV005', message = 'The score is not a number';
-    end if;
-    return case
-        when severity.score > policy.critical_above then 'critical'
-        when severity.score > policy.high_above then 'high'
-        when severity.score > policy.medium_above then 'medium'
-        when severity.score <= policy.medium_above then 'low'
-    end;
-end
-$$;
-comment on function voice.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
-revoke execute on function voice.severity from public;
-
-create function voice.alert_type(severity public.anomaly_severity)
-returns public.alert_type
-language sql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select case alert_type.severity
-        when 'medium' then 'warning'::public.alert_type
-        when 'high' then 'emergency'
-        when 'critical' then 'emergency'
-    end
-$$;
-comment on function voice.alert_type is 'What a severity asks for; null for low.';
-revoke execute on function voice.alert_type from public;
-
 create function voice.judge(
     baseline extensions.vector,
     "current" extensions.vector,
     snr_db double precision,
     local_hour double precision,
-    policy voice.policies
+    policy voice.policies,
+    thresholds care.thresholds
 )
-returns voice.judgement
+returns voice.comparison
 language plpgsql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    judged voice.judgement;
+    judged voice.comparison;
 begin
     judged.raw_similarity := voice.raw_similarity(judge.baseline, judge."current");
     judged.anomaly := voice.anomaly(judged.raw_similarity);
@@ -175,14 +142,14 @@ begin
             errcode = 'RV005',
             message = 'Nothing to compare: the baseline, the voice or the policy is null';
     end if;
-    judged.severity := voice.severity(judged.score, judge.policy);
-    judged.alert_type := voice.alert_type(judged.severity);
-    judged.noise_adjusted := judged.severity <> voice.severity(judged.anomaly, judge.policy);
+    judged.severity := care.severity(judged.score, judge.thresholds);
+    judged.alert_type := care.alert_type(care.alert_level(judged.severity));
+    judged.noise_adjusted := judged.severity <> care.severity(judged.anomaly, judge.thresholds);
     return judged;
 end
 $$;
 comment on function voice.judge is
-    'The whole judgement of one voice against a baseline. Raises RV005 where there is none. Called by voice.complete_check and voice.compare.';
+    'What is to be said of one voice against a baseline. Raises RV005 where there is none. Called by voice.score_call and voice.compare.';
 revoke execute on function voice.judge from public;
 
 create function voice.compare(
@@ -192,7 +159,7 @@ create function voice.compare(
     local_hour double precision,
     encoder text
 )
-returns voice.judgement
+returns voice.comparison
 language plpgsql
 stable
 security definer
@@ -208,7 +175,8 @@ begin
                 extensions.vector_dims(compare.baseline), policy.encoder),
             hint = 'Name the encoder that made the vectors.';
     end if;
-    return voice.judge(compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy);
+    return voice.judge(
+        compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy, care.thresholds_for(policy.encoder));
 end
 $$;
 comment on function voice.compare is

@@ -158,7 +158,8 @@ begin
     ) then
         return false;
     end if;
-    return voice.severity(voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), policy) = 'low'
+    return care.severity(
+            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder)) = 'low'
         and voice.add_sample(present, stored.id, policy);
 end
 $$;

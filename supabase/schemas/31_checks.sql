@@ -1,4 +1,5 @@
--- Checks: the work list and the record. Each call with a recording gets one check per encoder, and each check exactly one end.
+-- Checks: the work list and the record. Each call with a recording gets one check per signal and model, and each check exactly one
+-- end. Who works on a check holds its lease (the next file).
 
 create table care.checks (
     id bigint generated always as identity constraint checks_pkey primary key,
@@ -6,8 +7,8 @@ create table care.checks (
         constraint a_check_is_of_a_call references public.call_logs (id) on delete cascade,
     patient_id uuid not null
         constraint a_check_is_of_a_patient references public.patients (id) on delete cascade,
-    encoder text not null
-        constraint a_check_is_for_an_encoder references voice.encoders (id),
+    signal text not null,
+    model text not null,
     is_backfill boolean not null default false,
     state public.check_state not null default 'queued',
     reason public.check_reason,
@@ -17,52 +18,50 @@ create table care.checks (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
-    log_id uuid
-        constraint a_check_keeps_its_log references public.voice_anomaly_logs (id) on delete set null,
     duplicate_of uuid
         constraint a_check_keeps_the_call_that_it_repeats references public.call_logs (id) on delete set null,
-    added_to_baseline boolean not null default false,
-    snr_db double precision,
     quality jsonb not null default '{}',
+    detail jsonb not null default '{}',
     created_at timestamptz not null default now(),
     finished_at timestamptz,
+    constraint a_check_is_for_a_model foreign key (signal, model) references care.models (signal, id),
     constraint a_leased_check_has_a_lease
         check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
     constraint an_end_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
     constraint an_end_without_a_score_has_a_reason
         check ((state in ('held', 'not_assessable', 'skipped', 'dead')) = (reason is not null))
 );
-create unique index a_call_has_one_live_check_per_encoder
-    on care.checks (call_log_id, encoder, is_backfill) where state in ('queued', 'leased');
-create index checks_by_call on care.checks (call_log_id, encoder, id desc);
+create unique index a_call_has_one_live_check_per_model
+    on care.checks (call_log_id, model, is_backfill) where state in ('queued', 'leased');
+create index checks_by_call on care.checks (call_log_id, model, id desc);
 create index checks_by_patient on care.checks (patient_id);
-create index live_checks_by_patient on care.checks (patient_id, encoder, is_backfill, run_at, id)
+create index live_checks_by_patient on care.checks (patient_id, model, is_backfill, run_at, id)
     where state in ('queued', 'leased');
-create index checks_by_encoder on care.checks (encoder);
-create index checks_by_log on care.checks (log_id);
+create index checks_by_model on care.checks (signal, model);
 create index checks_by_repeated_call on care.checks (duplicate_of) where duplicate_of is not null;
-create index checks_to_claim on care.checks (encoder, is_backfill, run_at, id) where state = 'queued';
-create index checks_by_lease on care.checks (encoder, is_backfill, run_at, id)
+create index checks_to_claim on care.checks (model, is_backfill, run_at, id) where state = 'queued';
+create index checks_by_lease on care.checks (model, is_backfill, run_at, id)
     where state = 'leased' or (state = 'queued' and lost_leases > 0);
 alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table care.checks enable row level security;
-comment on table care.checks is 'The work list and the record: what waits, who works on it, how it ended.';
+comment on table care.checks is 'The work list and the record, of every signal: what waits, who works on it, how it ended.';
 comment on column care.checks.is_backfill is
-    'Only the voiceprint is wanted, and at most a baseline: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
+    'Nothing is judged: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
 comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
 comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
 comment on column care.checks.run_at is 'Not before this moment.';
 comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
 comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
-comment on column care.checks.quality is 'What was measured, judged or not.';
+comment on column care.checks.quality is 'What was measured of the recording, judged or not; caregivers read it.';
+comment on column care.checks.detail is 'What else the signal keeps of the end: of voice, added_to_baseline and snr_db.';
 grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
+    call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
     is_backfill
 ) on care.checks to service_role;
 grant select (
-    call_log_id, patient_id, encoder, state, reason, attempts, run_at, created_at, finished_at, is_backfill
+    call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, is_backfill
 ) on care.checks to authenticated;
-grant select (id, snr_db, quality) on care.checks to authenticated, service_role;
+grant select (id, quality, detail) on care.checks to authenticated, service_role;
 create index dead_checks on care.checks (id) where state = 'dead';
 
 create table care.check_errors (
@@ -79,22 +78,40 @@ alter table care.check_errors enable row level security;
 comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
 create index check_errors_by_age on care.check_errors (occurred_at);
 
-create function care.request_check(call public.call_logs, encoder text)
+create function care.has_consent(patient_id uuid, signal text)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select
+        from care.signals
+        join public.consents on consents.scope = signals.consent_scope
+        where signals.id = has_consent.signal
+            and consents.patient_id = has_consent.patient_id
+            and consents.withdrawn_at is null
+    )
+$$;
+comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
+revoke execute on function care.has_consent from public;
+
+create function care.request_check(call public.call_logs, signal text, model text)
 returns care.checks
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    has_consent boolean := (select voice_consent_at is not null from public.patients where id = call.patient_id);
     -- However the recording came here: a voicemail greeting is not the patient.
-    why_not constant public.check_reason := case when has_consent then care.skip_reason(call) else 'no_consent' end;
+    why_not constant public.check_reason :=
+        case when care.has_consent(call.patient_id, request_check.signal) then care.skip_reason(call) else 'no_consent' end;
     is_archived boolean := call.source = 'archive';
     requested care.checks;
 begin
-    insert into care.checks (call_log_id, patient_id, encoder, is_backfill, run_at, state, reason, finished_at)
+    insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at, state, reason, finished_at)
     values (
-        call.id, call.patient_id, request_check.encoder, is_archived,
+        call.id, call.patient_id, request_check.signal, request_check.model, is_archived,
         case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
         case when why_not is null then 'queued' else 'skipped' end::public.check_state,
         why_not,
@@ -105,38 +122,8 @@ begin
 end
 $$;
 comment on function care.request_check is
-    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by the trigger and voice.open_check.';
+    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by a signal''s trigger and care.open_check.';
 revoke execute on function care.request_check from public;
-
-create function voice.on_recording()
-returns trigger
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    active text := voice.active_encoder();
-begin
-    if active is null then
-        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
-        lock table voice.encoders in row exclusive mode;
-        active := voice.active_encoder();
-    end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
-    if active is not null and not exists (
-        select from care.checks
-        where checks.call_log_id = new.id and checks.is_backfill = (new.source = 'archive')
-            and checks.state <> 'dead' and checks.reason is distinct from 'no_consent'
-    ) then
-        perform care.request_check(new, active);
-    end if;
-    return null;
-end
-$$;
-comment on function voice.on_recording is
-    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
-revoke execute on function voice.on_recording from public;
 
 create function care.on_check_state()
 returns trigger
@@ -152,7 +139,10 @@ begin
     where call_logs.id = new.call_log_id
         and not exists (
             select from care.checks
-            where checks.call_log_id = new.call_log_id and checks.id > new.id and not checks.is_backfill
+            where checks.call_log_id = new.call_log_id
+                and checks.signal = new.signal
+                and checks.id > new.id
+                and not checks.is_backfill
         );
     return null;
 end
@@ -161,58 +151,13 @@ comment on function care.on_check_state is
     'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
 revoke execute on function care.on_check_state from public;
 
-create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
-returns boolean
-language plpgsql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    registered voice.encoders;
-begin
-    lock table voice.encoders in share row exclusive mode;
-    insert into voice.encoders (id, dimension, window_seconds, is_active)
-    values (
-        register_encoder.encoder, register_encoder.dimension, register_encoder.window_seconds,
-        not exists (select from voice.encoders where is_active)
-    )
-    on conflict (id) do nothing
-    returning * into registered;
-
-    if registered.is_active then
-        insert into voice.policies (encoder) values (registered.id);
-        perform care.request_check(call_logs, registered.id)
-        from public.call_logs
-        where call_logs.recording_ref is not null and call_logs.check_state is null;
-    elsif registered.id is not null then
-        insert into voice.policies (encoder) values (registered.id);
-    end if;
-
-    select encoders.* into registered from voice.encoders where encoders.id = register_encoder.encoder;
-    if (registered.dimension, registered.window_seconds)
-        <> (register_encoder.dimension::smallint, register_encoder.window_seconds)
-    then
-        raise exception using
-            errcode = 'RV004',
-            message = format('The encoder %s is registered with %s dimensions and windows of %s s',
-                registered.id, registered.dimension, registered.window_seconds),
-            hint = 'Another dimension or window is another encoder: give it another id.';
-    end if;
-    return registered.is_active;
-end
-$$;
-comment on function voice.register_encoder is
-    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
-revoke execute on function voice.register_encoder from public;
-grant execute on function voice.register_encoder to retrocare_service;
-
 create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
 returns table (
     id bigint,
     call_log_id uuid,
     patient_id uuid,
-    encoder text,
+    signal text,
+    model text,
     is_backfill boolean,
     state public.check_state,
     reason public.check_reason,
@@ -234,7 +179,8 @@ as $$
         checks.id,
         checks.call_log_id,
         checks.patient_id,
-        checks.encoder,
+        checks.signal,
+        checks.model,
         checks.is_backfill,
         checks.state,
         checks.reason,
@@ -306,9 +252,10 @@ begin
                 and not exists (
                     select from care.checks as newer
                     where newer.call_log_id = dead.call_log_id
+                        and newer.signal = dead.signal
                         and newer.id > dead.id
                         and newer.is_backfill = dead.is_backfill
-                        and (not dead.is_backfill or newer.encoder = dead.encoder)
+                        and (not dead.is_backfill or newer.model = dead.model)
                 )
             for no key update of dead, call_logs skip locked
         ) as kept
@@ -327,7 +274,8 @@ as
 select
     checks.call_log_id,
     checks.patient_id,
-    checks.encoder,
+    checks.signal,
+    checks.model,
     checks.state,
     checks.reason,
     checks.attempts,
@@ -336,7 +284,7 @@ select
     checks.finished_at
 from care.checks
 where not checks.is_backfill;
-comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check; without backfills.';
+comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check of any signal; without backfills.';
 comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
 comment on column public.check_status.attempts is 'How often it was handed out.';
 revoke all on public.check_status from anon, authenticated, service_role;
@@ -346,7 +294,8 @@ create view public.pipeline_health
 with (security_invoker = true)
 as
 select
-    checks.encoder,
+    checks.signal,
+    checks.model,
     checks.is_backfill,
     checks.state,
     checks.reason,
@@ -356,7 +305,7 @@ select
     count(*) filter (where checks.state = 'leased' and checks.leased_until < now()) as lost_lease_count,
     max(checks.finished_at) as last_finished_at
 from care.checks
-group by checks.encoder, checks.is_backfill, checks.state, checks.reason;
+group by checks.signal, checks.model, checks.is_backfill, checks.state, checks.reason;
 comment on view public.pipeline_health is
     'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
 comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';

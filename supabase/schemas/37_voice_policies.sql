@@ -1,14 +1,9 @@
--- Policies: thresholds, weights and limits are rows, so that changing one is an update and not a release. The defaults are the
--- mission's values.
+-- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
+-- values; the thresholds beside them are care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
         constraint a_policy_belongs_to_an_encoder references voice.encoders (id) on delete cascade,
-    medium_above double precision not null default 0.25,
-    high_above double precision not null default 0.40,
-    critical_above double precision not null default 0.70,
-    checkin_above double precision not null default 0.40
-        constraint a_checkin_threshold_is_a_score check (checkin_above between 0 and 1),
     noisy_below_snr_db double precision not null default 15
         constraint the_noisy_line_is_positive check (noisy_below_snr_db > 0 and noisy_below_snr_db < 'infinity'),
     noise_reduction double precision not null default 0.20
@@ -30,8 +25,6 @@ create table voice.policies (
         constraint a_clipped_share_is_a_share check (maximum_clipped_share between 0 and 1),
     maximum_call_seconds double precision not null default 3600
         constraint a_call_has_a_length check (maximum_call_seconds > 0 and maximum_call_seconds < 'infinity'),
-    constraint thresholds_rise
-        check (0 <= medium_above and medium_above < high_above and high_above < critical_above and critical_above <= 1),
     constraint time_windows_lie_within_the_day
         check (0 <= morning_start_hour and morning_start_hour + window_hours <= evening_start_hour
             and evening_start_hour + window_hours <= 24),
@@ -41,11 +34,7 @@ create table voice.policies (
 );
 alter table voice.policies enable row level security;
 comment on table voice.policies is
-    'What a score means, and what can be judged: one row per encoder, since thresholds are a property of the encoder.';
-comment on column voice.policies.medium_above is 'Score above which severity is medium (a warning).';
-comment on column voice.policies.high_above is 'Score above which severity is high (an emergency).';
-comment on column voice.policies.critical_above is 'Score above which severity is critical.';
-comment on column voice.policies.checkin_above is 'Score above which the day''s check-in shows the call.';
+    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
 comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
 comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
 comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
@@ -84,21 +73,35 @@ comment on function voice.policy is 'The encoder''s policy row. Raises RV004. De
 revoke execute on function voice.policy from public;
 grant execute on function voice.policy to retrocare_service;
 
+create function voice.policy_values(encoder text)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select to_jsonb(voice.policy(policy_values.encoder))
+        || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
+$$;
+comment on function voice.policy_values is
+    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+revoke execute on function voice.policy_values from public;
+grant execute on function voice.policy_values to retrocare_service;
+
 create function voice.set_policy(encoder text, changes jsonb)
-returns voice.policies
+returns jsonb
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    present voice.policies := voice.policy(set_policy.encoder);
+    changed record;
     unknown text := (
         select string_agg(given.name, ', ')
         from jsonb_object_keys(set_policy.changes) as given (name)
-        where given.name = 'encoder' or not to_jsonb(present) ? given.name
+        where given.name = 'encoder' or not voice.policy_values(set_policy.encoder) ? given.name
     );
-    changed voice.policies;
 begin
     if unknown is not null then
         raise exception using
@@ -106,18 +109,25 @@ begin
             message = format('No threshold or limit is called %s', unknown),
             hint = '`retrocare policy show` lists them.';
     end if;
-    execute (
-        select format('update voice.policies set %s where encoder = $2 returning *',
-            string_agg(format('%1$I = (jsonb_populate_record(null::voice.policies, $1)).%1$I', given.name), ', '))
-        from jsonb_object_keys(set_policy.changes) as given (name)
-    )
-    into changed
-    using set_policy.changes, set_policy.encoder;
-    return changed;
+    for changed in
+        select rules.relation, rules.key,
+            string_agg(format('%1$I = (jsonb_populate_record(null::%2$s, $1)).%1$I', attribute.attname, rules.relation), ', ') as assignments
+        from (values
+            ('voice.policies'::regclass, 'encoder = $2'),
+            ('care.thresholds'::regclass, 'model = $2 and organisation_id is null')
+        ) as rules (relation, key)
+        join pg_catalog.pg_attribute as attribute on attribute.attrelid = rules.relation and set_policy.changes ? attribute.attname
+        where attribute.attnum > 0 and not attribute.attisdropped
+        group by rules.relation, rules.key
+    loop
+        execute format('update %s set %s where %s', changed.relation, changed.assignments, changed.key)
+        using set_policy.changes, set_policy.encoder;
+    end loop;
+    return voice.policy_values(set_policy.encoder);
 end
 $$;
 comment on function voice.set_policy is
-    'Changes values of an encoder''s policy together, each by its column''s name. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
 revoke execute on function voice.set_policy from public;
 grant execute on function voice.set_policy to retrocare_service;
 

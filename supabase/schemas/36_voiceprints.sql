@@ -1,22 +1,20 @@
 -- Voiceprints: which encoders there are, and the vectors that they made.
+--
+-- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder. Vectors of two
+-- encoders are never compared.
 
 create table voice.encoders (
-    id text constraint encoders_pkey primary key,
+    id text constraint encoders_pkey primary key
+        constraint an_encoder_is_a_model references care.models (id) on delete cascade,
     dimension smallint not null
         constraint an_encoder_has_a_dimension check (dimension between 1 and 16000),
     window_seconds double precision not null
         constraint a_window_has_a_length check (window_seconds > 0 and window_seconds < 'infinity'),
-    is_active boolean not null default false,
-    registered_at timestamptz not null default now(),
     constraint encoders_by_dimension unique (id, dimension)
 );
-create unique index one_encoder_is_active on voice.encoders (is_active) where is_active;
 alter table voice.encoders enable row level security;
-comment on table voice.encoders is 'What turns audio into vectors; the active one decides what is queued.';
+comment on table voice.encoders is 'What turns audio into vectors: the models of the signal voice.';
 comment on column voice.encoders.window_seconds is 'The length of speech that is encoded at once.';
-alter table voice.encoders add column calls_wait_until timestamptz;
-comment on column voice.encoders.calls_wait_until is
-    'Until then no call is handed out to be judged, so that baselines stand still: another encoder is about to take over. Null, or past: they are.';
 
 create table voice.embeddings (
     id bigint generated always as identity constraint embeddings_pkey primary key,
@@ -59,7 +57,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select encoders.id from voice.encoders where encoders.is_active
+    select care.active_model('voice')
 $$;
 comment on function voice.active_encoder is 'The id of the encoder whose checks are queued; null before the first service started.';
 revoke execute on function voice.active_encoder from public;

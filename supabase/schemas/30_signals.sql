@@ -1,0 +1,199 @@
+-- Signals: the ways to judge a patient, the models that they judge by, and what a score means. `voice` is one; another one comes as
+-- a file of its own, with its tables in a schema of its own, and rows here.
+
+create table care.signals (
+    id text constraint signals_pkey primary key
+        constraint a_signal_is_one_word check (id ~ '^[a-z_]+$' and id <> 'person'),
+    name text not null,
+    schema_name text not null,
+    consent_scope text not null
+        constraint a_signal_needs_a_consent references care.consent_scopes (id),
+    erase_function text not null
+        constraint what_a_signal_keeps_is_erased_by_a_function check (erase_function ~ '^[a-z_]+[.][a-z0-9_]+$')
+);
+create index signals_by_consent on care.signals (consent_scope);
+alter table care.signals enable row level security;
+insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
+    ('voice', 'Voice', 'voice', 'voiceprint', 'voice.erase_traces');
+comment on table care.signals is 'The ways to judge a patient: what needs a consent, and is found by exports and erasures.';
+comment on column care.signals.schema_name is
+    'Where its tables are: those with a patient_id are exported, and counted before they are erased.';
+comment on column care.signals.consent_scope is 'Without this consent nothing is checked, and what was made is erased when it is withdrawn.';
+comment on column care.signals.erase_function is
+    'With its schema; (patient_id) removes what the signal keeps of a patient beside checks and judgements, and returns how much, by name. The caller holds care.lock_patient.';
+
+create table care.models (
+    id text constraint models_pkey primary key,
+    signal text not null
+        constraint a_model_is_of_a_signal references care.signals (id),
+    is_active boolean not null default false,
+    calls_wait_until timestamptz,
+    registered_at timestamptz not null default now(),
+    constraint models_by_signal unique (signal, id)
+);
+create unique index a_signal_has_one_active_model on care.models (signal) where is_active;
+alter table care.models enable row level security;
+comment on table care.models is
+    'What turns a recording into something that can be judged; scores of two models are never compared. The active one of a signal decides what is queued.';
+comment on column care.models.id is 'Names everything that a score depends on; change any of it and it is another model.';
+comment on column care.models.calls_wait_until is
+    'Until then no call is handed out to be judged, so that baselines stand still: another model is about to take over. Null, or past: they are.';
+
+create function care.active_model(signal text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select models.id from care.models where models.signal = active_model.signal and models.is_active
+$$;
+comment on function care.active_model is 'The model whose checks are queued; null: the signal has none yet.';
+revoke execute on function care.active_model from public;
+
+-- What a score means.
+
+create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
+comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in care.thresholds.';
+
+create type public.alert_level as enum (
+    'warning',      -- listen to the patient soon
+    'emergency',    -- see to the patient now
+    'critical'      -- see to the patient now, and everybody does
+);
+comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
+
+create type public.alert_type as enum ('warning', 'emergency');
+comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
+
+create function care.alert_level(severity public.anomaly_severity)
+returns public.alert_level
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case alert_level.severity
+        when 'medium' then 'warning'::public.alert_level
+        when 'high' then 'emergency'
+        when 'critical' then 'critical'
+    end
+$$;
+comment on function care.alert_level is 'How urgent a severity is; null for low.';
+revoke execute on function care.alert_level from public;
+-- A check constraint asks with the rights of whoever writes the row.
+grant execute on function care.alert_level to authenticated, service_role;
+
+create function care.alert_type(level public.alert_level)
+returns public.alert_type
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case alert_type.level
+        when 'warning' then 'warning'::public.alert_type
+        when 'emergency' then 'emergency'
+        when 'critical' then 'emergency'
+    end
+$$;
+comment on function care.alert_type is 'How urgent a level is, in the two words of the logs; null for null.';
+revoke execute on function care.alert_type from public;
+grant execute on function care.alert_type to authenticated, service_role;
+
+create table care.thresholds (
+    id bigint generated always as identity constraint thresholds_pkey primary key,
+    organisation_id uuid,
+    signal text not null,
+    model text not null,
+    medium_above double precision not null default 0.25,
+    high_above double precision not null default 0.40,
+    critical_above double precision not null default 0.70,
+    checkin_above double precision not null default 0.40
+        constraint a_checkin_threshold_is_a_score check (checkin_above between 0 and 1),
+    constraint thresholds_rise
+        check (0 <= medium_above and medium_above < high_above and high_above < critical_above and critical_above <= 1),
+    constraint thresholds_are_of_a_model
+        foreign key (signal, model) references care.models (signal, id) on delete cascade,
+    constraint a_model_has_thresholds_once unique nulls not distinct (model, organisation_id)
+);
+create index thresholds_by_signal on care.thresholds (signal, model);
+alter table care.thresholds enable row level security;
+comment on table care.thresholds is
+    'What a score means: one row per model, since a score is a property of the model, and one more for each organisation that wants others.';
+comment on column care.thresholds.organisation_id is 'Whose patients they are for; null: everybody else''s.';
+comment on column care.thresholds.medium_above is 'Score above which severity is medium (a warning).';
+comment on column care.thresholds.high_above is 'Score above which severity is high (an emergency).';
+comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
+comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
+
+create function care.thresholds_for(model text, organisation_id uuid default null)
+returns care.thresholds
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_thresholds care.thresholds;
+begin
+    select thresholds.* into found_thresholds
+    from care.thresholds
+    where thresholds.model = thresholds_for.model
+        and (thresholds.organisation_id = thresholds_for.organisation_id or thresholds.organisation_id is null)
+    order by thresholds.organisation_id nulls last
+    limit 1;
+    if not found then
+        raise exception using
+            errcode = 'RV004',
+            message = format('No encoder %s is registered', thresholds_for.model),
+            hint = 'A service registers its encoder when it starts.';
+    end if;
+    return found_thresholds;
+end
+$$;
+comment on function care.thresholds_for is
+    'What a model''s scores mean for the patients of this organisation: its own row, else everybody''s. Raises RV004.';
+revoke execute on function care.thresholds_for from public;
+
+create function care.severity(score double precision, thresholds care.thresholds)
+returns public.anomaly_severity
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if severity.score = 'NaN' then
+        raise exception using errcode = 'RV005', message = 'The score is not a number';
+    end if;
+    return case
+        when severity.score > thresholds.critical_above then 'critical'
+        when severity.score > thresholds.high_above then 'high'
+        when severity.score > thresholds.medium_above then 'medium'
+        when severity.score <= thresholds.medium_above then 'low'
+    end;
+end
+$$;
+comment on function care.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
+revoke execute on function care.severity from public;
+
+create function care.register_model(signal text, model text)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    lock table care.models in share row exclusive mode;
+    insert into care.models (id, signal, is_active)
+    values (register_model.model, register_model.signal, care.active_model(register_model.signal) is null)
+    on conflict (id) do nothing;
+    if not found then
+        return false;
+    end if;
+    insert into care.thresholds (signal, model) values (register_model.signal, register_model.model);
+    return true;
+end
+$$;
+comment on function care.register_model is
+    'Makes a model known, with the default thresholds; the first one of a signal becomes active. Whether it is new.';
+revoke execute on function care.register_model from public;

@@ -1,0 +1,165 @@
+-- Judgements: one row per judged signal of a call, and the one way from a score to check-in, alert and message. The alert is raised by
+-- a later file, care.raise_alert.
+
+alter table public.daily_checkins
+    add column if not exists patient_id uuid not null
+        constraint a_checkin_is_a_patients references public.patients (id) on delete cascade,
+    add column if not exists date date,
+    add column if not exists anomaly_score double precision,
+    add column if not exists severity public.anomaly_severity,
+    add column if not exists created_at timestamptz not null default now();
+create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
+comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
+comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
+comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
+grant select, insert, update, delete on public.daily_checkins to service_role;
+
+-- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+create table public.scoring_policies (
+    id integer generated always as identity constraint scoring_policies_pkey primary key,
+    policy jsonb not null constraint a_policy_is_kept_once unique,
+    first_used_at timestamptz not null default now()
+);
+alter table public.scoring_policies enable row level security;
+revoke all on public.scoring_policies from anon, authenticated, service_role;
+comment on table public.scoring_policies is
+    'Thresholds and weights as they were when calls were judged by them: never changed, one row for all the judgements that it stands behind.';
+comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
+grant select on public.scoring_policies to authenticated, service_role;
+
+create function care.scoring_policy_id(policy jsonb)
+returns integer
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept_id integer;
+begin
+    loop
+        select scoring_policies.id into kept_id
+        from public.scoring_policies
+        where scoring_policies.policy = scoring_policy_id.policy;
+        exit when found;
+        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        insert into public.scoring_policies (policy)
+        values (scoring_policy_id.policy)
+        on conflict do nothing;
+    end loop;
+    return kept_id;
+end
+$$;
+comment on function care.scoring_policy_id is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+revoke execute on function care.scoring_policy_id from public;
+
+create table public.judgements (
+    id uuid constraint judgements_pkey primary key default care.uuid_v7(),
+    signal text not null,
+    model text not null,
+    patient_id uuid not null
+        constraint a_judgement_is_of_a_patient references public.patients (id) on delete cascade,
+    call_log_id uuid not null
+        constraint a_judgement_is_of_a_call references public.call_logs (id) on delete cascade,
+    occurred_at timestamptz not null,
+    score double precision not null
+        constraint a_score_is_a_share check (score between 0 and 1),
+    severity public.anomaly_severity not null,
+    alert_type public.alert_type
+        constraint an_alert_type_follows_from_the_severity check (
+            alert_type is not distinct from care.alert_type(care.alert_level(severity))),
+    rule text not null,
+    explanation text,
+    policy_id integer not null
+        constraint a_judgement_keeps_its_policy references public.scoring_policies (id),
+    alert_sent boolean not null default false,
+    created_at timestamptz not null default now(),
+    constraint a_call_is_judged_once_by_each_model unique (call_log_id, model),
+    constraint a_judgement_is_by_a_model foreign key (signal, model) references care.models (signal, id)
+);
+create index judgements_by_patient on public.judgements (patient_id, occurred_at desc);
+create index judgements_by_model on public.judgements (signal, model);
+create index judgements_by_policy on public.judgements (policy_id);
+alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
+alter table public.judgements enable row level security;
+revoke all on public.judgements from anon, authenticated, service_role;
+comment on table public.judgements is
+    'One row per judged signal of a call, written by care.record_judgement alone. What the signal measured is beside it, under the same id: of voice, voice_anomaly_logs. A call that was not judged has none.';
+comment on column public.judgements.signal is 'Of what: a row of care.signals, such as voice.';
+comment on column public.judgements.model is 'By what; scores of two models are no series.';
+comment on column public.judgements.occurred_at is 'When the call began.';
+comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
+comment on column public.judgements.rule is 'By which rule of the signal the score was worked out, such as fixed.';
+comment on column public.judgements.explanation is 'Why, in words; null: the score says it all.';
+comment on column public.judgements.policy_id is 'Thresholds and weights as they were at that moment: scoring_policies.policy.';
+comment on column public.judgements.alert_sent is 'A message about it was accepted by a provider.';
+grant select on public.judgements to authenticated, service_role;
+
+create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into public.daily_checkins as checkin (patient_id, date, anomaly_score, severity)
+    values (patient.id, care.local_date(note_checkin.at, patient.timezone), note_checkin.score, note_checkin.severity)
+    on conflict (patient_id, date) do update
+    set anomaly_score = excluded.anomaly_score,
+        severity = excluded.severity
+    where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
+$$;
+comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by care.record_judgement.';
+revoke execute on function care.note_checkin from public;
+
+create function care.record_judgement(
+    call public.call_logs, thresholds care.thresholds, score double precision, cause text, rule text, policy jsonb,
+    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp()
+)
+returns public.judgements
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    reached constant public.anomaly_severity :=
+        coalesce(record_judgement.severity, care.severity(record_judgement.score, thresholds));
+    level constant public.alert_level := care.alert_level(reached);
+    patient public.patients;
+    judgement public.judgements;
+begin
+    insert into public.judgements (
+        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, policy_id
+    )
+    values (
+        thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
+        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
+        care.scoring_policy_id(
+            record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
+    )
+    returning * into judgement;
+
+    if judgement.score > thresholds.checkin_above then
+        select patients.* into patient from public.patients where patients.id = call.patient_id;
+        perform care.note_checkin(patient, call."timestamp", judgement.score, judgement.severity);
+    end if;
+    if level is not null and not care.is_known_illness(call.patient_id, call."timestamp", level) then
+        perform care.raise_alert(
+            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score);
+    end if;
+    return judgement;
+end
+$$;
+comment on function care.record_judgement is
+    'The one way from a score to a judgement, the day''s check-in, an alert and its messages. severity null: as the thresholds say. The caller holds care.lock_patient. Called by each signal, once a call and model.';
+revoke execute on function care.record_judgement from public;
+
+create policy caregivers_read_their_patients_checkins on public.daily_checkins
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+create policy caregivers_read_what_their_patients_were_judged_by on public.scoring_policies
+    for select to authenticated
+    using (true);
+
+create policy caregivers_read_their_patients_judgements on public.judgements
+    for select to authenticated
+    using (patient_id = any (array(select care.patients_of_caller('viewer'))));

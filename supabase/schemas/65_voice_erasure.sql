@@ -1,0 +1,140 @@
+-- Erasure of voices: what goes with a patient, with a call, and with time.
+
+create function voice.erase_traces(patient_id uuid)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    update public.call_logs
+    set check_state = 'skipped', check_reason = 'no_consent'
+    where call_logs.patient_id = erase_traces.patient_id
+        and exists (
+            select from care.recordings
+            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
+        );
+    with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
+    select jsonb_build_object('baselines', count(*)) into counts from baselines;
+    with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
+    select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
+    with forgotten as (
+        select care.delete_recording(call_logs)
+        from public.call_logs
+        where call_logs.patient_id = erase_traces.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    )
+    select counts || jsonb_build_object('recordings', count(*)) into counts from forgotten;
+    return counts;
+end
+$$;
+comment on function voice.erase_traces is
+    'Removes the voiceprints and baselines of a patient, and has the recordings deleted; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+revoke execute on function voice.erase_traces from public;
+
+create function voice.on_call_deleted()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if care.lock_patient_or_refuse(old.patient_id) then
+        perform voice.remove_samples(
+            old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
+        -- Versions that were made of it are of it for ever.
+        delete from voice.baselines
+        where baselines.patient_id = old.patient_id
+            and exists (
+                select
+                from voice.baseline_samples
+                join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+                where baseline_samples.baseline_id = baselines.id and embeddings.call_log_id = old.id
+            );
+    end if;
+    return old;
+end
+$$;
+comment on function voice.on_call_deleted is
+    'Trigger: the voice of a deleted call leaves the baselines. Definer: whoever deletes a call may not touch the private schemas.';
+revoke execute on function voice.on_call_deleted from public;
+
+create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select embeddings.id::text
+    from voice.embeddings
+    where embeddings.created_at < care.kept_since('voiceprints', old_voiceprints.at)
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        )
+    order by embeddings.created_at
+    limit old_voiceprints.maximum_rows
+$$;
+comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
+revoke execute on function voice.old_voiceprints from public;
+
+create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((select embeddings.patient_id from voice.embeddings where embeddings.id = delete_old_voiceprint.embedding_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.embeddings
+    where embeddings.id = delete_old_voiceprint.embedding_id::bigint
+        and not exists (
+            select
+            from voice.baseline_samples
+            join voice.baselines on baselines.id = baseline_samples.baseline_id
+            where baseline_samples.embedding_id = embeddings.id and baselines.superseded_at is null
+        );
+    return found;
+end
+$$;
+comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
+revoke execute on function voice.delete_old_voiceprint from public;
+
+create function voice.old_baselines(at timestamptz, maximum_rows integer)
+returns setof text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select baselines.id::text
+    from voice.baselines
+    where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
+    order by baselines.superseded_at
+    limit old_baselines.maximum_rows
+$$;
+comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
+revoke execute on function voice.old_baselines from public;
+
+create function voice.delete_old_baseline(baseline_id text, at timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
+        return false;
+    end if;
+    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
+    return found;
+end
+$$;
+comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
+revoke execute on function voice.delete_old_baseline from public;
