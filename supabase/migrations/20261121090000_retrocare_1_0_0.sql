@@ -1290,6 +1290,149 @@ create policy caregivers_read_their_patients_consents on public.consents
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
 
+-- 19_providers.sql
+
+-- Providers: who places the calls, and the accounts of theirs by which it is done.
+
+-- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
+do $$
+begin
+    if to_regclass('storage.buckets') is not null then
+        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+        values (
+            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
+            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
+        )
+        on conflict (id) do nothing;
+    end if;
+end
+$$;
+
+create table care.providers (
+    id text constraint providers_pkey primary key
+        constraint a_provider_has_a_name_without_a_slash check (id <> '' and strpos(id, '/') = 0),
+    recording_retention_days double precision not null default 14
+        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
+    reconciliation_overlap_hours double precision not null default 1
+        constraint reconciliations_overlap check (reconciliation_overlap_hours > 0 and reconciliation_overlap_hours <= 720)
+);
+alter table care.providers enable row level security;
+insert into care.providers (id) values ('vapi');
+comment on table care.providers is 'The phone providers whose calls are taken.';
+comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
+comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+
+create table care.provider_accounts (
+    id text constraint provider_accounts_pkey primary key
+        constraint an_account_has_a_name_without_a_slash check (id <> '' and strpos(id, '/') = 0),
+    organisation_id uuid not null default care.default_organisation()
+        constraint an_account_is_an_organisations references public.organisations (id),
+    provider text not null
+        constraint an_account_is_with_a_provider references care.providers (id),
+    secret_name text,
+    reconciled_until timestamptz,
+    constraint an_account_is_with_one_provider unique (id, provider)
+);
+create index provider_accounts_by_organisation on care.provider_accounts (organisation_id);
+create index provider_accounts_by_provider on care.provider_accounts (provider);
+alter table care.provider_accounts enable row level security;
+insert into care.provider_accounts (id, provider, secret_name) values ('vapi', 'vapi', 'VAPI_API_KEY');
+comment on table care.provider_accounts is
+    'The accounts with those providers. The one that has its provider''s name is meant where none is named, or the only one.';
+comment on column care.provider_accounts.secret_name is 'The name of the key''s secret, in the Vault or the environment; never the key. Null: no key is known.';
+comment on column care.provider_accounts.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
+
+create function care.account_of(provider text, account text default null)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+            when account_of.account is not null then min(provider_accounts.id) filter (where provider_accounts.id = account_of.account)
+            else coalesce(
+                min(provider_accounts.id) filter (where provider_accounts.id = account_of.provider),
+                case when count(*) = 1 then min(provider_accounts.id) end)
+        end
+    from care.provider_accounts
+    where provider_accounts.provider = account_of.provider
+$$;
+comment on function care.account_of is
+    'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
+revoke execute on function care.account_of from public;
+
+create function care.account_of_integrator(provider text, account text default null)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    account_id text := care.account_of(account_of_integrator.provider, account_of_integrator.account);
+begin
+    if account_id is null
+        and account_of_integrator.account is null
+        and account_of_integrator.provider <> ''
+        and strpos(account_of_integrator.provider, '/') = 0
+    then
+        insert into care.providers (id) values (account_of_integrator.provider) on conflict (id) do nothing;
+        insert into care.provider_accounts (id, provider)
+        select providers.id, providers.id
+        from care.providers
+        where providers.id = account_of_integrator.provider
+            and not exists (select from care.provider_accounts where provider_accounts.provider = providers.id)
+        on conflict (id) do nothing;
+        account_id := care.account_of(account_of_integrator.provider);
+    end if;
+    if account_id is null then
+        raise exception using
+            errcode = 'PT400',
+            message = format('It is not known which account with %L this call is of', account_of_integrator.provider),
+            hint = 'Accounts are rows of care.provider_accounts: name one of them.';
+    end if;
+    return account_id;
+end
+$$;
+comment on function care.account_of_integrator is
+    'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
+revoke execute on function care.account_of_integrator from public;
+
+create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
+returns timestamptz
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select greatest(
+        reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
+        -- Whoever's clock was wrong: never later than now.
+        case
+            when provider_accounts.reconciled_until is not null then least(provider_accounts.reconciled_until, reconcile_since.at)
+        end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
+    from care.provider_accounts
+    join care.providers on providers.id = provider_accounts.provider
+    where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
+$$;
+comment on function care.reconcile_since is
+    'From which update on an account''s calls must be listed: the last sweep, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+revoke execute on function care.reconcile_since from public;
+
+create function care.finish_reconciliation(provider text, until timestamptz, account text default null)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.provider_accounts
+    set reconciled_until = greatest(provider_accounts.reconciled_until, finish_reconciliation.until)
+    where provider_accounts.id = care.account_of(finish_reconciliation.provider, finish_reconciliation.account)
+$$;
+comment on function care.finish_reconciliation is
+    'Every call of the account that was last updated before until was listed. Definer: as care.receive_call_report.';
+revoke execute on function care.finish_reconciliation from public;
+
 -- 20_calls.sql
 
 -- Calls: one row per call, upload or onboarding recording; what is true of every one of them, and how they are made.
@@ -1342,6 +1485,7 @@ alter table public.call_logs
     add column if not exists summary text,
     add column if not exists source public.call_source not null default 'provider',
     add column if not exists provider text,
+    add column if not exists provider_account text,
     add column if not exists provider_call_id text,
     add column if not exists ended_reason text,
     add column if not exists recording_source_url text,
@@ -1352,13 +1496,21 @@ alter table public.call_logs
         constraint an_onboarding_recording_is_of_an_enrolment check (source <> 'onboarding' or enrolment_id is not null),
     add column if not exists anomaly_score double precision,
     add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);
+create unique index a_provider_account_reports_a_call_once on public.call_logs (provider_account, provider_call_id);
+update public.call_logs
+set provider_account = care.account_of_integrator(call_logs.provider)
+where call_logs.provider <> '' and strpos(call_logs.provider, '/') = 0 and call_logs.provider_account is null;
+alter table public.call_logs
+    add constraint a_call_is_of_its_providers_account
+        foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
 -- By default a table of ten million rows is looked after once two million have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
+comment on column public.call_logs.provider_account is
+    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
 comment on column public.call_logs.recording_ref is
     'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
 comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
@@ -1388,7 +1540,7 @@ create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
 -- The address of a recording is a key to it: whoever may write it need not read it.
 grant select (
-    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
+    id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
     speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
 ) on public.call_logs to service_role;
 
@@ -1436,6 +1588,22 @@ $$;
 comment on function care.forget_garbled_intervals is
     'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
+
+create function care.name_the_account()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.provider_account := care.account_of_integrator(new.provider);
+    return new;
+end
+$$;
+comment on function care.name_the_account is
+    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+revoke execute on function care.name_the_account from public;
 
 create function care.refuse_impossible_call()
 returns trigger
@@ -1587,7 +1755,7 @@ grant execute on function care.record_call to retrocare_service;
 create function care.upsert_call(
     patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
     recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
-    summary text default null
+    summary text default null, account text default null
 )
 returns uuid
 language plpgsql
@@ -1598,6 +1766,7 @@ as $$
 #variable_conflict use_column
 declare
     call public.call_logs;
+    account_id text;
 begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
@@ -1605,22 +1774,24 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
+    account_id := care.account_of_integrator(upsert_call.provider, upsert_call.account);
     perform care.lock_patient(upsert_call.patient_id);
-    if care.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
+    if care.is_erased(account_id, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
             hint = 'What was erased is not taken in again.';
     end if;
     insert into public.call_logs as known (
-        patient_id, source, provider, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason, summary
+        patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
+        summary
     )
     values (
-        upsert_call.patient_id, 'provider', upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
+        upsert_call.patient_id, 'provider', upsert_call.provider, account_id, upsert_call.provider_call_id,
+        upsert_call.recording_ref, upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
         left(upsert_call.summary, 10000)
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set recording_ref = case
             when known.check_state is null then coalesce(known.recording_ref, excluded.recording_ref) else known.recording_ref
         end,
@@ -1673,24 +1844,9 @@ create policy caregivers_read_their_patients_calls on public.call_logs
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
 
--- 21_providers.sql
+-- 21_ended_reasons.sql
 
--- Providers: who places the calls, and what their words for the end of a call mean. A voicemail greeting is never judged as
--- the patient.
-
--- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
-do $$
-begin
-    if to_regclass('storage.buckets') is not null then
-        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
-        values (
-            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
-            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
-        )
-        on conflict (id) do nothing;
-    end if;
-end
-$$;
+-- Ended reasons: what a provider's words for the end of a call mean. A voicemail greeting is never judged as the patient.
 
 create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
@@ -1701,34 +1857,22 @@ create type public.call_disposition as enum (
 );
 comment on type public.call_disposition is 'What becomes of a reported call.';
 
-create table care.providers (
-    id text constraint providers_pkey primary key,
-    recording_retention_days double precision not null default 14
-        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
-    reconciliation_overlap_hours double precision not null default 1
-        constraint reconciliations_overlap check (reconciliation_overlap_hours > 0 and reconciliation_overlap_hours <= 720),
-    reconciled_until timestamptz
-);
-alter table care.providers enable row level security;
-insert into care.providers (id) values ('vapi');
-comment on table care.providers is 'The phone providers whose reports are taken.';
-comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
-comment on column care.providers.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
-
 create table care.ended_reasons (
-    pattern text constraint ended_reasons_pkey primary key,
+    provider text not null default 'vapi'
+        constraint an_ended_reason_is_a_providers references care.providers (id),
+    pattern text not null,
     disposition public.call_disposition not null
         constraint a_row_decides check (disposition in ('judge', 'skip')),
     reason public.check_reason,
     needs_speech boolean not null default false
         constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
+    constraint ended_reasons_pkey primary key (provider, pattern),
     constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
     constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
 );
 alter table care.ended_reasons enable row level security;
 comment on table care.ended_reasons is
-    'What the provider''s words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the very word decides, else one that skips, else the longest.';
+    'What providers'' words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the call''s own provider''s decide, and where it has none, those of others; of them the very word, else one that skips, else the longest.';
 comment on column care.ended_reasons.needs_speech is
     'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
 insert into care.ended_reasons (pattern, disposition, reason) values
@@ -1774,7 +1918,7 @@ insert into care.ended_reasons (pattern, disposition, reason) values
     ('worker-shutdown', 'skip', 'call_failed');
 update care.ended_reasons set needs_speech = true where ended_reasons.pattern = 'silence-timed-out';
 
-create function care.ended_reason_rule(ended_reason text)
+create function care.ended_reason_rule(provider text, ended_reason text)
 returns care.ended_reasons
 language sql
 stable
@@ -1784,13 +1928,15 @@ as $$
     from care.ended_reasons
     where lower(ended_reason_rule.ended_reason) like ended_reasons.pattern
     order by
+        ended_reasons.provider is not distinct from ended_reason_rule.provider desc,
         ended_reasons.pattern = lower(ended_reason_rule.ended_reason) desc,
         ended_reasons.disposition = 'skip' desc,
         length(ended_reasons.pattern) desc,
-        ended_reasons.pattern
+        ended_reasons.pattern,
+        ended_reasons.provider
     limit 1
 $$;
-comment on function care.ended_reason_rule is 'The row that decides about calls that ended so; null: nobody has decided.';
+comment on function care.ended_reason_rule is 'The row that decides about this provider''s calls that ended so; null: nobody has decided.';
 revoke execute on function care.ended_reason_rule from public;
 
 create function care.skip_reason(call public.call_logs)
@@ -1803,42 +1949,10 @@ as $$
         when decided.disposition = 'skip' then decided.reason
         when decided.needs_speech and call.speech_intervals = '[]' then 'nobody_spoke'
     end
-    from care.ended_reason_rule(call.ended_reason) as decided
+    from care.ended_reason_rule(call.provider, call.ended_reason) as decided
 $$;
 comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
 revoke execute on function care.skip_reason from public;
-
-create function care.reconcile_since(provider text, at timestamptz default now())
-returns timestamptz
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select greatest(
-        reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        -- Whoever's clock was wrong: never later than now.
-        case when providers.reconciled_until is not null then least(providers.reconciled_until, reconcile_since.at) end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
-    from care.providers
-    where providers.id = reconcile_since.provider
-$$;
-comment on function care.reconcile_since is
-    'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as care.receive_call_report.';
-revoke execute on function care.reconcile_since from public;
-
-create function care.finish_reconciliation(provider text, until timestamptz)
-returns void
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update care.providers
-    set reconciled_until = greatest(providers.reconciled_until, finish_reconciliation.until)
-    where providers.id = finish_reconciliation.provider
-$$;
-comment on function care.finish_reconciliation is 'Every call that was last updated before until was listed. Definer: as care.receive_call_report.';
-revoke execute on function care.finish_reconciliation from public;
 
 -- 22_call_reports.sql
 
@@ -1852,19 +1966,19 @@ create type public.received_call as (
 comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
 
 create table care.unmatched_calls (
-    provider text not null
-        constraint an_unmatched_call_has_a_provider references care.providers (id),
+    provider_account text not null
+        constraint an_unmatched_call_is_of_an_account references care.provider_accounts (id),
     provider_call_id text not null,
     phone text,
     report jsonb not null,
     received_at timestamptz not null,
-    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
+    constraint unmatched_calls_pkey primary key (provider_account, provider_call_id)
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
     'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
 
-create function care.reported_patient(patient_id uuid, phone text)
+create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
 language sql
 stable
@@ -1874,14 +1988,15 @@ as $$
     from public.patients
     where case
         when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
-        else patients.phone = reported_patient.phone
+        else patients.phone = reported_patient.phone and patients.organisation_id = (
+            select provider_accounts.organisation_id from care.provider_accounts where provider_accounts.id = reported_patient.account)
     end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+    'The patient whom a report means: by id where it names one, else by number, among the patients of the account''s organisation; null where there is none, or a number is two patients''.';
 revoke execute on function care.reported_patient from public;
 
-create function care.is_erased(provider text, provider_call_id text, patient_id uuid)
+create function care.is_erased(account text, provider_call_id text, patient_id uuid)
 returns boolean
 language plpgsql
 stable
@@ -1891,7 +2006,7 @@ begin
     return exists (
             select from care.deletions
             where deletions.kind = 'provider_call'
-                and deletions.reference = is_erased.provider || '/' || is_erased.provider_call_id
+                and deletions.reference = is_erased.account || '/' || is_erased.provider_call_id
         )
         or exists (
             select from care.tombstones
@@ -1903,7 +2018,7 @@ comment on function care.is_erased is
     'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
 revoke execute on function care.is_erased from public;
 
-create function care.unreported_calls(provider text, provider_call_ids text[])
+create function care.unreported_calls(provider text, provider_call_ids text[], account text default null)
 returns setof text
 language sql
 stable
@@ -1911,16 +2026,17 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select distinct listed.id
-    from unnest(unreported_calls.provider_call_ids) as listed (id)
+    from care.account_of(unreported_calls.provider, unreported_calls.account) as known (account)
+    cross join unnest(unreported_calls.provider_call_ids) as listed (id)
     where not exists (
             select from public.call_logs
-            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
+            where call_logs.provider_account = known.account and call_logs.provider_call_id = listed.id)
         and not exists (
             select from care.unmatched_calls
-            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
-        and not care.is_erased(unreported_calls.provider, listed.id, null)
+            where unmatched_calls.provider_account = known.account and unmatched_calls.provider_call_id = listed.id)
+        and not care.is_erased(known.account, listed.id, null)
 $$;
-comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
+comment on function care.unreported_calls is 'Those of an account''s calls that nobody has reported. Definer: as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
 
 create function care.receive_call_report(
@@ -1928,7 +2044,7 @@ create function care.receive_call_report(
     started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
     summary text default null, recording_url text default null, recording_url_channel text default null,
     recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
-    is_recording_consented boolean default null, at timestamptz default now()
+    is_recording_consented boolean default null, at timestamptz default now(), account text default null
 )
 returns public.received_call
 language plpgsql
@@ -1938,6 +2054,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    account_id constant text := care.account_of(receive_call_report.provider, receive_call_report.account);
     patient public.patients;
     call public.call_logs;
     is_new boolean;
@@ -1953,13 +2070,12 @@ declare
     ended_at constant timestamptz :=
         case when receive_call_report.ended_at between begun_at and begun_at + interval '1 day' then receive_call_report.ended_at end;
 begin
-    if nullif(receive_call_report.provider_call_id, '') is null
-        or not exists (select from care.providers where id = receive_call_report.provider)
-    then
+    if nullif(receive_call_report.provider_call_id, '') is null or account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
-            hint = 'Providers are rows of care.providers.';
+            message = format('A report needs the id of its call, and an account that is known, not %L of %L',
+                receive_call_report.account, receive_call_report.provider),
+            hint = 'Accounts are rows of care.provider_accounts; one must be named where the provider has several.';
     end if;
 
     select patients.* into patient
@@ -1967,22 +2083,22 @@ begin
     where patients.id = coalesce(
         -- What is taken in stays with its patient.
         (select call_logs.patient_id from public.call_logs
-            where call_logs.provider = receive_call_report.provider
+            where call_logs.provider_account = account_id
                 and call_logs.provider_call_id = receive_call_report.provider_call_id),
-        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
+        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone, account_id))
     for no key update;
-    if care.is_erased(receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id) then
+    if care.is_erased(account_id, receive_call_report.provider_call_id, receive_call_report.patient_id) then
         return (
             (select id from public.call_logs
-                where call_logs.provider = receive_call_report.provider
+                where call_logs.provider_account = account_id
                     and call_logs.provider_call_id = receive_call_report.provider_call_id),
             'erased', false
         )::public.received_call;
     end if;
     if patient.id is null then
-        insert into care.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
+        insert into care.unmatched_calls as unmatched (provider_account, provider_call_id, phone, report, received_at)
         values (
-            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
+            account_id, receive_call_report.provider_call_id, receive_call_report.phone,
             jsonb_build_object(
                 'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
                 'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
@@ -1997,25 +2113,25 @@ begin
 
     is_new := not exists (
         select from public.call_logs
-        where call_logs.provider = receive_call_report.provider
+        where call_logs.provider_account = account_id
             and call_logs.provider_call_id = receive_call_report.provider_call_id
     );
     insert into public.call_logs as known (
-        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
-        speech_intervals
+        patient_id, "timestamp", source, provider, provider_account, provider_call_id, ended_reason, summary,
+        recording_source_url, speech_intervals
     )
     values (
-        patient.id, begun_at, 'provider', receive_call_report.provider, receive_call_report.provider_call_id,
+        patient.id, begun_at, 'provider', receive_call_report.provider, account_id, receive_call_report.provider_call_id,
         receive_call_report.ended_reason, left(receive_call_report.summary, 10000), null, receive_call_report.speech_intervals
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
         summary = coalesce(known.summary, excluded.summary),
         speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
     returning * into call;
     delete from care.unmatched_calls
-    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
-    decided := care.ended_reason_rule(call.ended_reason);
+    where unmatched_calls.provider_account = call.provider_account and unmatched_calls.provider_call_id = call.provider_call_id;
+    decided := care.ended_reason_rule(call.provider, call.ended_reason);
 
     if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
         update public.call_logs
@@ -2052,13 +2168,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where care.reported_patient(
         -- What is no id is the operator's, and not in the way of the others.
         case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
             then (unmatched_calls.report ->> 'patient_id')::uuid end,
-        unmatched_calls.phone) is not null
+        unmatched_calls.phone, unmatched_calls.provider_account) is not null
     order by unmatched_calls.received_at
     limit calls_to_match.maximum_rows
 $$;
@@ -2076,19 +2192,20 @@ declare
 begin
     select unmatched_calls.* into taken
     from care.unmatched_calls
-    where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = match_call.reference
+    where unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id = match_call.reference
     for update skip locked;
-    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone)) then
+    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone, taken.provider_account)) then
         return false;
     end if;
     delete from care.unmatched_calls
-    where unmatched_calls.provider = taken.provider and unmatched_calls.provider_call_id = taken.provider_call_id;
+    where unmatched_calls.provider_account = taken.provider_account and unmatched_calls.provider_call_id = taken.provider_call_id;
     perform care.receive_call_report(
-        taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
+        (select provider_accounts.provider from care.provider_accounts where provider_accounts.id = taken.provider_account),
+        taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
         (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
         taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
         nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
-        match_call.at);
+        match_call.at, taken.provider_account);
     return true;
 end
 $$;
@@ -2103,7 +2220,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select call_logs.id::text
     from public.call_logs
-    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.ended_reason)).disposition is not null
+    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition is not null
     order by call_logs."timestamp"
     limit calls_to_redecide.maximum_rows
 $$;
@@ -2354,7 +2471,7 @@ as $$
         and call_logs.id = recordings.call_log_id
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
-        and (care.ended_reason_rule(call_logs.ended_reason)).disposition = 'judge'
+        and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
 comment on function care.publish_recording is
@@ -7676,7 +7793,7 @@ create type public.deletion_state as enum (
 comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
+comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -7759,7 +7876,7 @@ as $$
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
         where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
         union
-        select 'provider_call', call.provider || '/' || call.provider_call_id
+        select 'provider_call', call.provider_account || '/' || call.provider_call_id
     ) as copies
     where copies.reference is not null
     order by copies.kind, copies.reference
@@ -8081,7 +8198,7 @@ create type public.deletion_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
+comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider account/call id.';
 
 create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.deletion_claim
@@ -8238,7 +8355,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where unmatched_calls.received_at < care.kept_since('unmatched_calls', old_unmatched_calls.at)
     order by unmatched_calls.received_at
@@ -8256,12 +8373,12 @@ as $$
 begin
     delete from care.unmatched_calls
     using (
-        select old_call.provider, old_call.provider_call_id
+        select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
-        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
+        where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
         for update skip locked -- whoever erases a person, or takes the call in, has it
     ) as found_call
-    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
+    where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
@@ -9583,23 +9700,28 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select 'unmatched_call'::public.operator_issue_kind, null::uuid, null::uuid, null::uuid,
-        unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,
+        unmatched_calls.provider_account || ' ' || unmatched_calls.provider_call_id,
         case when unmatched_calls.phone is null and unmatched_calls.report ->> 'patient_id' is null then 'names_nobody'
-            when (select count(*) from public.patients where patients.phone = unmatched_calls.phone) > 1 then 'number_of_several'
+            when (
+                select count(*)
+                from public.patients
+                join care.provider_accounts on provider_accounts.organisation_id = patients.organisation_id
+                where patients.phone = unmatched_calls.phone and provider_accounts.id = unmatched_calls.provider_account
+            ) > 1 then 'number_of_several'
             else 'patient_unknown' end,
         null, unmatched_calls.received_at
     from care.unmatched_calls
     union all
-    select 'unknown_ended_reason', null, null, null, call_logs.ended_reason, 'ended_reason_unknown',
+    select 'unknown_ended_reason', null, null, null, concat_ws(' ', call_logs.provider, call_logs.ended_reason), 'ended_reason_unknown',
         count(*) || ' calls', max(call_logs."timestamp")
     from public.call_logs
     where call_logs.check_reason = 'ended_reason_unknown'
-    group by call_logs.ended_reason
+    group by call_logs.provider, call_logs.ended_reason
     union all
     select
         case recordings.state when 'queued' then 'recording_delayed' else 'recording_lost' end::public.operator_issue_kind,
         recordings.patient_id, recordings.call_log_id, null,
-        call_logs.provider || ' ' || call_logs.provider_call_id,
+        call_logs.provider_account || ' ' || call_logs.provider_call_id,
         coalesce(recordings.error_code, recordings.state::text), recordings.error_message,
         coalesce(recordings.finished_at, recordings.run_at)
     from care.recordings
@@ -9949,6 +10071,13 @@ create trigger garbled_intervals_are_forgotten
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
 
+--   A provider's call is an account's.
+create trigger accounts_are_named
+    before insert or update of provider, provider_account on public.call_logs
+    for each row
+    when (new.provider is not null and new.provider_account is null)
+    execute function care.name_the_account();
+
 --   It began before now, and stays with its patient.
 create trigger impossible_calls_are_refused
     before insert or update of "timestamp", patient_id on public.call_logs
@@ -10133,7 +10262,7 @@ begin
             ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
             ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
             ('care.alert_policies', 'level'),
-            ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
+            ('care.providers', 'id'), ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop
         execute format(

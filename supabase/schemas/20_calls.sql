@@ -48,6 +48,7 @@ alter table public.call_logs
     add column if not exists summary text,
     add column if not exists source public.call_source not null default 'provider',
     add column if not exists provider text,
+    add column if not exists provider_account text,
     add column if not exists provider_call_id text,
     add column if not exists ended_reason text,
     add column if not exists recording_source_url text,
@@ -58,13 +59,21 @@ alter table public.call_logs
         constraint an_onboarding_recording_is_of_an_enrolment check (source <> 'onboarding' or enrolment_id is not null),
     add column if not exists anomaly_score double precision,
     add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);
+create unique index a_provider_account_reports_a_call_once on public.call_logs (provider_account, provider_call_id);
+update public.call_logs
+set provider_account = care.account_of_integrator(call_logs.provider)
+where call_logs.provider <> '' and strpos(call_logs.provider, '/') = 0 and call_logs.provider_account is null;
+alter table public.call_logs
+    add constraint a_call_is_of_its_providers_account
+        foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
 -- By default a table of ten million rows is looked after once two million have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
+comment on column public.call_logs.provider_account is
+    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
 comment on column public.call_logs.recording_ref is
     'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
 comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
@@ -94,7 +103,7 @@ create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
 -- The address of a recording is a key to it: whoever may write it need not read it.
 grant select (
-    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
+    id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
     speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
 ) on public.call_logs to service_role;
 
@@ -142,6 +151,22 @@ $$;
 comment on function care.forget_garbled_intervals is
     'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
+
+create function care.name_the_account()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.provider_account := care.account_of_integrator(new.provider);
+    return new;
+end
+$$;
+comment on function care.name_the_account is
+    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+revoke execute on function care.name_the_account from public;
 
 create function care.refuse_impossible_call()
 returns trigger
@@ -293,7 +318,7 @@ grant execute on function care.record_call to retrocare_service;
 create function care.upsert_call(
     patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
     recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
-    summary text default null
+    summary text default null, account text default null
 )
 returns uuid
 language plpgsql
@@ -304,6 +329,7 @@ as $$
 #variable_conflict use_column
 declare
     call public.call_logs;
+    account_id text;
 begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
@@ -311,22 +337,24 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
+    account_id := care.account_of_integrator(upsert_call.provider, upsert_call.account);
     perform care.lock_patient(upsert_call.patient_id);
-    if care.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
+    if care.is_erased(account_id, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
             hint = 'What was erased is not taken in again.';
     end if;
     insert into public.call_logs as known (
-        patient_id, source, provider, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason, summary
+        patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
+        summary
     )
     values (
-        upsert_call.patient_id, 'provider', upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
+        upsert_call.patient_id, 'provider', upsert_call.provider, account_id, upsert_call.provider_call_id,
+        upsert_call.recording_ref, upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
         left(upsert_call.summary, 10000)
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set recording_ref = case
             when known.check_state is null then coalesce(known.recording_ref, excluded.recording_ref) else known.recording_ref
         end,

@@ -213,7 +213,7 @@ as $$
         and call_logs.id = recordings.call_log_id
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
-        and (care.ended_reason_rule(call_logs.ended_reason)).disposition = 'judge'
+        and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
 comment on function care.publish_recording is

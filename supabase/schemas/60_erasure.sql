@@ -21,7 +21,7 @@ create type public.deletion_state as enum (
 comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
+comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -104,7 +104,7 @@ as $$
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
         where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
         union
-        select 'provider_call', call.provider || '/' || call.provider_call_id
+        select 'provider_call', call.provider_account || '/' || call.provider_call_id
     ) as copies
     where copies.reference is not null
     order by copies.kind, copies.reference

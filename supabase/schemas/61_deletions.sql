@@ -7,7 +7,7 @@ create type public.deletion_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
+comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider account/call id.';
 
 create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.deletion_claim

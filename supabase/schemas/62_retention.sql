@@ -79,7 +79,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where unmatched_calls.received_at < care.kept_since('unmatched_calls', old_unmatched_calls.at)
     order by unmatched_calls.received_at
@@ -97,12 +97,12 @@ as $$
 begin
     delete from care.unmatched_calls
     using (
-        select old_call.provider, old_call.provider_call_id
+        select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
-        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
+        where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
         for update skip locked -- whoever erases a person, or takes the call in, has it
     ) as found_call
-    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
+    where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;

@@ -21,6 +21,13 @@ create trigger garbled_intervals_are_forgotten
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
 
+--   A provider's call is an account's.
+create trigger accounts_are_named
+    before insert or update of provider, provider_account on public.call_logs
+    for each row
+    when (new.provider is not null and new.provider_account is null)
+    execute function care.name_the_account();
+
 --   It began before now, and stays with its patient.
 create trigger impossible_calls_are_refused
     before insert or update of "timestamp", patient_id on public.call_logs
@@ -205,7 +212,7 @@ begin
             ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
             ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
             ('care.alert_policies', 'level'),
-            ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
+            ('care.providers', 'id'), ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop
         execute format(

@@ -174,6 +174,15 @@ def test_a_project_with_ids_alone_gets_every_column(empty_database: Database) ->
     assert records.one("select organisation_id = care.default_organisation() from public.patients")
 
 
+def test_adopted_calls_of_a_provider_are_of_its_account(earlier: Database) -> None:
+    earlier.owner.execute("alter table public.call_logs add column provider text, add column provider_call_id text")
+    earlier.owner.execute("update public.call_logs set provider = 'acme', provider_call_id = 'call-1'")
+    migrate(earlier.owner_url)
+    records = Records(earlier)
+    assert records.one("select provider_account from public.call_logs") == "acme"
+    assert records.row("select id, provider from care.provider_accounts where id = 'acme'")["provider"] == "acme"
+
+
 def test_pgvector_in_another_schema_is_refused_with_the_command_that_moves_it(empty_database: Database) -> None:
     empty_database.admin.execute("drop extension vector; create extension vector with schema public")
     with pytest.raises(MigrationFailed, match="schema public, not in extensions") as raised:
