@@ -702,7 +702,7 @@ comment on function care.patients_of_caller is
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
-create function care.caregiver_name(patient_id uuid, user_id uuid)
+create function care.caregiver_name(caregiver_id uuid)
 returns text
 language sql
 stable
@@ -711,10 +711,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.name
     from public.patient_caregivers
-    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
+    where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 
@@ -5872,7 +5872,7 @@ comment on type public.alert_change is 'What happened to an alert.';
 
 create type public.alert_actor as enum (
     'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a signed-in caregiver: actor_id
+    'caregiver',    -- a caregiver: caregiver_id
     'operator'      -- the care team, through the service or service_role
 );
 comment on type public.alert_actor is 'Who changed an alert.';
@@ -5931,11 +5931,11 @@ create table public.caregiver_alerts (
     next_change_at timestamptz default now(),
     acknowledged_at timestamptz,
     acknowledged_by uuid
-        constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
+        constraint whoever_acknowledged_was_a_caregiver references public.patient_caregivers (id) on delete set null,
     snoozed_until timestamptz,
     resolved_at timestamptz,
     resolved_by uuid
-        constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
+        constraint whoever_resolved_was_a_caregiver references public.patient_caregivers (id) on delete set null,
     outcome public.alert_outcome,
     notes text
         constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
@@ -5981,6 +5981,10 @@ create table public.alert_changes (
     actor public.alert_actor not null default 'rule',
     actor_id uuid
         constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
+    caregiver_id uuid
+        constraint whoever_changed_it_was_a_caregiver references public.patient_caregivers (id) on delete set null,
+    operator text
+        constraint an_operator_has_a_name check ((actor = 'operator') = (operator is not null)),
     snoozed_until timestamptz,
     outcome public.alert_outcome,
     changed_at timestamptz not null
@@ -5991,17 +5995,28 @@ create index alert_changes_by_cause on public.alert_changes (cause);
 create index alert_changes_by_call on public.alert_changes (call_log_id);
 create index alert_changes_by_judgement on public.alert_changes (judgement_id);
 create index alert_changes_by_actor on public.alert_changes (actor_id);
+create index alert_changes_by_caregiver on public.alert_changes (caregiver_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
 comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
 comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
+comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or there is no account, or none any more.';
+comment on column public.alert_changes.caregiver_id is 'The caregiver who did it; null: actor is an operator or a rule, or cares for the patient no longer.';
+comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
 grant select on public.alert_changes to service_role, authenticated;
+
+create type care.caller as (
+    actor public.alert_actor,
+    actor_id uuid,
+    caregiver_id uuid,
+    operator text
+);
+comment on type care.caller is 'Who changes an alert, as alert_changes has it.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
-    actor public.alert_actor default 'rule'
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null,
+    caller care.caller default row('rule', null, null, null)::care.caller
 )
 returns void
 language sql
@@ -6009,11 +6024,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, caregiver_id, operator,
+        snoozed_until, outcome, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id,
+        (note_change.caller).actor, (note_change.caller).actor_id, (note_change.caller).caregiver_id, (note_change.caller).operator,
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
@@ -6290,16 +6307,31 @@ comment on function care.alert_to_act_on is
     'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
-create function care.actor_of_caller()
-returns public.alert_actor
+create function care.caller_of(patient_id uuid, operator text)
+returns care.caller
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when care.is_caller_a_caregiver() then 'caregiver' else 'operator' end::public.alert_actor
+    select case
+        when care.is_caller_a_caregiver() then (
+            'caregiver', (select auth.uid()),
+            (
+                select patient_caregivers.id
+                from public.patient_caregivers
+                where patient_caregivers.patient_id = caller_of.patient_id and patient_caregivers.user_id = (select auth.uid())
+            ),
+            null
+        )::care.caller
+        -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
+        else (
+            'operator', null, null,
+            coalesce(nullif(btrim(caller_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
+        )::care.caller
+    end
 $$;
-comment on function care.actor_of_caller is 'As whom the caller changes an alert.';
-revoke execute on function care.actor_of_caller from public;
+comment on function care.caller_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+revoke execute on function care.caller_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
 returns void
@@ -6319,7 +6351,7 @@ $$;
 comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
 revoke execute on function care.refuse_resolved from public;
 
-create function care.acknowledge_alert(alert_id uuid, at timestamptz default now())
+create function care.acknowledge_alert(alert_id uuid, at timestamptz default now(), operator text default null)
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -6328,6 +6360,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
+    caller constant care.caller := care.caller_of(alert.patient_id, acknowledge_alert.operator);
 begin
     perform care.refuse_resolved(alert);
     if alert.state = 'acknowledged' then
@@ -6336,15 +6369,14 @@ begin
     update public.caregiver_alerts
     set state = 'acknowledged',
         acknowledged_at = acknowledge_alert.at,
-        acknowledged_by = (select auth.uid()),
+        acknowledged_by = caller.caregiver_id,
         snoozed_until = null,
         next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
             select maximum_silent_hours from care.alert_policies where alert_policies.level = alert.level
         ))
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(
-        alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()), actor => care.actor_of_caller());
+    perform care.note_change(alert, 'acknowledged', acknowledge_alert.at, caller => caller);
     return alert;
 end
 $$;
@@ -6384,7 +6416,7 @@ begin
         acknowledged_by = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'snoozed', snooze_alert.at, actor_id => (select auth.uid()), actor => 'caregiver');
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.caller_of(alert.patient_id, null));
     return alert;
 end
 $$;
@@ -6393,8 +6425,8 @@ comment on function care.snooze_alert is
 revoke execute on function care.snooze_alert from public;
 
 create function care.resolve(
-    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
-    actor public.alert_actor default 'rule'
+    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, at timestamptz,
+    caller care.caller default row('rule', null, null, null)::care.caller
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -6405,14 +6437,14 @@ begin
     update public.caregiver_alerts
     set state = 'resolved',
         resolved_at = resolve.at,
-        resolved_by = resolve.actor_id,
+        resolved_by = (resolve.caller).caregiver_id,
         outcome = resolve.outcome,
         notes = coalesce(resolve.notes, alert.notes),
         snoozed_until = null,
         next_change_at = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'resolved', resolve.at, actor_id => resolve.actor_id, actor => resolve.actor);
+    perform care.note_change(alert, 'resolved', resolve.at, caller => resolve.caller);
     return alert;
 end
 $$;
@@ -6436,7 +6468,7 @@ comment on function care.flag_illness is
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
-    alert_id uuid, outcome public.alert_outcome, notes text default null, at timestamptz default now()
+    alert_id uuid, outcome public.alert_outcome, notes text default null, at timestamptz default now(), operator text default null
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -6446,6 +6478,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
+    caller constant care.caller := care.caller_of(alert.patient_id, resolve_alert.operator);
 begin
     if resolve_alert.outcome is null then
         raise exception using
@@ -6459,13 +6492,12 @@ begin
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
     if (alert.state, alert.outcome, alert.resolved_by)
-        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, (select auth.uid()))
+        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, caller.caregiver_id)
     then
         return alert;
     end if;
     perform care.refuse_resolved(alert);
-    alert := care.resolve(
-        alert, resolve_alert.outcome, resolve_alert.notes, (select auth.uid()), resolve_alert.at, care.actor_of_caller());
+    alert := care.resolve(alert, resolve_alert.outcome, resolve_alert.notes, resolve_alert.at, caller);
     if alert.outcome = 'ill' then
         perform care.flag_illness(alert);
     end if;
@@ -6600,8 +6632,7 @@ as $$
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
-        left join public.patient_caregivers as actor
-            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
+        left join public.patient_caregivers as actor on actor.id = change.caregiver_id
         where patients.id = change.patient_id
     ),
     written as (
@@ -6774,7 +6805,7 @@ as $$
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
-        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
+        and (reachable.caregiver).id is distinct from change.caregiver_id
         and exists (
             select from care.deliveries
             where deliveries.alert_id = change.alert_id
@@ -7488,7 +7519,7 @@ begin
     if not found then
         return false;
     end if;
-    perform care.resolve(alert, null, null, null, end_silence.at);
+    perform care.resolve(alert, null, null, end_silence.at);
     return true;
 end
 $$;
@@ -9099,16 +9130,16 @@ select
     alerts.last_raised_at,
     alerts.repeat_count,
     alerts.acknowledged_at,
-    care.caregiver_name(alerts.patient_id, alerts.acknowledged_by) as acknowledged_by,
+    care.caregiver_name(alerts.acknowledged_by) as acknowledged_by,
     alerts.snoozed_until,
     alerts.resolved_at,
-    care.caregiver_name(alerts.patient_id, alerts.resolved_by) as resolved_by,
+    care.caregiver_name(alerts.resolved_by) as resolved_by,
     alerts.outcome,
     alerts.notes,
     history.change_count,
     latest.change as last_change,
     latest.changed_at as last_changed_at,
-    care.caregiver_name(alerts.patient_id, latest.actor_id) as last_changed_by
+    care.caregiver_name(latest.caregiver_id) as last_changed_by
 from public.caregiver_alerts as alerts
 join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
@@ -9121,7 +9152,7 @@ left join lateral (
     limit 1
 ) as opening on true
 left join lateral (
-    select alert_changes.change, alert_changes.changed_at, alert_changes.actor_id
+    select alert_changes.change, alert_changes.changed_at, alert_changes.caregiver_id
     from public.alert_changes
     where alert_changes.alert_id = alerts.id
     order by alert_changes.changed_at desc, alert_changes.change desc
@@ -9143,7 +9174,7 @@ comment on column public.alert_history.repeat_count is 'How many further signs t
 comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
 comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
 comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it, or an operator.';
 revoke all on public.alert_history from anon, authenticated, service_role;
 grant select on public.alert_history to authenticated, service_role;
 
@@ -9874,7 +9905,7 @@ select care.publish(
 select care.publish(
     'care.acknowledge_alert', '{authenticated,service_role}',
     'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
-    '{at}');
+    '{at,operator}');
 
 select care.publish(
     'care.snooze_alert', '{authenticated}',
@@ -9884,7 +9915,7 @@ select care.publish(
 select care.publish(
     'care.resolve_alert', '{authenticated,service_role}',
     'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
-    '{at}');
+    '{at,operator}');
 
 select care.publish(
     'care.claim_receipts', '{service_role}',
@@ -10127,7 +10158,7 @@ create trigger delivery_doorbell
     execute function care.on_new_work('notify-caregiver');
 
 create trigger alert_changes_never_change
-    before update of alert_id, patient_id, change, level, cause, actor, snoozed_until, outcome, changed_at
+    before update of alert_id, patient_id, change, level, cause, actor, operator, snoozed_until, outcome, changed_at
     on public.alert_changes
     for each row
     execute function care.refuse_change();

@@ -127,7 +127,7 @@ comment on function care.patients_of_caller is
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
-create function care.caregiver_name(patient_id uuid, user_id uuid)
+create function care.caregiver_name(caregiver_id uuid)
 returns text
 language sql
 stable
@@ -136,10 +136,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.name
     from public.patient_caregivers
-    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
+    where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 

@@ -65,8 +65,7 @@ as $$
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
-        left join public.patient_caregivers as actor
-            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
+        left join public.patient_caregivers as actor on actor.id = change.caregiver_id
         where patients.id = change.patient_id
     ),
     written as (

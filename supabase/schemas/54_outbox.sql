@@ -129,7 +129,7 @@ as $$
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
-        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
+        and (reachable.caregiver).id is distinct from change.caregiver_id
         and exists (
             select from care.deliveries
             where deliveries.alert_id = change.alert_id

@@ -185,7 +185,7 @@ begin
     if not found then
         return false;
     end if;
-    perform care.resolve(alert, null, null, null, end_silence.at);
+    perform care.resolve(alert, null, null, end_silence.at);
     return true;
 end
 $$;

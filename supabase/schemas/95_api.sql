@@ -51,7 +51,7 @@ select care.publish(
 select care.publish(
     'care.acknowledge_alert', '{authenticated,service_role}',
     'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
-    '{at}');
+    '{at,operator}');
 
 select care.publish(
     'care.snooze_alert', '{authenticated}',
@@ -61,7 +61,7 @@ select care.publish(
 select care.publish(
     'care.resolve_alert', '{authenticated,service_role}',
     'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
-    '{at}');
+    '{at,operator}');
 
 select care.publish(
     'care.claim_receipts', '{service_role}',

@@ -77,7 +77,7 @@ create trigger delivery_doorbell
     execute function care.on_new_work('notify-caregiver');
 
 create trigger alert_changes_never_change
-    before update of alert_id, patient_id, change, level, cause, actor, snoozed_until, outcome, changed_at
+    before update of alert_id, patient_id, change, level, cause, actor, operator, snoozed_until, outcome, changed_at
     on public.alert_changes
     for each row
     execute function care.refuse_change();

@@ -441,7 +441,7 @@ CALLING = [
     "select * from fail_deletion(1, '{a}', 'x')",
     "select * from finish_reconciliation('vapi', 'infinity')",
     "select * from unreported_calls('vapi', array['call-' || 'zebra'])",
-    "select care.caregiver_name('{a}', '{primary}')",
+    "select care.caregiver_name('{primary}')",
     "select care.patients_of_caller('viewer')",
     "select care.export_patient('{a}')",
     "select voice.compare('[1,0,0]', '[0,1,0]')",
