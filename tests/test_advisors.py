@@ -8,12 +8,11 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from databases import Database
+from supabase_cli import PROGRAMS, supabase
 
 # Arguments that have no default and may be null all the same: what is null is unset.
 UNSET_BY_NULL = {
@@ -23,22 +22,6 @@ UNSET_BY_NULL = {
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TYPES = REPOSITORY / "supabase" / "database.types.ts"
-PROGRAMS = REPOSITORY / "tests" / "functions" / "node_modules" / ".bin"
-
-
-def supabase(database: Database, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the Supabase CLI against a database; without Docker, account or network."""
-    program = PROGRAMS / "supabase"
-    if not program.exists():
-        pytest.fail(f"{program} is missing: scripts/setup --test installs it")
-    login = conninfo_to_dict(database.admin_url)
-    url = f"postgresql://{login['user']}@localhost/{database.name}?host={quote(str(login['host']), safe='')}"
-    if "port" in login:
-        url += f"&port={login['port']}"
-    command = [str(program), *words, f"--remote={url}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def findings(database: Database, folder: Path) -> list[dict[str, Any]]:

@@ -301,7 +301,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(retrocare: Run) -> None:
     assert {rows[part]["state"] for part in ("Python", "decoder", "ge2e", "database")} == {"ok"}
     assert rows["ecapa"]["state"] == "absent"
     assert (rows["fetching"]["state"], "RETROCARE_FETCH_HOSTS" in rows["fetching"]["detail"]) == ("absent", True)
-    assert "migrations are applied" in rows["database"]["detail"]
+    assert "; release 1.0.0, and this is 1.0.0" in rows["database"]["detail"]
 
 
 def test_doctor_gives_up_on_a_silent_network_says_what_it_does_and_misses_nothing(retrocare: Run) -> None:

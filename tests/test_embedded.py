@@ -334,14 +334,15 @@ def test_bootstrap_is_not_repeated_on_what_it_made(empty_database: Database) -> 
     assert empty_database.owner.execute("select to_regclass('storage.objects')").fetchone() == (None,)
 
 
-def test_data_of_another_version_are_kept_under_another_name(data_folder: Path) -> None:
-    """The baseline was edited before its release: the commands start with an empty database, and nothing is lost."""
+@pytest.mark.parametrize("change", ["statements = '{edited}'", "name = 'foundations'"])
+def test_data_of_another_version_are_kept_under_another_name(data_folder: Path, change: str) -> None:
+    """The baseline was edited before its release, or 0.1 made them: the commands start empty, and nothing is lost."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     settings = Settings.model_construct(**{**defaults, "data_dir": data_folder})
     with connected(settings) as database:
         database.add_patient("Ana", "UTC", has_consent=True)
     with embedded(data_folder) as server, psycopg.connect(server.owner_url(), autocommit=True) as owner:
-        owner.execute("update supabase_migrations.schema_migrations set statements = '{edited}'")
+        owner.execute(f"update supabase_migrations.schema_migrations set {change}".encode())
     heard: list[str] = []
     with connected(settings, heard.append) as database:
         assert database.patient_list() == []

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from databases import Database
+from releases.catalog import catalog
 from retrocare_voice.errors import ConfigurationError, Unavailable
-from retrocare_voice.migrations import MigrationFailed, migrate
+from retrocare_voice.migrations import LOCKED_FIRST, MigrationFailed, migrate, migration_files
 
 FIRST = "20270101000000_retrocare_1_0_0"
 SECOND = "20270201000000_retrocare_1_1_0_second"
@@ -195,3 +196,49 @@ def test_a_baseline_that_changed_since_it_was_applied_is_refused(empty_database:
         "update supabase_migrations.schema_migrations set statements = '{create table, and another}'"
     )
     assert migrate(empty_database.owner_url, folder=tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("present", "raised", "told"),
+    [
+        (
+            "oldest_server constant integer := 16;",
+            "oldest_server constant integer := 99;",
+            r"PostgreSQL \d+\.\d+.* 99 or",
+        ),
+        (
+            "oldest_vector constant text := '0.8';",
+            "oldest_vector constant text := '0.100';",
+            r"pgvector 0\.8.* 0\.100 or",
+        ),
+    ],
+)
+def test_a_server_that_is_too_old_is_refused_before_anything_is_changed(
+    empty_database: Database, tmp_path: Path, present: str, raised: str, told: str, postgres_version: int
+) -> None:
+    """Older ones cannot be had here: the baseline asks for a newer one instead."""
+    baseline = migration_files()[0]
+    assert baseline.text.count(present) == 1
+    write(tmp_path, baseline.path.name, baseline.text.replace(present, raised))
+    before = catalog(empty_database.owner)
+    with pytest.raises(MigrationFailed, match=told) as failed:
+        migrate(empty_database.owner_url, folder=tmp_path)
+    assert "Nothing was changed." in failed.value.hint
+    assert catalog(empty_database.owner) == before
+
+
+def test_a_server_without_pgvector_is_refused(empty_database: Database, tmp_path: Path) -> None:
+    baseline = migration_files()[0]
+    unknown = baseline.text.replace("extname = 'vector'", "extname = 'other'").replace(
+        "name = 'vector'", "name = 'other'"
+    )
+    write(tmp_path, baseline.path.name, unknown)
+    with pytest.raises(MigrationFailed, match="is not installed on this server") as failed:
+        migrate(empty_database.owner_url, folder=tmp_path)
+    assert "pgvector 0.8" in failed.value.hint
+
+
+def test_what_is_locked_first_is_there(database: Database) -> None:
+    """A table that was renamed would be passed over, as in a database that has none yet."""
+    found = [database.owner.execute("select to_regclass(%s)::text", [table]).fetchone() for table in LOCKED_FIRST]
+    assert found == [(table.removeprefix("public."),) for table in LOCKED_FIRST]

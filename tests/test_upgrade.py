@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from databases import Database
+from commands import in_process
+from databases import Database, Server
 from faults.numbers import Numbers, read_number
 from faults.processes import until
 from household import household
 from next_release import NextRelease
 from records import ENCODER, Records
+from releases.catalog import catalog, differences
 from retrocare_voice.connection import connected
 from retrocare_voice.inference import Inference
-from retrocare_voice.migrations import migrate
+from retrocare_voice.migrations import MIGRATIONS, migrate
+from retrocare_voice.programs import find_programs
 from retrocare_voice.worker import Worker
 from running import RecordingHost, recording_host, settings_for
 
@@ -162,3 +169,64 @@ def test_a_running_service_and_its_data_survive_the_next_release(database: Datab
     with connected(settings_for(database)) as opened:
         assert opened.release()["version"] == "1.1.0"
         assert opened.check_list(["scored"], patient_id, 1)[0]["model"] == ENCODER
+
+
+def test_whoever_writes_during_an_upgrade_waits_and_is_not_refused(database: Database, tmp_path: Path) -> None:
+    """The patient is locked before the call: without more, call and migration would wait for each other."""
+    shutil.copytree(MIGRATIONS, tmp_path / "migrations")
+    (tmp_path / "migrations" / "20990101000000_retrocare_9_0_0.sql").write_text(
+        "alter table public.call_logs add column later integer; select pg_sleep(0.5);"
+        "update public.patients set name = name;"
+    )
+    records = Records(database)
+    records.register()
+    claim = records.open(records.call_log(records.patient()))
+    changing = (
+        "select exists (select from pg_locks where relation = 'public.call_logs'::regclass"
+        " and mode = 'AccessExclusiveLock' and granted)"
+    )
+    with ThreadPoolExecutor() as threads:
+        upgrade = threads.submit(migrate, database.owner_url, folder=tmp_path / "migrations")
+        until(lambda: records.one(changing), seconds=20)
+        assert records.complete(claim)["state"] == "enrolled"
+        assert len(upgrade.result()) == 1
+
+
+ERASED = "select distinct patient_id::text, scope::text from care.tombstones order by 1, 2"
+
+
+def test_a_restored_backup_is_usable_and_forgets_again_whom_it_must(
+    database: Database, server: Server, tmp_path: Path
+) -> None:
+    """pg_dump, an erasure, a restore into a new database, the tombstones replayed."""
+    records = Records(database)
+    records.register()
+    made = household(records)
+    erased, kept = made.patient_id, records.patient()
+    records.enrol(kept, *[(1.0, 0.0, 0.0)] * 3)
+    programs = find_programs(18, tmp_path / "data").folder
+    backup = tmp_path / "backup.sql"
+    dump = [str(programs / "pg_dump"), f"--dbname={database.admin_url}", f"--file={backup}"]
+    subprocess.run(dump, check=True, timeout=60)
+    run = in_process(DATABASE_URL=database.service_url)
+    assert run("patient", "erase", str(erased), "--reason", "asked for", "--yes").returncode == 0
+    tombstones = tmp_path / "tombstones"
+    tombstones.write_text(run("tombstones").stdout)
+    wanted = rows_of(records)
+    with server.clone("template0") as other:
+        restored = Records(other)
+        psql = [str(programs / "psql"), f"--dbname={other.admin_url}", "--quiet", "--set=ON_ERROR_STOP=1"]
+        subprocess.run([*psql, f"--file={backup}"], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        assert migrate(other.owner_url) == []
+        assert restored.one("select count(*) from voice.embeddings where patient_id = %s", erased) > 0
+        run = in_process(DATABASE_URL=other.service_url)
+        assert run("tombstones", "--replay", str(tombstones), "--yes").returncode == 0
+        assert restored.one("select count(*) from voice.embeddings where patient_id = %s", erased) == 0
+        assert restored.one("select count(*) from voice.baselines where patient_id = %s", erased) == 0
+        assert restored.rows(ERASED) == records.rows(ERASED)
+        assert [row for row in wanted["voice.embeddings"] if row["patient_id"] == str(kept)] == [
+            row for row in rows_of(restored)["voice.embeddings"] if row["patient_id"] == str(kept)
+        ]
+        left = differences(catalog(other.owner), catalog(database.owner))
+        assert [line for line in left if ": row " not in line] == []
+        assert restored.judge(kept)["state"] == "scored"

@@ -24,7 +24,7 @@ LOCK = 7_243_202_611  # an arbitrary number: whoever migrates holds this advisor
 LOCK_SECONDS = 4
 LOCK_ATTEMPTS = 30
 # What everybody who writes locks first, in this order: who comes then waits here, and meets no migration half-way.
-LOCKED_FIRST = ("voice.encoders", "public.patients")
+LOCKED_FIRST = ("care.models", "public.patients")
 
 HISTORY = """
 create schema if not exists supabase_migrations;

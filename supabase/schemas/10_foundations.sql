@@ -30,6 +30,36 @@
 -- Locks are taken in one order: the encoders, then the patient, then whatever is the patient's. Whoever would need a second patient, or
 -- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
 
+-- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).
+do $$
+declare
+    oldest_server constant integer := 16;
+    oldest_vector constant text := '0.8';
+    vector_version text := coalesce(
+        (select extension.extversion from pg_catalog.pg_extension as extension where extension.extname = 'vector'),
+        (select available.default_version from pg_catalog.pg_available_extensions as available where available.name = 'vector')
+    );
+begin
+    if current_setting('server_version_num')::integer < oldest_server * 10000 then
+        raise exception using
+            errcode = 'RV100',
+            message = format('PostgreSQL %s is too old: RetroCare Voice needs %s or newer',
+                current_setting('server_version'), oldest_server),
+            hint = 'Upgrade the server first. Nothing was changed.';
+    elsif vector_version is null then
+        raise exception using
+            errcode = 'RV100',
+            message = 'The extension vector (pgvector) is not installed on this server',
+            hint = format('Install pgvector %s or newer. Nothing was changed.', oldest_vector);
+    elsif string_to_array(vector_version, '.')::integer[] < string_to_array(oldest_vector, '.')::integer[] then
+        raise exception using
+            errcode = 'RV100',
+            message = format('pgvector %s is too old: RetroCare Voice needs %s or newer', vector_version, oldest_vector),
+            hint = 'Install a newer one, then: alter extension vector update; Nothing was changed.';
+    end if;
+end
+$$;
+
 -- pgvector must live in `extensions`: every function below names its operators there.
 do $$
 declare
