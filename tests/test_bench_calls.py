@@ -70,7 +70,7 @@ def test_the_pattern_scores_as_we_do(database: Database, snr_db: float | None, h
     records.register()
     ours = records.row(
         "select * from voice.judge(%s::extensions.vector, %s::extensions.vector, %s::float8, %s::float8, "
-        "voice.policy('test-v1'))",
+        "voice.policy('test-v1'), care.thresholds_for('test-v1'))",
         text((1, 0, 0)), text((0.6, 0.8, 0)), snr_db, hour,
     )  # fmt: skip
     assert adjusted(1 - 0.6, snr_db, hour) == pytest.approx(ours["score"], abs=1e-6)

@@ -283,7 +283,8 @@ revoke execute on function care.retry_wait from public;
 
 -- 11_adoption.sql
 
--- Adoption: a project that has tables of these names already keeps them, with their rows.
+-- Adoption: a RetroCare project that exists already keeps its tables and its rows, and what they lack is added. So each table is first
+-- made with its id alone, where it is missing, and given its columns in the file of its idea.
 
 -- Preflight: refuse, before anything is changed, what cannot work.
 do $$
@@ -4150,6 +4151,10 @@ grant execute on function voice.compare to retrocare_service;
 -- 39_baselines.sql
 
 -- Baselines: how the patient sounds when well.
+--
+-- A baseline is l2_normalize(avg) of the unit vectors of its samples, per patient and encoder. A version never changes: each change
+-- makes a new one and supersedes the last. Only samples of healthy days count, and a flag that arrives late withdraws those that it
+-- covers.
 
 create table voice.baselines (
     id bigint generated always as identity constraint baselines_pkey primary key,
@@ -5076,6 +5081,9 @@ grant execute on function voice.complete_check to retrocare_service;
 -- 44_search.sql
 
 -- Search across patients: who sounds like this? Has this voice been enrolled twice? Is it a member of the household?
+--
+-- Only current baselines are searched, one approximate index (HNSW) per encoder. It holds half-precision numbers: half the size, at
+-- the same recall; the nearest are then measured again in full precision. docs/search.md has what was measured.
 
 create type public.voice_match as (
     patient_id uuid,
@@ -5236,8 +5244,8 @@ revoke execute on function voice.match_voices from public;
 
 -- 45_rebuilding.sql
 
--- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's, so that it can become active at
--- once.
+-- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is made of the same calls, as far as
+-- they can be embedded, and is brought to them again whenever those change. So the encoder can become active at once.
 
 create type voice.rebuild_stage as enum (
     'waiting',      -- calls of it are still to be embedded     -> outdated, rebuilt, unrecoverable
@@ -5370,7 +5378,8 @@ grant execute on function voice.rebuild_baselines to retrocare_service;
 
 -- 46_backfill.sql
 
--- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported.
+-- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in care.checks
+-- like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
 
 create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
 returns integer
@@ -5537,7 +5546,8 @@ grant execute on function voice.unrecoverable_baselines to retrocare_service;
 
 -- 47_encoder_change.sql
 
--- Change of encoder: the one step in which another encoder becomes the active one.
+-- Change of encoder: the one step in which another encoder becomes the active one. From then on that one judges: what waits for the
+-- earlier one is handed over, what the earlier one holds it may finish.
 
 create function voice.hold_calls(hold_seconds double precision)
 returns void
@@ -5853,7 +5863,9 @@ grant execute on function voice.covered_samples to retrocare_service;
 
 -- 50_alerts.sql
 
--- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it.
+-- Alerts: one episode of a patient is one alert, from its first sign, of whatever signal, until somebody resolves it. A worse sign raises
+-- its level, a repeat only counts up: nobody is woken twice for the same thing. Every change is a row, and those that must be told
+-- become deliveries.
 
 create type public.alert_state as enum (
     'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
@@ -6311,7 +6323,8 @@ revoke execute on function care.advance_alert from public;
 
 -- 52_alert_actions.sql
 
--- Alert actions: what a caregiver, or an operator for the care team, does about an alert.
+-- Alert actions: what a caregiver, or an operator for the care team, does about an alert, and how an episode ends. Viewers only look; to
+-- everybody else the alert does not exist.
 
 create function care.alert_to_act_on(alert_id uuid)
 returns public.caregiver_alerts
@@ -6595,8 +6608,10 @@ grant execute on function care.alert_list to retrocare_service;
 
 -- 53_messages.sql
 
--- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no
--- score, no diagnosis.
+-- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no score, no
+-- diagnosis.
+--
+-- {patient} as the caregiver knows the patient, {who} the caregiver who acted, {when} when the call was, {link} where to answer.
 
 create table care.alert_openings (
     language text not null,
@@ -6704,7 +6719,8 @@ revoke execute on function care.alert_message from public;
 
 -- 54_outbox.sql
 
--- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them.
+-- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them. Written in the
+-- transaction of the change; sent by functions/notify-caregiver.
 
 create table care.delivery_channels (
     id text constraint delivery_channels_pkey primary key,
@@ -6916,7 +6932,9 @@ grant select on public.alert_deliveries to service_role;
 
 -- 55_deliveries.sql
 
--- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived.
+-- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived. As for checks: claimed with a lease,
+-- the attempt counted at the claim, an end exactly once. A provider that has accepted a message may never bring it to the telephone:
+-- it is asked some minutes later, three times in all, and what was not delivered is the operator's.
 
 create function care.deliveries_to_cancel(at timestamptz, maximum_rows integer)
 returns setof text
@@ -7362,7 +7380,8 @@ grant execute on function care.requeue_deliveries to retrocare_service;
 
 -- 56_silence.sql
 
--- Silence is a signal: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard.
+-- Silence is a sign too: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises the
+-- same alert as a score, as a warning; when the patient is heard again, that alert closes by itself.
 
 create function care.silences(at timestamptz)
 returns table (
@@ -7831,8 +7850,8 @@ grant execute on function care.caregiver_list to retrocare_service;
 
 -- 60_erasure.sql
 
--- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere is listed,
--- and deleted until that is proven.
+-- Erasure: a signal, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
+-- provider) is listed, and deleted by functions/delete-recordings until that is proven.
 
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
@@ -8910,7 +8929,9 @@ revoke execute on function voice.delete_old_baseline from public;
 
 -- 70_caregiver_views.sql
 
--- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights.
+-- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights: a view over a
+-- private schema shows the columns that are granted there, never a vector. The order is the reader's (`order by called_at desc limit
+-- 100`), and the indexes serve it.
 
 create type public.patient_state as enum (
     'as_usual',             -- nothing of the below
@@ -9257,8 +9278,13 @@ select care.publish_live_updates();
 
 -- 90_wake_up.sql
 
--- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row
--- already, and is found by polling.
+-- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row already, and
+-- is found by polling. So whatever goes wrong here is a warning, never an error.
+--
+--     select vault.create_secret('https://voice.example.org', 'python_service_url');
+--     select vault.create_secret('the service''s key', 'retrocare_api_key');
+--     select vault.create_secret('https://<project>.supabase.co/functions/v1', 'retrocare_functions_url');
+--     select vault.create_secret('the functions'' key', 'retrocare_functions_key');
 
 create function care.wake_up(bell text, body jsonb)
 returns void
@@ -9323,8 +9349,9 @@ revoke execute on function care.on_new_work from public;
 
 -- 91_jobs.sql
 
--- Jobs: what is due because time has passed. A job lists what is due and does it one by one, each job in a transaction of its
--- own.
+-- Jobs: what is due because time has passed. A job lists what is due and does it one by one. Each job is a transaction of its own, and
+-- what presses comes before what tidies up; a row that fails is put back and becomes the operator's, and keeps neither the others nor
+-- another job from being done. Safe to run by anybody at any moment: pg_cron where it exists, `retrocare start`, an operator.
 
 create table care.jobs (
     id text constraint jobs_pkey primary key,

@@ -1,4 +1,5 @@
--- Adoption: a project that has tables of these names already keeps them, with their rows.
+-- Adoption: a RetroCare project that exists already keeps its tables and its rows, and what they lack is added. So each table is first
+-- made with its id alone, where it is missing, and given its columns in the file of its idea.
 
 -- Preflight: refuse, before anything is changed, what cannot work.
 do $$

@@ -1,4 +1,8 @@
 -- Baselines: how the patient sounds when well.
+--
+-- A baseline is l2_normalize(avg) of the unit vectors of its samples, per patient and encoder. A version never changes: each change
+-- makes a new one and supersedes the last. Only samples of healthy days count, and a flag that arrives late withdraws those that it
+-- covers.
 
 create table voice.baselines (
     id bigint generated always as identity constraint baselines_pkey primary key,

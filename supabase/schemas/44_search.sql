@@ -1,4 +1,7 @@
 -- Search across patients: who sounds like this? Has this voice been enrolled twice? Is it a member of the household?
+--
+-- Only current baselines are searched, one approximate index (HNSW) per encoder. It holds half-precision numbers: half the size, at
+-- the same recall; the nearest are then measured again in full precision. docs/search.md has what was measured.
 
 create type public.voice_match as (
     patient_id uuid,

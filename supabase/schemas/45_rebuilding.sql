@@ -1,5 +1,5 @@
--- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's, so that it can become active at
--- once.
+-- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is made of the same calls, as far as
+-- they can be embedded, and is brought to them again whenever those change. So the encoder can become active at once.
 
 create type voice.rebuild_stage as enum (
     'waiting',      -- calls of it are still to be embedded     -> outdated, rebuilt, unrecoverable

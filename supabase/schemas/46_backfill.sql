@@ -1,4 +1,5 @@
--- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported.
+-- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in care.checks
+-- like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
 
 create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
 returns integer

@@ -1,4 +1,5 @@
--- Change of encoder: the one step in which another encoder becomes the active one.
+-- Change of encoder: the one step in which another encoder becomes the active one. From then on that one judges: what waits for the
+-- earlier one is handed over, what the earlier one holds it may finish.
 
 create function voice.hold_calls(hold_seconds double precision)
 returns void

@@ -1,4 +1,6 @@
--- Alerts: one episode of a patient is one alert, from its first sign until somebody resolves it.
+-- Alerts: one episode of a patient is one alert, from its first sign, of whatever signal, until somebody resolves it. A worse sign raises
+-- its level, a repeat only counts up: nobody is woken twice for the same thing. Every change is a row, and those that must be told
+-- become deliveries.
 
 create type public.alert_state as enum (
     'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved

@@ -1,4 +1,5 @@
--- Alert actions: what a caregiver, or an operator for the care team, does about an alert.
+-- Alert actions: what a caregiver, or an operator for the care team, does about an alert, and how an episode ends. Viewers only look; to
+-- everybody else the alert does not exist.
 
 create function care.alert_to_act_on(alert_id uuid)
 returns public.caregiver_alerts

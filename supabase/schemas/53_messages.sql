@@ -1,5 +1,7 @@
--- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no
--- score, no diagnosis.
+-- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no score, no
+-- diagnosis.
+--
+-- {patient} as the caregiver knows the patient, {who} the caregiver who acted, {when} when the call was, {link} where to answer.
 
 create table care.alert_openings (
     language text not null,

@@ -1,4 +1,5 @@
--- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them.
+-- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them. Written in the
+-- transaction of the change; sent by functions/notify-caregiver.
 
 create table care.delivery_channels (
     id text constraint delivery_channels_pkey primary key,

@@ -1,4 +1,6 @@
--- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived.
+-- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived. As for checks: claimed with a lease,
+-- the attempt counted at the claim, an end exactly once. A provider that has accepted a message may never bring it to the telephone:
+-- it is asked some minutes later, three times in all, and what was not delivered is the operator's.
 
 create function care.deliveries_to_cancel(at timestamptz, maximum_rows integer)
 returns setof text

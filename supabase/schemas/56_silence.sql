@@ -1,4 +1,5 @@
--- Silence is a signal: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard.
+-- Silence is a sign too: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises the
+-- same alert as a score, as a warning; when the patient is heard again, that alert closes by itself.
 
 create function care.silences(at timestamptz)
 returns table (

@@ -1,5 +1,5 @@
--- Erasure: a voice, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere is listed,
--- and deleted until that is proven.
+-- Erasure: a signal, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
+-- provider) is listed, and deleted by functions/delete-recordings until that is proven.
 
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),

@@ -1,4 +1,6 @@
--- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights.
+-- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights: a view over a
+-- private schema shows the columns that are granted there, never a vector. The order is the reader's (`order by called_at desc limit
+-- 100`), and the indexes serve it.
 
 create type public.patient_state as enum (
     'as_usual',             -- nothing of the below

@@ -1,5 +1,10 @@
--- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row
--- already, and is found by polling.
+-- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row already, and
+-- is found by polling. So whatever goes wrong here is a warning, never an error.
+--
+--     select vault.create_secret('https://voice.example.org', 'python_service_url');
+--     select vault.create_secret('the service''s key', 'retrocare_api_key');
+--     select vault.create_secret('https://<project>.supabase.co/functions/v1', 'retrocare_functions_url');
+--     select vault.create_secret('the functions'' key', 'retrocare_functions_key');
 
 create function care.wake_up(bell text, body jsonb)
 returns void

@@ -1,5 +1,6 @@
--- Jobs: what is due because time has passed. A job lists what is due and does it one by one, each job in a transaction of its
--- own.
+-- Jobs: what is due because time has passed. A job lists what is due and does it one by one. Each job is a transaction of its own, and
+-- what presses comes before what tidies up; a row that fails is put back and becomes the operator's, and keeps neither the others nor
+-- another job from being done. Safe to run by anybody at any moment: pg_cron where it exists, `retrocare start`, an operator.
 
 create table care.jobs (
     id text constraint jobs_pkey primary key,

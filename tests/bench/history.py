@@ -33,7 +33,7 @@ from databases import Connection
 ENCODER, DIMENSION = "ecapa-voxceleb-v1", 192
 TABLES = (
     "public.patients", "public.call_logs", "voice.embeddings", "voice.baselines", "voice.baseline_samples",
-    "public.voice_anomaly_logs", "care.checks",
+    "public.judgements", "public.voice_anomaly_logs", "care.checks",
 )  # fmt: skip
 BATCH = 20_000
 SAMPLES = 5  # the first calls of each patient
@@ -41,6 +41,7 @@ QUALITY = {
     "windows": 6, "outlier_windows": 0, "agreement": 0.9312456789, "clipped_share": 0.0, "channel": "customer",
     "channel_margin_db": None,
 }  # fmt: skip
+DETAIL = {"snr_db": 24.0, "added_to_baseline": False}
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,14 @@ def load_calls(connection: Connection, patients: int, calls: int) -> tuple[Vecto
     mixture = Mixture(DIMENSION)
     everybody = Patients(uuids(mixture.random, patients), mixture.voices(patients), calls, time.time())
     begun = time.monotonic()
-    [policy_id] = connection.execute("select voice.scoring_policy_id(policies) from voice.policies").fetchone() or [0]
+    [policy_id] = connection.execute(
+        "select care.scoring_policy_id(voice.policy_values(encoder)) from voice.policies"
+    ).fetchone() or [0]
     tables: dict[str, Callable[[Batch], Mapping[str, Field]]] = {
         "public.call_logs": _call_logs,
         "voice.embeddings": _embeddings,
-        "public.voice_anomaly_logs": lambda batch: _logs(batch, policy_id),
+        "public.judgements": lambda batch: _judgements(batch, policy_id),
+        "public.voice_anomaly_logs": _logs,
         "care.checks": _checks,
     }
     with without_rules(connection, *TABLES):
@@ -195,7 +199,24 @@ def _embeddings(batch: Batch) -> Mapping[str, Field]:
     }
 
 
-def _logs(batch: Batch, policy_id: int) -> Mapping[str, Field]:
+def _judgements(batch: Batch, policy_id: int) -> Mapping[str, Field]:
+    rows, (call_id, log_id, _) = batch.rows, batch.keys
+    return {
+        "id": log_id,
+        "signal": the_same("voice", rows),
+        "model": the_same(ENCODER, rows),
+        "patient_id": batch.patient_id,
+        "call_log_id": call_id,
+        "occurred_at": times(batch.called_at),
+        "score": batch.score,
+        "severity": the_same("low", rows),
+        "rule": the_same("fixed", rows),
+        "policy_id": numbers(np.full(rows, policy_id), ">i4"),
+        "created_at": times(batch.called_at + 360),
+    }
+
+
+def _logs(batch: Batch) -> Mapping[str, Field]:
     rows, (call_id, log_id, _) = batch.rows, batch.keys
     return {
         "id": log_id,
@@ -216,26 +237,25 @@ def _logs(batch: Batch, policy_id: int) -> Mapping[str, Field]:
         "is_provisional": the_same(b"\0", rows),
         "added_to_baseline": the_same(b"\0", rows),
         "local_hour": numbers(np.full(rows, 13.5), ">f8"),
-        "policy_id": numbers(np.full(rows, policy_id), ">i4"),
         "created_at": times(batch.called_at + 360),
     }
 
 
 def _checks(batch: Batch) -> Mapping[str, Field]:
-    rows, (call_id, log_id, lease) = batch.rows, batch.keys
+    rows, (call_id, _, lease) = batch.rows, batch.keys
     return {
         "call_log_id": call_id,
         "patient_id": batch.patient_id,
-        "encoder": the_same(ENCODER, rows),
+        "signal": the_same("voice", rows),
+        "model": the_same(ENCODER, rows),
         "state": the_same("scored", rows),
         "attempts": numbers(np.ones(rows), ">i4"),
         "run_at": times(batch.called_at + 310),
         "worker": the_same("voice-7f9c6d-4211", rows),
         "lease_token": lease,
         "leased_until": times(batch.called_at + 400),
-        "log_id": log_id,
-        "snr_db": numbers(np.full(rows, 24.0), ">f8"),
         "quality": documents(QUALITY, rows),
+        "detail": documents(DETAIL, rows),
         "created_at": times(batch.called_at + 310),
         "finished_at": times(batch.called_at + 360),
     }

@@ -124,21 +124,29 @@ def _load(database: Database, first: int, last: int) -> None:
                    case when is_scored then 'scored' else 'skipped' end::public.check_state,
                    case when not is_scored then 'voicemail' end::public.check_reason, case when is_scored then score end
                from made""",
+            """insert into public.judgements (
+                   id, signal, model, patient_id, call_log_id, occurred_at, score, severity, rule, policy_id
+               )
+               select log_id, 'voice', 'test-v1', patient_id, call_log_id, at, score, 'low', 'fixed',
+                   (select care.scoring_policy_id(voice.policy_values('test-v1')))
+               from made where is_scored""",
             """insert into public.voice_anomaly_logs (
                    id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score,
                    adjusted_from, snr, severity, noise_adjusted, encoder, baseline_id, baseline_version, is_provisional,
-                   added_to_baseline, policy_id
+                   added_to_baseline
                )
                select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', false, 'test-v1',
-                   baseline_id, 1, false, false, (select voice.scoring_policy_id(policies) from voice.policies)
+                   baseline_id, 1, false, false
                from made where is_scored""",
-            """insert into care.checks (call_log_id, patient_id, encoder, state, snr_db, quality, finished_at)
-               select call_log_id, patient_id, 'test-v1', 'scored', 30, '{"agreement": 0.9}', at
+            """insert into care.checks (call_log_id, patient_id, signal, model, state, detail, quality, finished_at)
+               select call_log_id, patient_id, 'voice', 'test-v1', 'scored', '{"snr_db": 30}', '{"agreement": 0.9}', at
                from made where is_scored""",
             """insert into public.caregiver_alerts (
-                   id, patient_id, level, state, causes, anomaly_score, log_id, opened_at, resolved_at
+                   id, patient_id, level, state, cause, causes, anomaly_score, call_log_id, judgement_id, opened_at,
+                   resolved_at
                )
-               select alert_id, patient_id, 'warning', 'resolved', '{voice_changed}', score, log_id, at, at
+               select alert_id, patient_id, 'warning', 'resolved', 'voice_changed', '{voice_changed}', score,
+                   call_log_id, log_id, at, at
                from made where is_scored and day %% 100 = 7""",
             """insert into public.alert_changes (alert_id, patient_id, change, level, cause, changed_at)
                select alert_id, patient_id, change, 'warning', 'voice_changed', at

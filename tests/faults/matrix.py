@@ -277,7 +277,8 @@ def verified(database: Database, ids: list[UUID]) -> Outcomes:
         """select p.name, c.recording_ref, k.state, k.reason, l.anomaly_score
            from care.checks as k join public.call_logs as c on c.id = k.call_log_id
            join public.patients as p on p.id = k.patient_id
-           left join public.voice_anomaly_logs as l on l.id = k.log_id where c.id = any(%s)""",
+           left join public.voice_anomaly_logs as l on l.call_log_id = k.call_log_id and l.encoder = k.model
+           where c.id = any(%s)""",
         ids,
     )
     return Counter(

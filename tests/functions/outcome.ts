@@ -78,11 +78,11 @@ export async function outcome(day: Day): Promise<Outcome> {
   const [unsaid] = await sql`
     select count(*)::int as count
     from public.alert_changes
-    join public.voice_anomaly_logs on voice_anomaly_logs.id = alert_changes.log_id
+    join public.voice_anomaly_logs on voice_anomaly_logs.id = alert_changes.judgement_id
     where voice_anomaly_logs.alert_sent <> exists (
       select from care.deliveries
       join public.alert_changes as told on told.id = deliveries.change_id
-      where deliveries.state = 'accepted' and told.log_id = alert_changes.log_id
+      where deliveries.state = 'accepted' and told.judgement_id = alert_changes.judgement_id
     )`;
   if (unsaid!.count > 0) problems.push(`alert_sent is wrong in ${unsaid!.count} logs`);
   const troubles = await sql`select kind, code from care.operator_issues()`;

@@ -90,7 +90,7 @@ export class Day implements AsyncDisposable {
   /** Patients with three caregivers each; and thresholds at which synthetic voices differ as people's do. */
   async #arrange(): Promise<void> {
     const { sql } = this.project;
-    await sql`update voice.policies set medium_above = 0.15, high_above = 0.2, critical_above = 0.9`;
+    await sql`update care.thresholds set medium_above = 0.15, high_above = 0.2, critical_above = 0.9`;
     for (let n = 0; n < this.size.patients; n++) {
       const [patient] = await sql`
         insert into public.patients (name, timezone, phone, voice_consent_at)
