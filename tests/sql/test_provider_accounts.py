@@ -11,7 +11,7 @@ import pytest
 
 from records import NOON, Records
 
-REPORT = {"ended_reason": "customer-ended-call", "started_at": NOON, "at": NOON}
+REPORT: dict[str, Any] = {"ended_reason": "customer-ended-call", "started_at": NOON, "at": NOON}
 
 
 @pytest.fixture
@@ -59,10 +59,15 @@ def test_two_accounts_may_give_two_calls_the_same_id(records: Records, second: s
 
 def test_an_integrator_writes_the_calls_of_each_account_apart(records: Records, second: str) -> None:
     one, other = records.patient(), records.patient()
-    call = {"provider": "vapi", "provider_call_id": "call-1"}
+    call: dict[str, Any] = {"provider": "vapi", "provider_call_id": "call-1"}
+    of_account: list[tuple[UUID, dict[str, Any]]] = [
+        (one, {}),
+        (other, {"account": second}),
+        (one, {"account": "vapi"}),
+    ]
     written = [
         records.rpc("upsert_call", patient_id=patient_id, **call, **account)[0]["upsert_call"]
-        for patient_id, account in ((one, {}), (other, {"account": second}), (one, {"account": "vapi"}))
+        for patient_id, account in of_account
     ]
     assert written[0] == written[2] != written[1]
     assert refusal(records, "upsert_call", patient_id=other, **call) == "RV006"
@@ -96,7 +101,7 @@ def test_a_call_is_of_an_account_with_its_provider(records: Records, second: str
 def test_of_several_accounts_none_of_which_is_the_providers_own_one_must_be_named(records: Records) -> None:
     patient_id = records.patient()
     records.do("insert into care.providers (id) values ('acme')")
-    call = {"patient_id": patient_id, "provider": "acme", "provider_call_id": "call-1"}
+    call: dict[str, Any] = {"patient_id": patient_id, "provider": "acme", "provider_call_id": "call-1"}
     assert refusal(records, "receive_call_report", **call, **REPORT) == "PT400"
     records.do("insert into care.provider_accounts (id, provider) values ('acme-north', 'acme')")
     assert records.rpc("receive_call_report", **call, **REPORT)[0]["is_new"]
@@ -109,15 +114,15 @@ def test_of_several_accounts_none_of_which_is_the_providers_own_one_must_be_name
 
 def test_each_account_is_reconciled_by_itself(records: Records, second: str) -> None:
     report(records, None, patient_id=records.patient())
-    listed = {"provider": "vapi", "provider_call_ids": ["call-1", "call-2"]}
+    listed: dict[str, Any] = {"provider": "vapi", "provider_call_ids": ["call-1", "call-2"]}
 
-    def unreported(**account: str) -> set[str]:
+    def unreported(**account: Any) -> set[str]:
         return {row["unreported_calls"] for row in records.rpc("unreported_calls", **listed, **account)}
 
     assert (unreported(), unreported(account=second)) == ({"call-2"}, {"call-1", "call-2"})
     records.rpc("finish_reconciliation", provider="vapi", until=NOON, account=second)
 
-    def since(**account: str) -> Any:
+    def since(**account: Any) -> Any:
         return records.rpc("reconcile_since", provider="vapi", at=NOON, **account)[0]["reconcile_since"]
 
     assert (since(), since(account=second)) == (NOON - timedelta(days=14), NOON - timedelta(hours=1))
