@@ -34,12 +34,14 @@ export type Database = {
           "actor_id": string | null;
           "alert_id": string;
           "call_log_id": string | null;
+          "caregiver_id": string | null;
           "cause": string;
           "change": Database["public"]["Enums"]["alert_change"];
           "changed_at": string;
           "id": string;
           "judgement_id": string | null;
           "level": Database["public"]["Enums"]["alert_level"];
+          "operator": string | null;
           "outcome": Database["public"]["Enums"]["alert_outcome"] | null;
           "patient_id": string;
           "snoozed_until": string | null;
@@ -50,12 +52,14 @@ export type Database = {
           "actor_id"?: string | null;
           "alert_id": string;
           "call_log_id"?: string | null;
+          "caregiver_id"?: string | null;
           "cause": string;
           "change": Database["public"]["Enums"]["alert_change"];
           "changed_at": string;
           "id"?: string;
           "judgement_id"?: string | null;
           "level": Database["public"]["Enums"]["alert_level"];
+          "operator"?: string | null;
           "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
           "patient_id": string;
           "snoozed_until"?: string | null;
@@ -65,12 +69,14 @@ export type Database = {
           "actor_id"?: string | null;
           "alert_id"?: string;
           "call_log_id"?: string | null;
+          "caregiver_id"?: string | null;
           "cause"?: string;
           "change"?: Database["public"]["Enums"]["alert_change"];
           "changed_at"?: string;
           "id"?: string;
           "judgement_id"?: string | null;
           "level"?: Database["public"]["Enums"]["alert_level"];
+          "operator"?: string | null;
           "outcome"?: Database["public"]["Enums"]["alert_outcome"] | null;
           "patient_id"?: string;
           "snoozed_until"?: string | null;
@@ -139,6 +145,13 @@ export type Database = {
             referencedRelation: "judgements";
             referencedColumns: ["id"];
           },
+          {
+            foreignKeyName: "whoever_changed_it_was_a_caregiver";
+            columns: ["caregiver_id"];
+            isOneToOne: false;
+            referencedRelation: "patient_caregivers";
+            referencedColumns: ["id"];
+          },
         ];
       };
       "call_logs": {
@@ -150,8 +163,11 @@ export type Database = {
           "ended_reason": string | null;
           "enrolment_id": string | null;
           "id": string;
+          "is_heard": boolean;
+          "is_unheard": boolean;
           "patient_id": string;
           "provider": string | null;
+          "provider_account": string | null;
           "provider_call_id": string | null;
           "recording_channel": Database["public"]["Enums"]["recording_channel"] | null;
           "recording_ref": string | null;
@@ -170,8 +186,11 @@ export type Database = {
           "ended_reason"?: string | null;
           "enrolment_id"?: string | null;
           "id"?: string;
+          "is_heard"?: never;
+          "is_unheard"?: never;
           "patient_id": string;
           "provider"?: string | null;
+          "provider_account"?: string | null;
           "provider_call_id"?: string | null;
           "recording_channel"?: Database["public"]["Enums"]["recording_channel"] | null;
           "recording_ref"?: string | null;
@@ -189,8 +208,11 @@ export type Database = {
           "ended_reason"?: string | null;
           "enrolment_id"?: string | null;
           "id"?: string;
+          "is_heard"?: never;
+          "is_unheard"?: never;
           "patient_id"?: string;
           "provider"?: string | null;
+          "provider_account"?: string | null;
           "provider_call_id"?: string | null;
           "recording_channel"?: Database["public"]["Enums"]["recording_channel"] | null;
           "recording_ref"?: string | null;
@@ -329,6 +351,20 @@ export type Database = {
             columns: ["judgement_id"];
             isOneToOne: false;
             referencedRelation: "judgements";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "whoever_acknowledged_was_a_caregiver";
+            columns: ["acknowledged_by"];
+            isOneToOne: false;
+            referencedRelation: "patient_caregivers";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "whoever_resolved_was_a_caregiver";
+            columns: ["resolved_by"];
+            isOneToOne: false;
+            referencedRelation: "patient_caregivers";
             referencedColumns: ["id"];
           },
         ];
@@ -559,6 +595,25 @@ export type Database = {
           },
         ];
       };
+      "organisations": {
+        Row: {
+          "created_at": string;
+          "id": string;
+          "name": string;
+        };
+        ComputedFields: never;
+        Insert: {
+          "created_at"?: string;
+          "id"?: string;
+          "name"?: string;
+        };
+        Update: {
+          "created_at"?: string;
+          "id"?: string;
+          "name"?: string;
+        };
+        Relationships: [];
+      };
       "patient_caregivers": {
         Row: {
           "created_at": string;
@@ -632,6 +687,7 @@ export type Database = {
           "flags": (string)[];
           "id": string;
           "name": string | null;
+          "organisation_id": string;
           "phone": string | null;
           "silent_after_days": number | null;
           "timezone": string;
@@ -643,6 +699,7 @@ export type Database = {
           "flags"?: (string)[];
           "id"?: string;
           "name"?: string | null;
+          "organisation_id"?: string;
           "phone"?: string | null;
           "silent_after_days"?: number | null;
           "timezone"?: string;
@@ -653,12 +710,21 @@ export type Database = {
           "flags"?: (string)[];
           "id"?: string;
           "name"?: string | null;
+          "organisation_id"?: string;
           "phone"?: string | null;
           "silent_after_days"?: number | null;
           "timezone"?: string;
           "voice_consent_at"?: string | null;
         };
-        Relationships: [];
+        Relationships: [
+          {
+            foreignKeyName: "a_patient_is_an_organisations";
+            columns: ["organisation_id"];
+            isOneToOne: false;
+            referencedRelation: "organisations";
+            referencedColumns: ["id"];
+          },
+        ];
       };
       "scoring_policies": {
         Row: {
@@ -1464,7 +1530,10 @@ export type Database = {
         Args: { "at"?: string; "delivery_id": number; "is_delivered": boolean; "message"?: string | null };
         Returns: Database["public"]["Enums"]["delivery_state"];
       };
-      "finish_reconciliation": { Args: { "provider": string; "until": string }; Returns: undefined };
+      "finish_reconciliation": {
+        Args: { "account"?: string | null; "provider": string; "until": string };
+        Returns: undefined;
+      };
       "match_voices": {
         Args: { "count"?: number; "embedding": string; "encoder"?: string | null; "min_similarity"?: number | null };
         Returns: Database["public"]["CompositeTypes"]["voice_match"][];
@@ -1478,6 +1547,7 @@ export type Database = {
       "read_recording": { Args: { "call_log_id": string }; Returns: string };
       "receive_call_report": {
         Args: {
+          "account"?: string | null;
           "at"?: string;
           "ended_at"?: string | null;
           "ended_reason"?: string | null;
@@ -1501,7 +1571,7 @@ export type Database = {
           isSetofReturn: false;
         };
       };
-      "reconcile_since": { Args: { "at"?: string; "provider": string }; Returns: string };
+      "reconcile_since": { Args: { "account"?: string | null; "at"?: string; "provider": string }; Returns: string };
       "record_consent": {
         Args: { "evidence": string; "given_at"?: string; "patient_id": string; "scope"?: string };
         Returns: {
@@ -1630,9 +1700,13 @@ export type Database = {
         };
         Returns: boolean;
       };
-      "unreported_calls": { Args: { "provider": string; "provider_call_ids": (string)[] }; Returns: string[] };
+      "unreported_calls": {
+        Args: { "account"?: string | null; "provider": string; "provider_call_ids": (string)[] };
+        Returns: string[];
+      };
       "upsert_call": {
         Args: {
+          "account"?: string | null;
           "ended_reason"?: string | null;
           "occurred_at"?: string | null;
           "patient_id": string;

@@ -249,41 +249,22 @@ create table care.settings (
         constraint a_delivery_is_tried_at_least_once check (delivery_maximum_attempts >= 1),
     delivery_retry_cap_seconds double precision not null default 300
         constraint a_delivery_waits_at_most_a_day check (delivery_retry_cap_seconds between 1 and 86400),
-    quiet_from time not null default '21:00',
-    quiet_until time not null default '07:00',
-    unusable_calls_in_a_row integer not null default 3
-        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
-    illness_days integer not null default 14
-        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
-    dashboard_url text
-        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
     constraint the_retry_cap_is_not_below_the_base
         check (retry_cap_seconds >= retry_base_seconds and retry_cap_seconds < 'infinity')
 );
 insert into care.settings default values;
 alter table care.settings enable row level security;
-comment on table care.settings is 'How the work lists and the alerts behave: one row.';
+comment on table care.settings is 'How the work lists and the search behave: one row. What an organisation decides is in care.organisation_settings.';
 comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
 comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
 comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
 comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column care.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column care.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column care.settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
-comment on column care.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
 comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 alter table care.settings
     add column search_breadth integer not null default 300
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
     'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
-grant select (is_only, unusable_calls_in_a_row) on care.settings to authenticated, service_role;
-alter table care.settings
-    add column recent_call_days integer not null default 7
-        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1);
-comment on column care.settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-grant select (recent_call_days) on care.settings to authenticated, service_role;
 
 create function care.retry_wait(attempts integer, cap_seconds double precision default null)
 returns interval
@@ -300,30 +281,7 @@ comment on function care.retry_wait is
     'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
 revoke execute on function care.retry_wait from public;
 
-create policy caregivers_read_when_a_patient_counts_as_silent on care.settings
-    for select to authenticated
-    using (true);
-
--- 11_release.sql
-
--- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
--- first, then to the edge functions and services: those of the release before go on meanwhile.
-
-create function care.release()
-returns table (version text, oldest_service text)
-language sql
-stable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select '1.0.0', '1.0.0'
-$$;
-comment on function care.release is
-    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
-revoke execute on function care.release from public;
-grant execute on function care.release to retrocare_service;
-
--- 12_adoption.sql
+-- 11_adoption.sql
 
 -- Adoption: a RetroCare project that exists already keeps its tables and its rows, and what they lack is added. So each table is first
 -- made with its id alone, where it is missing, and given its columns in the file of its idea.
@@ -341,6 +299,7 @@ begin
     into misfit
     from (
         values
+            ('organisations', 'id', 'uuid'),
             ('patients', 'id', 'uuid'),
             ('patients', 'flags', 'text[]'),
             ('call_logs', 'id', 'uuid'),
@@ -421,7 +380,7 @@ declare
     care_table text;
 begin
     foreach care_table in array array[
-        'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
+        'organisations', 'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
     ] loop
         if to_regclass('public.' || care_table) is not null then
             raise notice 'public.% exists and keeps its own row level security', care_table;
@@ -435,6 +394,98 @@ begin
     end loop;
 end
 $$;
+
+-- 11_release.sql
+
+-- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
+-- first, then to the edge functions and services: those of the release before go on meanwhile.
+
+create function care.release()
+returns table (version text, oldest_service text)
+language sql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select '1.0.0', '1.0.0'
+$$;
+comment on function care.release is
+    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+revoke execute on function care.release from public;
+grant execute on function care.release to retrocare_service;
+
+-- 12_organisations.sql
+
+-- Organisations: whose patients, keys and provider accounts they are, and how each wants its caregivers told.
+
+create function care.default_organisation()
+returns uuid
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select '00000000-0000-7000-8000-000000000000'::uuid
+$$;
+comment on function care.default_organisation is 'Whose everything is that names no organisation. The default of organisation_id.';
+revoke execute on function care.default_organisation from public;
+-- A default asks with the rights of whoever writes the row, or calls the function.
+grant execute on function care.default_organisation to authenticated, service_role, retrocare_service;
+
+alter table public.organisations
+    add column if not exists name text not null default 'Organisation'
+        constraint an_organisation_has_a_name check (btrim(name) <> ''),
+    add column if not exists created_at timestamptz not null default now();
+comment on table public.organisations is 'Who runs this for its patients. One is there from the start (care.default_organisation).';
+insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
+grant select on public.organisations to service_role;
+
+create table care.organisation_settings (
+    organisation_id uuid constraint organisation_settings_pkey primary key
+        constraint settings_are_an_organisations references public.organisations (id) on delete cascade,
+    quiet_from time not null default '21:00',
+    quiet_until time not null default '07:00',
+    unusable_calls_in_a_row integer not null default 3
+        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
+    illness_days integer not null default 14
+        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
+    recent_call_days integer not null default 7
+        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1),
+    dashboard_url text
+        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$')
+);
+alter table care.organisation_settings enable row level security;
+insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
+comment on table care.organisation_settings is 'How alerts behave and caregivers are told: one row for each organisation, made with it.';
+comment on column care.organisation_settings.quiet_from is
+    'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
+comment on column care.organisation_settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
+comment on column care.organisation_settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
+comment on column care.organisation_settings.recent_call_days is
+    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
+comment on column care.organisation_settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
+grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;
+
+create function care.on_organisation()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into care.organisation_settings (organisation_id) values (new.id);
+    return null;
+end
+$$;
+comment on function care.on_organisation is
+    'Trigger: every organisation has its settings. Definer: whoever adds one may not touch the private schemas.';
+revoke execute on function care.on_organisation from public;
+
+-- Of a caregiver's patients alone is it asked, by the views; nobody else reaches this schema.
+create policy caregivers_read_when_a_patient_counts_as_silent on care.organisation_settings
+    for select to authenticated
+    using (true);
 
 -- 13_audit.sql
 
@@ -571,6 +622,10 @@ alter table public.patients
     add column if not exists voice_consent_at timestamptz
         constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
     add column if not exists created_at timestamptz not null default now();
+alter table public.patients
+    add column if not exists organisation_id uuid not null default care.default_organisation()
+        constraint a_patient_is_an_organisations references public.organisations (id);
+create index if not exists patients_by_organisation on public.patients (organisation_id);
 comment on table public.patients is 'The people who are phoned.';
 comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
 comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
@@ -615,9 +670,23 @@ comment on column public.patient_caregivers.webhook_url is 'Where signed message
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
 comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
 comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.settings says.';
+comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
+comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
 comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+
+create function care.settings_of(patient_id uuid)
+returns care.organisation_settings
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select organisation_settings
+    from public.patients
+    join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
+    where patients.id = settings_of.patient_id
+$$;
+comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
 returns public.caregiver_role
@@ -631,7 +700,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -664,7 +733,7 @@ comment on function care.patients_of_caller is
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
-create function care.caregiver_name(patient_id uuid, user_id uuid)
+create function care.caregiver_name(caregiver_id uuid)
 returns text
 language sql
 stable
@@ -673,10 +742,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.name
     from public.patient_caregivers
-    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
+    where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 
@@ -705,6 +774,41 @@ $$;
 comment on function care.lock_patient is
     'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
 revoke execute on function care.lock_patient from public;
+
+create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_caregiver constant boolean := care.is_caller_a_caregiver();
+    patient public.patients;
+begin
+    if patient_for_caller.patient_id is null
+        or (is_caregiver and care.role_of_caller(patient_for_caller.patient_id) is null)
+    then
+        raise exception using
+            errcode = 'PT404',
+            message = 'Nothing of yours has that id',
+            hint = 'It must belong to a patient for whom you care.';
+    end if;
+    patient := care.lock_patient(patient_for_caller.patient_id);
+    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
+        raise exception using
+            errcode = 'PT403',
+            message = format('This takes the role %s', (
+                select string_agg(role::text, ' or ')
+                from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
+            hint = 'Ask the primary caregiver of the patient.';
+    end if;
+    return patient;
+end
+$$;
+comment on function care.patient_for_caller is
+    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
 returns boolean
@@ -1114,28 +1218,9 @@ comment on function care.on_consents_withdrawn is
     'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
-create function care.consenting_patient(patient_id uuid)
-returns public.patients
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    caregiver_role public.caregiver_role := care.role_of_caller(consenting_patient.patient_id);
-begin
-    if care.is_caller_a_caregiver() and caregiver_role is null then
-        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
-    elsif care.is_caller_a_caregiver() and caregiver_role <> 'primary' then
-        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
-    end if;
-    return care.lock_patient(consenting_patient.patient_id);
-end
-$$;
-comment on function care.consenting_patient is
-    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
-revoke execute on function care.consenting_patient from public;
-
-create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz, scope text default 'voiceprint')
+create function care.record_consent(
+    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
+)
 returns public.consents
 language plpgsql
 volatile
@@ -1143,7 +1228,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(record_consent.patient_id);
+    patient public.patients := care.patient_for_caller(record_consent.patient_id, 'primary');
     consent public.consents;
 begin
     if nullif(btrim(record_consent.evidence), '') is null
@@ -1185,7 +1270,6 @@ $$;
 comment on function care.record_consent is
     'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.record_consent from public;
-grant execute on function care.record_consent to authenticated, service_role;
 
 create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
 returns void
@@ -1195,7 +1279,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(withdraw_consent.patient_id);
+    patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
@@ -1206,7 +1290,6 @@ $$;
 comment on function care.withdraw_consent is
     'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
-grant execute on function care.withdraw_consent to authenticated, service_role;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
 returns public.patients
@@ -1237,6 +1320,149 @@ grant execute on function care.set_consent to retrocare_service;
 create policy caregivers_read_their_patients_consents on public.consents
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
+
+-- 19_providers.sql
+
+-- Providers: who places the calls, and the accounts of theirs by which it is done.
+
+-- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
+do $$
+begin
+    if to_regclass('storage.buckets') is not null then
+        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+        values (
+            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
+            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
+        )
+        on conflict (id) do nothing;
+    end if;
+end
+$$;
+
+create table care.providers (
+    id text constraint providers_pkey primary key
+        constraint a_provider_has_a_name_without_a_slash check (id <> '' and strpos(id, '/') = 0),
+    recording_retention_days double precision not null default 14
+        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
+    reconciliation_overlap_hours double precision not null default 1
+        constraint reconciliations_overlap check (reconciliation_overlap_hours > 0 and reconciliation_overlap_hours <= 720)
+);
+alter table care.providers enable row level security;
+insert into care.providers (id) values ('vapi');
+comment on table care.providers is 'The phone providers whose calls are taken.';
+comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
+comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+
+create table care.provider_accounts (
+    id text constraint provider_accounts_pkey primary key
+        constraint an_account_has_a_name_without_a_slash check (id <> '' and strpos(id, '/') = 0),
+    organisation_id uuid not null default care.default_organisation()
+        constraint an_account_is_an_organisations references public.organisations (id),
+    provider text not null
+        constraint an_account_is_with_a_provider references care.providers (id),
+    secret_name text,
+    reconciled_until timestamptz,
+    constraint an_account_is_with_one_provider unique (id, provider)
+);
+create index provider_accounts_by_organisation on care.provider_accounts (organisation_id);
+create index provider_accounts_by_provider on care.provider_accounts (provider);
+alter table care.provider_accounts enable row level security;
+insert into care.provider_accounts (id, provider, secret_name) values ('vapi', 'vapi', 'VAPI_API_KEY');
+comment on table care.provider_accounts is
+    'The accounts with those providers. The one that has its provider''s name is meant where none is named, or the only one.';
+comment on column care.provider_accounts.secret_name is 'The name of the key''s secret, in the Vault or the environment; never the key. Null: no key is known.';
+comment on column care.provider_accounts.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
+
+create function care.account_of(provider text, account text default null)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+            when account_of.account is not null then min(provider_accounts.id) filter (where provider_accounts.id = account_of.account)
+            else coalesce(
+                min(provider_accounts.id) filter (where provider_accounts.id = account_of.provider),
+                case when count(*) = 1 then min(provider_accounts.id) end)
+        end
+    from care.provider_accounts
+    where provider_accounts.provider = account_of.provider
+$$;
+comment on function care.account_of is
+    'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
+revoke execute on function care.account_of from public;
+
+create function care.account_of_integrator(provider text, account text default null)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    account_id text := care.account_of(account_of_integrator.provider, account_of_integrator.account);
+begin
+    if account_id is null
+        and account_of_integrator.account is null
+        and account_of_integrator.provider <> ''
+        and strpos(account_of_integrator.provider, '/') = 0
+    then
+        insert into care.providers (id) values (account_of_integrator.provider) on conflict (id) do nothing;
+        insert into care.provider_accounts (id, provider)
+        select providers.id, providers.id
+        from care.providers
+        where providers.id = account_of_integrator.provider
+            and not exists (select from care.provider_accounts where provider_accounts.provider = providers.id)
+        on conflict (id) do nothing;
+        account_id := care.account_of(account_of_integrator.provider);
+    end if;
+    if account_id is null then
+        raise exception using
+            errcode = 'PT400',
+            message = format('It is not known which account with %L this call is of', account_of_integrator.provider),
+            hint = 'Accounts are rows of care.provider_accounts: name one of them.';
+    end if;
+    return account_id;
+end
+$$;
+comment on function care.account_of_integrator is
+    'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
+revoke execute on function care.account_of_integrator from public;
+
+create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
+returns timestamptz
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select greatest(
+        reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
+        -- Whoever's clock was wrong: never later than now.
+        case
+            when provider_accounts.reconciled_until is not null then least(provider_accounts.reconciled_until, reconcile_since.at)
+        end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
+    from care.provider_accounts
+    join care.providers on providers.id = provider_accounts.provider
+    where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
+$$;
+comment on function care.reconcile_since is
+    'From which update on an account''s calls must be listed: the last sweep, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+revoke execute on function care.reconcile_since from public;
+
+create function care.finish_reconciliation(provider text, until timestamptz, account text default null)
+returns void
+language sql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    update care.provider_accounts
+    set reconciled_until = greatest(provider_accounts.reconciled_until, finish_reconciliation.until)
+    where provider_accounts.id = care.account_of(finish_reconciliation.provider, finish_reconciliation.account)
+$$;
+comment on function care.finish_reconciliation is
+    'Every call of the account that was last updated before until was listed. Definer: as care.receive_call_report.';
+revoke execute on function care.finish_reconciliation from public;
 
 -- 20_calls.sql
 
@@ -1290,6 +1516,7 @@ alter table public.call_logs
     add column if not exists summary text,
     add column if not exists source public.call_source not null default 'provider',
     add column if not exists provider text,
+    add column if not exists provider_account text,
     add column if not exists provider_call_id text,
     add column if not exists ended_reason text,
     add column if not exists recording_source_url text,
@@ -1300,13 +1527,21 @@ alter table public.call_logs
         constraint an_onboarding_recording_is_of_an_enrolment check (source <> 'onboarding' or enrolment_id is not null),
     add column if not exists anomaly_score double precision,
     add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);
+create unique index a_provider_account_reports_a_call_once on public.call_logs (provider_account, provider_call_id);
+update public.call_logs
+set provider_account = care.account_of_integrator(call_logs.provider)
+where call_logs.provider <> '' and strpos(call_logs.provider, '/') = 0 and call_logs.provider_account is null;
+alter table public.call_logs
+    add constraint a_call_is_of_its_providers_account
+        foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
 -- By default a table of ten million rows is looked after once two million have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
+comment on column public.call_logs.provider_account is
+    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
 comment on column public.call_logs.recording_ref is
     'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
 comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
@@ -1317,20 +1552,27 @@ grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
     add column if not exists check_reason public.check_reason;
+alter table public.call_logs
+    add column if not exists is_heard boolean not null
+        generated always as (check_state in ('scored', 'enrolled', 'held') is true) stored,
+    add column if not exists is_unheard boolean not null
+        generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
     'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
 comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
+comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+comment on column public.call_logs.is_unheard is
+    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
-create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
-    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
-create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
 -- The address of a recording is a key to it: whoever may write it need not read it.
 grant select (
-    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
-    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+    id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
+    speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
 ) on public.call_logs to service_role;
 
 create function care.are_intervals(intervals jsonb)
@@ -1378,6 +1620,22 @@ comment on function care.forget_garbled_intervals is
     'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
 
+create function care.name_the_account()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.provider_account := care.account_of_integrator(new.provider);
+    return new;
+end
+$$;
+comment on function care.name_the_account is
+    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+revoke execute on function care.name_the_account from public;
+
 create function care.refuse_impossible_call()
 returns trigger
 language plpgsql
@@ -1411,6 +1669,8 @@ comment on function care.refuse_impossible_call is
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
+    organisation_id uuid not null
+        constraint a_request_is_of_an_organisation references public.organisations (id) on delete cascade,
     caller text not null,
     key text not null
         constraint an_idempotency_key_is_short check (length(key) between 1 and 255),
@@ -1421,7 +1681,7 @@ create table care.idempotency_keys (
     call_log_id uuid not null
         constraint a_repeated_request_is_one_call references public.call_logs (id) on delete cascade,
     created_at timestamptz not null default now(),
-    constraint idempotency_keys_pkey primary key (caller, key)
+    constraint idempotency_keys_pkey primary key (organisation_id, caller, key)
 );
 create index idempotency_keys_by_age on care.idempotency_keys (created_at);
 create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
@@ -1450,16 +1710,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    patient public.patients;
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
     lock table care.models in row exclusive mode;
-    perform care.lock_patient(record_call.patient_id);
+    patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
         from care.idempotency_keys
-        where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
+        where idempotency_keys.organisation_id = patient.organisation_id
+            and idempotency_keys.caller = coalesce(record_call.caller, '')
+            and idempotency_keys.key = record_call.idempotency_key;
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
@@ -1500,8 +1763,11 @@ begin
             hint = 'Without callLogId a call is made for the recording.';
     end if;
     if record_call.idempotency_key is not null then
-        insert into care.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
-        values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
+        insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
+        values (
+            patient.organisation_id, coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256,
+            patient.id, call.id
+        );
     end if;
     return call.id;
 exception when unique_violation then
@@ -1518,8 +1784,9 @@ revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
 create function care.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text, recording_channel public.recording_channel,
-    occurred_at timestamptz, ended_reason text, summary text
+    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
+    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
+    summary text default null, account text default null
 )
 returns uuid
 language plpgsql
@@ -1530,6 +1797,7 @@ as $$
 #variable_conflict use_column
 declare
     call public.call_logs;
+    account_id text;
 begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
@@ -1537,22 +1805,24 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
+    account_id := care.account_of_integrator(upsert_call.provider, upsert_call.account);
     perform care.lock_patient(upsert_call.patient_id);
-    if care.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
+    if care.is_erased(account_id, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
             hint = 'What was erased is not taken in again.';
     end if;
     insert into public.call_logs as known (
-        patient_id, source, provider, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason, summary
+        patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
+        summary
     )
     values (
-        upsert_call.patient_id, 'provider', upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
+        upsert_call.patient_id, 'provider', upsert_call.provider, account_id, upsert_call.provider_call_id,
+        upsert_call.recording_ref, upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
         left(upsert_call.summary, 10000)
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set recording_ref = case
             when known.check_state is null then coalesce(known.recording_ref, excluded.recording_ref) else known.recording_ref
         end,
@@ -1573,7 +1843,6 @@ $$;
 comment on function care.upsert_call is
     'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
 revoke execute on function care.upsert_call from public;
-grant execute on function care.upsert_call to service_role;
 
 create function care.read_recording(call_log_id uuid)
 returns text
@@ -1587,7 +1856,7 @@ declare
 begin
     select call_logs.* into call
     from public.call_logs
-    where call_logs.id = read_recording.call_log_id and care.role_of_caller(call_logs.patient_id) <> 'viewer';
+    where call_logs.id = read_recording.call_log_id and call_logs.patient_id in (select care.patients_of_caller('family'));
     if care.storage_path(call.recording_ref) is null then
         raise exception using
             errcode = 'PT404',
@@ -1601,30 +1870,14 @@ $$;
 comment on function care.read_recording is
     'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
 revoke execute on function care.read_recording from public;
-grant execute on function care.read_recording to authenticated;
 
 create policy caregivers_read_their_patients_calls on public.call_logs
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
 
--- 21_providers.sql
+-- 21_ended_reasons.sql
 
--- Providers: who places the calls, and what their words for the end of a call mean. A voicemail greeting is never judged as
--- the patient.
-
--- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
-do $$
-begin
-    if to_regclass('storage.buckets') is not null then
-        insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
-        values (
-            'voice-recordings', 'voice-recordings', false, 50 * 1024 * 1024,
-            array['audio/wav', 'audio/mpeg', 'audio/ogg', 'audio/flac', 'audio/mp4', 'audio/webm']
-        )
-        on conflict (id) do nothing;
-    end if;
-end
-$$;
+-- Ended reasons: what a provider's words for the end of a call mean. A voicemail greeting is never judged as the patient.
 
 create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
@@ -1635,34 +1888,22 @@ create type public.call_disposition as enum (
 );
 comment on type public.call_disposition is 'What becomes of a reported call.';
 
-create table care.providers (
-    id text constraint providers_pkey primary key,
-    recording_retention_days double precision not null default 14
-        constraint recordings_are_kept_a_while check (recording_retention_days > 0 and recording_retention_days <= 3650),
-    reconciliation_overlap_hours double precision not null default 1
-        constraint reconciliations_overlap check (reconciliation_overlap_hours > 0 and reconciliation_overlap_hours <= 720),
-    reconciled_until timestamptz
-);
-alter table care.providers enable row level security;
-insert into care.providers (id) values ('vapi');
-comment on table care.providers is 'The phone providers whose reports are taken.';
-comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
-comment on column care.providers.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
-
 create table care.ended_reasons (
-    pattern text constraint ended_reasons_pkey primary key,
+    provider text not null default 'vapi'
+        constraint an_ended_reason_is_a_providers references care.providers (id),
+    pattern text not null,
     disposition public.call_disposition not null
         constraint a_row_decides check (disposition in ('judge', 'skip')),
     reason public.check_reason,
     needs_speech boolean not null default false
         constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
+    constraint ended_reasons_pkey primary key (provider, pattern),
     constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
     constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
 );
 alter table care.ended_reasons enable row level security;
 comment on table care.ended_reasons is
-    'What the provider''s words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the very word decides, else one that skips, else the longest.';
+    'What providers'' words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the call''s own provider''s decide, and where it has none, those of others; of them the very word, else one that skips, else the longest.';
 comment on column care.ended_reasons.needs_speech is
     'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
 insert into care.ended_reasons (pattern, disposition, reason) values
@@ -1708,7 +1949,7 @@ insert into care.ended_reasons (pattern, disposition, reason) values
     ('worker-shutdown', 'skip', 'call_failed');
 update care.ended_reasons set needs_speech = true where ended_reasons.pattern = 'silence-timed-out';
 
-create function care.ended_reason_rule(ended_reason text)
+create function care.ended_reason_rule(provider text, ended_reason text)
 returns care.ended_reasons
 language sql
 stable
@@ -1718,13 +1959,15 @@ as $$
     from care.ended_reasons
     where lower(ended_reason_rule.ended_reason) like ended_reasons.pattern
     order by
+        ended_reasons.provider is not distinct from ended_reason_rule.provider desc,
         ended_reasons.pattern = lower(ended_reason_rule.ended_reason) desc,
         ended_reasons.disposition = 'skip' desc,
         length(ended_reasons.pattern) desc,
-        ended_reasons.pattern
+        ended_reasons.pattern,
+        ended_reasons.provider
     limit 1
 $$;
-comment on function care.ended_reason_rule is 'The row that decides about calls that ended so; null: nobody has decided.';
+comment on function care.ended_reason_rule is 'The row that decides about this provider''s calls that ended so; null: nobody has decided.';
 revoke execute on function care.ended_reason_rule from public;
 
 create function care.skip_reason(call public.call_logs)
@@ -1737,44 +1980,10 @@ as $$
         when decided.disposition = 'skip' then decided.reason
         when decided.needs_speech and call.speech_intervals = '[]' then 'nobody_spoke'
     end
-    from care.ended_reason_rule(call.ended_reason) as decided
+    from care.ended_reason_rule(call.provider, call.ended_reason) as decided
 $$;
 comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
 revoke execute on function care.skip_reason from public;
-
-create function care.reconcile_since(provider text, at timestamptz)
-returns timestamptz
-language sql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    select greatest(
-        reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        -- Whoever's clock was wrong: never later than now.
-        case when providers.reconciled_until is not null then least(providers.reconciled_until, reconcile_since.at) end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
-    from care.providers
-    where providers.id = reconcile_since.provider
-$$;
-comment on function care.reconcile_since is
-    'From which update on a provider''s calls must be listed: the last sweep, with an overlap, and never before its retention; null: no such provider. Definer: as care.receive_call_report.';
-revoke execute on function care.reconcile_since from public;
-grant execute on function care.reconcile_since to service_role;
-
-create function care.finish_reconciliation(provider text, until timestamptz)
-returns void
-language sql
-volatile
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-    update care.providers
-    set reconciled_until = greatest(providers.reconciled_until, finish_reconciliation.until)
-    where providers.id = finish_reconciliation.provider
-$$;
-comment on function care.finish_reconciliation is 'Every call that was last updated before until was listed. Definer: as care.receive_call_report.';
-revoke execute on function care.finish_reconciliation from public;
-grant execute on function care.finish_reconciliation to service_role;
 
 -- 22_call_reports.sql
 
@@ -1788,19 +1997,19 @@ create type public.received_call as (
 comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
 
 create table care.unmatched_calls (
-    provider text not null
-        constraint an_unmatched_call_has_a_provider references care.providers (id),
+    provider_account text not null
+        constraint an_unmatched_call_is_of_an_account references care.provider_accounts (id),
     provider_call_id text not null,
     phone text,
     report jsonb not null,
     received_at timestamptz not null,
-    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
+    constraint unmatched_calls_pkey primary key (provider_account, provider_call_id)
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
     'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
 
-create function care.reported_patient(patient_id uuid, phone text)
+create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
 language sql
 stable
@@ -1810,14 +2019,15 @@ as $$
     from public.patients
     where case
         when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
-        else patients.phone = reported_patient.phone
+        else patients.phone = reported_patient.phone and patients.organisation_id = (
+            select provider_accounts.organisation_id from care.provider_accounts where provider_accounts.id = reported_patient.account)
     end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+    'The patient whom a report means: by id where it names one, else by number, among the patients of the account''s organisation; null where there is none, or a number is two patients''.';
 revoke execute on function care.reported_patient from public;
 
-create function care.is_erased(provider text, provider_call_id text, patient_id uuid)
+create function care.is_erased(account text, provider_call_id text, patient_id uuid)
 returns boolean
 language plpgsql
 stable
@@ -1827,7 +2037,7 @@ begin
     return exists (
             select from care.deletions
             where deletions.kind = 'provider_call'
-                and deletions.reference = is_erased.provider || '/' || is_erased.provider_call_id
+                and deletions.reference = is_erased.account || '/' || is_erased.provider_call_id
         )
         or exists (
             select from care.tombstones
@@ -1839,7 +2049,7 @@ comment on function care.is_erased is
     'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
 revoke execute on function care.is_erased from public;
 
-create function care.unreported_calls(provider text, provider_call_ids text[])
+create function care.unreported_calls(provider text, provider_call_ids text[], account text default null)
 returns setof text
 language sql
 stable
@@ -1847,23 +2057,25 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select distinct listed.id
-    from unnest(unreported_calls.provider_call_ids) as listed (id)
+    from care.account_of(unreported_calls.provider, unreported_calls.account) as known (account)
+    cross join unnest(unreported_calls.provider_call_ids) as listed (id)
     where not exists (
             select from public.call_logs
-            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
+            where call_logs.provider_account = known.account and call_logs.provider_call_id = listed.id)
         and not exists (
             select from care.unmatched_calls
-            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
-        and not care.is_erased(unreported_calls.provider, listed.id, null)
+            where unmatched_calls.provider_account = known.account and unmatched_calls.provider_call_id = listed.id)
+        and not care.is_erased(known.account, listed.id, null)
 $$;
-comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
+comment on function care.unreported_calls is 'Those of an account''s calls that nobody has reported. Definer: as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
-grant execute on function care.unreported_calls to service_role;
 
 create function care.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
-    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
-    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
+    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
+    summary text default null, recording_url text default null, recording_url_channel text default null,
+    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
+    is_recording_consented boolean default null, at timestamptz default now(), account text default null
 )
 returns public.received_call
 language plpgsql
@@ -1873,6 +2085,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    account_id constant text := care.account_of(receive_call_report.provider, receive_call_report.account);
     patient public.patients;
     call public.call_logs;
     is_new boolean;
@@ -1888,13 +2101,12 @@ declare
     ended_at constant timestamptz :=
         case when receive_call_report.ended_at between begun_at and begun_at + interval '1 day' then receive_call_report.ended_at end;
 begin
-    if nullif(receive_call_report.provider_call_id, '') is null
-        or not exists (select from care.providers where id = receive_call_report.provider)
-    then
+    if nullif(receive_call_report.provider_call_id, '') is null or account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
-            hint = 'Providers are rows of care.providers.';
+            message = format('A report needs the id of its call, and an account that is known, not %L of %L',
+                receive_call_report.account, receive_call_report.provider),
+            hint = 'Accounts are rows of care.provider_accounts; one must be named where the provider has several.';
     end if;
 
     select patients.* into patient
@@ -1902,22 +2114,22 @@ begin
     where patients.id = coalesce(
         -- What is taken in stays with its patient.
         (select call_logs.patient_id from public.call_logs
-            where call_logs.provider = receive_call_report.provider
+            where call_logs.provider_account = account_id
                 and call_logs.provider_call_id = receive_call_report.provider_call_id),
-        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
+        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone, account_id))
     for no key update;
-    if care.is_erased(receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id) then
+    if care.is_erased(account_id, receive_call_report.provider_call_id, receive_call_report.patient_id) then
         return (
             (select id from public.call_logs
-                where call_logs.provider = receive_call_report.provider
+                where call_logs.provider_account = account_id
                     and call_logs.provider_call_id = receive_call_report.provider_call_id),
             'erased', false
         )::public.received_call;
     end if;
     if patient.id is null then
-        insert into care.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
+        insert into care.unmatched_calls as unmatched (provider_account, provider_call_id, phone, report, received_at)
         values (
-            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
+            account_id, receive_call_report.provider_call_id, receive_call_report.phone,
             jsonb_build_object(
                 'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
                 'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
@@ -1932,25 +2144,25 @@ begin
 
     is_new := not exists (
         select from public.call_logs
-        where call_logs.provider = receive_call_report.provider
+        where call_logs.provider_account = account_id
             and call_logs.provider_call_id = receive_call_report.provider_call_id
     );
     insert into public.call_logs as known (
-        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
-        speech_intervals
+        patient_id, "timestamp", source, provider, provider_account, provider_call_id, ended_reason, summary,
+        recording_source_url, speech_intervals
     )
     values (
-        patient.id, begun_at, 'provider', receive_call_report.provider, receive_call_report.provider_call_id,
+        patient.id, begun_at, 'provider', receive_call_report.provider, account_id, receive_call_report.provider_call_id,
         receive_call_report.ended_reason, left(receive_call_report.summary, 10000), null, receive_call_report.speech_intervals
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
         summary = coalesce(known.summary, excluded.summary),
         speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
     returning * into call;
     delete from care.unmatched_calls
-    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
-    decided := care.ended_reason_rule(call.ended_reason);
+    where unmatched_calls.provider_account = call.provider_account and unmatched_calls.provider_call_id = call.provider_call_id;
+    decided := care.ended_reason_rule(call.provider, call.ended_reason);
 
     if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
         update public.call_logs
@@ -1980,7 +2192,6 @@ $$;
 comment on function care.receive_call_report is
     'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.receive_call_report from public;
-grant execute on function care.receive_call_report to service_role;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
 returns setof text
@@ -1988,13 +2199,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where care.reported_patient(
         -- What is no id is the operator's, and not in the way of the others.
         case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
             then (unmatched_calls.report ->> 'patient_id')::uuid end,
-        unmatched_calls.phone) is not null
+        unmatched_calls.phone, unmatched_calls.provider_account) is not null
     order by unmatched_calls.received_at
     limit calls_to_match.maximum_rows
 $$;
@@ -2012,19 +2223,20 @@ declare
 begin
     select unmatched_calls.* into taken
     from care.unmatched_calls
-    where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = match_call.reference
+    where unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id = match_call.reference
     for update skip locked;
-    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone)) then
+    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone, taken.provider_account)) then
         return false;
     end if;
     delete from care.unmatched_calls
-    where unmatched_calls.provider = taken.provider and unmatched_calls.provider_call_id = taken.provider_call_id;
+    where unmatched_calls.provider_account = taken.provider_account and unmatched_calls.provider_call_id = taken.provider_call_id;
     perform care.receive_call_report(
-        taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
+        (select provider_accounts.provider from care.provider_accounts where provider_accounts.id = taken.provider_account),
+        taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
         (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
         taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
         nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
-        match_call.at);
+        match_call.at, taken.provider_account);
     return true;
 end
 $$;
@@ -2039,7 +2251,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select call_logs.id::text
     from public.call_logs
-    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.ended_reason)).disposition is not null
+    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition is not null
     order by call_logs."timestamp"
     limit calls_to_redecide.maximum_rows
 $$;
@@ -2103,20 +2315,24 @@ create table care.recordings (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     error_message text,
     finished_at timestamptz,
     constraint a_leased_recording_has_a_lease
         check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_ended_recording_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
     constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
 );
 create index recordings_by_patient on care.recordings (patient_id);
-create index recordings_to_copy on care.recordings (run_at) where state in ('queued', 'leased');
+create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
 comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
 comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
 comment on column care.recordings.source_expires_at is 'Until when that address works.';
 comment on column care.recordings.run_at is 'Not before this moment.';
+comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
 create index recordings_in_trouble on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
@@ -2145,7 +2361,7 @@ as $$
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
         end,
         run_at = least(queued.run_at, excluded.run_at)
-    where queued.state in ('queued', 'leased')
+    where queued.finished_at is null
 $$;
 comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;
@@ -2179,9 +2395,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select recordings.call_log_id::text
     from care.recordings
-    where recordings.state in ('queued', 'leased')
-        and recordings.expires_at <= recordings_to_expire.at
-        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
+    where recordings.expires_at <= recordings_to_expire.at
+        and (recordings.state = 'queued' or recordings.due_at <= recordings_to_expire.at)
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
@@ -2205,7 +2420,7 @@ begin
     from care.recordings
     where recordings.call_log_id = lost.call_log_id
         and recordings.expires_at <= expire_recording.at
-        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
+        and (recordings.state = 'queued' or recordings.due_at <= expire_recording.at)
     for update skip locked;
     if not found then
         return false;
@@ -2233,7 +2448,7 @@ create type public.recording_claim as (
 comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
 
 create function care.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid, at timestamptz
+    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
 )
 returns setof public.recording_claim
 language plpgsql
@@ -2248,15 +2463,14 @@ begin
             attempts = claimed.attempts + 1,
             worker = claim_recordings.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_recordings.lease_seconds)
+            leased_until = claim_recordings.at + make_interval(secs => claim_recordings.lease_seconds)
         from (
             select due.call_log_id
             from care.recordings as due
-            where due.state in ('queued', 'leased')
+            where due.due_at <= claim_recordings.at
                 and due.expires_at > claim_recordings.at
                 and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
-                and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
-            order by due.run_at, due.call_log_id
+            order by due.due_at, due.call_log_id
             for update skip locked
             limit claim_recordings.count
         ) as ready
@@ -2272,7 +2486,6 @@ $$;
 comment on function care.claim_recordings is
     'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
 revoke execute on function care.claim_recordings from public;
-grant execute on function care.claim_recordings to service_role;
 
 create function care.publish_recording(call_log_id uuid)
 returns void
@@ -2289,7 +2502,7 @@ as $$
         and call_logs.id = recordings.call_log_id
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
-        and (care.ended_reason_rule(call_logs.ended_reason)).disposition = 'judge'
+        and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
 comment on function care.publish_recording is
@@ -2297,7 +2510,7 @@ comment on function care.publish_recording is
 revoke execute on function care.publish_recording from public;
 
 create function care.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb
+    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
 )
 returns boolean
 language plpgsql
@@ -2339,10 +2552,9 @@ $$;
 comment on function care.store_recording is
     'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.store_recording from public;
-grant execute on function care.store_recording to service_role;
 
 create function care.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz
+    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
 )
 returns public.recording_state
 language plpgsql
@@ -2379,7 +2591,6 @@ $$;
 comment on function care.fail_recording is
     'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
 revoke execute on function care.fail_recording from public;
-grant execute on function care.fail_recording to service_role;
 
 -- 30_signals.sql
 
@@ -4972,7 +5183,8 @@ comment on function voice.searched_encoder is
 revoke execute on function voice.searched_encoder from public;
 
 create function voice.match_voices(
-    embedding extensions.vector, encoder text, count integer, min_similarity double precision
+    embedding extensions.vector, encoder text default null, count integer default 5,
+    min_similarity double precision default null
 )
 returns setof public.voice_match
 language plpgsql
@@ -5029,7 +5241,6 @@ $$;
 comment on function voice.match_voices is
     'The patients whose current baseline is most like this voice, nearest first, each noted in the audit. min_similarity null: 1 - medium_above of the encoder''s policy. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Definer: nobody reads baselines'' vectors.';
 revoke execute on function voice.match_voices from public;
-grant execute on function voice.match_voices to service_role;
 
 -- 45_rebuilding.sql
 
@@ -5703,7 +5914,7 @@ comment on type public.alert_change is 'What happened to an alert.';
 
 create type public.alert_actor as enum (
     'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a signed-in caregiver: actor_id
+    'caregiver',    -- a caregiver: caregiver_id
     'operator'      -- the care team, through the service or service_role
 );
 comment on type public.alert_actor is 'Who changed an alert.';
@@ -5762,11 +5973,11 @@ create table public.caregiver_alerts (
     next_change_at timestamptz default now(),
     acknowledged_at timestamptz,
     acknowledged_by uuid
-        constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
+        constraint whoever_acknowledged_was_a_caregiver references public.patient_caregivers (id) on delete set null,
     snoozed_until timestamptz,
     resolved_at timestamptz,
     resolved_by uuid
-        constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
+        constraint whoever_resolved_was_a_caregiver references public.patient_caregivers (id) on delete set null,
     outcome public.alert_outcome,
     notes text
         constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
@@ -5812,6 +6023,10 @@ create table public.alert_changes (
     actor public.alert_actor not null default 'rule',
     actor_id uuid
         constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
+    caregiver_id uuid
+        constraint whoever_changed_it_was_a_caregiver references public.patient_caregivers (id) on delete set null,
+    operator text
+        constraint an_operator_has_a_name check ((actor = 'operator') = (operator is not null)),
     snoozed_until timestamptz,
     outcome public.alert_outcome,
     changed_at timestamptz not null
@@ -5822,17 +6037,28 @@ create index alert_changes_by_cause on public.alert_changes (cause);
 create index alert_changes_by_call on public.alert_changes (call_log_id);
 create index alert_changes_by_judgement on public.alert_changes (judgement_id);
 create index alert_changes_by_actor on public.alert_changes (actor_id);
+create index alert_changes_by_caregiver on public.alert_changes (caregiver_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
 comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
 comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
+comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or there is no account, or none any more.';
+comment on column public.alert_changes.caregiver_id is 'The caregiver who did it; null: actor is an operator or a rule, or cares for the patient no longer.';
+comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
 grant select on public.alert_changes to service_role, authenticated;
+
+create type care.caller as (
+    actor public.alert_actor,
+    actor_id uuid,
+    caregiver_id uuid,
+    operator text
+);
+comment on type care.caller is 'Who changes an alert, as alert_changes has it.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
-    actor public.alert_actor default 'rule'
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null,
+    caller care.caller default row('rule', null, null, null)::care.caller
 )
 returns void
 language sql
@@ -5840,11 +6066,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, caregiver_id, operator,
+        snoozed_until, outcome, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id,
+        (note_change.caller).actor, (note_change.caller).actor_id, (note_change.caller).caregiver_id, (note_change.caller).operator,
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
@@ -5900,7 +6128,7 @@ as $$
             else answer_due_at.at
         end + make_interval(secs => 60 * answer_due_at.minutes)
     from public.patients
-    cross join care.settings
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     cross join care.alert_policies
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
@@ -6005,16 +6233,15 @@ as $$
             select latest.outcome = 'ill'
                 and latest.level >= is_known_illness.level
                 -- Whatever flags there are: what was found is not known for ever.
-                and is_known_illness.at <= latest.resolved_at + make_interval(days => settings.illness_days)
+                and is_known_illness.at <= latest.resolved_at + make_interval(days => (care.settings_of(latest.patient_id)).illness_days)
             from public.caregiver_alerts as latest
-            cross join care.settings
             where latest.patient_id = is_known_illness.patient_id
             order by latest.opened_at desc
             limit 1
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
+    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -6106,31 +6333,16 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient_id uuid := (
-        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
-    );
-    caregiver_role public.caregiver_role := care.role_of_caller(patient_id);
     alert public.caregiver_alerts;
 begin
-    if caregiver_role is not null or not care.is_caller_a_caregiver() and patient_id is not null then
-        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
-        perform care.lock_patient(patient_id);
-        select caregiver_alerts.* into alert
-        from public.caregiver_alerts
-        where caregiver_alerts.id = alert_to_act_on.alert_id
-        for update;
-    end if;
-    if alert.id is null then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such alert',
-            hint = 'An alert can be answered by a caregiver of its patient.';
-    elsif caregiver_role = 'viewer' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'A viewer does not answer alerts',
-            hint = 'Ask the primary caregiver for another role.';
-    end if;
+    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    perform care.patient_for_caller(
+        (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
+        'family');
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert_to_act_on.alert_id
+    for update;
     return alert;
 end
 $$;
@@ -6138,16 +6350,31 @@ comment on function care.alert_to_act_on is
     'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
-create function care.actor_of_caller()
-returns public.alert_actor
+create function care.caller_of(patient_id uuid, operator text)
+returns care.caller
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when care.is_caller_a_caregiver() then 'caregiver' else 'operator' end::public.alert_actor
+    select case
+        when care.is_caller_a_caregiver() then (
+            'caregiver', (select auth.uid()),
+            (
+                select patient_caregivers.id
+                from public.patient_caregivers
+                where patient_caregivers.patient_id = caller_of.patient_id and patient_caregivers.user_id = (select auth.uid())
+            ),
+            null
+        )::care.caller
+        -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
+        else (
+            'operator', null, null,
+            coalesce(nullif(btrim(caller_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
+        )::care.caller
+    end
 $$;
-comment on function care.actor_of_caller is 'As whom the caller changes an alert.';
-revoke execute on function care.actor_of_caller from public;
+comment on function care.caller_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+revoke execute on function care.caller_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
 returns void
@@ -6167,7 +6394,7 @@ $$;
 comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
 revoke execute on function care.refuse_resolved from public;
 
-create function care.acknowledge_alert(alert_id uuid, at timestamptz default now())
+create function care.acknowledge_alert(alert_id uuid, at timestamptz default now(), operator text default null)
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -6176,6 +6403,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
+    caller constant care.caller := care.caller_of(alert.patient_id, acknowledge_alert.operator);
 begin
     perform care.refuse_resolved(alert);
     if alert.state = 'acknowledged' then
@@ -6184,24 +6412,23 @@ begin
     update public.caregiver_alerts
     set state = 'acknowledged',
         acknowledged_at = acknowledge_alert.at,
-        acknowledged_by = (select auth.uid()),
+        acknowledged_by = caller.caregiver_id,
         snoozed_until = null,
         next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
             select maximum_silent_hours from care.alert_policies where alert_policies.level = alert.level
         ))
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(
-        alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()), actor => care.actor_of_caller());
+    perform care.note_change(alert, 'acknowledged', acknowledge_alert.at, caller => caller);
     return alert;
 end
 $$;
 comment on function care.acknowledge_alert is
     'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
-grant execute on function care.acknowledge_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.acknowledge_alert to retrocare_service;
 
-create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
+create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz default now())
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -6232,18 +6459,17 @@ begin
         acknowledged_by = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'snoozed', snooze_alert.at, actor_id => (select auth.uid()), actor => 'caregiver');
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.caller_of(alert.patient_id, null));
     return alert;
 end
 $$;
 comment on function care.snooze_alert is
     'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.snooze_alert from public;
-grant execute on function care.snooze_alert to authenticated;
 
 create function care.resolve(
-    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
-    actor public.alert_actor default 'rule'
+    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, at timestamptz,
+    caller care.caller default row('rule', null, null, null)::care.caller
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -6254,14 +6480,14 @@ begin
     update public.caregiver_alerts
     set state = 'resolved',
         resolved_at = resolve.at,
-        resolved_by = resolve.actor_id,
+        resolved_by = (resolve.caller).caregiver_id,
         outcome = resolve.outcome,
         notes = coalesce(resolve.notes, alert.notes),
         snoozed_until = null,
         next_change_at = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'resolved', resolve.at, actor_id => resolve.actor_id, actor => resolve.actor);
+    perform care.note_change(alert, 'resolved', resolve.at, caller => resolve.caller);
     return alert;
 end
 $$;
@@ -6275,16 +6501,17 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.health_flags (patient_id, flag, started_at, resolved_at)
-    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
-    from care.settings
+    select
+        alert.patient_id, 'ill (alert)', alert.opened_at,
+        alert.resolved_at + make_interval(days => (care.settings_of(alert.patient_id)).illness_days)
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
-    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
+    alert_id uuid, outcome public.alert_outcome, notes text default null, at timestamptz default now(), operator text default null
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -6294,6 +6521,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
+    caller constant care.caller := care.caller_of(alert.patient_id, resolve_alert.operator);
 begin
     if resolve_alert.outcome is null then
         raise exception using
@@ -6307,13 +6535,12 @@ begin
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
     if (alert.state, alert.outcome, alert.resolved_by)
-        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, (select auth.uid()))
+        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, caller.caregiver_id)
     then
         return alert;
     end if;
     perform care.refuse_resolved(alert);
-    alert := care.resolve(
-        alert, resolve_alert.outcome, resolve_alert.notes, (select auth.uid()), resolve_alert.at, care.actor_of_caller());
+    alert := care.resolve(alert, resolve_alert.outcome, resolve_alert.notes, resolve_alert.at, caller);
     if alert.outcome = 'ill' then
         perform care.flag_illness(alert);
     end if;
@@ -6323,7 +6550,7 @@ $$;
 comment on function care.resolve_alert is
     'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.resolve_alert from public;
-grant execute on function care.resolve_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.resolve_alert to retrocare_service;
 
 create function care.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
 returns table (
@@ -6448,10 +6675,9 @@ as $$
             care.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
-        left join public.patient_caregivers as actor
-            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
+        left join public.patient_caregivers as actor on actor.id = change.caregiver_id
         where patients.id = change.patient_id
     ),
     written as (
@@ -6533,6 +6759,8 @@ create table care.deliveries (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     idempotency_key uuid not null default gen_random_uuid(),
     provider_message_id text,
     error_code text,
@@ -6548,11 +6776,12 @@ create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, cha
 create index deliveries_by_call on care.deliveries (call_log_id);
 create index deliveries_by_caregiver on care.deliveries (caregiver_id);
 create index deliveries_by_channel on care.deliveries (channel);
-create index deliveries_to_send on care.deliveries (run_at) where state in ('queued', 'leased');
+create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
 comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
 comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
+comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
 grant select (
     id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
@@ -6622,7 +6851,7 @@ as $$
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
-        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
+        and (reachable.caregiver).id is distinct from change.caregiver_id
         and exists (
             select from care.deliveries
             where deliveries.alert_id = change.alert_id
@@ -6653,8 +6882,8 @@ begin
     from care.caregivers_to_tell(new) as caregiver
     cross join lateral care.caregiver_addresses(caregiver) as addresses
     join public.patients on patients.id = new.patient_id
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     join care.alert_policies on alert_policies.level = new.level
-    cross join care.settings
     where exists (
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
@@ -6717,7 +6946,7 @@ as $$
     from care.deliveries as waiting
     join public.alert_changes on alert_changes.id = waiting.change_id
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
-    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+    where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
             -- Somebody has answered: what was meant to press would only frighten.
             (alert_changes.change not in ('acknowledged', 'resolved')
@@ -6728,7 +6957,7 @@ as $$
                     and newer.caregiver_id = waiting.caregiver_id
                     and newer.channel = waiting.channel
                     and newer.id > waiting.id
-                    and newer.state in ('queued', 'leased', 'accepted')
+                    and (newer.finished_at is null or newer.state = 'accepted')
             )
         )
     order by waiting.id
@@ -6752,7 +6981,7 @@ as $$
             select waiting.id
             from care.deliveries as waiting
             where waiting.id = cancel_delivery.delivery_id::bigint
-                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+                and (waiting.state = 'queued' or waiting.due_at <= cancel_delivery.at)
             for update skip locked
         ) as overtaken
         where deliveries.id = overtaken.id
@@ -6781,7 +7010,7 @@ create type public.delivery_claim as (
 );
 comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
 
-create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
 language plpgsql
 volatile
@@ -6812,8 +7041,7 @@ begin
                 where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
             ) as is_left
         ) as addressed
-        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+        where due.due_at <= claim_deliveries.at
             and due.id <> all (overtaken)
             and (not addressed.is_left
                 or due.attempts >= (select settings.delivery_maximum_attempts from care.settings))
@@ -6829,15 +7057,14 @@ begin
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_deliveries.lease_seconds)
+            leased_until = claim_deliveries.at + make_interval(secs => claim_deliveries.lease_seconds)
         from (
             select due.id
             from care.deliveries as due
             join public.alert_changes on alert_changes.id = due.change_id
-            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            where due.due_at <= claim_deliveries.at
                 and due.id <> all (overtaken)
-            order by alert_changes.level desc, due.run_at, due.id
+            order by alert_changes.level desc, due.due_at, due.id
             for update of due skip locked
             limit claim_deliveries.count
         ) as ready
@@ -6857,9 +7084,10 @@ $$;
 comment on function care.claim_deliveries is
     'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
 revoke execute on function care.claim_deliveries from public;
-grant execute on function care.claim_deliveries to service_role;
 
-create function care.finish_delivery(delivery_id bigint, lease_token uuid, provider_message_id text, at timestamptz)
+create function care.finish_delivery(
+    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
+)
 returns boolean
 language plpgsql
 volatile
@@ -6906,11 +7134,10 @@ $$;
 comment on function care.finish_delivery is
     'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_delivery from public;
-grant execute on function care.finish_delivery to service_role;
 
 create function care.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean,
-    at timestamptz
+    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean default false,
+    at timestamptz default now()
 )
 returns public.delivery_state
 language plpgsql
@@ -6944,7 +7171,6 @@ $$;
 comment on function care.fail_delivery is
     'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
-grant execute on function care.fail_delivery to service_role;
 
 create function care.receipt_wait(receipt_count integer)
 returns interval
@@ -6984,7 +7210,7 @@ create type public.receipt_claim as (
 );
 comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
 
-create function care.claim_receipts(count integer, at timestamptz)
+create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
 language sql
 volatile
@@ -7011,9 +7237,10 @@ $$;
 comment on function care.claim_receipts is
     'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
-grant execute on function care.claim_receipts to service_role;
 
-create function care.finish_receipt(delivery_id bigint, is_delivered boolean, message text, at timestamptz)
+create function care.finish_receipt(
+    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
+)
 returns public.delivery_state
 language plpgsql
 volatile
@@ -7057,7 +7284,6 @@ $$;
 comment on function care.finish_receipt is
     'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
-grant execute on function care.finish_receipt to service_role;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
 returns table (
@@ -7179,11 +7405,11 @@ begin atomic
                 select max(call_logs."timestamp")
                 from public.call_logs
                 where call_logs.patient_id = patients.id
-                    and call_logs.check_state in ('scored', 'enrolled', 'held')
+                    and call_logs.is_heard
                     and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
             ) as last_heard_at
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         where isfinite(patients.voice_consent_at)
     ),
     answered as (
@@ -7195,8 +7421,7 @@ begin atomic
                     select from public.call_logs
                     where call_logs.patient_id = known.id
                         and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
-                        -- Where nothing was to be heard. What could not be read or told apart is the operator's.
-                        and call_logs.check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke')
+                        and call_logs.is_unheard
                     limit 1000
                 ) as unusable
             ) as unusable_calls
@@ -7309,7 +7534,7 @@ as $$
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
                 and call_logs."timestamp" > caregiver_alerts.opened_at
-                and call_logs.check_state in ('scored', 'enrolled', 'held')
+                and call_logs.is_heard
         )
         and not exists (
             select from care.silences(silences_to_end.at) as silences
@@ -7343,7 +7568,7 @@ begin
     if not found then
         return false;
     end if;
-    perform care.resolve(alert, null, null, null, end_silence.at);
+    perform care.resolve(alert, null, null, end_silence.at);
     return true;
 end
 $$;
@@ -7354,38 +7579,6 @@ revoke execute on function care.end_silence from public;
 
 -- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
 -- for himself.
-
-create function care.lock_as_primary(patient_id uuid)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    is_operator boolean := not care.is_caller_a_caregiver();
-begin
-    if lock_as_primary.patient_id is null
-        or (not is_operator and care.role_of_caller(lock_as_primary.patient_id) is null)
-    then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such caregiver or patient',
-            hint = 'Caregivers are managed by the primary caregiver of the patient.';
-    end if;
-    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
-    perform care.lock_patient(lock_as_primary.patient_id);
-    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if not is_operator and care.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'The primary caregiver manages caregivers',
-            hint = 'Ask the primary caregiver.';
-    end if;
-end
-$$;
-comment on function care.lock_as_primary is
-    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
-revoke execute on function care.lock_as_primary from public;
 
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
@@ -7468,8 +7661,8 @@ comment on function care.refuse_losing_the_last_primary is
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
-    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
-    language text default null
+    patient_id uuid, role public.caregiver_role, name text, phone text default null, webhook_url text default null,
+    user_id uuid default null, patient_known_as text default null, language text default null
 )
 returns public.patient_caregivers
 language plpgsql
@@ -7480,7 +7673,7 @@ as $$
 declare
     added public.patient_caregivers;
 begin
-    perform care.lock_as_primary(add_caregiver.patient_id);
+    perform care.patient_for_caller(add_caregiver.patient_id, 'primary');
     perform care.refuse_unknown_language(add_caregiver.language);
     perform care.refuse_wrong_contact(
         add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
@@ -7501,7 +7694,7 @@ $$;
 comment on function care.add_caregiver is
     'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.add_caregiver from public;
-grant execute on function care.add_caregiver to authenticated, retrocare_service;
+grant execute on function care.add_caregiver to retrocare_service;
 
 create function care.change_caregiver(
     caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
@@ -7519,7 +7712,7 @@ declare
     );
     changed public.patient_caregivers;
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     perform care.refuse_unknown_language(change_caregiver.language);
     perform care.refuse_wrong_contact(
         change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
@@ -7535,7 +7728,7 @@ begin
     returning * into changed;
     if not found then
         -- It was removed while this waited for its turn.
-        perform care.lock_as_primary(null);
+        perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
     return changed;
@@ -7549,7 +7742,7 @@ $$;
 comment on function care.change_caregiver is
     'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.change_caregiver from public;
-grant execute on function care.change_caregiver to authenticated, retrocare_service;
+grant execute on function care.change_caregiver to retrocare_service;
 
 create function care.remove_caregiver(caregiver_id uuid)
 returns void
@@ -7563,7 +7756,7 @@ declare
         select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
     );
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
     perform care.refuse_losing_the_last_primary(patient_id);
 end
@@ -7571,7 +7764,7 @@ $$;
 comment on function care.remove_caregiver is
     'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
-grant execute on function care.remove_caregiver to authenticated, retrocare_service;
+grant execute on function care.remove_caregiver to retrocare_service;
 
 create function care.set_my_preferences(
     patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
@@ -7613,7 +7806,6 @@ $$;
 comment on function care.set_my_preferences is
     'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
-grant execute on function care.set_my_preferences to authenticated;
 
 create function care.caregiver_list(patient_id uuid)
 returns table (
@@ -7681,7 +7873,7 @@ create type public.deletion_state as enum (
 comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
+comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -7694,6 +7886,8 @@ create table care.deletions (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     created_at timestamptz not null default now(),
     finished_at timestamptz,
@@ -7702,9 +7896,10 @@ create table care.deletions (
     constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
 );
 create index deletions_by_patient on care.deletions (patient_id);
-create index deletions_to_do on care.deletions (run_at) where state <> 'done';
+create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
 comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
+comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
@@ -7761,7 +7956,7 @@ as $$
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
         where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
         union
-        select 'provider_call', call.provider || '/' || call.provider_call_id
+        select 'provider_call', call.provider_account || '/' || call.provider_call_id
     ) as copies
     where copies.reference is not null
     order by copies.kind, copies.reference
@@ -7890,7 +8085,7 @@ $$;
 comment on function care.erase_patient_voice is
     'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
-grant execute on function care.erase_patient_voice to retrocare_service, service_role;
+grant execute on function care.erase_patient_voice to retrocare_service;
 
 create function care.erase_signals(patient_id uuid, reason text)
 returns jsonb
@@ -7937,7 +8132,7 @@ $$;
 comment on function care.erase_patient is
     'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
-grant execute on function care.erase_patient to retrocare_service, service_role;
+grant execute on function care.erase_patient to retrocare_service;
 
 -- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
 
@@ -8083,9 +8278,9 @@ create type public.deletion_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
+comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider account/call id.';
 
-create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.deletion_claim
 language sql
 volatile
@@ -8097,12 +8292,12 @@ as $$
         attempts = claimed.attempts + 1,
         worker = claim_deletions.worker,
         lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
+        leased_until = claim_deletions.at + make_interval(secs => claim_deletions.lease_seconds)
     from (
         select due.id
         from care.deletions as due
-        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
-        order by due.run_at, due.id
+        where due.due_at <= claim_deletions.at
+        order by due.due_at, due.id
         for update skip locked
         limit claim_deletions.count
     ) as ready
@@ -8111,9 +8306,8 @@ as $$
 $$;
 comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.claim_deletions from public;
-grant execute on function care.claim_deletions to service_role;
 
-create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
+create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
 returns boolean
 language sql
 volatile
@@ -8136,9 +8330,8 @@ $$;
 comment on function care.finish_deletion is
     'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_deletion from public;
-grant execute on function care.finish_deletion to service_role;
 
-create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
+create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
 returns void
 language sql
 volatile
@@ -8158,20 +8351,6 @@ $$;
 comment on function care.fail_deletion is
     'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.fail_deletion from public;
-grant execute on function care.fail_deletion to service_role;
-
-create function care.due_deletions(at timestamptz)
-returns bigint
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select count(*)
-    from care.deletions
-    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
-$$;
-comment on function care.due_deletions is 'How many deletions could be done now. Called by care.due_work.';
-revoke execute on function care.due_deletions from public;
 
 -- 62_retention.sql
 
@@ -8256,7 +8435,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where unmatched_calls.received_at < care.kept_since('unmatched_calls', old_unmatched_calls.at)
     order by unmatched_calls.received_at
@@ -8274,12 +8453,12 @@ as $$
 begin
     delete from care.unmatched_calls
     using (
-        select old_call.provider, old_call.provider_call_id
+        select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
-        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
+        where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
         for update skip locked -- whoever erases a person, or takes the call in, has it
     ) as found_call
-    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
+    where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
@@ -8366,7 +8545,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
+    select jsonb_build_array(idempotency_keys.organisation_id, idempotency_keys.caller, idempotency_keys.key)::text
     from care.idempotency_keys
     where idempotency_keys.created_at < care.kept_since('idempotency_keys', old_idempotency_keys.at)
     order by idempotency_keys.created_at
@@ -8386,13 +8565,16 @@ declare
 begin
     select idempotency_keys.* into old_key
     from care.idempotency_keys
-    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
-        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
+    where idempotency_keys.organisation_id = (delete_old_idempotency_key.reference::jsonb ->> 0)::uuid
+        and idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 1
+        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 2;
     if not care.try_lock_patient(old_key.patient_id) then
         return false;
     end if;
     delete from care.idempotency_keys
-    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
+    where idempotency_keys.organisation_id = old_key.organisation_id
+        and idempotency_keys.caller = old_key.caller
+        and idempotency_keys.key = old_key.key;
     return found;
 end
 $$;
@@ -8423,7 +8605,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(export_patient.patient_id);
+    patient public.patients := care.patient_for_caller(export_patient.patient_id, 'primary');
     kept record;
     rows jsonb;
     exported jsonb := jsonb_build_object('exported_at', now(), 'patients', jsonb_build_array(to_jsonb(patient)));
@@ -8459,7 +8641,7 @@ $$;
 comment on function care.export_patient is
     'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
 revoke execute on function care.export_patient from public;
-grant execute on function care.export_patient to authenticated, service_role, retrocare_service;
+grant execute on function care.export_patient to retrocare_service;
 
 -- 64_api_keys.sql
 
@@ -8475,6 +8657,8 @@ comment on type care.api_scope is 'What a key allows.';
 
 create table care.api_keys (
     id bigint generated always as identity constraint api_keys_pkey primary key,
+    organisation_id uuid not null default care.default_organisation()
+        constraint an_api_key_is_an_organisations references public.organisations (id),
     name text not null
         constraint an_api_key_has_a_name check (btrim(name) <> ''),
     key_sha256 bytea not null
@@ -8486,7 +8670,8 @@ create table care.api_keys (
     last_used_at timestamptz,
     constraint an_api_key_is_one_callers unique (key_sha256)
 );
-create unique index a_name_stands_for_one_key on care.api_keys (name) where revoked_at is null;
+create unique index a_name_stands_for_one_key_of_an_organisation on care.api_keys (organisation_id, name) where revoked_at is null;
+create index api_keys_by_organisation on care.api_keys (organisation_id);
 alter table care.api_keys enable row level security;
 comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
 comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
@@ -8498,11 +8683,14 @@ create type care.api_key as (
     scopes text[],
     created_at timestamptz,
     revoked_at timestamptz,
-    last_used_at timestamptz
+    last_used_at timestamptz,
+    organisation_id uuid
 );
 comment on type care.api_key is 'A key as it is shown: without its hash.';
 
-create function care.add_api_key(name text, scopes care.api_scope[], key_sha256 bytea)
+create function care.add_api_key(
+    name text, scopes care.api_scope[], key_sha256 bytea, organisation_id uuid default care.default_organisation()
+)
 returns care.api_key
 language plpgsql
 volatile
@@ -8512,17 +8700,19 @@ as $$
 declare
     added care.api_keys;
 begin
-    insert into care.api_keys (name, scopes, key_sha256)
-    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256)
+    insert into care.api_keys (name, scopes, key_sha256, organisation_id)
+    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256, add_api_key.organisation_id)
     returning * into added;
-    return (added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at)::care.api_key;
+    return (
+        added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at, added.organisation_id
+    )::care.api_key;
 end
 $$;
 comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
 revoke execute on function care.add_api_key from public;
 grant execute on function care.add_api_key to retrocare_service;
 
-create function care.revoke_api_key(name text)
+create function care.revoke_api_key(name text, organisation_id uuid default care.default_organisation())
 returns boolean
 language plpgsql
 volatile
@@ -8532,12 +8722,14 @@ as $$
 begin
     update care.api_keys
     set revoked_at = now()
-    where api_keys.name = revoke_api_key.name and api_keys.revoked_at is null;
+    where api_keys.organisation_id = revoke_api_key.organisation_id
+        and api_keys.name = revoke_api_key.name
+        and api_keys.revoked_at is null;
     return found;
 end
 $$;
 comment on function care.revoke_api_key is
-    'Refuses a key from now on; false: no key that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+    'Refuses a key from now on; false: no key of the organisation that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
 revoke execute on function care.revoke_api_key from public;
 grant execute on function care.revoke_api_key to retrocare_service;
 
@@ -8548,7 +8740,9 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at
+    select
+        api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at,
+        api_keys.organisation_id
     from care.api_keys
     order by api_keys.id
 $$;
@@ -8557,7 +8751,7 @@ revoke execute on function care.api_key_list from public;
 grant execute on function care.api_key_list to retrocare_service;
 
 create function care.use_api_key(key_sha256 bytea, scope care.api_scope)
-returns table (name text, is_allowed boolean)
+returns table (name text, is_allowed boolean, organisation_id uuid)
 language plpgsql
 volatile
 security definer
@@ -8581,11 +8775,12 @@ begin
             perform care.note_audit('key_used', 'care.api_keys ' || used.id);
         end if;
     end if;
-    return query select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes);
+    return query
+        select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes), used.organisation_id;
 end
 $$;
 comment on function care.use_api_key is
-    'Whose key this is and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+    'Whose key this is, of which organisation, and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;
 
@@ -8786,7 +8981,7 @@ select
     alert.opened_at as alert_opened_at
 from public.patient_caregivers as me
 join public.patients on patients.id = me.patient_id
-cross join care.settings
+join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
 left join voice.policies on policies.encoder = (select voice.active_encoder())
 left join voice.baselines
     on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
@@ -8814,7 +9009,7 @@ left join lateral (
 cross join lateral (
     select max(call_logs."timestamp") as last_at
     from public.call_logs
-    where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+    where call_logs.patient_id = patients.id and call_logs.is_heard
 ) as heard
 cross join lateral (
     select max(call_logs."timestamp") as last_at
@@ -8842,7 +9037,7 @@ comment on view public.caregiver_patients is 'For caregivers: the overview, one 
 comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
 comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
 comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
 comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
@@ -8986,16 +9181,16 @@ select
     alerts.last_raised_at,
     alerts.repeat_count,
     alerts.acknowledged_at,
-    care.caregiver_name(alerts.patient_id, alerts.acknowledged_by) as acknowledged_by,
+    care.caregiver_name(alerts.acknowledged_by) as acknowledged_by,
     alerts.snoozed_until,
     alerts.resolved_at,
-    care.caregiver_name(alerts.patient_id, alerts.resolved_by) as resolved_by,
+    care.caregiver_name(alerts.resolved_by) as resolved_by,
     alerts.outcome,
     alerts.notes,
     history.change_count,
     latest.change as last_change,
     latest.changed_at as last_changed_at,
-    care.caregiver_name(alerts.patient_id, latest.actor_id) as last_changed_by
+    care.caregiver_name(latest.caregiver_id) as last_changed_by
 from public.caregiver_alerts as alerts
 join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
@@ -9008,7 +9203,7 @@ left join lateral (
     limit 1
 ) as opening on true
 left join lateral (
-    select alert_changes.change, alert_changes.changed_at, alert_changes.actor_id
+    select alert_changes.change, alert_changes.changed_at, alert_changes.caregiver_id
     from public.alert_changes
     where alert_changes.alert_id = alerts.id
     order by alert_changes.changed_at desc, alert_changes.change desc
@@ -9030,7 +9225,7 @@ comment on column public.alert_history.repeat_count is 'How many further signs t
 comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
 comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
 comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it, or an operator.';
 revoke all on public.alert_history from anon, authenticated, service_role;
 grant select on public.alert_history to authenticated, service_role;
 
@@ -9313,7 +9508,7 @@ $$;
 comment on function care.run_job is
     'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
-grant execute on function care.run_job to retrocare_service, service_role;
+grant execute on function care.run_job to retrocare_service;
 
 create function care.due_jobs(at timestamptz default now())
 returns setof text
@@ -9342,13 +9537,9 @@ as $$
 begin
     return query
         select
-            (select count(*) from care.recordings
-                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
-                    when 'leased' then recordings.leased_until < due_work.at end),
-            care.due_receipts(due_work.at) + (select count(*) from care.deliveries
-                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
-                    when 'leased' then deliveries.leased_until < due_work.at end),
-            care.due_deletions(due_work.at);
+            (select count(*) from care.recordings where recordings.due_at <= due_work.at),
+            care.due_receipts(due_work.at) + (select count(*) from care.deliveries where deliveries.due_at <= due_work.at),
+            (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
 comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
@@ -9597,23 +9788,28 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select 'unmatched_call'::public.operator_issue_kind, null::uuid, null::uuid, null::uuid,
-        unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,
+        unmatched_calls.provider_account || ' ' || unmatched_calls.provider_call_id,
         case when unmatched_calls.phone is null and unmatched_calls.report ->> 'patient_id' is null then 'names_nobody'
-            when (select count(*) from public.patients where patients.phone = unmatched_calls.phone) > 1 then 'number_of_several'
+            when (
+                select count(*)
+                from public.patients
+                join care.provider_accounts on provider_accounts.organisation_id = patients.organisation_id
+                where patients.phone = unmatched_calls.phone and provider_accounts.id = unmatched_calls.provider_account
+            ) > 1 then 'number_of_several'
             else 'patient_unknown' end,
         null, unmatched_calls.received_at
     from care.unmatched_calls
     union all
-    select 'unknown_ended_reason', null, null, null, call_logs.ended_reason, 'ended_reason_unknown',
+    select 'unknown_ended_reason', null, null, null, concat_ws(' ', call_logs.provider, call_logs.ended_reason), 'ended_reason_unknown',
         count(*) || ' calls', max(call_logs."timestamp")
     from public.call_logs
     where call_logs.check_reason = 'ended_reason_unknown'
-    group by call_logs.ended_reason
+    group by call_logs.provider, call_logs.ended_reason
     union all
     select
         case recordings.state when 'queued' then 'recording_delayed' else 'recording_lost' end::public.operator_issue_kind,
         recordings.patient_id, recordings.call_log_id, null,
-        call_logs.provider || ' ' || call_logs.provider_call_id,
+        call_logs.provider_account || ' ' || call_logs.provider_call_id,
         coalesce(recordings.error_code, recordings.state::text), recordings.error_message,
         coalesce(recordings.finished_at, recordings.run_at)
     from care.recordings
@@ -9669,8 +9865,7 @@ as $$
             (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
         from public.call_logs
         where (call_logs.check_state = 'held'
-                or (call_logs.check_state = 'not_assessable'
-                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
+                or (call_logs.check_state = 'not_assessable' and not call_logs.is_unheard))
             and not exists (
                 select from public.call_logs as later
                 where later.patient_id = call_logs.patient_id
@@ -9679,7 +9874,7 @@ as $$
             )
         group by call_logs.patient_id
     ) as unusable
-    where unusable.call_count >= (select settings.unusable_calls_in_a_row from care.settings)
+    where unusable.call_count >= (care.settings_of(unusable.patient_id)).unusable_calls_in_a_row
     union all
     select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
         deletions.attempts || ' attempts', deletions.created_at
@@ -9714,470 +9909,180 @@ grant select on public.operator_issues to service_role;
 
 -- 95_api.sql
 
--- The API: what caregivers, edge functions and integrators call over the Data API. The bodies are bound when they are created:
--- nobody needs USAGE on a private schema.
+-- The API: what caregivers, edge functions and integrators call over the Data API.
 
-create function public.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
-    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
-    summary text default null
-)
-returns uuid
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.upsert_call(
-        upsert_call.patient_id, upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, upsert_call.occurred_at, upsert_call.ended_reason, upsert_call.summary);
-end;
-comment on function public.upsert_call is
-    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.';
-revoke execute on function public.upsert_call from public, anon, authenticated;
-grant execute on function public.upsert_call to service_role;
-
-create function public.acknowledge_alert(alert_id uuid)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.acknowledge_alert(acknowledge_alert.alert_id, now());
-end;
-comment on function public.acknowledge_alert is
-    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.';
-revoke execute on function public.acknowledge_alert from public, anon;
-grant execute on function public.acknowledge_alert to authenticated, service_role;
-
-create function public.snooze_alert(alert_id uuid, until timestamptz)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.snooze_alert(snooze_alert.alert_id, snooze_alert.until, now());
-end;
-comment on function public.snooze_alert is
-    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.snooze_alert from public, anon, service_role;
-grant execute on function public.snooze_alert to authenticated;
-
-create function public.resolve_alert(alert_id uuid, outcome public.alert_outcome, notes text default null)
-returns public.caregiver_alerts
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.resolve_alert(resolve_alert.alert_id, resolve_alert.outcome, resolve_alert.notes, now());
-end;
-comment on function public.resolve_alert is
-    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.resolve_alert from public, anon;
-grant execute on function public.resolve_alert to authenticated, service_role;
-
-create function public.claim_receipts(count integer, at timestamptz default now())
-returns setof public.receipt_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_receipts(claim_receipts.count, claim_receipts.at);
-end;
-comment on function public.claim_receipts is
-    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.';
-revoke execute on function public.claim_receipts from public, anon, authenticated;
-grant execute on function public.claim_receipts to service_role;
-
-create function public.finish_receipt(
-    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
-)
-returns public.delivery_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_receipt(
-        finish_receipt.delivery_id, finish_receipt.is_delivered, finish_receipt.message, finish_receipt.at);
-end;
-comment on function public.finish_receipt is
-    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.';
-revoke execute on function public.finish_receipt from public, anon, authenticated;
-grant execute on function public.finish_receipt to service_role;
-
-create function public.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
-    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
-    summary text default null, recording_url text default null, recording_url_channel text default null,
-    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
-    is_recording_consented boolean default null, at timestamptz default now()
-)
-returns public.received_call
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.receive_call_report(
-        receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id,
-        receive_call_report.phone, receive_call_report.started_at, receive_call_report.ended_at,
-        receive_call_report.ended_reason, receive_call_report.summary, receive_call_report.recording_url,
-        receive_call_report.recording_url_channel, receive_call_report.recording_url_expires_at,
-        receive_call_report.speech_intervals, receive_call_report.is_recording_consented, receive_call_report.at);
-end;
-comment on function public.receive_call_report is
-    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.';
-revoke execute on function public.receive_call_report from public, anon, authenticated;
-grant execute on function public.receive_call_report to service_role;
-
-create function public.unreported_calls(provider text, provider_call_ids text[])
-returns setof text
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.unreported_calls(unreported_calls.provider, unreported_calls.provider_call_ids);
-end;
-comment on function public.unreported_calls is 'For functions/collect-recordings (service_role): those of these calls that nobody has reported.';
-revoke execute on function public.unreported_calls from public, anon, authenticated;
-grant execute on function public.unreported_calls to service_role;
-
-create function public.reconcile_since(provider text, at timestamptz default now())
-returns timestamptz
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.reconcile_since(reconcile_since.provider, reconcile_since.at);
-end;
-comment on function public.reconcile_since is 'For functions/collect-recordings (service_role): from when on to list the provider''s calls.';
-revoke execute on function public.reconcile_since from public, anon, authenticated;
-grant execute on function public.reconcile_since to service_role;
-
-create function public.finish_reconciliation(provider text, until timestamptz)
+create function care.publish(private_function regproc, roles text[], comment text, unpublished_arguments text[] default '{}')
 returns void
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_reconciliation(finish_reconciliation.provider, finish_reconciliation.until);
-end;
-comment on function public.finish_reconciliation is 'For functions/collect-recordings (service_role): every call made before until was asked for.';
-revoke execute on function public.finish_reconciliation from public, anon, authenticated;
-grant execute on function public.finish_reconciliation to service_role;
+as $$
+declare
+    published pg_catalog.pg_proc;
+    signature text;
+    arguments text;
+    passed text;
+begin
+    select pg_proc.* into strict published from pg_catalog.pg_proc where pg_proc.oid = publish.private_function;
+    select
+        string_agg(format('%I %s', argument.name, format_type(argument.type, null)), ', ' order by argument.position),
+        string_agg(
+            format('%I %s', argument.name, format_type(argument.type, null))
+                || coalesce(' default ' || pg_get_function_arg_default(published.oid, argument.position::integer), ''),
+            ', ' order by argument.position),
+        string_agg(format('%1$I => %2$I.%1$I', argument.name, published.proname), ', ' order by argument.position)
+    into signature, arguments, passed
+    from unnest(published.proargnames, published.proargtypes::oid[]) with ordinality as argument (name, type, position)
+    where argument.type is not null and argument.name <> all (publish.unpublished_arguments);
+    -- The body is bound when it is made: nobody needs USAGE on a private schema.
+    execute format(
+        'create function public.%I(%s) returns %s language sql %s set search_path = pg_catalog, pg_temp begin atomic select %s(%s); end',
+        published.proname,
+        arguments,
+        pg_get_function_result(published.oid),
+        case published.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
+        published.oid::regproc,
+        passed);
+    signature := format('public.%I(%s)', published.proname, signature);
+    execute format('comment on function %s is %L', signature, publish.comment);
+    execute format('revoke execute on function %s from public, anon, authenticated, service_role', signature);
+    execute format(
+        'grant execute on function %s, %s to %s',
+        signature, published.oid::regprocedure, (select string_agg(format('%I', role), ', ') from unnest(publish.roles) as role));
+end
+$$;
+comment on function care.publish is
+    'Makes the public function of this private one: the same name, arguments, defaults, result and volatility, for these roles alone, who may then execute the private one as well; what it leaves out has the private one''s default. Called by these files.';
+revoke execute on function care.publish from public;
 
-create function public.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
-)
-returns setof public.recording_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_recordings(
-        claim_recordings.worker, claim_recordings.count, claim_recordings.lease_seconds, claim_recordings.call_log_id,
-        claim_recordings.at);
-end;
-comment on function public.claim_recordings is 'For functions/collect-recordings (service_role): recordings that are due.';
-revoke execute on function public.claim_recordings from public, anon, authenticated;
-grant execute on function public.claim_recordings to service_role;
+select care.publish(
+    'care.upsert_call', '{service_role}',
+    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
 
-create function public.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
-)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.store_recording(
-        store_recording.call_log_id, store_recording.lease_token, store_recording.recording_ref,
-        store_recording.recording_channel, store_recording.speech_intervals);
-end;
-comment on function public.store_recording is
-    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.';
-revoke execute on function public.store_recording from public, anon, authenticated;
-grant execute on function public.store_recording to service_role;
+select care.publish(
+    'care.acknowledge_alert', '{authenticated,service_role}',
+    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
+    '{at,operator}');
 
-create function public.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
-)
-returns public.recording_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.fail_recording(
-        fail_recording.call_log_id, fail_recording.lease_token, fail_recording.code, fail_recording.message,
-        fail_recording.is_permanent, fail_recording.at);
-end;
-comment on function public.fail_recording is
-    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.';
-revoke execute on function public.fail_recording from public, anon, authenticated;
-grant execute on function public.fail_recording to service_role;
+select care.publish(
+    'care.snooze_alert', '{authenticated}',
+    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
+    '{at}');
 
-create function public.claim_deliveries(
-    worker text, count integer, lease_seconds double precision, at timestamptz default now()
-)
-returns setof public.delivery_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_deliveries(
-        claim_deliveries.worker, claim_deliveries.count, claim_deliveries.lease_seconds, claim_deliveries.at);
-end;
-comment on function public.claim_deliveries is 'For functions/notify-caregiver (service_role): messages that are due.';
-revoke execute on function public.claim_deliveries from public, anon, authenticated;
-grant execute on function public.claim_deliveries to service_role;
+select care.publish(
+    'care.resolve_alert', '{authenticated,service_role}',
+    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
+    '{at,operator}');
 
-create function public.finish_delivery(
-    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
-)
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_delivery(
-        finish_delivery.delivery_id, finish_delivery.lease_token, finish_delivery.provider_message_id, finish_delivery.at);
-end;
-comment on function public.finish_delivery is
-    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.';
-revoke execute on function public.finish_delivery from public, anon, authenticated;
-grant execute on function public.finish_delivery to service_role;
+select care.publish(
+    'care.claim_receipts', '{service_role}',
+    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.');
 
-create function public.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean,
-    may_have_been_sent boolean default false, at timestamptz default now()
-)
-returns public.delivery_state
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.fail_delivery(
-        fail_delivery.delivery_id, fail_delivery.lease_token, fail_delivery.code, fail_delivery.message,
-        fail_delivery.is_permanent, fail_delivery.may_have_been_sent, fail_delivery.at);
-end;
-comment on function public.fail_delivery is
-    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.';
-revoke execute on function public.fail_delivery from public, anon, authenticated;
-grant execute on function public.fail_delivery to service_role;
+select care.publish(
+    'care.finish_receipt', '{service_role}',
+    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.');
 
-create function public.run_job(job text, at timestamptz default now())
-returns integer
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.run_job(run_job.job, run_job.at);
-end;
-comment on function public.run_job is
-    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.';
-revoke execute on function public.run_job from public, anon, authenticated;
-grant execute on function public.run_job to service_role;
+select care.publish(
+    'care.receive_call_report', '{service_role}',
+    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.');
 
-create function public.match_voices(
-    embedding extensions.vector, encoder text default null, count integer default 5,
-    min_similarity double precision default null
-)
-returns setof public.voice_match
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select voice.match_voices(
-        match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
-end;
-comment on function public.match_voices is
-    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.';
-revoke execute on function public.match_voices from public, anon, authenticated;
-grant execute on function public.match_voices to service_role;
+select care.publish(
+    'care.unreported_calls', '{service_role}',
+    'For functions/collect-recordings (service_role): those of these calls that nobody has reported.');
 
-create function public.record_consent(
-    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
-)
-returns public.consents
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.record_consent(
-        record_consent.patient_id, record_consent.evidence, record_consent.given_at, record_consent.scope);
-end;
-comment on function public.record_consent is
-    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.';
-revoke execute on function public.record_consent from public, anon;
-grant execute on function public.record_consent to authenticated, service_role;
+select care.publish(
+    'care.reconcile_since', '{service_role}',
+    'For functions/collect-recordings (service_role): from when on to list the provider''s calls.');
 
-create function public.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.withdraw_consent(withdraw_consent.patient_id, withdraw_consent.scope);
-end;
-comment on function public.withdraw_consent is
-    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.';
-revoke execute on function public.withdraw_consent from public, anon;
-grant execute on function public.withdraw_consent to authenticated, service_role;
+select care.publish(
+    'care.finish_reconciliation', '{service_role}',
+    'For functions/collect-recordings (service_role): every call made before until was asked for.');
 
-create function public.export_patient(patient_id uuid)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.export_patient(export_patient.patient_id);
-end;
-comment on function public.export_patient is
-    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.';
-revoke execute on function public.export_patient from public, anon;
-grant execute on function public.export_patient to authenticated, service_role;
+select care.publish(
+    'care.claim_recordings', '{service_role}',
+    'For functions/collect-recordings (service_role): recordings that are due.');
 
-create function public.read_recording(call_log_id uuid)
-returns text
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.read_recording(read_recording.call_log_id);
-end;
-comment on function public.read_recording is
-    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.';
-revoke execute on function public.read_recording from public, anon, service_role;
-grant execute on function public.read_recording to authenticated;
+select care.publish(
+    'care.store_recording', '{service_role}',
+    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.');
 
-create function public.erase_patient_voice(patient_id uuid, reason text)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.erase_patient_voice(erase_patient_voice.patient_id, erase_patient_voice.reason);
-end;
-comment on function public.erase_patient_voice is 'For the privacy officer (service_role): erases a voice, and ends the consent to it.';
-revoke execute on function public.erase_patient_voice from public, anon, authenticated;
-grant execute on function public.erase_patient_voice to service_role;
+select care.publish(
+    'care.fail_recording', '{service_role}',
+    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.');
 
-create function public.erase_patient(patient_id uuid, reason text)
-returns jsonb
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.erase_patient(erase_patient.patient_id, erase_patient.reason);
-end;
-comment on function public.erase_patient is 'For the privacy officer (service_role): erases a person, but for the audit.';
-revoke execute on function public.erase_patient from public, anon, authenticated;
-grant execute on function public.erase_patient to service_role;
+select care.publish(
+    'care.claim_deliveries', '{service_role}',
+    'For functions/notify-caregiver (service_role): messages that are due.');
 
-create function public.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
-returns setof public.deletion_claim
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.claim_deletions(
-        claim_deletions.worker, claim_deletions.count, claim_deletions.lease_seconds, claim_deletions.at);
-end;
-comment on function public.claim_deletions is 'For functions/delete-recordings (service_role): deletions that are due.';
-revoke execute on function public.claim_deletions from public, anon, authenticated;
-grant execute on function public.claim_deletions to service_role;
+select care.publish(
+    'care.finish_delivery', '{service_role}',
+    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.');
 
-create function public.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
-returns boolean
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.finish_deletion(finish_deletion.deletion_id, finish_deletion.lease_token, finish_deletion.at);
-end;
-comment on function public.finish_deletion is 'For functions/delete-recordings (service_role): it is gone.';
-revoke execute on function public.finish_deletion from public, anon, authenticated;
-grant execute on function public.finish_deletion to service_role;
+select care.publish(
+    'care.fail_delivery', '{service_role}',
+    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.');
 
-create function public.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.fail_deletion(fail_deletion.deletion_id, fail_deletion.lease_token, fail_deletion.code, fail_deletion.at);
-end;
-comment on function public.fail_deletion is 'For functions/delete-recordings (service_role): it is not gone.';
-revoke execute on function public.fail_deletion from public, anon, authenticated;
-grant execute on function public.fail_deletion to service_role;
+select care.publish(
+    'care.run_job', '{service_role}',
+    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.');
 
-create function public.set_my_preferences(
-    patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.set_my_preferences(
-        set_my_preferences.patient_id, set_my_preferences.patient_known_as, set_my_preferences.language,
-        set_my_preferences.timezone, set_my_preferences.quiet_from, set_my_preferences.quiet_until);
-end;
-comment on function public.set_my_preferences is
-    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.';
-revoke execute on function public.set_my_preferences from public, anon, service_role;
-grant execute on function public.set_my_preferences to authenticated;
+select care.publish(
+    'voice.match_voices', '{service_role}',
+    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.');
 
-create function public.add_caregiver(
-    patient_id uuid,
-    role public.caregiver_role,
-    name text,
-    phone text default null,
-    webhook_url text default null,
-    user_id uuid default null,
-    patient_known_as text default null
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.add_caregiver(
-        add_caregiver.patient_id, add_caregiver.role, add_caregiver.name, add_caregiver.phone, add_caregiver.webhook_url,
-        add_caregiver.user_id, add_caregiver.patient_known_as);
-end;
-comment on function public.add_caregiver is
-    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.';
-revoke execute on function public.add_caregiver from public, anon, service_role;
-grant execute on function public.add_caregiver to authenticated;
+select care.publish(
+    'care.record_consent', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
 
-create function public.change_caregiver(
-    caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text
-)
-returns public.patient_caregivers
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.change_caregiver(
-        change_caregiver.caregiver_id, change_caregiver.role, change_caregiver.name, change_caregiver.phone,
-        change_caregiver.webhook_url, change_caregiver.user_id, change_caregiver.patient_known_as);
-end;
-comment on function public.change_caregiver is
-    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.';
-revoke execute on function public.change_caregiver from public, anon, service_role;
-grant execute on function public.change_caregiver to authenticated;
+select care.publish(
+    'care.withdraw_consent', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
 
-create function public.remove_caregiver(caregiver_id uuid)
-returns void
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select care.remove_caregiver(remove_caregiver.caregiver_id);
-end;
-comment on function public.remove_caregiver is
-    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.';
-revoke execute on function public.remove_caregiver from public, anon, service_role;
-grant execute on function public.remove_caregiver to authenticated;
+select care.publish(
+    'care.export_patient', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.');
+
+select care.publish(
+    'care.read_recording', '{authenticated}',
+    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
+
+select care.publish(
+    'care.erase_patient_voice', '{service_role}',
+    'For the privacy officer (service_role): erases a voice, and ends the consent to it.');
+
+select care.publish(
+    'care.erase_patient', '{service_role}',
+    'For the privacy officer (service_role): erases a person, but for the audit.');
+
+select care.publish(
+    'care.claim_deletions', '{service_role}',
+    'For functions/delete-recordings (service_role): deletions that are due.');
+
+select care.publish(
+    'care.finish_deletion', '{service_role}',
+    'For functions/delete-recordings (service_role): it is gone.');
+
+select care.publish(
+    'care.fail_deletion', '{service_role}',
+    'For functions/delete-recordings (service_role): it is not gone.');
+
+select care.publish(
+    'care.set_my_preferences', '{authenticated}',
+    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.');
+
+select care.publish(
+    'care.add_caregiver', '{authenticated}',
+    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
+    '{language}');
+
+select care.publish(
+    'care.change_caregiver', '{authenticated}',
+    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.',
+    '{language}');
+
+select care.publish(
+    'care.remove_caregiver', '{authenticated}',
+    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.');
 
 -- 96_access.sql
 
@@ -10217,7 +10122,7 @@ begin
             ('health_flags', ''),
             ('daily_checkins', ''),
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
-                ' check_state, check_reason, anomaly_score, created_at)')
+                ' check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at)')
         ) as care (table_name, columns)
     loop
         if (select relrowsecurity from pg_catalog.pg_class where oid = to_regclass('public.' || readable.table_name)) then
@@ -10235,6 +10140,12 @@ $$;
 
 -- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
+-- 0 An organisation is added: it has its settings.
+create trigger every_organisation_has_settings
+    after insert on public.organisations
+    for each row
+    execute function care.on_organisation();
+
 -- 1 A finished call is worth judging: its recording is to be copied.
 create trigger recording_doorbell
     after insert on care.recordings
@@ -10247,6 +10158,13 @@ create trigger garbled_intervals_are_forgotten
     for each row
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
+
+--   A provider's call is an account's.
+create trigger accounts_are_named
+    before insert or update of provider, provider_account on public.call_logs
+    for each row
+    when (new.provider is not null and new.provider_account is null)
+    execute function care.name_the_account();
 
 --   It began before now, and stays with its patient.
 create trigger impossible_calls_are_refused
@@ -10297,7 +10215,7 @@ create trigger delivery_doorbell
     execute function care.on_new_work('notify-caregiver');
 
 create trigger alert_changes_never_change
-    before update of alert_id, patient_id, change, level, cause, actor, snoozed_until, outcome, changed_at
+    before update of alert_id, patient_id, change, level, cause, actor, operator, snoozed_until, outcome, changed_at
     on public.alert_changes
     for each row
     execute function care.refuse_change();
@@ -10429,8 +10347,10 @@ declare
 begin
     for audited in
         select * from (values
-            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('care.alert_policies', 'level'),
-            ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
+            ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
+            ('care.alert_policies', 'level'),
+            ('care.providers', 'id'), ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop
         execute format(

@@ -245,41 +245,22 @@ create table care.settings (
         constraint a_delivery_is_tried_at_least_once check (delivery_maximum_attempts >= 1),
     delivery_retry_cap_seconds double precision not null default 300
         constraint a_delivery_waits_at_most_a_day check (delivery_retry_cap_seconds between 1 and 86400),
-    quiet_from time not null default '21:00',
-    quiet_until time not null default '07:00',
-    unusable_calls_in_a_row integer not null default 3
-        constraint one_unusable_call_is_no_silence check (unusable_calls_in_a_row >= 2),
-    illness_days integer not null default 14
-        constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
-    dashboard_url text
-        constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$'),
     constraint the_retry_cap_is_not_below_the_base
         check (retry_cap_seconds >= retry_base_seconds and retry_cap_seconds < 'infinity')
 );
 insert into care.settings default values;
 alter table care.settings enable row level security;
-comment on table care.settings is 'How the work lists and the alerts behave: one row.';
+comment on table care.settings is 'How the work lists and the search behave: one row. What an organisation decides is in care.organisation_settings.';
 comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
 comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
 comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
 comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column care.settings.quiet_from is 'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column care.settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column care.settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
-comment on column care.settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
 comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
 alter table care.settings
     add column search_breadth integer not null default 300
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
     'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
-grant select (is_only, unusable_calls_in_a_row) on care.settings to authenticated, service_role;
-alter table care.settings
-    add column recent_call_days integer not null default 7
-        constraint a_recent_call_is_of_some_day check (recent_call_days >= 1);
-comment on column care.settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-grant select (recent_call_days) on care.settings to authenticated, service_role;
 
 create function care.retry_wait(attempts integer, cap_seconds double precision default null)
 returns interval
@@ -295,7 +276,3 @@ $$;
 comment on function care.retry_wait is
     'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
 revoke execute on function care.retry_wait from public;
-
-create policy caregivers_read_when_a_patient_counts_as_silent on care.settings
-    for select to authenticated
-    using (true);

@@ -16,6 +16,10 @@ alter table public.patients
     add column if not exists voice_consent_at timestamptz
         constraint consent_was_given_after_1900 check (voice_consent_at >= '1900-01-01 00:00+00' and voice_consent_at < 'infinity'),
     add column if not exists created_at timestamptz not null default now();
+alter table public.patients
+    add column if not exists organisation_id uuid not null default care.default_organisation()
+        constraint a_patient_is_an_organisations references public.organisations (id);
+create index if not exists patients_by_organisation on public.patients (organisation_id);
 comment on table public.patients is 'The people who are phoned.';
 comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
 comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
@@ -60,9 +64,23 @@ comment on column public.patient_caregivers.webhook_url is 'Where signed message
 comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
 comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
 comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.settings says.';
+comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
+comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
 comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+
+create function care.settings_of(patient_id uuid)
+returns care.organisation_settings
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select organisation_settings
+    from public.patients
+    join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
+    where patients.id = settings_of.patient_id
+$$;
+comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
 returns public.caregiver_role
@@ -76,7 +94,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by every function that acts for a caregiver.';
+    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -109,7 +127,7 @@ comment on function care.patients_of_caller is
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
-create function care.caregiver_name(patient_id uuid, user_id uuid)
+create function care.caregiver_name(caregiver_id uuid)
 returns text
 language sql
 stable
@@ -118,10 +136,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select patient_caregivers.name
     from public.patient_caregivers
-    where patient_caregivers.patient_id = caregiver_name.patient_id and patient_caregivers.user_id = caregiver_name.user_id
+    where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver of the patient is called; null once the person is none any more. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 
@@ -150,6 +168,41 @@ $$;
 comment on function care.lock_patient is
     'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
 revoke execute on function care.lock_patient from public;
+
+create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
+returns public.patients
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_caregiver constant boolean := care.is_caller_a_caregiver();
+    patient public.patients;
+begin
+    if patient_for_caller.patient_id is null
+        or (is_caregiver and care.role_of_caller(patient_for_caller.patient_id) is null)
+    then
+        raise exception using
+            errcode = 'PT404',
+            message = 'Nothing of yours has that id',
+            hint = 'It must belong to a patient for whom you care.';
+    end if;
+    patient := care.lock_patient(patient_for_caller.patient_id);
+    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
+        raise exception using
+            errcode = 'PT403',
+            message = format('This takes the role %s', (
+                select string_agg(role::text, ' or ')
+                from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
+            hint = 'Ask the primary caregiver of the patient.';
+    end if;
+    return patient;
+end
+$$;
+comment on function care.patient_for_caller is
+    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
 returns boolean

@@ -131,28 +131,9 @@ comment on function care.on_consents_withdrawn is
     'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
-create function care.consenting_patient(patient_id uuid)
-returns public.patients
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    caregiver_role public.caregiver_role := care.role_of_caller(consenting_patient.patient_id);
-begin
-    if care.is_caller_a_caregiver() and caregiver_role is null then
-        raise exception using errcode = 'PT404', message = 'No such patient', hint = 'Consent is recorded by a caregiver of the patient.';
-    elsif care.is_caller_a_caregiver() and caregiver_role <> 'primary' then
-        raise exception using errcode = 'PT403', message = 'The primary caregiver records consent', hint = 'Ask the primary caregiver.';
-    end if;
-    return care.lock_patient(consenting_patient.patient_id);
-end
-$$;
-comment on function care.consenting_patient is
-    'The patient, locked, where the caller may record consent: the primary caregiver, or service_role. Raises PT403, PT404, RV002.';
-revoke execute on function care.consenting_patient from public;
-
-create function care.record_consent(patient_id uuid, evidence text, given_at timestamptz, scope text default 'voiceprint')
+create function care.record_consent(
+    patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
+)
 returns public.consents
 language plpgsql
 volatile
@@ -160,7 +141,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(record_consent.patient_id);
+    patient public.patients := care.patient_for_caller(record_consent.patient_id, 'primary');
     consent public.consents;
 begin
     if nullif(btrim(record_consent.evidence), '') is null
@@ -202,7 +183,6 @@ $$;
 comment on function care.record_consent is
     'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.record_consent from public;
-grant execute on function care.record_consent to authenticated, service_role;
 
 create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
 returns void
@@ -212,7 +192,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(withdraw_consent.patient_id);
+    patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
@@ -223,7 +203,6 @@ $$;
 comment on function care.withdraw_consent is
     'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
-grant execute on function care.withdraw_consent to authenticated, service_role;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
 returns public.patients

@@ -48,6 +48,7 @@ alter table public.call_logs
     add column if not exists summary text,
     add column if not exists source public.call_source not null default 'provider',
     add column if not exists provider text,
+    add column if not exists provider_account text,
     add column if not exists provider_call_id text,
     add column if not exists ended_reason text,
     add column if not exists recording_source_url text,
@@ -58,13 +59,21 @@ alter table public.call_logs
         constraint an_onboarding_recording_is_of_an_enrolment check (source <> 'onboarding' or enrolment_id is not null),
     add column if not exists anomaly_score double precision,
     add column if not exists created_at timestamptz not null default now();
-create unique index if not exists a_provider_reports_a_call_once on public.call_logs (provider, provider_call_id);
+create unique index a_provider_account_reports_a_call_once on public.call_logs (provider_account, provider_call_id);
+update public.call_logs
+set provider_account = care.account_of_integrator(call_logs.provider)
+where call_logs.provider <> '' and strpos(call_logs.provider, '/') = 0 and call_logs.provider_account is null;
+alter table public.call_logs
+    add constraint a_call_is_of_its_providers_account
+        foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
 -- By default a table of ten million rows is looked after once two million have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
+comment on column public.call_logs.provider_account is
+    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
 comment on column public.call_logs.recording_ref is
     'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
 comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
@@ -75,20 +84,27 @@ grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
     add column if not exists check_reason public.check_reason;
+alter table public.call_logs
+    add column if not exists is_heard boolean not null
+        generated always as (check_state in ('scored', 'enrolled', 'held') is true) stored,
+    add column if not exists is_unheard boolean not null
+        generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
     'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
 comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
+comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+comment on column public.call_logs.is_unheard is
+    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
-create index call_logs_unheard on public.call_logs (patient_id, "timestamp")
-    where check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke');
-create index call_logs_heard on public.call_logs (patient_id, "timestamp") where check_state in ('scored', 'enrolled', 'held');
+create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
+create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
 -- The address of a recording is a key to it: whoever may write it need not read it.
 grant select (
-    id, patient_id, "timestamp", summary, source, provider, provider_call_id, ended_reason, recording_channel,
-    speech_intervals, enrolment_id, check_state, check_reason, anomaly_score, created_at
+    id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
+    speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
 ) on public.call_logs to service_role;
 
 create function care.are_intervals(intervals jsonb)
@@ -136,6 +152,22 @@ comment on function care.forget_garbled_intervals is
     'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
 
+create function care.name_the_account()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.provider_account := care.account_of_integrator(new.provider);
+    return new;
+end
+$$;
+comment on function care.name_the_account is
+    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+revoke execute on function care.name_the_account from public;
+
 create function care.refuse_impossible_call()
 returns trigger
 language plpgsql
@@ -169,6 +201,8 @@ comment on function care.refuse_impossible_call is
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
+    organisation_id uuid not null
+        constraint a_request_is_of_an_organisation references public.organisations (id) on delete cascade,
     caller text not null,
     key text not null
         constraint an_idempotency_key_is_short check (length(key) between 1 and 255),
@@ -179,7 +213,7 @@ create table care.idempotency_keys (
     call_log_id uuid not null
         constraint a_repeated_request_is_one_call references public.call_logs (id) on delete cascade,
     created_at timestamptz not null default now(),
-    constraint idempotency_keys_pkey primary key (caller, key)
+    constraint idempotency_keys_pkey primary key (organisation_id, caller, key)
 );
 create index idempotency_keys_by_age on care.idempotency_keys (created_at);
 create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
@@ -208,16 +242,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    patient public.patients;
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
     -- First, as voice.open_check will ask for it in the same transaction.
     lock table care.models in row exclusive mode;
-    perform care.lock_patient(record_call.patient_id);
+    patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
         select idempotency_keys.* into repeated
         from care.idempotency_keys
-        where idempotency_keys.caller = coalesce(record_call.caller, '') and idempotency_keys.key = record_call.idempotency_key;
+        where idempotency_keys.organisation_id = patient.organisation_id
+            and idempotency_keys.caller = coalesce(record_call.caller, '')
+            and idempotency_keys.key = record_call.idempotency_key;
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
@@ -258,8 +295,11 @@ begin
             hint = 'Without callLogId a call is made for the recording.';
     end if;
     if record_call.idempotency_key is not null then
-        insert into care.idempotency_keys (caller, key, request_sha256, patient_id, call_log_id)
-        values (coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256, record_call.patient_id, call.id);
+        insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
+        values (
+            patient.organisation_id, coalesce(record_call.caller, ''), record_call.idempotency_key, record_call.request_sha256,
+            patient.id, call.id
+        );
     end if;
     return call.id;
 exception when unique_violation then
@@ -276,8 +316,9 @@ revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
 create function care.upsert_call(
-    patient_id uuid, provider text, provider_call_id text, recording_ref text, recording_channel public.recording_channel,
-    occurred_at timestamptz, ended_reason text, summary text
+    patient_id uuid, provider text, provider_call_id text, recording_ref text default null,
+    recording_channel public.recording_channel default null, occurred_at timestamptz default null, ended_reason text default null,
+    summary text default null, account text default null
 )
 returns uuid
 language plpgsql
@@ -288,6 +329,7 @@ as $$
 #variable_conflict use_column
 declare
     call public.call_logs;
+    account_id text;
 begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
@@ -295,22 +337,24 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
+    account_id := care.account_of_integrator(upsert_call.provider, upsert_call.account);
     perform care.lock_patient(upsert_call.patient_id);
-    if care.is_erased(upsert_call.provider, upsert_call.provider_call_id, upsert_call.patient_id) then
+    if care.is_erased(account_id, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
             hint = 'What was erased is not taken in again.';
     end if;
     insert into public.call_logs as known (
-        patient_id, source, provider, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason, summary
+        patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
+        summary
     )
     values (
-        upsert_call.patient_id, 'provider', upsert_call.provider, upsert_call.provider_call_id, upsert_call.recording_ref,
-        upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
+        upsert_call.patient_id, 'provider', upsert_call.provider, account_id, upsert_call.provider_call_id,
+        upsert_call.recording_ref, upsert_call.recording_channel, coalesce(upsert_call.occurred_at, now()), upsert_call.ended_reason,
         left(upsert_call.summary, 10000)
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set recording_ref = case
             when known.check_state is null then coalesce(known.recording_ref, excluded.recording_ref) else known.recording_ref
         end,
@@ -331,7 +375,6 @@ $$;
 comment on function care.upsert_call is
     'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
 revoke execute on function care.upsert_call from public;
-grant execute on function care.upsert_call to service_role;
 
 create function care.read_recording(call_log_id uuid)
 returns text
@@ -345,7 +388,7 @@ declare
 begin
     select call_logs.* into call
     from public.call_logs
-    where call_logs.id = read_recording.call_log_id and care.role_of_caller(call_logs.patient_id) <> 'viewer';
+    where call_logs.id = read_recording.call_log_id and call_logs.patient_id in (select care.patients_of_caller('family'));
     if care.storage_path(call.recording_ref) is null then
         raise exception using
             errcode = 'PT404',
@@ -359,7 +402,6 @@ $$;
 comment on function care.read_recording is
     'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
 revoke execute on function care.read_recording from public;
-grant execute on function care.read_recording to authenticated;
 
 create policy caregivers_read_their_patients_calls on public.call_logs
     for select to authenticated

@@ -8,19 +8,19 @@ create type public.received_call as (
 comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
 
 create table care.unmatched_calls (
-    provider text not null
-        constraint an_unmatched_call_has_a_provider references care.providers (id),
+    provider_account text not null
+        constraint an_unmatched_call_is_of_an_account references care.provider_accounts (id),
     provider_call_id text not null,
     phone text,
     report jsonb not null,
     received_at timestamptz not null,
-    constraint unmatched_calls_pkey primary key (provider, provider_call_id)
+    constraint unmatched_calls_pkey primary key (provider_account, provider_call_id)
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
     'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
 
-create function care.reported_patient(patient_id uuid, phone text)
+create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
 language sql
 stable
@@ -30,14 +30,15 @@ as $$
     from public.patients
     where case
         when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
-        else patients.phone = reported_patient.phone
+        else patients.phone = reported_patient.phone and patients.organisation_id = (
+            select provider_accounts.organisation_id from care.provider_accounts where provider_accounts.id = reported_patient.account)
     end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+    'The patient whom a report means: by id where it names one, else by number, among the patients of the account''s organisation; null where there is none, or a number is two patients''.';
 revoke execute on function care.reported_patient from public;
 
-create function care.is_erased(provider text, provider_call_id text, patient_id uuid)
+create function care.is_erased(account text, provider_call_id text, patient_id uuid)
 returns boolean
 language plpgsql
 stable
@@ -47,7 +48,7 @@ begin
     return exists (
             select from care.deletions
             where deletions.kind = 'provider_call'
-                and deletions.reference = is_erased.provider || '/' || is_erased.provider_call_id
+                and deletions.reference = is_erased.account || '/' || is_erased.provider_call_id
         )
         or exists (
             select from care.tombstones
@@ -59,7 +60,7 @@ comment on function care.is_erased is
     'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
 revoke execute on function care.is_erased from public;
 
-create function care.unreported_calls(provider text, provider_call_ids text[])
+create function care.unreported_calls(provider text, provider_call_ids text[], account text default null)
 returns setof text
 language sql
 stable
@@ -67,23 +68,25 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select distinct listed.id
-    from unnest(unreported_calls.provider_call_ids) as listed (id)
+    from care.account_of(unreported_calls.provider, unreported_calls.account) as known (account)
+    cross join unnest(unreported_calls.provider_call_ids) as listed (id)
     where not exists (
             select from public.call_logs
-            where call_logs.provider = unreported_calls.provider and call_logs.provider_call_id = listed.id)
+            where call_logs.provider_account = known.account and call_logs.provider_call_id = listed.id)
         and not exists (
             select from care.unmatched_calls
-            where unmatched_calls.provider = unreported_calls.provider and unmatched_calls.provider_call_id = listed.id)
-        and not care.is_erased(unreported_calls.provider, listed.id, null)
+            where unmatched_calls.provider_account = known.account and unmatched_calls.provider_call_id = listed.id)
+        and not care.is_erased(known.account, listed.id, null)
 $$;
-comment on function care.unreported_calls is 'Those of a provider''s calls that nobody has reported. Definer: as care.receive_call_report.';
+comment on function care.unreported_calls is 'Those of an account''s calls that nobody has reported. Definer: as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
-grant execute on function care.unreported_calls to service_role;
 
 create function care.receive_call_report(
-    provider text, provider_call_id text, patient_id uuid, phone text, started_at timestamptz, ended_at timestamptz,
-    ended_reason text, summary text, recording_url text, recording_url_channel text, recording_url_expires_at timestamptz,
-    speech_intervals jsonb, is_recording_consented boolean, at timestamptz
+    provider text, provider_call_id text, patient_id uuid default null, phone text default null,
+    started_at timestamptz default null, ended_at timestamptz default null, ended_reason text default null,
+    summary text default null, recording_url text default null, recording_url_channel text default null,
+    recording_url_expires_at timestamptz default null, speech_intervals jsonb default null,
+    is_recording_consented boolean default null, at timestamptz default now(), account text default null
 )
 returns public.received_call
 language plpgsql
@@ -93,6 +96,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    account_id constant text := care.account_of(receive_call_report.provider, receive_call_report.account);
     patient public.patients;
     call public.call_logs;
     is_new boolean;
@@ -108,13 +112,12 @@ declare
     ended_at constant timestamptz :=
         case when receive_call_report.ended_at between begun_at and begun_at + interval '1 day' then receive_call_report.ended_at end;
 begin
-    if nullif(receive_call_report.provider_call_id, '') is null
-        or not exists (select from care.providers where id = receive_call_report.provider)
-    then
+    if nullif(receive_call_report.provider_call_id, '') is null or account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('A report needs the id of its call, and a provider that is known, not %L', receive_call_report.provider),
-            hint = 'Providers are rows of care.providers.';
+            message = format('A report needs the id of its call, and an account that is known, not %L of %L',
+                receive_call_report.account, receive_call_report.provider),
+            hint = 'Accounts are rows of care.provider_accounts; one must be named where the provider has several.';
     end if;
 
     select patients.* into patient
@@ -122,22 +125,22 @@ begin
     where patients.id = coalesce(
         -- What is taken in stays with its patient.
         (select call_logs.patient_id from public.call_logs
-            where call_logs.provider = receive_call_report.provider
+            where call_logs.provider_account = account_id
                 and call_logs.provider_call_id = receive_call_report.provider_call_id),
-        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone))
+        care.reported_patient(receive_call_report.patient_id, receive_call_report.phone, account_id))
     for no key update;
-    if care.is_erased(receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.patient_id) then
+    if care.is_erased(account_id, receive_call_report.provider_call_id, receive_call_report.patient_id) then
         return (
             (select id from public.call_logs
-                where call_logs.provider = receive_call_report.provider
+                where call_logs.provider_account = account_id
                     and call_logs.provider_call_id = receive_call_report.provider_call_id),
             'erased', false
         )::public.received_call;
     end if;
     if patient.id is null then
-        insert into care.unmatched_calls as unmatched (provider, provider_call_id, phone, report, received_at)
+        insert into care.unmatched_calls as unmatched (provider_account, provider_call_id, phone, report, received_at)
         values (
-            receive_call_report.provider, receive_call_report.provider_call_id, receive_call_report.phone,
+            account_id, receive_call_report.provider_call_id, receive_call_report.phone,
             jsonb_build_object(
                 'patient_id', receive_call_report.patient_id, 'started_at', receive_call_report.started_at,
                 'ended_at', receive_call_report.ended_at, 'ended_reason', receive_call_report.ended_reason,
@@ -152,25 +155,25 @@ begin
 
     is_new := not exists (
         select from public.call_logs
-        where call_logs.provider = receive_call_report.provider
+        where call_logs.provider_account = account_id
             and call_logs.provider_call_id = receive_call_report.provider_call_id
     );
     insert into public.call_logs as known (
-        patient_id, "timestamp", source, provider, provider_call_id, ended_reason, summary, recording_source_url,
-        speech_intervals
+        patient_id, "timestamp", source, provider, provider_account, provider_call_id, ended_reason, summary,
+        recording_source_url, speech_intervals
     )
     values (
-        patient.id, begun_at, 'provider', receive_call_report.provider, receive_call_report.provider_call_id,
+        patient.id, begun_at, 'provider', receive_call_report.provider, account_id, receive_call_report.provider_call_id,
         receive_call_report.ended_reason, left(receive_call_report.summary, 10000), null, receive_call_report.speech_intervals
     )
-    on conflict (provider, provider_call_id) do update
+    on conflict (provider_account, provider_call_id) do update
     set ended_reason = coalesce(known.ended_reason, excluded.ended_reason),
         summary = coalesce(known.summary, excluded.summary),
         speech_intervals = coalesce(known.speech_intervals, excluded.speech_intervals)
     returning * into call;
     delete from care.unmatched_calls
-    where unmatched_calls.provider = call.provider and unmatched_calls.provider_call_id = call.provider_call_id;
-    decided := care.ended_reason_rule(call.ended_reason);
+    where unmatched_calls.provider_account = call.provider_account and unmatched_calls.provider_call_id = call.provider_call_id;
+    decided := care.ended_reason_rule(call.provider, call.ended_reason);
 
     if call.recording_ref is null and coalesce(call.check_reason, 'ended_reason_unknown') = 'ended_reason_unknown' then
         update public.call_logs
@@ -200,7 +203,6 @@ $$;
 comment on function care.receive_call_report is
     'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.receive_call_report from public;
-grant execute on function care.receive_call_report to service_role;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
 returns setof text
@@ -208,13 +210,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where care.reported_patient(
         -- What is no id is the operator's, and not in the way of the others.
         case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
             then (unmatched_calls.report ->> 'patient_id')::uuid end,
-        unmatched_calls.phone) is not null
+        unmatched_calls.phone, unmatched_calls.provider_account) is not null
     order by unmatched_calls.received_at
     limit calls_to_match.maximum_rows
 $$;
@@ -232,19 +234,20 @@ declare
 begin
     select unmatched_calls.* into taken
     from care.unmatched_calls
-    where unmatched_calls.provider || '/' || unmatched_calls.provider_call_id = match_call.reference
+    where unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id = match_call.reference
     for update skip locked;
-    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone)) then
+    if not care.try_lock_patient(care.reported_patient((taken.report ->> 'patient_id')::uuid, taken.phone, taken.provider_account)) then
         return false;
     end if;
     delete from care.unmatched_calls
-    where unmatched_calls.provider = taken.provider and unmatched_calls.provider_call_id = taken.provider_call_id;
+    where unmatched_calls.provider_account = taken.provider_account and unmatched_calls.provider_call_id = taken.provider_call_id;
     perform care.receive_call_report(
-        taken.provider, taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
+        (select provider_accounts.provider from care.provider_accounts where provider_accounts.id = taken.provider_account),
+        taken.provider_call_id, (taken.report ->> 'patient_id')::uuid, taken.phone,
         (taken.report ->> 'started_at')::timestamptz, (taken.report ->> 'ended_at')::timestamptz,
         taken.report ->> 'ended_reason', taken.report ->> 'summary', null, null, null,
         nullif(taken.report -> 'speech_intervals', 'null'), (taken.report ->> 'is_recording_consented')::boolean,
-        match_call.at);
+        match_call.at, taken.provider_account);
     return true;
 end
 $$;
@@ -259,7 +262,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select call_logs.id::text
     from public.call_logs
-    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.ended_reason)).disposition is not null
+    where call_logs.check_reason = 'ended_reason_unknown' and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition is not null
     order by call_logs."timestamp"
     limit calls_to_redecide.maximum_rows
 $$;

@@ -26,20 +26,24 @@ create table care.recordings (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     error_message text,
     finished_at timestamptz,
     constraint a_leased_recording_has_a_lease
         check (state <> 'leased' or (lease_token is not null and leased_until is not null)),
+    constraint an_ended_recording_has_its_time check ((state in ('queued', 'leased')) = (finished_at is null)),
     constraint a_stored_recording_is_somewhere check ((state = 'stored') = (recording_ref is not null))
 );
 create index recordings_by_patient on care.recordings (patient_id);
-create index recordings_to_copy on care.recordings (run_at) where state in ('queued', 'leased');
+create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
 comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
 comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
 comment on column care.recordings.source_expires_at is 'Until when that address works.';
 comment on column care.recordings.run_at is 'Not before this moment.';
+comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
 create index recordings_in_trouble on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
@@ -68,7 +72,7 @@ as $$
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
         end,
         run_at = least(queued.run_at, excluded.run_at)
-    where queued.state in ('queued', 'leased')
+    where queued.finished_at is null
 $$;
 comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;
@@ -102,9 +106,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select recordings.call_log_id::text
     from care.recordings
-    where recordings.state in ('queued', 'leased')
-        and recordings.expires_at <= recordings_to_expire.at
-        and (recordings.state = 'queued' or recordings.leased_until < clock_timestamp())
+    where recordings.expires_at <= recordings_to_expire.at
+        and (recordings.state = 'queued' or recordings.due_at <= recordings_to_expire.at)
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
@@ -128,7 +131,7 @@ begin
     from care.recordings
     where recordings.call_log_id = lost.call_log_id
         and recordings.expires_at <= expire_recording.at
-        and (recordings.state = 'queued' or (recordings.state = 'leased' and recordings.leased_until < clock_timestamp()))
+        and (recordings.state = 'queued' or recordings.due_at <= expire_recording.at)
     for update skip locked;
     if not found then
         return false;
@@ -156,7 +159,7 @@ create type public.recording_claim as (
 comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
 
 create function care.claim_recordings(
-    worker text, count integer, lease_seconds double precision, call_log_id uuid, at timestamptz
+    worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
 )
 returns setof public.recording_claim
 language plpgsql
@@ -171,15 +174,14 @@ begin
             attempts = claimed.attempts + 1,
             worker = claim_recordings.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_recordings.lease_seconds)
+            leased_until = claim_recordings.at + make_interval(secs => claim_recordings.lease_seconds)
         from (
             select due.call_log_id
             from care.recordings as due
-            where due.state in ('queued', 'leased')
+            where due.due_at <= claim_recordings.at
                 and due.expires_at > claim_recordings.at
                 and (claim_recordings.call_log_id is null or due.call_log_id = claim_recordings.call_log_id)
-                and case due.state when 'queued' then due.run_at <= claim_recordings.at else due.leased_until < clock_timestamp() end
-            order by due.run_at, due.call_log_id
+            order by due.due_at, due.call_log_id
             for update skip locked
             limit claim_recordings.count
         ) as ready
@@ -195,7 +197,6 @@ $$;
 comment on function care.claim_recordings is
     'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
 revoke execute on function care.claim_recordings from public;
-grant execute on function care.claim_recordings to service_role;
 
 create function care.publish_recording(call_log_id uuid)
 returns void
@@ -212,7 +213,7 @@ as $$
         and call_logs.id = recordings.call_log_id
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
-        and (care.ended_reason_rule(call_logs.ended_reason)).disposition = 'judge'
+        and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
 comment on function care.publish_recording is
@@ -220,7 +221,7 @@ comment on function care.publish_recording is
 revoke execute on function care.publish_recording from public;
 
 create function care.store_recording(
-    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb
+    call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
 )
 returns boolean
 language plpgsql
@@ -262,10 +263,9 @@ $$;
 comment on function care.store_recording is
     'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.store_recording from public;
-grant execute on function care.store_recording to service_role;
 
 create function care.fail_recording(
-    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz
+    call_log_id uuid, lease_token uuid, code text, message text, is_permanent boolean, at timestamptz default now()
 )
 returns public.recording_state
 language plpgsql
@@ -302,4 +302,3 @@ $$;
 comment on function care.fail_recording is
     'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
 revoke execute on function care.fail_recording from public;
-grant execute on function care.fail_recording to service_role;

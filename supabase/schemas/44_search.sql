@@ -101,7 +101,8 @@ comment on function voice.searched_encoder is
 revoke execute on function voice.searched_encoder from public;
 
 create function voice.match_voices(
-    embedding extensions.vector, encoder text, count integer, min_similarity double precision
+    embedding extensions.vector, encoder text default null, count integer default 5,
+    min_similarity double precision default null
 )
 returns setof public.voice_match
 language plpgsql
@@ -158,4 +159,3 @@ $$;
 comment on function voice.match_voices is
     'The patients whose current baseline is most like this voice, nearest first, each noted in the audit. min_similarity null: 1 - medium_above of the encoder''s policy. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Definer: nobody reads baselines'' vectors.';
 revoke execute on function voice.match_voices from public;
-grant execute on function voice.match_voices to service_role;

@@ -49,7 +49,7 @@ comment on type public.alert_change is 'What happened to an alert.';
 
 create type public.alert_actor as enum (
     'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a signed-in caregiver: actor_id
+    'caregiver',    -- a caregiver: caregiver_id
     'operator'      -- the care team, through the service or service_role
 );
 comment on type public.alert_actor is 'Who changed an alert.';
@@ -108,11 +108,11 @@ create table public.caregiver_alerts (
     next_change_at timestamptz default now(),
     acknowledged_at timestamptz,
     acknowledged_by uuid
-        constraint whoever_acknowledged_had_an_account references auth.users (id) on delete set null,
+        constraint whoever_acknowledged_was_a_caregiver references public.patient_caregivers (id) on delete set null,
     snoozed_until timestamptz,
     resolved_at timestamptz,
     resolved_by uuid
-        constraint whoever_resolved_had_an_account references auth.users (id) on delete set null,
+        constraint whoever_resolved_was_a_caregiver references public.patient_caregivers (id) on delete set null,
     outcome public.alert_outcome,
     notes text
         constraint notes_on_an_alert_have_at_most_10000_characters check (char_length(notes) <= 10000),
@@ -158,6 +158,10 @@ create table public.alert_changes (
     actor public.alert_actor not null default 'rule',
     actor_id uuid
         constraint whoever_changed_it_had_an_account references auth.users (id) on delete set null,
+    caregiver_id uuid
+        constraint whoever_changed_it_was_a_caregiver references public.patient_caregivers (id) on delete set null,
+    operator text
+        constraint an_operator_has_a_name check ((actor = 'operator') = (operator is not null)),
     snoozed_until timestamptz,
     outcome public.alert_outcome,
     changed_at timestamptz not null
@@ -168,17 +172,28 @@ create index alert_changes_by_cause on public.alert_changes (cause);
 create index alert_changes_by_call on public.alert_changes (call_log_id);
 create index alert_changes_by_judgement on public.alert_changes (judgement_id);
 create index alert_changes_by_actor on public.alert_changes (actor_id);
+create index alert_changes_by_caregiver on public.alert_changes (caregiver_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
 comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
 comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or the account is gone.';
+comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or there is no account, or none any more.';
+comment on column public.alert_changes.caregiver_id is 'The caregiver who did it; null: actor is an operator or a rule, or cares for the patient no longer.';
+comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
 grant select on public.alert_changes to service_role, authenticated;
+
+create type care.caller as (
+    actor public.alert_actor,
+    actor_id uuid,
+    caregiver_id uuid,
+    operator text
+);
+comment on type care.caller is 'Who changes an alert, as alert_changes has it.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
-    cause text default null, call_log_id uuid default null, judgement_id uuid default null, actor_id uuid default null,
-    actor public.alert_actor default 'rule'
+    cause text default null, call_log_id uuid default null, judgement_id uuid default null,
+    caller care.caller default row('rule', null, null, null)::care.caller
 )
 returns void
 language sql
@@ -186,11 +201,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
-        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, snoozed_until, outcome, changed_at
+        alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, caregiver_id, operator,
+        snoozed_until, outcome, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
-        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id, note_change.actor, note_change.actor_id,
+        coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id,
+        (note_change.caller).actor, (note_change.caller).actor_id, (note_change.caller).caregiver_id, (note_change.caller).operator,
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;

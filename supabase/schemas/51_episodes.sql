@@ -33,7 +33,7 @@ as $$
             else answer_due_at.at
         end + make_interval(secs => 60 * answer_due_at.minutes)
     from public.patients
-    cross join care.settings
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     cross join care.alert_policies
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
@@ -138,16 +138,15 @@ as $$
             select latest.outcome = 'ill'
                 and latest.level >= is_known_illness.level
                 -- Whatever flags there are: what was found is not known for ever.
-                and is_known_illness.at <= latest.resolved_at + make_interval(days => settings.illness_days)
+                and is_known_illness.at <= latest.resolved_at + make_interval(days => (care.settings_of(latest.patient_id)).illness_days)
             from public.caregiver_alerts as latest
-            cross join care.settings
             where latest.patient_id = is_known_illness.patient_id
             order by latest.opened_at desc
             limit 1
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
+    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)

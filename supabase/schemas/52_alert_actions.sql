@@ -8,31 +8,16 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient_id uuid := (
-        select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id
-    );
-    caregiver_role public.caregiver_role := care.role_of_caller(patient_id);
     alert public.caregiver_alerts;
 begin
-    if caregiver_role is not null or not care.is_caller_a_caregiver() and patient_id is not null then
-        -- The patient first, as everybody who changes alerts does; what is there then is what counts.
-        perform care.lock_patient(patient_id);
-        select caregiver_alerts.* into alert
-        from public.caregiver_alerts
-        where caregiver_alerts.id = alert_to_act_on.alert_id
-        for update;
-    end if;
-    if alert.id is null then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such alert',
-            hint = 'An alert can be answered by a caregiver of its patient.';
-    elsif caregiver_role = 'viewer' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'A viewer does not answer alerts',
-            hint = 'Ask the primary caregiver for another role.';
-    end if;
+    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    perform care.patient_for_caller(
+        (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
+        'family');
+    select caregiver_alerts.* into alert
+    from public.caregiver_alerts
+    where caregiver_alerts.id = alert_to_act_on.alert_id
+    for update;
     return alert;
 end
 $$;
@@ -40,16 +25,31 @@ comment on function care.alert_to_act_on is
     'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
-create function care.actor_of_caller()
-returns public.alert_actor
+create function care.caller_of(patient_id uuid, operator text)
+returns care.caller
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case when care.is_caller_a_caregiver() then 'caregiver' else 'operator' end::public.alert_actor
+    select case
+        when care.is_caller_a_caregiver() then (
+            'caregiver', (select auth.uid()),
+            (
+                select patient_caregivers.id
+                from public.patient_caregivers
+                where patient_caregivers.patient_id = caller_of.patient_id and patient_caregivers.user_id = (select auth.uid())
+            ),
+            null
+        )::care.caller
+        -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
+        else (
+            'operator', null, null,
+            coalesce(nullif(btrim(caller_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
+        )::care.caller
+    end
 $$;
-comment on function care.actor_of_caller is 'As whom the caller changes an alert.';
-revoke execute on function care.actor_of_caller from public;
+comment on function care.caller_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+revoke execute on function care.caller_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
 returns void
@@ -69,7 +69,7 @@ $$;
 comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
 revoke execute on function care.refuse_resolved from public;
 
-create function care.acknowledge_alert(alert_id uuid, at timestamptz default now())
+create function care.acknowledge_alert(alert_id uuid, at timestamptz default now(), operator text default null)
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -78,6 +78,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
+    caller constant care.caller := care.caller_of(alert.patient_id, acknowledge_alert.operator);
 begin
     perform care.refuse_resolved(alert);
     if alert.state = 'acknowledged' then
@@ -86,24 +87,23 @@ begin
     update public.caregiver_alerts
     set state = 'acknowledged',
         acknowledged_at = acknowledge_alert.at,
-        acknowledged_by = (select auth.uid()),
+        acknowledged_by = caller.caregiver_id,
         snoozed_until = null,
         next_change_at = acknowledge_alert.at + make_interval(secs => 3600 * (
             select maximum_silent_hours from care.alert_policies where alert_policies.level = alert.level
         ))
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(
-        alert, 'acknowledged', acknowledge_alert.at, actor_id => (select auth.uid()), actor => care.actor_of_caller());
+    perform care.note_change(alert, 'acknowledged', acknowledge_alert.at, caller => caller);
     return alert;
 end
 $$;
 comment on function care.acknowledge_alert is
     'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
-grant execute on function care.acknowledge_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.acknowledge_alert to retrocare_service;
 
-create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz)
+create function care.snooze_alert(alert_id uuid, until timestamptz, at timestamptz default now())
 returns public.caregiver_alerts
 language plpgsql
 volatile
@@ -134,18 +134,17 @@ begin
         acknowledged_by = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'snoozed', snooze_alert.at, actor_id => (select auth.uid()), actor => 'caregiver');
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.caller_of(alert.patient_id, null));
     return alert;
 end
 $$;
 comment on function care.snooze_alert is
     'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.snooze_alert from public;
-grant execute on function care.snooze_alert to authenticated;
 
 create function care.resolve(
-    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, actor_id uuid, at timestamptz,
-    actor public.alert_actor default 'rule'
+    alert public.caregiver_alerts, outcome public.alert_outcome, notes text, at timestamptz,
+    caller care.caller default row('rule', null, null, null)::care.caller
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -156,14 +155,14 @@ begin
     update public.caregiver_alerts
     set state = 'resolved',
         resolved_at = resolve.at,
-        resolved_by = resolve.actor_id,
+        resolved_by = (resolve.caller).caregiver_id,
         outcome = resolve.outcome,
         notes = coalesce(resolve.notes, alert.notes),
         snoozed_until = null,
         next_change_at = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'resolved', resolve.at, actor_id => resolve.actor_id, actor => resolve.actor);
+    perform care.note_change(alert, 'resolved', resolve.at, caller => resolve.caller);
     return alert;
 end
 $$;
@@ -177,16 +176,17 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into public.health_flags (patient_id, flag, started_at, resolved_at)
-    select alert.patient_id, 'ill (alert)', alert.opened_at, alert.resolved_at + make_interval(days => settings.illness_days)
-    from care.settings
+    select
+        alert.patient_id, 'ill (alert)', alert.opened_at,
+        alert.resolved_at + make_interval(days => (care.settings_of(alert.patient_id)).illness_days)
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
-    alert_id uuid, outcome public.alert_outcome, notes text, at timestamptz default now()
+    alert_id uuid, outcome public.alert_outcome, notes text default null, at timestamptz default now(), operator text default null
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -196,6 +196,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
+    caller constant care.caller := care.caller_of(alert.patient_id, resolve_alert.operator);
 begin
     if resolve_alert.outcome is null then
         raise exception using
@@ -209,13 +210,12 @@ begin
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
     if (alert.state, alert.outcome, alert.resolved_by)
-        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, (select auth.uid()))
+        is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, caller.caregiver_id)
     then
         return alert;
     end if;
     perform care.refuse_resolved(alert);
-    alert := care.resolve(
-        alert, resolve_alert.outcome, resolve_alert.notes, (select auth.uid()), resolve_alert.at, care.actor_of_caller());
+    alert := care.resolve(alert, resolve_alert.outcome, resolve_alert.notes, resolve_alert.at, caller);
     if alert.outcome = 'ill' then
         perform care.flag_illness(alert);
     end if;
@@ -225,7 +225,7 @@ $$;
 comment on function care.resolve_alert is
     'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
 revoke execute on function care.resolve_alert from public;
-grant execute on function care.resolve_alert to authenticated, service_role, retrocare_service;
+grant execute on function care.resolve_alert to retrocare_service;
 
 create function care.alert_list(patient_id uuid, is_resolved_shown boolean, maximum_rows integer)
 returns table (

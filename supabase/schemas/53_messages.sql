@@ -65,10 +65,9 @@ as $$
             care.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
-        left join public.patient_caregivers as actor
-            on actor.patient_id = change.patient_id and actor.user_id = change.actor_id
+        left join public.patient_caregivers as actor on actor.id = change.caregiver_id
         where patients.id = change.patient_id
     ),
     written as (

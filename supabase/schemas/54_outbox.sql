@@ -38,6 +38,8 @@ create table care.deliveries (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     idempotency_key uuid not null default gen_random_uuid(),
     provider_message_id text,
     error_code text,
@@ -53,11 +55,12 @@ create index deliveries_by_alert on care.deliveries (alert_id, caregiver_id, cha
 create index deliveries_by_call on care.deliveries (call_log_id);
 create index deliveries_by_caregiver on care.deliveries (caregiver_id);
 create index deliveries_by_channel on care.deliveries (channel);
-create index deliveries_to_send on care.deliveries (run_at) where state in ('queued', 'leased');
+create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
 comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
 comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
+comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
 grant select (
     id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
@@ -127,7 +130,7 @@ as $$
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
-        and (change.actor_id is null or (reachable.caregiver).user_id is distinct from change.actor_id)
+        and (reachable.caregiver).id is distinct from change.caregiver_id
         and exists (
             select from care.deliveries
             where deliveries.alert_id = change.alert_id
@@ -158,8 +161,8 @@ begin
     from care.caregivers_to_tell(new) as caregiver
     cross join lateral care.caregiver_addresses(caregiver) as addresses
     join public.patients on patients.id = new.patient_id
+    join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
     join care.alert_policies on alert_policies.level = new.level
-    cross join care.settings
     where exists (
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')

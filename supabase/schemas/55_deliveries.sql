@@ -12,7 +12,7 @@ as $$
     from care.deliveries as waiting
     join public.alert_changes on alert_changes.id = waiting.change_id
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
-    where (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+    where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
             -- Somebody has answered: what was meant to press would only frighten.
             (alert_changes.change not in ('acknowledged', 'resolved')
@@ -23,7 +23,7 @@ as $$
                     and newer.caregiver_id = waiting.caregiver_id
                     and newer.channel = waiting.channel
                     and newer.id > waiting.id
-                    and newer.state in ('queued', 'leased', 'accepted')
+                    and (newer.finished_at is null or newer.state = 'accepted')
             )
         )
     order by waiting.id
@@ -47,7 +47,7 @@ as $$
             select waiting.id
             from care.deliveries as waiting
             where waiting.id = cancel_delivery.delivery_id::bigint
-                and (waiting.state = 'queued' or (waiting.state = 'leased' and waiting.leased_until < clock_timestamp()))
+                and (waiting.state = 'queued' or waiting.due_at <= cancel_delivery.at)
             for update skip locked
         ) as overtaken
         where deliveries.id = overtaken.id
@@ -76,7 +76,7 @@ create type public.delivery_claim as (
 );
 comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
 
-create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
 language plpgsql
 volatile
@@ -107,8 +107,7 @@ begin
                 where patient_caregivers.id = due.caregiver_id and addresses.channel = due.channel
             ) as is_left
         ) as addressed
-        where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+        where due.due_at <= claim_deliveries.at
             and due.id <> all (overtaken)
             and (not addressed.is_left
                 or due.attempts >= (select settings.delivery_maximum_attempts from care.settings))
@@ -124,15 +123,14 @@ begin
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
-            leased_until = clock_timestamp() + make_interval(secs => claim_deliveries.lease_seconds)
+            leased_until = claim_deliveries.at + make_interval(secs => claim_deliveries.lease_seconds)
         from (
             select due.id
             from care.deliveries as due
             join public.alert_changes on alert_changes.id = due.change_id
-            where ((due.state = 'queued' and due.run_at <= claim_deliveries.at)
-                    or (due.state = 'leased' and due.leased_until < clock_timestamp()))
+            where due.due_at <= claim_deliveries.at
                 and due.id <> all (overtaken)
-            order by alert_changes.level desc, due.run_at, due.id
+            order by alert_changes.level desc, due.due_at, due.id
             for update of due skip locked
             limit claim_deliveries.count
         ) as ready
@@ -152,9 +150,10 @@ $$;
 comment on function care.claim_deliveries is
     'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
 revoke execute on function care.claim_deliveries from public;
-grant execute on function care.claim_deliveries to service_role;
 
-create function care.finish_delivery(delivery_id bigint, lease_token uuid, provider_message_id text, at timestamptz)
+create function care.finish_delivery(
+    delivery_id bigint, lease_token uuid, provider_message_id text default null, at timestamptz default now()
+)
 returns boolean
 language plpgsql
 volatile
@@ -201,11 +200,10 @@ $$;
 comment on function care.finish_delivery is
     'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_delivery from public;
-grant execute on function care.finish_delivery to service_role;
 
 create function care.fail_delivery(
-    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean,
-    at timestamptz
+    delivery_id bigint, lease_token uuid, code text, message text, is_permanent boolean, may_have_been_sent boolean default false,
+    at timestamptz default now()
 )
 returns public.delivery_state
 language plpgsql
@@ -239,7 +237,6 @@ $$;
 comment on function care.fail_delivery is
     'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
-grant execute on function care.fail_delivery to service_role;
 
 create function care.receipt_wait(receipt_count integer)
 returns interval
@@ -279,7 +276,7 @@ create type public.receipt_claim as (
 );
 comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
 
-create function care.claim_receipts(count integer, at timestamptz)
+create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
 language sql
 volatile
@@ -306,9 +303,10 @@ $$;
 comment on function care.claim_receipts is
     'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
-grant execute on function care.claim_receipts to service_role;
 
-create function care.finish_receipt(delivery_id bigint, is_delivered boolean, message text, at timestamptz)
+create function care.finish_receipt(
+    delivery_id bigint, is_delivered boolean, message text default null, at timestamptz default now()
+)
 returns public.delivery_state
 language plpgsql
 volatile
@@ -352,7 +350,6 @@ $$;
 comment on function care.finish_receipt is
     'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
-grant execute on function care.finish_receipt to service_role;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
 returns table (

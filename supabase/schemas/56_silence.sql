@@ -23,11 +23,11 @@ begin atomic
                 select max(call_logs."timestamp")
                 from public.call_logs
                 where call_logs.patient_id = patients.id
-                    and call_logs.check_state in ('scored', 'enrolled', 'held')
+                    and call_logs.is_heard
                     and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
             ) as last_heard_at
         from public.patients
-        cross join care.settings
+        join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         where isfinite(patients.voice_consent_at)
     ),
     answered as (
@@ -39,8 +39,7 @@ begin atomic
                     select from public.call_logs
                     where call_logs.patient_id = known.id
                         and call_logs."timestamp" > coalesce(known.last_heard_at, '-infinity')
-                        -- Where nothing was to be heard. What could not be read or told apart is the operator's.
-                        and call_logs.check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke')
+                        and call_logs.is_unheard
                     limit 1000
                 ) as unusable
             ) as unusable_calls
@@ -153,7 +152,7 @@ as $$
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
                 and call_logs."timestamp" > caregiver_alerts.opened_at
-                and call_logs.check_state in ('scored', 'enrolled', 'held')
+                and call_logs.is_heard
         )
         and not exists (
             select from care.silences(silences_to_end.at) as silences
@@ -187,7 +186,7 @@ begin
     if not found then
         return false;
     end if;
-    perform care.resolve(alert, null, null, null, end_silence.at);
+    perform care.resolve(alert, null, null, end_silence.at);
     return true;
 end
 $$;

@@ -1,38 +1,6 @@
 -- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
 -- for himself.
 
-create function care.lock_as_primary(patient_id uuid)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    is_operator boolean := not care.is_caller_a_caregiver();
-begin
-    if lock_as_primary.patient_id is null
-        or (not is_operator and care.role_of_caller(lock_as_primary.patient_id) is null)
-    then
-        raise exception using
-            errcode = 'PT404',
-            message = 'No such caregiver or patient',
-            hint = 'Caregivers are managed by the primary caregiver of the patient.';
-    end if;
-    -- Two who take each other's role at once come here one after the other: what either may do is asked afterwards.
-    perform care.lock_patient(lock_as_primary.patient_id);
-    perform from public.patient_caregivers where patient_caregivers.patient_id = lock_as_primary.patient_id for update;
-    if not is_operator and care.role_of_caller(lock_as_primary.patient_id) is distinct from 'primary' then
-        raise exception using
-            errcode = 'PT403',
-            message = 'The primary caregiver manages caregivers',
-            hint = 'Ask the primary caregiver.';
-    end if;
-end
-$$;
-comment on function care.lock_as_primary is
-    'Locks a patient''s caregivers for the signed-in primary caregiver, or an operator. Raises PT403, PT404, RV002.';
-revoke execute on function care.lock_as_primary from public;
-
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
 language plpgsql
@@ -114,8 +82,8 @@ comment on function care.refuse_losing_the_last_primary is
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
-    patient_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
-    language text default null
+    patient_id uuid, role public.caregiver_role, name text, phone text default null, webhook_url text default null,
+    user_id uuid default null, patient_known_as text default null, language text default null
 )
 returns public.patient_caregivers
 language plpgsql
@@ -126,7 +94,7 @@ as $$
 declare
     added public.patient_caregivers;
 begin
-    perform care.lock_as_primary(add_caregiver.patient_id);
+    perform care.patient_for_caller(add_caregiver.patient_id, 'primary');
     perform care.refuse_unknown_language(add_caregiver.language);
     perform care.refuse_wrong_contact(
         add_caregiver.role, add_caregiver.phone, add_caregiver.webhook_url, add_caregiver.user_id);
@@ -147,7 +115,7 @@ $$;
 comment on function care.add_caregiver is
     'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.add_caregiver from public;
-grant execute on function care.add_caregiver to authenticated, retrocare_service;
+grant execute on function care.add_caregiver to retrocare_service;
 
 create function care.change_caregiver(
     caregiver_id uuid, role public.caregiver_role, name text, phone text, webhook_url text, user_id uuid, patient_known_as text,
@@ -165,7 +133,7 @@ declare
     );
     changed public.patient_caregivers;
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     perform care.refuse_unknown_language(change_caregiver.language);
     perform care.refuse_wrong_contact(
         change_caregiver.role, change_caregiver.phone, change_caregiver.webhook_url, change_caregiver.user_id);
@@ -181,7 +149,7 @@ begin
     returning * into changed;
     if not found then
         -- It was removed while this waited for its turn.
-        perform care.lock_as_primary(null);
+        perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
     return changed;
@@ -195,7 +163,7 @@ $$;
 comment on function care.change_caregiver is
     'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.change_caregiver from public;
-grant execute on function care.change_caregiver to authenticated, retrocare_service;
+grant execute on function care.change_caregiver to retrocare_service;
 
 create function care.remove_caregiver(caregiver_id uuid)
 returns void
@@ -209,7 +177,7 @@ declare
         select patient_caregivers.patient_id from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id
     );
 begin
-    perform care.lock_as_primary(patient_id);
+    perform care.patient_for_caller(patient_id, 'primary');
     delete from public.patient_caregivers where patient_caregivers.id = remove_caregiver.caregiver_id;
     perform care.refuse_losing_the_last_primary(patient_id);
 end
@@ -217,7 +185,7 @@ $$;
 comment on function care.remove_caregiver is
     'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
-grant execute on function care.remove_caregiver to authenticated, retrocare_service;
+grant execute on function care.remove_caregiver to retrocare_service;
 
 create function care.set_my_preferences(
     patient_id uuid, patient_known_as text, language text, timezone text, quiet_from time, quiet_until time
@@ -259,7 +227,6 @@ $$;
 comment on function care.set_my_preferences is
     'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
-grant execute on function care.set_my_preferences to authenticated;
 
 create function care.caregiver_list(patient_id uuid)
 returns table (

@@ -21,7 +21,7 @@ create type public.deletion_state as enum (
 comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider/call id.';
+comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -34,6 +34,8 @@ create table care.deletions (
     worker text,
     lease_token uuid,
     leased_until timestamptz,
+    due_at timestamptz
+        generated always as (case state when 'queued' then run_at when 'leased' then leased_until end) stored,
     error_code text,
     created_at timestamptz not null default now(),
     finished_at timestamptz,
@@ -42,9 +44,10 @@ create table care.deletions (
     constraint a_done_deletion_has_its_time check ((state = 'done') = (finished_at is not null))
 );
 create index deletions_by_patient on care.deletions (patient_id);
-create index deletions_to_do on care.deletions (run_at) where state <> 'done';
+create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
 comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
+comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
@@ -101,7 +104,7 @@ as $$
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
         where recordings.call_log_id = call.id and recordings.recording_ref is null and recordings.attempts > 0
         union
-        select 'provider_call', call.provider || '/' || call.provider_call_id
+        select 'provider_call', call.provider_account || '/' || call.provider_call_id
     ) as copies
     where copies.reference is not null
     order by copies.kind, copies.reference
@@ -230,7 +233,7 @@ $$;
 comment on function care.erase_patient_voice is
     'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
-grant execute on function care.erase_patient_voice to retrocare_service, service_role;
+grant execute on function care.erase_patient_voice to retrocare_service;
 
 create function care.erase_signals(patient_id uuid, reason text)
 returns jsonb
@@ -277,7 +280,7 @@ $$;
 comment on function care.erase_patient is
     'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
-grant execute on function care.erase_patient to retrocare_service, service_role;
+grant execute on function care.erase_patient to retrocare_service;
 
 -- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
 

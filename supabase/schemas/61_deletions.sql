@@ -7,9 +7,9 @@ create type public.deletion_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider/call id.';
+comment on type public.deletion_claim is 'Something to delete: bucket/path in Storage, or provider account/call id.';
 
-create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz)
+create function care.claim_deletions(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.deletion_claim
 language sql
 volatile
@@ -21,12 +21,12 @@ as $$
         attempts = claimed.attempts + 1,
         worker = claim_deletions.worker,
         lease_token = gen_random_uuid(),
-        leased_until = clock_timestamp() + make_interval(secs => claim_deletions.lease_seconds)
+        leased_until = claim_deletions.at + make_interval(secs => claim_deletions.lease_seconds)
     from (
         select due.id
         from care.deletions as due
-        where case due.state when 'queued' then due.run_at <= claim_deletions.at when 'leased' then due.leased_until < clock_timestamp() end
-        order by due.run_at, due.id
+        where due.due_at <= claim_deletions.at
+        order by due.due_at, due.id
         for update skip locked
         limit claim_deletions.count
     ) as ready
@@ -35,9 +35,8 @@ as $$
 $$;
 comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.claim_deletions from public;
-grant execute on function care.claim_deletions to service_role;
 
-create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz)
+create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
 returns boolean
 language sql
 volatile
@@ -60,9 +59,8 @@ $$;
 comment on function care.finish_deletion is
     'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.finish_deletion from public;
-grant execute on function care.finish_deletion to service_role;
 
-create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz)
+create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
 returns void
 language sql
 volatile
@@ -82,17 +80,3 @@ $$;
 comment on function care.fail_deletion is
     'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
 revoke execute on function care.fail_deletion from public;
-grant execute on function care.fail_deletion to service_role;
-
-create function care.due_deletions(at timestamptz)
-returns bigint
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select count(*)
-    from care.deletions
-    where case deletions.state when 'queued' then deletions.run_at <= due_deletions.at when 'leased' then deletions.leased_until < due_deletions.at end
-$$;
-comment on function care.due_deletions is 'How many deletions could be done now. Called by care.due_work.';
-revoke execute on function care.due_deletions from public;

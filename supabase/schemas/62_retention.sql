@@ -79,7 +79,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select unmatched_calls.provider || '/' || unmatched_calls.provider_call_id
+    select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where unmatched_calls.received_at < care.kept_since('unmatched_calls', old_unmatched_calls.at)
     order by unmatched_calls.received_at
@@ -97,12 +97,12 @@ as $$
 begin
     delete from care.unmatched_calls
     using (
-        select old_call.provider, old_call.provider_call_id
+        select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
-        where old_call.provider || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
+        where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
         for update skip locked -- whoever erases a person, or takes the call in, has it
     ) as found_call
-    where unmatched_calls.provider = found_call.provider and unmatched_calls.provider_call_id = found_call.provider_call_id;
+    where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
@@ -189,7 +189,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select jsonb_build_array(idempotency_keys.caller, idempotency_keys.key)::text
+    select jsonb_build_array(idempotency_keys.organisation_id, idempotency_keys.caller, idempotency_keys.key)::text
     from care.idempotency_keys
     where idempotency_keys.created_at < care.kept_since('idempotency_keys', old_idempotency_keys.at)
     order by idempotency_keys.created_at
@@ -209,13 +209,16 @@ declare
 begin
     select idempotency_keys.* into old_key
     from care.idempotency_keys
-    where idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 0
-        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 1;
+    where idempotency_keys.organisation_id = (delete_old_idempotency_key.reference::jsonb ->> 0)::uuid
+        and idempotency_keys.caller = delete_old_idempotency_key.reference::jsonb ->> 1
+        and idempotency_keys.key = delete_old_idempotency_key.reference::jsonb ->> 2;
     if not care.try_lock_patient(old_key.patient_id) then
         return false;
     end if;
     delete from care.idempotency_keys
-    where idempotency_keys.caller = old_key.caller and idempotency_keys.key = old_key.key;
+    where idempotency_keys.organisation_id = old_key.organisation_id
+        and idempotency_keys.caller = old_key.caller
+        and idempotency_keys.key = old_key.key;
     return found;
 end
 $$;

@@ -20,7 +20,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    patient public.patients := care.consenting_patient(export_patient.patient_id);
+    patient public.patients := care.patient_for_caller(export_patient.patient_id, 'primary');
     kept record;
     rows jsonb;
     exported jsonb := jsonb_build_object('exported_at', now(), 'patients', jsonb_build_array(to_jsonb(patient)));
@@ -56,4 +56,4 @@ $$;
 comment on function care.export_patient is
     'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
 revoke execute on function care.export_patient from public;
-grant execute on function care.export_patient to authenticated, service_role, retrocare_service;
+grant execute on function care.export_patient to retrocare_service;

@@ -10,6 +10,8 @@ comment on type care.api_scope is 'What a key allows.';
 
 create table care.api_keys (
     id bigint generated always as identity constraint api_keys_pkey primary key,
+    organisation_id uuid not null default care.default_organisation()
+        constraint an_api_key_is_an_organisations references public.organisations (id),
     name text not null
         constraint an_api_key_has_a_name check (btrim(name) <> ''),
     key_sha256 bytea not null
@@ -21,7 +23,8 @@ create table care.api_keys (
     last_used_at timestamptz,
     constraint an_api_key_is_one_callers unique (key_sha256)
 );
-create unique index a_name_stands_for_one_key on care.api_keys (name) where revoked_at is null;
+create unique index a_name_stands_for_one_key_of_an_organisation on care.api_keys (organisation_id, name) where revoked_at is null;
+create index api_keys_by_organisation on care.api_keys (organisation_id);
 alter table care.api_keys enable row level security;
 comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
 comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
@@ -33,11 +36,14 @@ create type care.api_key as (
     scopes text[],
     created_at timestamptz,
     revoked_at timestamptz,
-    last_used_at timestamptz
+    last_used_at timestamptz,
+    organisation_id uuid
 );
 comment on type care.api_key is 'A key as it is shown: without its hash.';
 
-create function care.add_api_key(name text, scopes care.api_scope[], key_sha256 bytea)
+create function care.add_api_key(
+    name text, scopes care.api_scope[], key_sha256 bytea, organisation_id uuid default care.default_organisation()
+)
 returns care.api_key
 language plpgsql
 volatile
@@ -47,17 +53,19 @@ as $$
 declare
     added care.api_keys;
 begin
-    insert into care.api_keys (name, scopes, key_sha256)
-    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256)
+    insert into care.api_keys (name, scopes, key_sha256, organisation_id)
+    values (add_api_key.name, add_api_key.scopes, add_api_key.key_sha256, add_api_key.organisation_id)
     returning * into added;
-    return (added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at)::care.api_key;
+    return (
+        added.id, added.name, added.scopes::text[], added.created_at, added.revoked_at, added.last_used_at, added.organisation_id
+    )::care.api_key;
 end
 $$;
 comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
 revoke execute on function care.add_api_key from public;
 grant execute on function care.add_api_key to retrocare_service;
 
-create function care.revoke_api_key(name text)
+create function care.revoke_api_key(name text, organisation_id uuid default care.default_organisation())
 returns boolean
 language plpgsql
 volatile
@@ -67,12 +75,14 @@ as $$
 begin
     update care.api_keys
     set revoked_at = now()
-    where api_keys.name = revoke_api_key.name and api_keys.revoked_at is null;
+    where api_keys.organisation_id = revoke_api_key.organisation_id
+        and api_keys.name = revoke_api_key.name
+        and api_keys.revoked_at is null;
     return found;
 end
 $$;
 comment on function care.revoke_api_key is
-    'Refuses a key from now on; false: no key that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+    'Refuses a key from now on; false: no key of the organisation that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
 revoke execute on function care.revoke_api_key from public;
 grant execute on function care.revoke_api_key to retrocare_service;
 
@@ -83,7 +93,9 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at
+    select
+        api_keys.id, api_keys.name, api_keys.scopes::text[], api_keys.created_at, api_keys.revoked_at, api_keys.last_used_at,
+        api_keys.organisation_id
     from care.api_keys
     order by api_keys.id
 $$;
@@ -92,7 +104,7 @@ revoke execute on function care.api_key_list from public;
 grant execute on function care.api_key_list to retrocare_service;
 
 create function care.use_api_key(key_sha256 bytea, scope care.api_scope)
-returns table (name text, is_allowed boolean)
+returns table (name text, is_allowed boolean, organisation_id uuid)
 language plpgsql
 volatile
 security definer
@@ -116,10 +128,11 @@ begin
             perform care.note_audit('key_used', 'care.api_keys ' || used.id);
         end if;
     end if;
-    return query select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes);
+    return query
+        select used.name, use_api_key.scope = any (used.scopes) or 'admin' = any (used.scopes), used.organisation_id;
 end
 $$;
 comment on function care.use_api_key is
-    'Whose key this is and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+    'Whose key this is, of which organisation, and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;

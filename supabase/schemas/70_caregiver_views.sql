@@ -50,7 +50,7 @@ select
     alert.opened_at as alert_opened_at
 from public.patient_caregivers as me
 join public.patients on patients.id = me.patient_id
-cross join care.settings
+join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
 left join voice.policies on policies.encoder = (select voice.active_encoder())
 left join voice.baselines
     on baselines.patient_id = patients.id and baselines.encoder = policies.encoder and baselines.superseded_at is null
@@ -78,7 +78,7 @@ left join lateral (
 cross join lateral (
     select max(call_logs."timestamp") as last_at
     from public.call_logs
-    where call_logs.patient_id = patients.id and call_logs.check_state in ('scored', 'enrolled', 'held')
+    where call_logs.patient_id = patients.id and call_logs.is_heard
 ) as heard
 cross join lateral (
     select max(call_logs."timestamp") as last_at
@@ -106,7 +106,7 @@ comment on view public.caregiver_patients is 'For caregivers: the overview, one 
 comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
 comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
 comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
 comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';

@@ -21,16 +21,16 @@ select
     alerts.last_raised_at,
     alerts.repeat_count,
     alerts.acknowledged_at,
-    care.caregiver_name(alerts.patient_id, alerts.acknowledged_by) as acknowledged_by,
+    care.caregiver_name(alerts.acknowledged_by) as acknowledged_by,
     alerts.snoozed_until,
     alerts.resolved_at,
-    care.caregiver_name(alerts.patient_id, alerts.resolved_by) as resolved_by,
+    care.caregiver_name(alerts.resolved_by) as resolved_by,
     alerts.outcome,
     alerts.notes,
     history.change_count,
     latest.change as last_change,
     latest.changed_at as last_changed_at,
-    care.caregiver_name(alerts.patient_id, latest.actor_id) as last_changed_by
+    care.caregiver_name(latest.caregiver_id) as last_changed_by
 from public.caregiver_alerts as alerts
 join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
@@ -43,7 +43,7 @@ left join lateral (
     limit 1
 ) as opening on true
 left join lateral (
-    select alert_changes.change, alert_changes.changed_at, alert_changes.actor_id
+    select alert_changes.change, alert_changes.changed_at, alert_changes.caregiver_id
     from public.alert_changes
     where alert_changes.alert_id = alerts.id
     order by alert_changes.changed_at desc, alert_changes.change desc
@@ -65,7 +65,7 @@ comment on column public.alert_history.repeat_count is 'How many further signs t
 comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
 comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
 comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it, or an operator.';
 revoke all on public.alert_history from anon, authenticated, service_role;
 grant select on public.alert_history to authenticated, service_role;
 

@@ -157,7 +157,7 @@ $$;
 comment on function care.run_job is
     'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
-grant execute on function care.run_job to retrocare_service, service_role;
+grant execute on function care.run_job to retrocare_service;
 
 create function care.due_jobs(at timestamptz default now())
 returns setof text
@@ -186,13 +186,9 @@ as $$
 begin
     return query
         select
-            (select count(*) from care.recordings
-                where case recordings.state when 'queued' then recordings.run_at <= due_work.at
-                    when 'leased' then recordings.leased_until < due_work.at end),
-            care.due_receipts(due_work.at) + (select count(*) from care.deliveries
-                where case deliveries.state when 'queued' then deliveries.run_at <= due_work.at
-                    when 'leased' then deliveries.leased_until < due_work.at end),
-            care.due_deletions(due_work.at);
+            (select count(*) from care.recordings where recordings.due_at <= due_work.at),
+            care.due_receipts(due_work.at) + (select count(*) from care.deliveries where deliveries.due_at <= due_work.at),
+            (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
 comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';

@@ -179,23 +179,28 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select 'unmatched_call'::public.operator_issue_kind, null::uuid, null::uuid, null::uuid,
-        unmatched_calls.provider || ' ' || unmatched_calls.provider_call_id,
+        unmatched_calls.provider_account || ' ' || unmatched_calls.provider_call_id,
         case when unmatched_calls.phone is null and unmatched_calls.report ->> 'patient_id' is null then 'names_nobody'
-            when (select count(*) from public.patients where patients.phone = unmatched_calls.phone) > 1 then 'number_of_several'
+            when (
+                select count(*)
+                from public.patients
+                join care.provider_accounts on provider_accounts.organisation_id = patients.organisation_id
+                where patients.phone = unmatched_calls.phone and provider_accounts.id = unmatched_calls.provider_account
+            ) > 1 then 'number_of_several'
             else 'patient_unknown' end,
         null, unmatched_calls.received_at
     from care.unmatched_calls
     union all
-    select 'unknown_ended_reason', null, null, null, call_logs.ended_reason, 'ended_reason_unknown',
+    select 'unknown_ended_reason', null, null, null, concat_ws(' ', call_logs.provider, call_logs.ended_reason), 'ended_reason_unknown',
         count(*) || ' calls', max(call_logs."timestamp")
     from public.call_logs
     where call_logs.check_reason = 'ended_reason_unknown'
-    group by call_logs.ended_reason
+    group by call_logs.provider, call_logs.ended_reason
     union all
     select
         case recordings.state when 'queued' then 'recording_delayed' else 'recording_lost' end::public.operator_issue_kind,
         recordings.patient_id, recordings.call_log_id, null,
-        call_logs.provider || ' ' || call_logs.provider_call_id,
+        call_logs.provider_account || ' ' || call_logs.provider_call_id,
         coalesce(recordings.error_code, recordings.state::text), recordings.error_message,
         coalesce(recordings.finished_at, recordings.run_at)
     from care.recordings
@@ -251,8 +256,7 @@ as $$
             (array_agg(call_logs.check_reason order by call_logs."timestamp" desc))[1]::text as reason
         from public.call_logs
         where (call_logs.check_state = 'held'
-                or (call_logs.check_state = 'not_assessable'
-                    and call_logs.check_reason not in ('no_speech', 'too_little_speech')))
+                or (call_logs.check_state = 'not_assessable' and not call_logs.is_unheard))
             and not exists (
                 select from public.call_logs as later
                 where later.patient_id = call_logs.patient_id
@@ -261,7 +265,7 @@ as $$
             )
         group by call_logs.patient_id
     ) as unusable
-    where unusable.call_count >= (select settings.unusable_calls_in_a_row from care.settings)
+    where unusable.call_count >= (care.settings_of(unusable.patient_id)).unusable_calls_in_a_row
     union all
     select 'deletion_delayed', deletions.patient_id, null, null, deletions.kind || ' ' || deletions.id, deletions.error_code,
         deletions.attempts || ' attempts', deletions.created_at

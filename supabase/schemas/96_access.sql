@@ -34,7 +34,7 @@ begin
             ('health_flags', ''),
             ('daily_checkins', ''),
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
-                ' check_state, check_reason, anomaly_score, created_at)')
+                ' check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at)')
         ) as care (table_name, columns)
     loop
         if (select relrowsecurity from pg_catalog.pg_class where oid = to_regclass('public.' || readable.table_name)) then

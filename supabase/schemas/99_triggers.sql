@@ -2,6 +2,12 @@
 
 -- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
+-- 0 An organisation is added: it has its settings.
+create trigger every_organisation_has_settings
+    after insert on public.organisations
+    for each row
+    execute function care.on_organisation();
+
 -- 1 A finished call is worth judging: its recording is to be copied.
 create trigger recording_doorbell
     after insert on care.recordings
@@ -14,6 +20,13 @@ create trigger garbled_intervals_are_forgotten
     for each row
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
+
+--   A provider's call is an account's.
+create trigger accounts_are_named
+    before insert or update of provider, provider_account on public.call_logs
+    for each row
+    when (new.provider is not null and new.provider_account is null)
+    execute function care.name_the_account();
 
 --   It began before now, and stays with its patient.
 create trigger impossible_calls_are_refused
@@ -64,7 +77,7 @@ create trigger delivery_doorbell
     execute function care.on_new_work('notify-caregiver');
 
 create trigger alert_changes_never_change
-    before update of alert_id, patient_id, change, level, cause, actor, snoozed_until, outcome, changed_at
+    before update of alert_id, patient_id, change, level, cause, actor, operator, snoozed_until, outcome, changed_at
     on public.alert_changes
     for each row
     execute function care.refuse_change();
@@ -196,8 +209,10 @@ declare
 begin
     for audited in
         select * from (values
-            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('care.settings', 'is_only'), ('care.alert_policies', 'level'),
-            ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
+            ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
+            ('care.alert_policies', 'level'),
+            ('care.providers', 'id'), ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')
         ) as rules (name, key)
     loop
         execute format(

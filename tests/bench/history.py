@@ -170,6 +170,7 @@ def _call_logs(batch: Batch) -> Mapping[str, Field]:
         "timestamp": times(batch.called_at),
         "created_at": times(batch.called_at + 300),
         "provider": the_same("vapi", rows),
+        "provider_account": the_same("vapi", rows),
         "provider_call_id": called,
         "ended_reason": the_same("customer-ended-call", rows),
         "recording_ref": joined(

@@ -501,7 +501,7 @@ Deno.test("handle() gives up a slow provider before its lease is over", async ()
   let leftSeconds = 0;
   vapi.instead = async () => {
     const [row] = await project.sql`
-      select extract(epoch from leased_until - clock_timestamp())::float as seconds from care.recordings`;
+      select extract(epoch from leased_until - ${LATER}::timestamptz)::float as seconds from care.recordings`;
     leftSeconds = row!.seconds;
     await new Promise((resolve) => setTimeout(resolve, 250));
     return undefined;

@@ -60,7 +60,7 @@ export class Deliveries {
       insert into public.patients (name, timezone) values (${PATIENT}, 'Europe/Lisbon') returning id`;
     const named = { patient_id: patient!.id, role: "primary", name: CAREGIVER, ...caregiver };
     await sql`insert into public.patient_caregivers ${sql(named)}`;
-    await sql`select care.raise_alert(${patient!.id}, 'voice_changed', ${level}, ${at}, null, 0.5)`;
+    await sql`select care.raise_alert(${patient!.id}, 'voice_changed', ${level}, ${at}, anomaly_score => 0.5)`;
     return patient!.id;
   }
 

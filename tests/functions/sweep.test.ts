@@ -53,7 +53,7 @@ function add(vapi: FakeVapi, id: string, before: number, named: Record<string, u
 }
 
 async function sweptUntil(): Promise<string | null> {
-  const [provider] = await project.sql`select reconciled_until from care.providers where id = 'vapi'`;
+  const [provider] = await project.sql`select reconciled_until from care.provider_accounts where id = 'vapi'`;
   return provider!.reconciled_until?.toISOString() ?? null;
 }
 

@@ -155,8 +155,9 @@ def test_what_cannot_work_is_refused_with_a_hint_before_anything_changes(
 
 
 def test_a_project_with_ids_alone_gets_every_column(empty_database: Database) -> None:
-    for table in ("patients", "call_logs", "health_flags", "daily_checkins"):
+    for table in ("organisations", "patients", "call_logs", "health_flags", "daily_checkins"):
         empty_database.owner.execute(f"create table public.{table} (id uuid primary key)".encode())
+    empty_database.owner.execute("insert into public.organisations values (gen_random_uuid())")
     assert len(migrate(empty_database.owner_url)) == 1
     records = Records(empty_database)
     records.do("alter table public.patients alter column id set default gen_random_uuid()")
@@ -168,6 +169,18 @@ def test_a_project_with_ids_alone_gets_every_column(empty_database: Database) ->
         "enrolled",
         "scored",
     ]
+    # Those that were there have settings, and patients are of the one that is there from the start.
+    assert records.one("select count(*) from care.organisation_settings") == 2
+    assert records.one("select organisation_id = care.default_organisation() from public.patients")
+
+
+def test_adopted_calls_of_a_provider_are_of_its_account(earlier: Database) -> None:
+    earlier.owner.execute("alter table public.call_logs add column provider text, add column provider_call_id text")
+    earlier.owner.execute("update public.call_logs set provider = 'acme', provider_call_id = 'call-1'")
+    migrate(earlier.owner_url)
+    records = Records(earlier)
+    assert records.one("select provider_account from public.call_logs") == "acme"
+    assert records.row("select id, provider from care.provider_accounts where id = 'acme'")["provider"] == "acme"
 
 
 def test_pgvector_in_another_schema_is_refused_with_the_command_that_moves_it(empty_database: Database) -> None:

@@ -40,6 +40,11 @@ def alert(records: Records) -> dict[str, Any]:
     return records.row("select * from public.caregiver_alerts order by opened_at desc limit 1")
 
 
+def caregiver_id(records: Records, account: UUID) -> UUID:
+    found: UUID = records.one("select id from public.patient_caregivers where user_id = %s", account)
+    return found
+
+
 def history(records: Records) -> list[tuple[str, UUID | None]]:
     rows = records.rows("select change, actor_id from public.alert_changes order by changed_at, id")
     return [(row["change"], row["actor_id"]) for row in rows]
@@ -55,7 +60,7 @@ def test_acknowledging_says_who_and_when_and_stops_the_reminders(
 ) -> None:
     opened = sign(records, patient_id, EMERGENCY)
     [answered] = records.rpc("acknowledge_alert", sub=primary, alert_id=opened["id"])
-    assert (answered["state"], answered["acknowledged_by"]) == ("acknowledged", primary)
+    assert (answered["state"], answered["acknowledged_by"]) == ("acknowledged", caregiver_id(records, primary))
     assert answered["acknowledged_at"] is not None
     assert answered["next_change_at"] == answered["acknowledged_at"] + timedelta(hours=24)
     sweep(records, answered["next_change_at"] - timedelta(seconds=1))
@@ -112,7 +117,7 @@ def test_acknowledging_twice_the_first_counts(records: Records, patient_id: UUID
     second = records.caregiver(patient_id, "family")
     for caregiver in (primary, primary, second):
         [answered] = records.rpc("acknowledge_alert", sub=caregiver, alert_id=opened["id"])
-        assert answered["acknowledged_by"] == primary
+        assert answered["acknowledged_by"] == caregiver_id(records, primary)
     assert len(history(records)) == 2
 
 
@@ -123,7 +128,7 @@ def test_resolving_keeps_what_was_found(records: Records, patient_id: UUID, prim
         "resolve_alert", sub=primary, alert_id=opened["id"], outcome=outcome, notes="She has a cold."
     )
     assert (closed["state"], closed["outcome"], closed["notes"]) == ("resolved", outcome, "She has a cold.")
-    assert closed["resolved_by"] == primary
+    assert closed["resolved_by"] == caregiver_id(records, primary)
     assert history(records) == [("opened", None), ("resolved", primary)]
     [again] = records.rpc("resolve_alert", sub=primary, alert_id=opened["id"], outcome=outcome)
     assert again == closed
@@ -201,6 +206,56 @@ def test_the_care_team_answers_an_alert_and_the_history_tells_it_from_a_rule(
         assert told["message"].startswith("The care team ")
     assert (answered["state"], answered["outcome"], answered["notes"]) == ("resolved", "not_ill", "A cold line.")
     assert actors(records) == [("opened", "rule"), ("acknowledged", "operator"), ("resolved", "operator")]
+    login = "service_role" if who == "service_role" else "retrocare_service"
+    operators = records.rows("select distinct operator from public.alert_changes where actor = 'operator'")
+    assert operators == [{"operator": login}]
+
+
+def test_an_operator_may_be_called_otherwise_than_the_login(records: Records, patient_id: UUID, primary: UUID) -> None:
+    alert_id = sign(records, patient_id, EMERGENCY)["id"]
+    named = "operator => 'night shift'"
+    records.database.service.execute(f"select care.acknowledge_alert(%s, {named})".encode(), [alert_id])
+    records.database.service.execute(f"select care.resolve_alert(%s, 'other', {named})".encode(), [alert_id])
+    told = "select change, operator from public.alert_changes order by changed_at"
+    assert [row["operator"] for row in records.rows(told)] == [None, "night shift", "night shift"]
+    with pytest.raises(psycopg.errors.UndefinedFunction):  # a caregiver is nobody else
+        records.rpc("acknowledge_alert", sub=primary, alert_id=alert_id, operator="night shift")
+
+
+def test_the_history_keeps_which_caregiver_it_was_whatever_becomes_of_the_account(
+    records: Records, patient_id: UUID, primary: UUID
+) -> None:
+    alert_id = sign(records, patient_id, EMERGENCY)["id"]
+    records.caregiver(patient_id, "viewer")
+    caregiver = caregiver_id(records, primary)
+    [answered] = records.rpc("acknowledge_alert", sub=primary, alert_id=alert_id)
+    records.do("delete from auth.users where id = %s", primary)
+    change = "select actor, actor_id, caregiver_id, operator from public.alert_changes where change = 'acknowledged'"
+    as_caregiver = {"actor": "caregiver", "actor_id": None, "operator": None}
+    assert records.row(change) == as_caregiver | {"caregiver_id": caregiver}
+    assert alert(records)["acknowledged_by"] == answered["acknowledged_by"] == caregiver
+    [told] = records.seen("alert_history")
+    name = records.one("select name from public.patient_caregivers where id = %s", caregiver)
+    assert (told["acknowledged_by"], told["last_changed_by"]) == (name, name) != (None, None)
+    records.do("delete from public.patient_caregivers where id = %s", caregiver)
+    assert records.row(change) == as_caregiver | {"caregiver_id": None}
+    assert alert(records)["acknowledged_by"] is None
+
+
+@pytest.mark.parametrize(("actor", "operator"), [("rule", "Ana"), ("caregiver", "Ana"), ("operator", None)])
+def test_an_operator_has_a_name_and_nobody_else_has(
+    records: Records, patient_id: UUID, primary: UUID, actor: str, operator: str | None
+) -> None:
+    sign(records, patient_id, EMERGENCY)
+    with pytest.raises(psycopg.errors.CheckViolation) as raised:
+        records.do(
+            """insert into public.alert_changes (
+                   alert_id, patient_id, change, level, cause, changed_at, actor, operator
+               )
+               select alert_id, patient_id, change, level, cause, changed_at, %s, %s from public.alert_changes""",
+            actor, operator,
+        )  # fmt: skip
+    assert raised.value.diag.constraint_name == "an_operator_has_a_name"
 
 
 def test_a_caregivers_answer_is_a_caregivers_and_a_wake_up_a_rules(
@@ -293,7 +348,7 @@ def test_a_snoozed_alert_is_open_again_when_its_time_is_over(records: Records, p
     sweep(records, until)
     assert (alert(records)["state"], alert(records)["snoozed_until"]) == ("open", None)
     assert history(records)[-2:] == [("snoozed", primary), ("woken", None)]
-    records.do("update care.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    records.do("update care.organisation_settings set quiet_from = '00:00', quiet_until = '00:00'")
     sweep(records, alert(records)["next_change_at"])
     assert history(records)[-1] == ("escalated", None)
 
@@ -327,7 +382,7 @@ def test_the_more_urgent_the_shorter_it_can_be_put_off(
 def test_what_nobody_answers_is_escalated_and_then_reminded_of(
     records: Records, patient_id: UUID, similarity: float, escalates: int, reminds: int, times: int
 ) -> None:
-    records.do("update care.settings set quiet_from = '00:00', quiet_until = '00:00'")
+    records.do("update care.organisation_settings set quiet_from = '00:00', quiet_until = '00:00'")
     sign(records, patient_id, similarity)
     due = NOON + timedelta(minutes=escalates)
     sweep(records, due - timedelta(seconds=1))

@@ -132,8 +132,12 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
                 refusal = self.act(
                     who, "resolve_alert(%s, %s::public.alert_outcome, 'seen', %s)", alert["id"], outcome, self.clock
                 )
-                is_same = alert["state"] == "resolved" and (alert["outcome"], alert["resolved_by"]) == (
-                    outcome, self.people[who],
+                caregiver = self.records.rows(
+                    "select id from public.patient_caregivers where user_id = %s and patient_id = %s",
+                    self.people[who], alert["patient_id"],
+                )  # fmt: skip
+                is_same = alert["state"] == "resolved" and (alert["outcome"], [{"id": alert["resolved_by"]}]) == (
+                    outcome, caregiver,
                 )  # fmt: skip
                 otherwise = "PT400" if outcome is None else None
                 if outcome and alert["state"] == "resolved" and not is_same:

@@ -76,7 +76,7 @@ def test_a_provider_reports_a_call_once_and_a_person_cares_once_for_a_patient(re
     user_id = records.one("insert into auth.users default values returning id")
     for statement, name, values in (
         ("insert into public.call_logs (patient_id, provider, provider_call_id) values (%s, 'vapi', '1')",
-         "a_provider_reports_a_call_once", [patient_id]),
+         "a_provider_account_reports_a_call_once", [patient_id]),
         ("insert into public.patient_caregivers (patient_id, user_id) values (%s, %s)",
          "a_user_cares_once_for_a_patient", [patient_id, user_id]),
     ):  # fmt: skip

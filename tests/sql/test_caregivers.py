@@ -193,6 +193,31 @@ def test_of_two_primary_caregivers_who_remove_each_other_at_once_one_stays(
     assert records.one("select count(*) from public.patient_caregivers where role = 'primary'") == 1
 
 
+@pytest.mark.parametrize("role", ["viewer", None])
+@pytest.mark.parametrize("function", ["acknowledge_alert", "export_patient", "withdraw_consent", "remove_caregiver"])
+def test_who_loses_the_role_while_waiting_for_the_patient_is_refused(
+    records: Records, patient_id: UUID, primary: UUID, function: str, role: str | None
+) -> None:
+    for similarity in (1.0, 0.1):
+        records.judge(patient_id, at_cosine(similarity))
+    arguments = {
+        "acknowledge_alert": {"alert_id": records.one("select id from public.caregiver_alerts")},
+        "remove_caregiver": {"caregiver_id": row_of(records, primary)["id"]},
+    }.get(function, {"patient_id": patient_id})
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with ThreadPoolExecutor() as pool:
+        holder = records.database.connect(records.database.owner_url)
+        with holder.transaction():
+            holder.execute("select from public.patients where id = %s for update", [patient_id])
+            answer = pool.submit(refused, records, function, primary, **arguments)
+            while records.database.admin.execute(waiting).fetchone() != (1,):
+                time.sleep(0.01)
+            holder.execute("update public.patient_caregivers set role = 'viewer' where user_id = %s", [primary])
+            if role is None:
+                holder.execute("delete from public.patient_caregivers where user_id = %s", [primary])
+        assert answer.result() == "PT403"
+
+
 @pytest.mark.parametrize("role", ["primary", *OTHERS])
 def test_every_caregiver_says_how_to_be_told(records: Records, patient_id: UUID, role: str) -> None:
     records.do("insert into care.alert_openings values ('de', 'opened', true, '', false)")

@@ -441,7 +441,7 @@ CALLING = [
     "select * from fail_deletion(1, '{a}', 'x')",
     "select * from finish_reconciliation('vapi', 'infinity')",
     "select * from unreported_calls('vapi', array['call-' || 'zebra'])",
-    "select care.caregiver_name('{a}', '{primary}')",
+    "select care.caregiver_name('{primary}')",
     "select care.patients_of_caller('viewer')",
     "select care.export_patient('{a}')",
     "select voice.compare('[1,0,0]', '[0,1,0]')",
@@ -451,7 +451,7 @@ CALLING = [
     "select * from care.audit_trail('{a}', null, 10)",
     "select care.add_api_key('mine', '{admin}', sha256('x'))",
     "select care.note_audit('exported', 'forged', '{a}')",
-    "select care.lock_as_primary('{a}')",
+    "select care.patient_for_caller('{a}', 'viewer')",
     "select care.alert_to_act_on('{alert}')",
 ]
 WRITING = [
@@ -474,7 +474,7 @@ WRITING = [
     "update patient_caregivers set role = 'primary', user_id = '{my_primary}' where patient_id = '{a}'",
     "update consents set withdrawn_at = now()",
     "update alert_changes set change = 'resolved'",
-    "update care.settings set recent_call_days = 9",
+    "update care.organisation_settings set recent_call_days = 9",
     "update voice.policies set medium_above = 1",
     "update care.audit_log set actor_role = 'x'",
     "update storage.objects set name = '{b}/taken.wav' where name like '{a}%' returning *",

@@ -164,7 +164,11 @@ def test_an_ended_reason_that_no_row_knows_waits_for_the_operator(
     )  # fmt: skip
     assert counts(records)["care.recordings"] == 1  # kept, so that it can still be judged
     [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["subject"], trouble["detail"]) == ("unknown_ended_reason", ended_reason, "1 calls")
+    assert (trouble["kind"], trouble["subject"], trouble["detail"]) == (
+        "unknown_ended_reason",
+        f"vapi {ended_reason or ''}".strip(),
+        "1 calls",
+    )
 
 
 @pytest.mark.parametrize("is_stored_before", [True, False])
@@ -196,7 +200,7 @@ def store(records: Records, call_log_id: UUID) -> None:
 
 
 def decide(records: Records, disposition: str, reason: str | None = None) -> None:
-    records.do("insert into care.ended_reasons values ('a-new-%%', %s, %s)", disposition, reason)
+    records.do("insert into care.ended_reasons values ('vapi', 'a-new-%%', %s, %s)", disposition, reason)
     swept = records.run_jobs(NOON)
     assert swept["redecide_calls"] == 1
     assert records.run_jobs(NOON)["redecide_calls"] == 0
@@ -207,7 +211,7 @@ def test_of_the_patterns_that_match_the_very_word_decides_else_one_that_skips(
 ) -> None:
     ended = "assistant-ended-call-after-voicemail"
     assert records.report("call-1", phone=PHONE, ended_reason=ended)["disposition"] == "skip"
-    records.do("insert into care.ended_reasons values (%s, 'judge', null)", ended)
+    records.do("insert into care.ended_reasons values ('vapi', %s, 'judge', null)", ended)
     assert records.report("call-2", phone=PHONE, ended_reason=ended)["disposition"] == "judge"
 
 

@@ -415,7 +415,7 @@ def test_the_most_urgent_goes_first(records: Records, patient_id: UUID) -> None:
 def test_a_message_says_what_happened_and_what_to_do_in_plain_words(
     records: Records, patient_id: UUID, similarity: float, message: str
 ) -> None:
-    records.do("update care.settings set dashboard_url = 'https://care.example.org'")
+    records.do("update care.organisation_settings set dashboard_url = 'https://care.example.org'")
     records.caregiver(patient_id, patient_known_as="Mum", timezone="Europe/Berlin", language="xx")
     sign(records, patient_id, similarity)
     assert send_all(records, NOON)[0]["message"] == message

@@ -179,10 +179,16 @@ def assert_lost(records: Records, state: str, reason: str) -> None:
 
 
 def test_a_recording_that_is_being_copied_does_not_expire(records: Records, call_log_id: UUID) -> None:
-    [held] = claim(records)
-    records.run_jobs(END + timedelta(days=1))
+    [held] = claim(records, END - timedelta(seconds=30))
+    records.run_jobs(END + timedelta(seconds=20))
     assert store(records, held) is True
     assert the_call(records)["check_state"] == "queued"
+
+
+def test_a_recording_expires_once_whoever_copied_it_has_vanished(records: Records, call_log_id: UUID) -> None:
+    claim(records, END - timedelta(seconds=30))
+    records.run_jobs(END + timedelta(seconds=30))
+    assert_lost(records, "expired", "recording_expired")
 
 
 def test_a_recording_that_the_integrator_gave_is_kept(records: Records, call_log_id: UUID) -> None:

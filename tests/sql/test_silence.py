@@ -56,6 +56,40 @@ def changes(records: Records) -> list[str]:
     return [row["change"] for row in records.rows("select change from public.alert_changes order by changed_at, id")]
 
 
+HEARD = {("scored", None), ("enrolled", None), ("held", "sick_without_baseline"), ("held", "sick_at_enrolment")}
+UNHEARD = {("not_assessable", "no_speech"), ("not_assessable", "too_little_speech"), ("skipped", "nobody_spoke")}
+
+
+def test_a_call_says_whether_the_patient_was_heard(records: Records, patient_id: UUID) -> None:
+    """Every state with every reason: a call that is neither says nothing about the patient."""
+    records.do(
+        """insert into public.call_logs (patient_id, check_state, check_reason)
+           select %s, state, reason
+           from unnest(enum_range(null::public.check_state) || null::public.check_state) as state
+           cross join unnest(enum_range(null::public.check_reason) || null::public.check_reason) as reason""",
+        patient_id,
+    )
+    rows = records.rows("select check_state, check_reason, is_heard, is_unheard from public.call_logs")
+    assert {row["check_state"] for row in rows if row["is_heard"]} == {state for state, _ in HEARD}
+    assert {row["check_reason"] for row in rows if row["is_unheard"]} == {reason for _, reason in UNHEARD}
+    told = {(row["check_state"], row["check_reason"]): (row["is_heard"], row["is_unheard"]) for row in rows}
+    assert {told[end] for end in HEARD} == {(True, False)}
+    assert {told[end] for end in UNHEARD} == {(False, True)}
+    assert told[None, None] == told["not_assessable", "undecodable"] == (False, False)
+
+
+@pytest.mark.parametrize(("column", "index"), [("is_heard", "call_logs_heard"), ("is_unheard", "call_logs_unheard")])
+def test_an_index_holds_the_calls_that_tell_of_silence(
+    records: Records, patient_id: UUID, column: str, index: str
+) -> None:
+    with records.database.owner.transaction():
+        records.do("set local enable_seqscan = off")
+        plan = records.rows(
+            f'explain select max("timestamp") from public.call_logs where patient_id = %s and {column}', patient_id
+        )
+    assert index in str(plan)
+
+
 NOTHING, UNUSABLE = ("warning", "open", "nothing_heard"), ("warning", "open", "no_usable_speech")
 
 

@@ -14,6 +14,7 @@ begin
     into misfit
     from (
         values
+            ('organisations', 'id', 'uuid'),
             ('patients', 'id', 'uuid'),
             ('patients', 'flags', 'text[]'),
             ('call_logs', 'id', 'uuid'),
@@ -94,7 +95,7 @@ declare
     care_table text;
 begin
     foreach care_table in array array[
-        'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
+        'organisations', 'patients', 'patient_caregivers', 'call_logs', 'health_flags', 'daily_checkins'
     ] loop
         if to_regclass('public.' || care_table) is not null then
             raise notice 'public.% exists and keeps its own row level security', care_table;
