@@ -143,7 +143,7 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
             caller.join()
 
     ended = records.rows(
-        """select c.id, c.check_state, array_agg(k.encoder) as encoders,
+        """select c.id, c.check_state, array_agg(k.model) as encoders,
                 array_agg(k.state::text) as states,
                 (select count(*) from public.voice_anomaly_logs as l where l.call_log_id = c.id) as logs
            from public.call_logs as c join care.checks as k on k.call_log_id = c.id and not k.is_backfill

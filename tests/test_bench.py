@@ -77,7 +77,7 @@ def test_the_work_is_done_beside_few_calls_and_beside_many(server: Server) -> No
     assert set(many.took) == {"claim", "completion", scale.FIRST, *scale.READS}
     assert all(0 < took.p50_ms <= took.p95_ms for took in many.took.values())
     assert many.bytes_per_call["voice.embeddings"] > 4 * 192
-    assert many.bytes_per_call["voice.checks_by_call"] > 0
+    assert many.bytes_per_call["care.checks_by_call"] > 0
     # A claim and an end write indexes, as they change the state; a score alone does not.
     assert (many.hot_shares["care.checks"], many.hot_shares["call_logs"] > 0) == (0, True)
     assert "voice.embeddings" in scale.shown([few, many])

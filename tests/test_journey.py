@@ -1,4 +1,4 @@
-"""The journey of one call. The same eight lines stand in the README and in the header of the first migration.
+"""The journey of one call. The same eight lines stand in the README and at the top of the schema.
 
 1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
 2 the call is a row       call_logs                  one row per provider call id, however often it is reported

@@ -73,7 +73,7 @@ def test_withdrawing_consent_says_what_goes_asks_and_shows_what_went(retrocare: 
     retrocare("patient", "consent", "Isa", "--evidence", "Form of 2 May")
     assert records.one(evidence) == "Form of 1 March, Form of 2 May"
     refused = retrocare("patient", "consent", "Isa", "--withdraw")
-    assert (refused.returncode, "1 embeddings, 1 baselines" in refused.stderr) == (1, True)
+    assert (refused.returncode, "1 baselines, 1 embeddings" in refused.stderr) == (1, True)
     assert "Nothing was changed" in refused.stderr
     baselines = (
         "select count(*) from voice.baselines b join public.patients p on p.id = b.patient_id where name = 'Isa'"
@@ -262,7 +262,7 @@ def test_what_is_no_address_of_a_database_is_said_without_repeating_it(retrocare
 
 
 def test_the_version_is_printed(retrocare: Run) -> None:
-    assert retrocare("--version").stdout.startswith("retrocare-voice 0.")
+    assert retrocare("--version").stdout.startswith("retrocare-voice 1.0.0")
 
 
 def test_doctor_finds_the_bucket_the_functions_and_what_is_missing(retrocare: Run) -> None:

@@ -378,8 +378,9 @@ def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records, host: 
         assert made.is_alive
         records.do("drop function voice.claim_checks")
         records.do(
-            """create function voice.claim_checks(text, text, integer, double precision) returns setof voice.claim
-               language plpgsql as $$ begin raise exception 'broken' using errcode = 'XX000'; end $$"""
+            """create function voice.claim_checks(encoder text, worker text, count integer, lease_seconds float)
+               returns setof voice.claim language plpgsql
+               as $$ begin raise exception 'broken' using errcode = 'XX000'; end $$"""
         )
         records.do("grant execute on function voice.claim_checks to retrocare_service")
         until(lambda: not made.is_alive)

@@ -25,6 +25,9 @@ EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds of Unix time
 HEAD, END = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 _HEXADECIMAL = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint8).reshape(256, 2)
 
+CONSENTS = b"""insert into public.consents (patient_id, given_at, evidence)
+    select id, voice_consent_at, 'loaded' from public.patients"""
+
 
 def numbers(values: npt.ArrayLike, kind: str) -> Field:
     """Give numbers as PostgreSQL sends them: kind is NumPy's, such as ">i8" or ">f8"."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.bulk import (
+    CONSENTS,
     Field,
     Ids,
     Mixture,
@@ -118,6 +119,7 @@ def load_calls(connection: Connection, patients: int, calls: int) -> tuple[Vecto
             whole = patients * calls
             batches = (columns(Batch(everybody, first, min(BATCH, whole - first))) for first in range(0, whole, BATCH))
             copy_rows(connection, table, whole, batches)
+        connection.execute(CONSENTS)
         for table, last in (("embeddings", patients * calls), ("baselines", patients)):
             connection.execute(f"select setval(pg_get_serial_sequence('voice.{table}', 'id'), {last})".encode())
     loaded = time.monotonic() - begun

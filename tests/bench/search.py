@@ -14,6 +14,7 @@ from pgvector import Vector
 
 from bench import p50_and_p95
 from bench.bulk import (
+    CONSENTS,
     Field,
     Mixture,
     Vectors,
@@ -129,6 +130,7 @@ def _load(connection: Connection, voices: Vectors, mixture: Mixture) -> None:
 
     copy_rows(connection, "public.patients", len(voices), patients())
     copy_rows(connection, "voice.baselines", len(voices), baselines())
+    connection.execute(CONSENTS)
 
 
 def _batches(ids: Field) -> Iterator[tuple[int, Field]]:
