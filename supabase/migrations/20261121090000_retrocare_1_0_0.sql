@@ -4508,8 +4508,7 @@ create table public.voice_anomaly_logs (
     alert_sent boolean not null default false,
     notes text
         constraint notes_on_a_call_have_at_most_10000_characters check (char_length(notes) <= 10000),
-    encoder text not null
-        constraint a_log_names_its_encoder references voice.encoders (id),
+    encoder text not null,
     embedding_id bigint
         constraint a_log_keeps_its_embedding references voice.embeddings (id) on delete set null,
     baseline_id bigint
@@ -4525,7 +4524,6 @@ create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient
 create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp" desc);
 create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
 create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseline_id);
-create index voice_anomaly_logs_by_encoder on public.voice_anomaly_logs (encoder);
 alter table public.voice_anomaly_logs enable row level security;
 revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
@@ -4535,6 +4533,7 @@ comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = 
 comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
 comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
 comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
+comment on column public.voice_anomaly_logs.encoder is 'The judgement''s model.';
 comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
 comment on column public.voice_anomaly_logs.noise_adjusted is
     'The adjustments moved the score across a threshold: listen before trusting it.';
