@@ -1836,6 +1836,7 @@ export type Database = {
       };
       "receipt_claim": {
         "delivery_id": number | null;
+        "call_log_id": string | null;
         "channel": string | null;
         "provider_message_id": string | null;
       };

@@ -2698,7 +2698,8 @@ grant execute on function care.alert_type to authenticated, service_role;
 
 create table care.thresholds (
     id bigint generated always as identity constraint thresholds_pkey primary key,
-    organisation_id uuid,
+    organisation_id uuid
+        constraint thresholds_may_be_an_organisations references public.organisations (id) on delete cascade,
     signal text not null,
     model text not null,
     medium_above double precision not null default 0.25,
@@ -2712,6 +2713,7 @@ create table care.thresholds (
         foreign key (signal, model) references care.models (signal, id) on delete cascade,
     constraint a_model_has_thresholds_once unique nulls not distinct (model, organisation_id)
 );
+create index thresholds_by_organisation on care.thresholds (organisation_id);
 create index thresholds_by_signal on care.thresholds (signal, model);
 alter table care.thresholds enable row level security;
 comment on table care.thresholds is
@@ -2722,7 +2724,7 @@ comment on column care.thresholds.high_above is 'Score above which severity is h
 comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
 comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
 
-create function care.thresholds_for(model text, organisation_id uuid default null)
+create function care.thresholds_for(model text, patient_id uuid default null)
 returns care.thresholds
 language plpgsql
 stable
@@ -2734,7 +2736,9 @@ begin
     select thresholds.* into found_thresholds
     from care.thresholds
     where thresholds.model = thresholds_for.model
-        and (thresholds.organisation_id = thresholds_for.organisation_id or thresholds.organisation_id is null)
+        and (thresholds.organisation_id is null or thresholds.organisation_id = (
+            select patients.organisation_id from public.patients where patients.id = thresholds_for.patient_id
+        ))
     order by thresholds.organisation_id nulls last
     limit 1;
     if not found then
@@ -2747,7 +2751,7 @@ begin
 end
 $$;
 comment on function care.thresholds_for is
-    'What a model''s scores mean for the patients of this organisation: its own row, else everybody''s. Raises RV004.';
+    'What a model''s scores mean for this patient: as the organisation whose patient it is wants it, else (null: at all) as for everybody. Raises RV004.';
 revoke execute on function care.thresholds_for from public;
 
 create function care.severity(score double precision, thresholds care.thresholds)
@@ -4471,7 +4475,7 @@ begin
         return false;
     end if;
     return care.severity(
-            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder)) = 'low'
+            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder, patient.id)) = 'low'
         and voice.add_sample(present, stored.id, policy);
 end
 $$;
@@ -4558,7 +4562,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    thresholds constant care.thresholds := care.thresholds_for(policy.encoder);
+    thresholds constant care.thresholds := care.thresholds_for(policy.encoder, patient.id);
     local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
     judged constant voice.comparison :=
         voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
@@ -5821,7 +5825,8 @@ declare
     policy voice.policies := voice.policy(compare_with_baseline.encoder);
     present voice.baselines := voice.current_baseline(compare_with_baseline.patient_id, compare_with_baseline.encoder);
     judged voice.comparison;
-    thresholds constant care.thresholds := care.thresholds_for(compare_with_baseline.encoder);
+    thresholds constant care.thresholds := care.thresholds_for(
+        compare_with_baseline.encoder, compare_with_baseline.patient_id);
 begin
     if present.id is null or present.sample_count < policy.baseline_minimum_samples then
         return;
@@ -7204,6 +7209,7 @@ revoke execute on function care.due_receipts from public;
 
 create type public.receipt_claim as (
     delivery_id bigint,
+    call_log_id uuid,
     channel text,
     provider_message_id text
 );
@@ -7231,7 +7237,7 @@ as $$
         limit claim_receipts.count
     ) as ready
     where claimed.id = ready.id
-    returning claimed.id, claimed.channel, claimed.provider_message_id
+    returning claimed.id, claimed.call_log_id, claimed.channel, claimed.provider_message_id
 $$;
 comment on function care.claim_receipts is
     'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';

@@ -102,7 +102,8 @@ grant execute on function care.alert_type to authenticated, service_role;
 
 create table care.thresholds (
     id bigint generated always as identity constraint thresholds_pkey primary key,
-    organisation_id uuid,
+    organisation_id uuid
+        constraint thresholds_may_be_an_organisations references public.organisations (id) on delete cascade,
     signal text not null,
     model text not null,
     medium_above double precision not null default 0.25,
@@ -116,6 +117,7 @@ create table care.thresholds (
         foreign key (signal, model) references care.models (signal, id) on delete cascade,
     constraint a_model_has_thresholds_once unique nulls not distinct (model, organisation_id)
 );
+create index thresholds_by_organisation on care.thresholds (organisation_id);
 create index thresholds_by_signal on care.thresholds (signal, model);
 alter table care.thresholds enable row level security;
 comment on table care.thresholds is
@@ -126,7 +128,7 @@ comment on column care.thresholds.high_above is 'Score above which severity is h
 comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
 comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
 
-create function care.thresholds_for(model text, organisation_id uuid default null)
+create function care.thresholds_for(model text, patient_id uuid default null)
 returns care.thresholds
 language plpgsql
 stable
@@ -138,7 +140,9 @@ begin
     select thresholds.* into found_thresholds
     from care.thresholds
     where thresholds.model = thresholds_for.model
-        and (thresholds.organisation_id = thresholds_for.organisation_id or thresholds.organisation_id is null)
+        and (thresholds.organisation_id is null or thresholds.organisation_id = (
+            select patients.organisation_id from public.patients where patients.id = thresholds_for.patient_id
+        ))
     order by thresholds.organisation_id nulls last
     limit 1;
     if not found then
@@ -151,7 +155,7 @@ begin
 end
 $$;
 comment on function care.thresholds_for is
-    'What a model''s scores mean for the patients of this organisation: its own row, else everybody''s. Raises RV004.';
+    'What a model''s scores mean for this patient: as the organisation whose patient it is wants it, else (null: at all) as for everybody. Raises RV004.';
 revoke execute on function care.thresholds_for from public;
 
 create function care.severity(score double precision, thresholds care.thresholds)

@@ -159,7 +159,7 @@ begin
         return false;
     end if;
     return care.severity(
-            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder)) = 'low'
+            voice.anomaly(voice.raw_similarity(present.embedding, stored.embedding)), care.thresholds_for(policy.encoder, patient.id)) = 'low'
         and voice.add_sample(present, stored.id, policy);
 end
 $$;

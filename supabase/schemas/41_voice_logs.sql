@@ -75,7 +75,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    thresholds constant care.thresholds := care.thresholds_for(policy.encoder);
+    thresholds constant care.thresholds := care.thresholds_for(policy.encoder, patient.id);
     local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
     judged constant voice.comparison :=
         voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);

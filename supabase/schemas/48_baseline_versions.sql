@@ -178,7 +178,8 @@ declare
     policy voice.policies := voice.policy(compare_with_baseline.encoder);
     present voice.baselines := voice.current_baseline(compare_with_baseline.patient_id, compare_with_baseline.encoder);
     judged voice.comparison;
-    thresholds constant care.thresholds := care.thresholds_for(compare_with_baseline.encoder);
+    thresholds constant care.thresholds := care.thresholds_for(
+        compare_with_baseline.encoder, compare_with_baseline.patient_id);
 begin
     if present.id is null or present.sample_count < policy.baseline_minimum_samples then
         return;

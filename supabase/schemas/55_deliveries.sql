@@ -271,6 +271,7 @@ revoke execute on function care.due_receipts from public;
 
 create type public.receipt_claim as (
     delivery_id bigint,
+    call_log_id uuid,
     channel text,
     provider_message_id text
 );
@@ -298,7 +299,7 @@ as $$
         limit claim_receipts.count
     ) as ready
     where claimed.id = ready.id
-    returning claimed.id, claimed.channel, claimed.provider_message_id
+    returning claimed.id, claimed.call_log_id, claimed.channel, claimed.provider_message_id
 $$;
 comment on function care.claim_receipts is
     'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';

@@ -20,6 +20,7 @@ export const DELIVERY: Delivery = {
   level: "emergency",
   change: "opened",
   alert_id: "11111111-2222-4333-8444-777777777777",
+  call_log_id: "11111111-2222-4333-8444-999999999999",
   patient_id: "11111111-2222-4333-8444-888888888888",
   attempts: 1,
   may_have_been_sent: false,

@@ -62,6 +62,7 @@ Deno.test("webhook() posts the alert, signed", async () => {
   assert.deepEqual(told, {
     type: "alert",
     alert_id: row.alert_id,
+    call_log_id: null,
     change: "opened",
     level: "emergency",
     patient_id: patientId,

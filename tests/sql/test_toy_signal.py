@@ -203,3 +203,14 @@ def test_its_thresholds_are_its_own(toy: Records, patient_id: UUID) -> None:
     assert says(toy, patient_id, 8)["severity"] == "high"
     toy.judge(patient_id)
     assert toy.judge(patient_id, at_cosine(0.9), NOON + timedelta(days=1))["severity"] == "low"
+
+
+def test_an_organisation_may_have_thresholds_of_its_own(toy: Records, patient_id: UUID) -> None:
+    toy.do("insert into public.organisations (name) values ('Strict')")
+    toy.do(
+        """insert into care.thresholds (organisation_id, signal, model, medium_above, high_above, critical_above)
+           select id, 'toy', 'toy-1', 0.01, 0.02, 0.03 from public.organisations where name = 'Strict'"""
+    )
+    assert says(toy, patient_id, 8)["severity"] == "low"
+    toy.do("update public.patients set organisation_id = (select id from public.organisations where name = 'Strict')")
+    assert says(toy, patient_id, 8, NOON + timedelta(days=1))["severity"] == "critical"

@@ -59,7 +59,7 @@ begin
     select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
     insert into toy.numbers (patient_id, call_log_id, number) values (held.patient_id, call.id, complete_check.number);
     judgement := care.record_judgement(
-        call, care.thresholds_for(held.model), least(1, abs(complete_check.number - 7) / 10), cause => 'number_changed',
+        call, care.thresholds_for(held.model, held.patient_id), least(1, abs(complete_check.number - 7) / 10), cause => 'number_changed',
         rule => 'distance', policy => '{"usual": 7}', explanation => format('%s instead of 7', complete_check.number));
     perform care.finish_check(held.id, 'scored', null, jsonb_build_object('number', complete_check.number));
     return judgement;

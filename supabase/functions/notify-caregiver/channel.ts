@@ -15,6 +15,8 @@ export interface Delivery {
   readonly level: "warning" | "emergency" | "critical";
   readonly change: string;
   readonly alert_id: string;
+  /** Of the sign; null: no call is behind it. */
+  readonly call_log_id: string | null;
   readonly patient_id: string;
   readonly attempts: number;
   /** How an earlier attempt ended is not known. */

@@ -62,6 +62,7 @@ async function send(delivery: Delivery, outbox: Outbox, tools: Tools): Promise<O
   const fields = {
     delivery_id: delivery.delivery_id,
     alert_id: delivery.alert_id,
+    call_log_id: delivery.call_log_id,
     channel: delivery.channel,
     attempts: delivery.attempts,
   };

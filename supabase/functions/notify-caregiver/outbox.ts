@@ -6,6 +6,7 @@ import type { Delivery, DeliveryFailure } from "./channel.ts";
 /** A row of claim_receipts(). */
 export interface ReceiptClaim {
   readonly delivery_id: number;
+  readonly call_log_id: string | null;
   readonly channel: string;
   readonly provider_message_id: string;
 }

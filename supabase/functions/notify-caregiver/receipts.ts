@@ -37,7 +37,7 @@ export async function collectReceipts(tools: Tools, until: number, at?: string):
 }
 
 async function settle(claim: ReceiptClaim, outbox: Outbox, tools: Tools): Promise<string> {
-  const fields = { delivery_id: claim.delivery_id, channel: claim.channel };
+  const fields = { delivery_id: claim.delivery_id, call_log_id: claim.call_log_id, channel: claim.channel };
   const receipt = Object.hasOwn(RECEIPTS, claim.channel) ? RECEIPTS[claim.channel] : undefined;
   if (!receipt) return "pending";
   try {

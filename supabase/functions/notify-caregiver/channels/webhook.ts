@@ -23,6 +23,7 @@ export const webhook: Channel = async (delivery, tools) => {
   const body = JSON.stringify({
     type: "alert",
     alert_id: delivery.alert_id,
+    call_log_id: delivery.call_log_id,
     change: delivery.change,
     level: delivery.level,
     message: delivery.message,
