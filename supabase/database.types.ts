@@ -5,7 +5,7 @@ export type Database = {
     Tables: {
       "alert_causes": {
         Row: {
-          "closes_by_itself": boolean;
+          "closes_when_heard": boolean;
           "has_score": boolean;
           "id": string;
           "name": string;
@@ -13,14 +13,14 @@ export type Database = {
         };
         ComputedFields: never;
         Insert: {
-          "closes_by_itself": boolean;
+          "closes_when_heard": boolean;
           "has_score": boolean;
           "id": string;
           "name": string;
           "signal"?: string | null;
         };
         Update: {
-          "closes_by_itself"?: boolean;
+          "closes_when_heard"?: boolean;
           "has_score"?: boolean;
           "id"?: string;
           "name"?: string;
@@ -1849,6 +1849,7 @@ export type Database = {
         "call_log_id": string | null;
         "patient_id": string | null;
         "provider": string | null;
+        "provider_account": string | null;
         "provider_call_id": string | null;
         "source_url": string | null;
         "source_channel": string | null;

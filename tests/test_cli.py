@@ -114,13 +114,13 @@ def test_checks_are_listed_by_state_and_dead_ones_queued_again(retrocare: Run, r
 def test_what_waits_for_the_operator_is_listed_and_a_sweep_mends_what_can_be(retrocare: Run, records: Records) -> None:
     now = datetime.now(UTC)
     records.report("call-1", phone="+4930777777", started_at=now, ended_at=now, at=now)
-    listed = [row for row in objects(retrocare("troubles", "--json").stdout) if row["kind"] == "unmatched_call"]
+    listed = [row for row in objects(retrocare("issues", "--json").stdout) if row["kind"] == "unmatched_call"]
     assert [(row["subject"], row["code"]) for row in listed] == [("vapi call-1", "patient_unknown")]
-    assert "unmatched_call  vapi call-1" in retrocare("troubles").stdout
+    assert "unmatched_call  vapi call-1" in retrocare("issues").stdout
     retrocare("patient", "add", "Ida", "--consent")
     records.do("update public.patients set phone = '+4930777777' where name = 'Ida'")
     assert json.loads(retrocare("sweep", "--json").stdout)["match_calls"] == 1
-    assert "vapi call-1" not in retrocare("troubles").stdout
+    assert "vapi call-1" not in retrocare("issues").stdout
     assert "match_calls" in retrocare("sweep").stdout
 
 

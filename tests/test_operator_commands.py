@@ -24,7 +24,7 @@ COMMANDS = [
     "check",
     "checks",
     "backfill",
-    "troubles",
+    "issues",
     "sweep",
     "audit",
     "tombstones",
@@ -301,7 +301,7 @@ def test_what_has_waited_longest_is_listed_and_a_job_that_cannot_do_something_is
     retrocare: Run, records: Records
 ) -> None:
     records.do("update care.jobs set last_succeeded_at = now() - interval '31 days' where id = 'match_calls'")
-    assert "jobs_late" in retrocare("troubles").stdout
+    assert "jobs_late" in retrocare("issues").stdout
     assert retrocare("sweep").returncode == 0
     records.report("call-x", phone="+4930888888")
     records.do('update care.unmatched_calls set report = report || \'{"started_at": "no time"}\'')

@@ -41,7 +41,7 @@ def check_binding(settings: Settings, has_keys: bool) -> None:
         )
 
 
-async def caller_of(
+async def actor_of(
     headers: Headers, scope: ApiScope, settings: Settings, service: Service, lookups: CapacityLimiter
 ) -> str:
     """Return the name of the caller whose key has the scope, shown as ``Authorization: Bearer`` or ``X-API-Key``.

@@ -53,7 +53,7 @@ for command in (
     operations.worker,
     operations.checks,
     operations.backfill,
-    operations.troubles,
+    operations.issues,
     operations.sweep,
     privacy.audit,
     privacy.tombstones,

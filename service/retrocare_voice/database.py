@@ -244,7 +244,7 @@ class Database(CareActions):
     def due_work(self) -> Row:
         return self._row("care.due_work")
 
-    def troubles(self) -> list[Row]:
+    def operator_issues(self) -> list[Row]:
         return self._rows("care.operator_issues")
 
     def pipeline_health(self) -> list[Row]:

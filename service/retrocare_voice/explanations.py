@@ -17,7 +17,7 @@ SENTENCES = {
     "not_answered": "Nobody answered the call.",
     "nobody_spoke": "The call was answered, and nobody spoke.",
     "call_failed": "The call did not come about.",
-    "ended_reason_unknown": "The call ended in a way that is not known here. `retrocare troubles` lists it.",
+    "ended_reason_unknown": "The call ended in a way that is not known here. `retrocare issues` lists it.",
     "recording_unavailable": "The recording could not be fetched, and will not be there later.",
     "recording_expired": "The phone provider has deleted the recording.",
     "processing_failed": "The recording could not be processed. `retrocare checks --state dead` has the error.",

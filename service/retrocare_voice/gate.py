@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrocare_voice import problems
-from retrocare_voice.auth import NEEDED_SCOPE, PUBLIC, ApiScope, caller_of
+from retrocare_voice.auth import NEEDED_SCOPE, PUBLIC, ApiScope, actor_of
 from retrocare_voice.errors import RetrocareError
 from retrocare_voice.service import Service
 from retrocare_voice.settings import Settings
@@ -41,7 +41,7 @@ class Gate:
         try:
             route = _route(self.api, scope)
             if needed := needed_scope(route):
-                caller = await caller_of(headers, needed, self.settings, self.service, self.lookups)
+                caller = await actor_of(headers, needed, self.settings, self.service, self.lookups)
                 scope.setdefault("state", {})["caller"] = caller
             maximum_bytes = self._maximum_bytes(route, headers)
             if (told := _told_length(headers)) is not None and told > maximum_bytes:

@@ -110,7 +110,7 @@ def backfill(
         sys.exit(1)
 
 
-def troubles(
+def issues(
     days: Annotated[
         int, typer.Option(min=1, help="Of what is over (recordings lost, messages dead), only so many days.")
     ] = 30,
@@ -121,7 +121,7 @@ def troubles(
     with opened() as database:
         found = [
             row
-            for row in database.troubles()
+            for row in database.operator_issues()
             if row["kind"] not in OVER or row["occurred_at"] is None or row["occurred_at"] >= since
         ]
     show(sorted(found, key=lambda row: (row["kind"], str(row["occurred_at"]))), as_json, TROUBLES)
@@ -131,7 +131,7 @@ def sweep(as_json: Json = False) -> None:
     """Do what is due because time has passed, as pg_cron and `retrocare start` do; say how much of it."""
     with opened() as database:
         done = {job: database.run_job(job) for job in database.due_jobs(all_of_them=True)}
-        failed = [row for row in database.troubles() if row["kind"] == "job_failed"]
+        failed = [row for row in database.operator_issues() if row["kind"] == "job_failed"]
     print_json(done) if as_json else print_rows([{"job": job, "done": count} for job, count in done.items()])
     for row in failed:
         say(f"Not done: {row['subject']}: {row['detail']} ({row['code']})")

@@ -26,12 +26,12 @@
 --
 -- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
 --
---     RV001 the lease is lost        RV004 no such encoder           RV100 this project cannot be adopted as it is
+--     RV001 the lease is lost        RV004 no such model             RV100 this project cannot be adopted as it is
 --     RV002 no such patient          RV005 not a comparable vector
 --     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
 --     RV008 an impossible time       RV009 an idempotency key of another request
 --
--- Locks are taken in one order: the encoders, then the patient, then whatever is the patient's. Whoever would need a second patient, or
+-- Locks are taken in one order: the models, then the patient, then whatever is the patient's. Whoever would need a second patient, or
 -- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
 
 -- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).
@@ -1125,6 +1125,12 @@ comment on column public.consents.evidence is 'How it was given: a signed form, 
 comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
 
+-- An earlier project may have the column already: then it is the evidence.
+insert into public.consents (patient_id, given_at, evidence)
+select patients.id, patients.voice_consent_at, 'patients.voice_consent_at was set'
+from public.patients
+where patients.voice_consent_at is not null;
+
 create function care.on_consent()
 returns trigger
 language plpgsql
@@ -1218,6 +1224,24 @@ comment on function care.on_consents_withdrawn is
     'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
+create function care.refuse_unknown_scope(scope text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (select from care.consent_scopes where consent_scopes.id = refuse_unknown_scope.scope) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('Nothing that can be consented to is called %L', refuse_unknown_scope.scope),
+            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+    end if;
+end
+$$;
+comment on function care.refuse_unknown_scope is 'Raises PT400 for what cannot be consented to.';
+revoke execute on function care.refuse_unknown_scope from public;
+
 create function care.record_consent(
     patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
 )
@@ -1244,12 +1268,7 @@ begin
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
-    if not exists (select from care.consent_scopes where consent_scopes.id = record_consent.scope) then
-        raise exception using
-            errcode = 'PT400',
-            message = format('Nothing that can be consented to is called %L', record_consent.scope),
-            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
-    end if;
+    perform care.refuse_unknown_scope(record_consent.scope);
     select consents.* into consent
     from public.consents
     where consents.patient_id = patient.id
@@ -1281,6 +1300,7 @@ as $$
 declare
     patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
+    perform care.refuse_unknown_scope(withdraw_consent.scope);
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
         withdrawn_by = (select auth.uid())
@@ -1288,7 +1308,7 @@ begin
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
@@ -1392,41 +1412,41 @@ comment on function care.account_of is
     'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
 revoke execute on function care.account_of from public;
 
-create function care.account_of_integrator(provider text, account text default null)
+create function care.ensure_account(provider text, account text default null)
 returns text
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    account_id text := care.account_of(account_of_integrator.provider, account_of_integrator.account);
+    account_id text := care.account_of(ensure_account.provider, ensure_account.account);
 begin
     if account_id is null
-        and account_of_integrator.account is null
-        and account_of_integrator.provider <> ''
-        and strpos(account_of_integrator.provider, '/') = 0
+        and ensure_account.account is null
+        and ensure_account.provider <> ''
+        and strpos(ensure_account.provider, '/') = 0
     then
-        insert into care.providers (id) values (account_of_integrator.provider) on conflict (id) do nothing;
+        insert into care.providers (id) values (ensure_account.provider) on conflict (id) do nothing;
         insert into care.provider_accounts (id, provider)
         select providers.id, providers.id
         from care.providers
-        where providers.id = account_of_integrator.provider
+        where providers.id = ensure_account.provider
             and not exists (select from care.provider_accounts where provider_accounts.provider = providers.id)
         on conflict (id) do nothing;
-        account_id := care.account_of(account_of_integrator.provider);
+        account_id := care.account_of(ensure_account.provider);
     end if;
     if account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('It is not known which account with %L this call is of', account_of_integrator.provider),
+            message = format('It is not known which account with %L this call is of', ensure_account.provider),
             hint = 'Accounts are rows of care.provider_accounts: name one of them.';
     end if;
     return account_id;
 end
 $$;
-comment on function care.account_of_integrator is
+comment on function care.ensure_account is
     'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
-revoke execute on function care.account_of_integrator from public;
+revoke execute on function care.ensure_account from public;
 
 create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
 returns timestamptz
@@ -1529,7 +1549,7 @@ alter table public.call_logs
     add column if not exists created_at timestamptz not null default now();
 create unique index a_provider_account_reports_a_call_once on public.call_logs (provider_account, provider_call_id);
 update public.call_logs
-set provider_account = care.account_of_integrator(call_logs.provider)
+set provider_account = care.ensure_account(call_logs.provider)
 where call_logs.provider <> '' and strpos(call_logs.provider, '/') = 0 and call_logs.provider_account is null;
 alter table public.call_logs
     add constraint a_call_is_of_its_providers_account
@@ -1628,7 +1648,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    new.provider_account := care.account_of_integrator(new.provider);
+    new.provider_account := care.ensure_account(new.provider);
     return new;
 end
 $$;
@@ -1805,7 +1825,7 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
-    account_id := care.account_of_integrator(upsert_call.provider, upsert_call.account);
+    account_id := care.ensure_account(upsert_call.provider, upsert_call.account);
     perform care.lock_patient(upsert_call.patient_id);
     if care.is_erased(account_id, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using
@@ -1899,6 +1919,7 @@ create table care.ended_reasons (
         constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
     constraint ended_reasons_pkey primary key (provider, pattern),
     constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
+    constraint a_pattern_ends_no_escape check (pattern !~ '(^|[^\\])(\\\\)*\\$'),
     constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
 );
 alter table care.ended_reasons enable row level security;
@@ -2007,7 +2028,7 @@ create table care.unmatched_calls (
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
-    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
+    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, the job match_calls takes them in.';
 
 create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
@@ -2017,14 +2038,15 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case when count(*) = 1 then min(patients.id::text)::uuid end
     from public.patients
-    where case
-        when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
-        else patients.phone = reported_patient.phone and patients.organisation_id = (
+    where patients.organisation_id = (
             select provider_accounts.organisation_id from care.provider_accounts where provider_accounts.id = reported_patient.account)
-    end
+        and case
+            when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
+            else patients.phone = reported_patient.phone
+        end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means: by id where it names one, else by number, among the patients of the account''s organisation; null where there is none, or a number is two patients''.';
+    'The patient whom a report means, among those of the account''s organisation: by id where it names one, else by number; null where there is none, or a number is two patients''.';
 revoke execute on function care.reported_patient from public;
 
 create function care.is_erased(account text, provider_call_id text, patient_id uuid)
@@ -2170,7 +2192,7 @@ begin
             select 'skipped'::public.check_state, why.reason
             from (select case
                 when care.skip_reason(call) is not null then care.skip_reason(call)
-                when patient.voice_consent_at is null or not receive_call_report.is_recording_consented then 'no_consent'
+                when not care.has_any_consent(patient.id) or not receive_call_report.is_recording_consented then 'no_consent'
                 when decided.disposition is null then 'ended_reason_unknown'
             end::public.check_reason as reason) as why
             where why.reason is not null
@@ -2278,7 +2300,7 @@ begin
     if not found then
         return false;
     end if;
-    perform care.publish_recording(call.id);
+    perform care.attach_recording(call.id);
     return true;
 end
 $$;
@@ -2334,7 +2356,7 @@ comment on column care.recordings.source_expires_at is 'Until when that address 
 comment on column care.recordings.run_at is 'Not before this moment.';
 comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
-create index recordings_in_trouble on care.recordings (call_log_id)
+create index recordings_at_issue on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
 
 create function care.queue_recording(
@@ -2436,6 +2458,7 @@ create type public.recording_claim as (
     call_log_id uuid,
     patient_id uuid,
     provider text,
+    provider_account text,
     provider_call_id text,
     source_url text,
     source_channel text,
@@ -2477,7 +2500,7 @@ begin
         join public.call_logs on call_logs.id = ready.call_log_id
         where claimed.call_log_id = ready.call_log_id
         returning
-            claimed.call_log_id, claimed.patient_id, call_logs.provider, call_logs.provider_call_id,
+            claimed.call_log_id, claimed.patient_id, call_logs.provider, call_logs.provider_account, call_logs.provider_call_id,
             call_logs.recording_source_url, claimed.source_channel, claimed.source_expires_at,
             claimed.patient_id || '/' || claimed.call_log_id, call_logs.speech_intervals, claimed.attempts,
             claimed.lease_token;
@@ -2487,7 +2510,7 @@ comment on function care.claim_recordings is
     'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
 revoke execute on function care.claim_recordings from public;
 
-create function care.publish_recording(call_log_id uuid)
+create function care.attach_recording(call_log_id uuid)
 returns void
 language sql
 volatile
@@ -2498,16 +2521,16 @@ as $$
         recording_channel = recordings.recording_channel,
         recording_source_url = null
     from care.recordings
-    where recordings.call_log_id = publish_recording.call_log_id
+    where recordings.call_log_id = attach_recording.call_log_id
         and call_logs.id = recordings.call_log_id
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
         and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
-comment on function care.publish_recording is
+comment on function care.attach_recording is
     'Gives the call its copied recording, which queues the check, where the call is worth judging.';
-revoke execute on function care.publish_recording from public;
+revoke execute on function care.attach_recording from public;
 
 create function care.store_recording(
     call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
@@ -2545,7 +2568,7 @@ begin
     set speech_intervals = coalesce(store_recording.speech_intervals, call_logs.speech_intervals),
         recording_source_url = null
     where call_logs.id = held.call_log_id;
-    perform care.publish_recording(held.call_log_id);
+    perform care.attach_recording(held.call_log_id);
     return true;
 end
 $$;
@@ -2744,8 +2767,8 @@ begin
     if not found then
         raise exception using
             errcode = 'RV004',
-            message = format('No encoder %s is registered', thresholds_for.model),
-            hint = 'A service registers its encoder when it starts.';
+            message = format('No encoder or other model %s is registered', thresholds_for.model),
+            hint = 'A service registers its own when it starts.';
     end if;
     return found_thresholds;
 end
@@ -2897,6 +2920,22 @@ as $$
 $$;
 comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
 revoke execute on function care.has_consent from public;
+
+create function care.has_any_consent(patient_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from public.consents
+        where consents.patient_id = has_any_consent.patient_id
+            and consents.withdrawn_at is null
+            and consents.scope in (select signals.consent_scope from care.signals)
+    )
+$$;
+comment on function care.has_any_consent is 'Whether the patient has consented to any signal: then recordings are copied, and kept.';
+revoke execute on function care.has_any_consent from public;
 
 create function care.request_check(call public.call_logs, signal text, model text)
 returns care.checks
@@ -3479,7 +3518,7 @@ begin
 end
 $$;
 comment on function care.leased_check is
-    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
+    'The patient and the check, locked, after the lease token was found right; leased, or ended already. Raises RV001 where it is lost, RV003 where there is no such check.';
 revoke execute on function care.leased_check from public;
 
 create function care.finish_check(
@@ -3499,8 +3538,15 @@ begin
         quality = coalesce(finish_check.quality, '{}'),
         detail = coalesce(finish_check.detail, '{}'),
         finished_at = clock_timestamp()
-    where checks.id = finish_check.check_id
+    where checks.id = finish_check.check_id and checks.state = 'leased'
     returning * into ended;
+    if not found then
+        -- Consent was withdrawn meanwhile, for instance: whatever this transaction wrote is taken back.
+        raise exception using
+            errcode = 'RV001',
+            message = format('Check %s has ended already', finish_check.check_id),
+            hint = 'Whoever completes a check asks care.leased_check first whether it is still leased.';
+    end if;
 
     if finish_check.state <> 'dead' then
         update public.call_logs
@@ -3516,7 +3562,7 @@ begin
 end
 $$;
 comment on function care.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check.';
+    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check. Raises RV001 where the check has ended.';
 revoke execute on function care.finish_check from public;
 
 create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
@@ -3619,7 +3665,7 @@ comment on table public.scoring_policies is
 comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
 grant select on public.scoring_policies to authenticated, service_role;
 
-create function care.scoring_policy_id(policy jsonb)
+create function care.keep_scoring_policy(policy jsonb)
 returns integer
 language plpgsql
 volatile
@@ -3631,18 +3677,18 @@ begin
     loop
         select scoring_policies.id into kept_id
         from public.scoring_policies
-        where scoring_policies.policy = scoring_policy_id.policy;
+        where scoring_policies.policy = keep_scoring_policy.policy;
         exit when found;
         -- Another completion may keep the same values at this moment: then its row is found next time round.
         insert into public.scoring_policies (policy)
-        values (scoring_policy_id.policy)
+        values (keep_scoring_policy.policy)
         on conflict do nothing;
     end loop;
     return kept_id;
 end
 $$;
-comment on function care.scoring_policy_id is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
-revoke execute on function care.scoring_policy_id from public;
+comment on function care.keep_scoring_policy is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+revoke execute on function care.keep_scoring_policy from public;
 
 create table public.judgements (
     id uuid constraint judgements_pkey primary key default care.uuid_v7(),
@@ -3724,7 +3770,7 @@ begin
     values (
         thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
         reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
-        care.scoring_policy_id(
+        care.keep_scoring_policy(
             record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
     )
     returning * into judgement;
@@ -5889,18 +5935,18 @@ create table public.alert_causes (
     signal text
         constraint a_cause_may_be_of_a_signal references care.signals (id),
     has_score boolean not null,
-    closes_by_itself boolean not null
+    closes_when_heard boolean not null
 );
 create index alert_causes_by_signal on public.alert_causes (signal);
 alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
-insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
     ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
     ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
     ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
 comment on table public.alert_causes is 'What an alert may be about.';
-comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score; and somebody must say how it ended.';
-comment on column public.alert_causes.closes_by_itself is 'An alert about nothing else is resolved by a rule once it is over.';
+comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score.';
+comment on column public.alert_causes.closes_when_heard is 'An alert about nothing else is resolved by a rule once the patient is heard again; of all others somebody says how they ended.';
 grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
@@ -6051,18 +6097,18 @@ comment on column public.alert_changes.caregiver_id is 'The caregiver who did it
 comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
 grant select on public.alert_changes to service_role, authenticated;
 
-create type care.caller as (
+create type care.actor as (
     actor public.alert_actor,
     actor_id uuid,
     caregiver_id uuid,
     operator text
 );
-comment on type care.caller is 'Who changes an alert, as alert_changes has it.';
+comment on type care.actor is 'Who changes an alert, as alert_changes has it.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
     cause text default null, call_log_id uuid default null, judgement_id uuid default null,
-    caller care.caller default row('rule', null, null, null)::care.caller
+    caller care.actor default row('rule', null, null, null)::care.actor
 )
 returns void
 language sql
@@ -6354,8 +6400,8 @@ comment on function care.alert_to_act_on is
     'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
-create function care.caller_of(patient_id uuid, operator text)
-returns care.caller
+create function care.actor_of(patient_id uuid, operator text)
+returns care.actor
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -6366,19 +6412,19 @@ as $$
             (
                 select patient_caregivers.id
                 from public.patient_caregivers
-                where patient_caregivers.patient_id = caller_of.patient_id and patient_caregivers.user_id = (select auth.uid())
+                where patient_caregivers.patient_id = actor_of.patient_id and patient_caregivers.user_id = (select auth.uid())
             ),
             null
-        )::care.caller
+        )::care.actor
         -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
         else (
             'operator', null, null,
-            coalesce(nullif(btrim(caller_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
-        )::care.caller
+            coalesce(nullif(btrim(actor_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
+        )::care.actor
     end
 $$;
-comment on function care.caller_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
-revoke execute on function care.caller_of from public;
+comment on function care.actor_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+revoke execute on function care.actor_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
 returns void
@@ -6407,7 +6453,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
-    caller constant care.caller := care.caller_of(alert.patient_id, acknowledge_alert.operator);
+    caller constant care.actor := care.actor_of(alert.patient_id, acknowledge_alert.operator);
 begin
     perform care.refuse_resolved(alert);
     if alert.state = 'acknowledged' then
@@ -6463,7 +6509,7 @@ begin
         acknowledged_by = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.caller_of(alert.patient_id, null));
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.actor_of(alert.patient_id, null));
     return alert;
 end
 $$;
@@ -6473,7 +6519,7 @@ revoke execute on function care.snooze_alert from public;
 
 create function care.resolve(
     alert public.caregiver_alerts, outcome public.alert_outcome, notes text, at timestamptz,
-    caller care.caller default row('rule', null, null, null)::care.caller
+    caller care.actor default row('rule', null, null, null)::care.actor
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -6525,7 +6571,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
-    caller constant care.caller := care.caller_of(alert.patient_id, resolve_alert.operator);
+    caller constant care.actor := care.actor_of(alert.patient_id, resolve_alert.operator);
 begin
     if resolve_alert.outcome is null then
         raise exception using
@@ -6799,7 +6845,7 @@ comment on column care.deliveries.delivered_at is 'When the provider said that t
 create index deliveries_without_receipt on care.deliveries (finished_at)
     where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
 create index deliveries_by_age on care.deliveries (finished_at);
-create index deliveries_in_trouble on care.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
+create index deliveries_at_issue on care.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
 
 create function care.caregiver_addresses(caregiver public.patient_caregivers)
 returns table (channel text, address text)
@@ -7511,7 +7557,7 @@ $$;
 comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
 
-create function care.do_close_by_themselves(causes text[])
+create function care.do_close_when_heard(causes text[])
 returns boolean
 language sql
 stable
@@ -7519,11 +7565,11 @@ set search_path = pg_catalog, pg_temp
 as $$
     select not exists (
         select from public.alert_causes
-        where alert_causes.id = any (do_close_by_themselves.causes) and not alert_causes.closes_by_itself
+        where alert_causes.id = any (do_close_when_heard.causes) and not alert_causes.closes_when_heard
     )
 $$;
-comment on function care.do_close_by_themselves is 'Whether an alert about nothing else than these is resolved by a rule.';
-revoke execute on function care.do_close_by_themselves from public;
+comment on function care.do_close_when_heard is 'Whether an alert about nothing else than these is resolved by a rule.';
+revoke execute on function care.do_close_when_heard from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
 returns setof text
@@ -7534,7 +7580,7 @@ as $$
     select caregiver_alerts.id::text
     from public.caregiver_alerts
     where caregiver_alerts.resolved_at is null
-        and care.do_close_by_themselves(caregiver_alerts.causes)
+        and care.do_close_when_heard(caregiver_alerts.causes)
         and exists (
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
@@ -7568,7 +7614,7 @@ begin
     from public.caregiver_alerts
     where caregiver_alerts.id = alert.id
         and caregiver_alerts.resolved_at is null
-        and care.do_close_by_themselves(caregiver_alerts.causes)
+        and care.do_close_when_heard(caregiver_alerts.causes)
     for update;
     if not found then
         return false;
@@ -7905,7 +7951,7 @@ create index deletions_to_do on care.deletions (due_at) where due_at is not null
 alter table care.deletions enable row level security;
 comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
 comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
+create index deletions_at_issue on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
 returns text
@@ -7926,19 +7972,27 @@ language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into care.deletions (patient_id, kind, reference)
-    values (queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference)
+    insert into care.deletions (patient_id, kind, reference, state, finished_at)
+    select queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference,
+        case when is_ours then 'queued' else 'done' end::public.deletion_state, case when not is_ours then now() end
+    from (
+        -- At a provider whose key nobody has given us, nobody deletes: the row stands for what is not taken in again.
+        select queue_deletion.kind <> 'provider_call' or exists (
+            select from care.provider_accounts
+            where provider_accounts.id = split_part(queue_deletion.reference, '/', 1) and provider_accounts.secret_name is not null
+        )
+    ) as place (is_ours)
     -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
     on conflict (kind, reference) do update
-    set state = 'queued',
+    set state = excluded.state,
         attempts = 0,
         run_at = now(),
         lease_token = null,
         leased_until = null,
         error_code = null,
-        finished_at = null
+        finished_at = excluded.finished_at
 $$;
-comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before.';
+comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before. A call of a provider whose account names no secret is only noted as erased.';
 revoke execute on function care.queue_deletion from public;
 
 create function care.queue_deletions(call public.call_logs)
@@ -8001,6 +8055,36 @@ comment on function care.delete_orphan is
     'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
+create function care.erase_recordings(patient_id uuid)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    update public.call_logs
+    set check_state = 'skipped', check_reason = 'no_consent'
+    where call_logs.patient_id = erase_recordings.patient_id
+        and exists (
+            select from care.recordings
+            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
+        );
+    with forgotten as (
+        select care.delete_recording(call_logs)
+        from public.call_logs
+        where call_logs.patient_id = erase_recordings.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    )
+    select jsonb_build_object('recordings', count(*)) into counts from forgotten;
+    return counts;
+end
+$$;
+comment on function care.erase_recordings is
+    'Has all recordings of a patient deleted, and lets none be copied any more; how many. The caller holds care.lock_patient.';
+revoke execute on function care.erase_recordings from public;
+
 create function care.erase_signal(patient_id uuid, signal text, reason text)
 returns jsonb
 language plpgsql
@@ -8030,6 +8114,22 @@ begin
     into removed
     using erase_signal.patient_id;
     counts := counts || removed;
+    update public.judgements
+    set explanation = null
+    where judgements.patient_id = erase_signal.patient_id
+        and judgements.signal = erase_signal.signal
+        and judgements.explanation is not null;
+    -- Recordings are of all signals: they stay as long as another one may use them.
+    if not exists (
+        select
+        from public.consents
+        join care.signals on signals.consent_scope = consents.scope
+        where consents.patient_id = erase_signal.patient_id
+            and consents.withdrawn_at is null
+            and consents.scope <> (select erased.consent_scope from care.signals as erased where erased.id = erase_signal.signal)
+    ) then
+        counts := counts || care.erase_recordings(erase_signal.patient_id);
+    end if;
     if not exists (
         select from care.tombstones
         where tombstones.patient_id = erase_signal.patient_id
@@ -8044,7 +8144,7 @@ begin
 end
 $$;
 comment on function care.erase_signal is
-    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without what they were computed from. Raises RV002.';
+    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without their words and what they were computed from. Raises RV002.';
 revoke execute on function care.erase_signal from public;
 
 create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
@@ -8100,15 +8200,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     signal text;
-    erased record;
+    removed jsonb;
     counts jsonb := '{}';
 begin
     for signal in select signals.id from care.signals order by signals.id loop
-        for erased in select * from jsonb_each_text(care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason)) loop
-            counts := counts || jsonb_build_object(
-                erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint);
-        end loop;
+        removed := care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason);
+        counts := counts || (
+            select jsonb_object_agg(erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint)
+            from jsonb_each_text(removed) as erased
+        );
     end loop;
+    if not counts ? 'recordings' then
+        counts := counts || care.erase_recordings(erase_signals.patient_id);
+    end if;
     return counts;
 end
 $$;
@@ -8148,10 +8252,19 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    forgotten_count bigint;
 begin
     -- Nor do reports that waited for this number go to somebody else who has it.
-    delete from care.unmatched_calls
-    where unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text;
+    with forgotten as (
+        delete from care.unmatched_calls
+        using care.provider_accounts
+        where provider_accounts.id = unmatched_calls.provider_account
+            and provider_accounts.organisation_id = old.organisation_id
+            and (unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text)
+        returning unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id as reference
+    )
+    select count(care.queue_deletion(old.id, 'provider_call', forgotten.reference)) into forgotten_count from forgotten;
     if not exists (
         select from care.tombstones
         where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
@@ -8238,7 +8351,7 @@ $$;
 comment on function care.tombstone_list is
     'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
 revoke execute on function care.tombstone_list from public;
-grant execute on function care.tombstone_list to retrocare_service, service_role;
+grant execute on function care.tombstone_list to retrocare_service;
 
 create function care.replay_tombstone(id uuid, patient_id uuid, scope text, reason text, erased_at timestamptz)
 returns boolean
@@ -8254,7 +8367,8 @@ begin
     if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
-        else
+        -- A signal that this database does not know has nothing in it.
+        elsif exists (select from care.signals where signals.id = replay_tombstone.scope) then
             perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
     end if;
@@ -8270,7 +8384,7 @@ $$;
 comment on function care.replay_tombstone is
     'Erases again what a restored backup brought back; false where it was erased here. Definer: as care.erase_patient. Called by `retrocare tombstones --replay`.';
 revoke execute on function care.replay_tombstone from public;
-grant execute on function care.replay_tombstone to retrocare_service, service_role;
+grant execute on function care.replay_tombstone to retrocare_service;
 
 -- 61_deletions.sql
 
@@ -8405,7 +8519,11 @@ as $$
             ))
         and not exists (
             select from care.checks
-            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased') and not checks.is_backfill
+            where checks.call_log_id = call_logs.id
+                and checks.state in ('queued', 'leased')
+                and not checks.is_backfill
+                -- What nobody works on does not keep it for ever: twice as long at the most.
+                and call_logs.created_at > 2 * (care.kept_since('recordings', old_recordings.at) - old_recordings.at) + old_recordings.at
         )
     order by call_logs.created_at
     limit old_recordings.maximum_rows
@@ -8599,7 +8717,10 @@ insert into care.unexported_columns (name, reason) values
     ('recording_ref', 'the address of a recording is a key to it'),
     ('recording_source_url', 'the address of a recording is a key to it'),
     ('lease_token', 'fences workers off each other'),
-    ('idempotency_key', 'what a caller sent');
+    ('idempotency_key', 'what a caller sent'),
+    ('key', 'what a caller sent'),
+    ('caller', 'the name of an API key'),
+    ('request_sha256', 'of what a caller sent');
 comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
 
 create function care.export_patient(patient_id uuid)
@@ -8802,29 +8923,15 @@ as $$
 declare
     counts jsonb;
 begin
-    update public.call_logs
-    set check_state = 'skipped', check_reason = 'no_consent'
-    where call_logs.patient_id = erase_traces.patient_id
-        and exists (
-            select from care.recordings
-            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
-        );
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
-    with forgotten as (
-        select care.delete_recording(call_logs)
-        from public.call_logs
-        where call_logs.patient_id = erase_traces.patient_id
-            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
-    )
-    select counts || jsonb_build_object('recordings', count(*)) into counts from forgotten;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the voiceprints and baselines of a patient, and has the recordings deleted; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+    'Removes the voiceprints and baselines of a patient; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -9530,7 +9637,7 @@ $$;
 comment on function care.due_jobs is
     'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
 revoke execute on function care.due_jobs from public;
-grant execute on function care.due_jobs to retrocare_service, service_role;
+grant execute on function care.due_jobs to retrocare_service;
 
 create function care.due_work(at timestamptz default now())
 returns table (recordings bigint, deliveries bigint, deletions bigint)
@@ -9576,7 +9683,7 @@ comment on function care.wake_functions is
     'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
 revoke execute on function care.wake_functions from public;
 
--- 9 Time passes: where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
+-- Where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
 -- `retrocare start` does both.
 create function care.schedule_jobs()
 returns boolean
@@ -9897,7 +10004,7 @@ as $$
     having count(*) > 0
 $$;
 comment on function care.operator_issues is
-    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare operator_issues`.';
+    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare issues`.';
 revoke execute on function care.operator_issues from public;
 grant execute on function care.operator_issues to retrocare_service, service_role;
 
@@ -9916,7 +10023,7 @@ grant select on public.operator_issues to service_role;
 
 -- The API: what caregivers, edge functions and integrators call over the Data API.
 
-create function care.publish(private_function regproc, roles text[], comment text, unpublished_arguments text[] default '{}')
+create function care.expose(private_function regproc, roles text[], comment text, unpublished_arguments text[] default '{}')
 returns void
 language plpgsql
 volatile
@@ -9928,7 +10035,7 @@ declare
     arguments text;
     passed text;
 begin
-    select pg_proc.* into strict published from pg_catalog.pg_proc where pg_proc.oid = publish.private_function;
+    select pg_proc.* into strict published from pg_catalog.pg_proc where pg_proc.oid = expose.private_function;
     select
         string_agg(format('%I %s', argument.name, format_type(argument.type, null)), ', ' order by argument.position),
         string_agg(
@@ -9938,7 +10045,7 @@ begin
         string_agg(format('%1$I => %2$I.%1$I', argument.name, published.proname), ', ' order by argument.position)
     into signature, arguments, passed
     from unnest(published.proargnames, published.proargtypes::oid[]) with ordinality as argument (name, type, position)
-    where argument.type is not null and argument.name <> all (publish.unpublished_arguments);
+    where argument.type is not null and argument.name <> all (expose.unpublished_arguments);
     -- The body is bound when it is made: nobody needs USAGE on a private schema.
     execute format(
         'create function public.%I(%s) returns %s language sql %s set search_path = pg_catalog, pg_temp begin atomic select %s(%s); end',
@@ -9949,143 +10056,143 @@ begin
         published.oid::regproc,
         passed);
     signature := format('public.%I(%s)', published.proname, signature);
-    execute format('comment on function %s is %L', signature, publish.comment);
+    execute format('comment on function %s is %L', signature, expose.comment);
     execute format('revoke execute on function %s from public, anon, authenticated, service_role', signature);
     execute format(
         'grant execute on function %s, %s to %s',
-        signature, published.oid::regprocedure, (select string_agg(format('%I', role), ', ') from unnest(publish.roles) as role));
+        signature, published.oid::regprocedure, (select string_agg(format('%I', role), ', ') from unnest(expose.roles) as role));
 end
 $$;
-comment on function care.publish is
+comment on function care.expose is
     'Makes the public function of this private one: the same name, arguments, defaults, result and volatility, for these roles alone, who may then execute the private one as well; what it leaves out has the private one''s default. Called by these files.';
-revoke execute on function care.publish from public;
+revoke execute on function care.expose from public;
 
-select care.publish(
+select care.expose(
     'care.upsert_call', '{service_role}',
     'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
 
-select care.publish(
+select care.expose(
     'care.acknowledge_alert', '{authenticated,service_role}',
     'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
     '{at,operator}');
 
-select care.publish(
+select care.expose(
     'care.snooze_alert', '{authenticated}',
     'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
     '{at}');
 
-select care.publish(
+select care.expose(
     'care.resolve_alert', '{authenticated,service_role}',
     'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
     '{at,operator}');
 
-select care.publish(
+select care.expose(
     'care.claim_receipts', '{service_role}',
     'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.');
 
-select care.publish(
+select care.expose(
     'care.finish_receipt', '{service_role}',
     'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.');
 
-select care.publish(
+select care.expose(
     'care.receive_call_report', '{service_role}',
     'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.');
 
-select care.publish(
+select care.expose(
     'care.unreported_calls', '{service_role}',
     'For functions/collect-recordings (service_role): those of these calls that nobody has reported.');
 
-select care.publish(
+select care.expose(
     'care.reconcile_since', '{service_role}',
     'For functions/collect-recordings (service_role): from when on to list the provider''s calls.');
 
-select care.publish(
+select care.expose(
     'care.finish_reconciliation', '{service_role}',
     'For functions/collect-recordings (service_role): every call made before until was asked for.');
 
-select care.publish(
+select care.expose(
     'care.claim_recordings', '{service_role}',
     'For functions/collect-recordings (service_role): recordings that are due.');
 
-select care.publish(
+select care.expose(
     'care.store_recording', '{service_role}',
     'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.');
 
-select care.publish(
+select care.expose(
     'care.fail_recording', '{service_role}',
     'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.');
 
-select care.publish(
+select care.expose(
     'care.claim_deliveries', '{service_role}',
     'For functions/notify-caregiver (service_role): messages that are due.');
 
-select care.publish(
+select care.expose(
     'care.finish_delivery', '{service_role}',
     'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.');
 
-select care.publish(
+select care.expose(
     'care.fail_delivery', '{service_role}',
     'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.');
 
-select care.publish(
+select care.expose(
     'care.run_job', '{service_role}',
     'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.');
 
-select care.publish(
+select care.expose(
     'voice.match_voices', '{service_role}',
     'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.');
 
-select care.publish(
+select care.expose(
     'care.record_consent', '{authenticated,service_role}',
     'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
 
-select care.publish(
+select care.expose(
     'care.withdraw_consent', '{authenticated,service_role}',
     'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
 
-select care.publish(
+select care.expose(
     'care.export_patient', '{authenticated,service_role}',
     'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.');
 
-select care.publish(
+select care.expose(
     'care.read_recording', '{authenticated}',
     'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
 
-select care.publish(
+select care.expose(
     'care.erase_patient_voice', '{service_role}',
     'For the privacy officer (service_role): erases a voice, and ends the consent to it.');
 
-select care.publish(
+select care.expose(
     'care.erase_patient', '{service_role}',
     'For the privacy officer (service_role): erases a person, but for the audit.');
 
-select care.publish(
+select care.expose(
     'care.claim_deletions', '{service_role}',
     'For functions/delete-recordings (service_role): deletions that are due.');
 
-select care.publish(
+select care.expose(
     'care.finish_deletion', '{service_role}',
     'For functions/delete-recordings (service_role): it is gone.');
 
-select care.publish(
+select care.expose(
     'care.fail_deletion', '{service_role}',
     'For functions/delete-recordings (service_role): it is not gone.');
 
-select care.publish(
+select care.expose(
     'care.set_my_preferences', '{authenticated}',
     'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.');
 
-select care.publish(
+select care.expose(
     'care.add_caregiver', '{authenticated}',
     'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
     '{language}');
 
-select care.publish(
+select care.expose(
     'care.change_caregiver', '{authenticated}',
     'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.',
     '{language}');
 
-select care.publish(
+select care.expose(
     'care.remove_caregiver', '{authenticated}',
     'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.');
 
@@ -10141,9 +10248,9 @@ $$;
 
 -- 99_triggers.sql
 
--- Triggers: every one of them, in firing order. A reader's question is "what happens next?".
+-- Triggers: every one of them, in firing order. A reader's question is "what happens next?". Those of a signal that came later stand in
+-- its own file.
 
--- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
 -- 0 An organisation is added: it has its settings.
 create trigger every_organisation_has_settings
@@ -10152,7 +10259,7 @@ create trigger every_organisation_has_settings
     execute function care.on_organisation();
 
 -- 1 A finished call is worth judging: its recording is to be copied.
-create trigger recording_doorbell
+create trigger recordings_wake_up
     after insert on care.recordings
     for each statement
     execute function care.on_new_work('collect-recordings');
@@ -10197,7 +10304,7 @@ create trigger check_requested
     when (new.signal = 'voice' and not new.is_backfill)
     execute function care.on_check_state();
 
-create trigger doorbell
+create trigger checks_wake_up
     after insert on care.checks
     for each statement
     execute function care.on_new_work('wake');
@@ -10214,7 +10321,7 @@ create trigger alert_changed
     for each row
     execute function care.on_alert_change();
 
-create trigger delivery_doorbell
+create trigger deliveries_wake_up
     after insert on care.deliveries
     for each statement
     execute function care.on_new_work('notify-caregiver');
@@ -10271,7 +10378,7 @@ create trigger a_deleted_call_leaves_the_baselines
     for each row
     execute function voice.on_call_deleted();
 
-create trigger deletion_doorbell
+create trigger deletions_wake_up
     after insert on care.deletions
     for each statement
     execute function care.on_new_work('delete-recordings');

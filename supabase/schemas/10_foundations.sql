@@ -22,12 +22,12 @@
 --
 -- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
 --
---     RV001 the lease is lost        RV004 no such encoder           RV100 this project cannot be adopted as it is
+--     RV001 the lease is lost        RV004 no such model             RV100 this project cannot be adopted as it is
 --     RV002 no such patient          RV005 not a comparable vector
 --     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
 --     RV008 an impossible time       RV009 an idempotency key of another request
 --
--- Locks are taken in one order: the encoders, then the patient, then whatever is the patient's. Whoever would need a second patient, or
+-- Locks are taken in one order: the models, then the patient, then whatever is the patient's. Whoever would need a second patient, or
 -- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
 
 -- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).

@@ -38,6 +38,12 @@ comment on column public.consents.evidence is 'How it was given: a signed form, 
 comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
 
+-- An earlier project may have the column already: then it is the evidence.
+insert into public.consents (patient_id, given_at, evidence)
+select patients.id, patients.voice_consent_at, 'patients.voice_consent_at was set'
+from public.patients
+where patients.voice_consent_at is not null;
+
 create function care.on_consent()
 returns trigger
 language plpgsql
@@ -131,6 +137,24 @@ comment on function care.on_consents_withdrawn is
     'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
+create function care.refuse_unknown_scope(scope text)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (select from care.consent_scopes where consent_scopes.id = refuse_unknown_scope.scope) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('Nothing that can be consented to is called %L', refuse_unknown_scope.scope),
+            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+    end if;
+end
+$$;
+comment on function care.refuse_unknown_scope is 'Raises PT400 for what cannot be consented to.';
+revoke execute on function care.refuse_unknown_scope from public;
+
 create function care.record_consent(
     patient_id uuid, evidence text, given_at timestamptz default now(), scope text default 'voiceprint'
 )
@@ -157,12 +181,7 @@ begin
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
             hint = 'Keep what is longer elsewhere, and say where.';
     end if;
-    if not exists (select from care.consent_scopes where consent_scopes.id = record_consent.scope) then
-        raise exception using
-            errcode = 'PT400',
-            message = format('Nothing that can be consented to is called %L', record_consent.scope),
-            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
-    end if;
+    perform care.refuse_unknown_scope(record_consent.scope);
     select consents.* into consent
     from public.consents
     where consents.patient_id = patient.id
@@ -194,6 +213,7 @@ as $$
 declare
     patient public.patients := care.patient_for_caller(withdraw_consent.patient_id, 'primary');
 begin
+    perform care.refuse_unknown_scope(withdraw_consent.scope);
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
         withdrawn_by = (select auth.uid())
@@ -201,7 +221,7 @@ begin
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)

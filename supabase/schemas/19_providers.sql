@@ -67,41 +67,41 @@ comment on function care.account_of is
     'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
 revoke execute on function care.account_of from public;
 
-create function care.account_of_integrator(provider text, account text default null)
+create function care.ensure_account(provider text, account text default null)
 returns text
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    account_id text := care.account_of(account_of_integrator.provider, account_of_integrator.account);
+    account_id text := care.account_of(ensure_account.provider, ensure_account.account);
 begin
     if account_id is null
-        and account_of_integrator.account is null
-        and account_of_integrator.provider <> ''
-        and strpos(account_of_integrator.provider, '/') = 0
+        and ensure_account.account is null
+        and ensure_account.provider <> ''
+        and strpos(ensure_account.provider, '/') = 0
     then
-        insert into care.providers (id) values (account_of_integrator.provider) on conflict (id) do nothing;
+        insert into care.providers (id) values (ensure_account.provider) on conflict (id) do nothing;
         insert into care.provider_accounts (id, provider)
         select providers.id, providers.id
         from care.providers
-        where providers.id = account_of_integrator.provider
+        where providers.id = ensure_account.provider
             and not exists (select from care.provider_accounts where provider_accounts.provider = providers.id)
         on conflict (id) do nothing;
-        account_id := care.account_of(account_of_integrator.provider);
+        account_id := care.account_of(ensure_account.provider);
     end if;
     if account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('It is not known which account with %L this call is of', account_of_integrator.provider),
+            message = format('It is not known which account with %L this call is of', ensure_account.provider),
             hint = 'Accounts are rows of care.provider_accounts: name one of them.';
     end if;
     return account_id;
 end
 $$;
-comment on function care.account_of_integrator is
+comment on function care.ensure_account is
     'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
-revoke execute on function care.account_of_integrator from public;
+revoke execute on function care.ensure_account from public;
 
 create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
 returns timestamptz

@@ -61,7 +61,7 @@ alter table public.call_logs
     add column if not exists created_at timestamptz not null default now();
 create unique index a_provider_account_reports_a_call_once on public.call_logs (provider_account, provider_call_id);
 update public.call_logs
-set provider_account = care.account_of_integrator(call_logs.provider)
+set provider_account = care.ensure_account(call_logs.provider)
 where call_logs.provider <> '' and strpos(call_logs.provider, '/') = 0 and call_logs.provider_account is null;
 alter table public.call_logs
     add constraint a_call_is_of_its_providers_account
@@ -160,7 +160,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    new.provider_account := care.account_of_integrator(new.provider);
+    new.provider_account := care.ensure_account(new.provider);
     return new;
 end
 $$;
@@ -337,7 +337,7 @@ begin
             message = 'A call that may be reported again needs its provider and the provider''s id',
             hint = 'Send provider and provider_call_id.';
     end if;
-    account_id := care.account_of_integrator(upsert_call.provider, upsert_call.account);
+    account_id := care.ensure_account(upsert_call.provider, upsert_call.account);
     perform care.lock_patient(upsert_call.patient_id);
     if care.is_erased(account_id, upsert_call.provider_call_id, upsert_call.patient_id) then
         raise exception using

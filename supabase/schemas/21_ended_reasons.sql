@@ -20,6 +20,7 @@ create table care.ended_reasons (
         constraint only_what_is_judged_needs_speech check (disposition = 'judge' or not needs_speech),
     constraint ended_reasons_pkey primary key (provider, pattern),
     constraint a_pattern_is_in_lower_case check (pattern = lower(pattern)),
+    constraint a_pattern_ends_no_escape check (pattern !~ '(^|[^\\])(\\\\)*\\$'),
     constraint a_skipped_call_has_a_reason check ((disposition = 'skip') = (reason is not null))
 );
 alter table care.ended_reasons enable row level security;

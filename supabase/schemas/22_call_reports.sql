@@ -18,7 +18,7 @@ create table care.unmatched_calls (
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
-    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, a sweep takes them in.';
+    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, the job match_calls takes them in.';
 
 create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
@@ -28,14 +28,15 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case when count(*) = 1 then min(patients.id::text)::uuid end
     from public.patients
-    where case
-        when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
-        else patients.phone = reported_patient.phone and patients.organisation_id = (
+    where patients.organisation_id = (
             select provider_accounts.organisation_id from care.provider_accounts where provider_accounts.id = reported_patient.account)
-    end
+        and case
+            when reported_patient.patient_id is not null then patients.id = reported_patient.patient_id
+            else patients.phone = reported_patient.phone
+        end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means: by id where it names one, else by number, among the patients of the account''s organisation; null where there is none, or a number is two patients''.';
+    'The patient whom a report means, among those of the account''s organisation: by id where it names one, else by number; null where there is none, or a number is two patients''.';
 revoke execute on function care.reported_patient from public;
 
 create function care.is_erased(account text, provider_call_id text, patient_id uuid)
@@ -181,7 +182,7 @@ begin
             select 'skipped'::public.check_state, why.reason
             from (select case
                 when care.skip_reason(call) is not null then care.skip_reason(call)
-                when patient.voice_consent_at is null or not receive_call_report.is_recording_consented then 'no_consent'
+                when not care.has_any_consent(patient.id) or not receive_call_report.is_recording_consented then 'no_consent'
                 when decided.disposition is null then 'ended_reason_unknown'
             end::public.check_reason as reason) as why
             where why.reason is not null
@@ -289,7 +290,7 @@ begin
     if not found then
         return false;
     end if;
-    perform care.publish_recording(call.id);
+    perform care.attach_recording(call.id);
     return true;
 end
 $$;

@@ -45,7 +45,7 @@ comment on column care.recordings.source_expires_at is 'Until when that address 
 comment on column care.recordings.run_at is 'Not before this moment.';
 comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
 comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
-create index recordings_in_trouble on care.recordings (call_log_id)
+create index recordings_at_issue on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
 
 create function care.queue_recording(
@@ -147,6 +147,7 @@ create type public.recording_claim as (
     call_log_id uuid,
     patient_id uuid,
     provider text,
+    provider_account text,
     provider_call_id text,
     source_url text,
     source_channel text,
@@ -188,7 +189,7 @@ begin
         join public.call_logs on call_logs.id = ready.call_log_id
         where claimed.call_log_id = ready.call_log_id
         returning
-            claimed.call_log_id, claimed.patient_id, call_logs.provider, call_logs.provider_call_id,
+            claimed.call_log_id, claimed.patient_id, call_logs.provider, call_logs.provider_account, call_logs.provider_call_id,
             call_logs.recording_source_url, claimed.source_channel, claimed.source_expires_at,
             claimed.patient_id || '/' || claimed.call_log_id, call_logs.speech_intervals, claimed.attempts,
             claimed.lease_token;
@@ -198,7 +199,7 @@ comment on function care.claim_recordings is
     'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
 revoke execute on function care.claim_recordings from public;
 
-create function care.publish_recording(call_log_id uuid)
+create function care.attach_recording(call_log_id uuid)
 returns void
 language sql
 volatile
@@ -209,16 +210,16 @@ as $$
         recording_channel = recordings.recording_channel,
         recording_source_url = null
     from care.recordings
-    where recordings.call_log_id = publish_recording.call_log_id
+    where recordings.call_log_id = attach_recording.call_log_id
         and call_logs.id = recordings.call_log_id
         and recordings.state = 'stored'
         and call_logs.recording_ref is null
         and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
-comment on function care.publish_recording is
+comment on function care.attach_recording is
     'Gives the call its copied recording, which queues the check, where the call is worth judging.';
-revoke execute on function care.publish_recording from public;
+revoke execute on function care.attach_recording from public;
 
 create function care.store_recording(
     call_log_id uuid, lease_token uuid, recording_ref text, recording_channel text, speech_intervals jsonb default null
@@ -256,7 +257,7 @@ begin
     set speech_intervals = coalesce(store_recording.speech_intervals, call_logs.speech_intervals),
         recording_source_url = null
     where call_logs.id = held.call_log_id;
-    perform care.publish_recording(held.call_log_id);
+    perform care.attach_recording(held.call_log_id);
     return true;
 end
 $$;

@@ -148,8 +148,8 @@ begin
     if not found then
         raise exception using
             errcode = 'RV004',
-            message = format('No encoder %s is registered', thresholds_for.model),
-            hint = 'A service registers its encoder when it starts.';
+            message = format('No encoder or other model %s is registered', thresholds_for.model),
+            hint = 'A service registers its own when it starts.';
     end if;
     return found_thresholds;
 end

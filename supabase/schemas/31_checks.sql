@@ -96,6 +96,22 @@ $$;
 comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
 revoke execute on function care.has_consent from public;
 
+create function care.has_any_consent(patient_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from public.consents
+        where consents.patient_id = has_any_consent.patient_id
+            and consents.withdrawn_at is null
+            and consents.scope in (select signals.consent_scope from care.signals)
+    )
+$$;
+comment on function care.has_any_consent is 'Whether the patient has consented to any signal: then recordings are copied, and kept.';
+revoke execute on function care.has_any_consent from public;
+
 create function care.request_check(call public.call_logs, signal text, model text)
 returns care.checks
 language plpgsql

@@ -26,7 +26,7 @@ begin
 end
 $$;
 comment on function care.leased_check is
-    'The patient and the check, locked, after the lease token was found right. Raises RV001 where it is lost, RV003 where there is no such check.';
+    'The patient and the check, locked, after the lease token was found right; leased, or ended already. Raises RV001 where it is lost, RV003 where there is no such check.';
 revoke execute on function care.leased_check from public;
 
 create function care.finish_check(
@@ -46,8 +46,15 @@ begin
         quality = coalesce(finish_check.quality, '{}'),
         detail = coalesce(finish_check.detail, '{}'),
         finished_at = clock_timestamp()
-    where checks.id = finish_check.check_id
+    where checks.id = finish_check.check_id and checks.state = 'leased'
     returning * into ended;
+    if not found then
+        -- Consent was withdrawn meanwhile, for instance: whatever this transaction wrote is taken back.
+        raise exception using
+            errcode = 'RV001',
+            message = format('Check %s has ended already', finish_check.check_id),
+            hint = 'Whoever completes a check asks care.leased_check first whether it is still leased.';
+    end if;
 
     if finish_check.state <> 'dead' then
         update public.call_logs
@@ -63,7 +70,7 @@ begin
 end
 $$;
 comment on function care.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check.';
+    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check. Raises RV001 where the check has ended.';
 revoke execute on function care.finish_check from public;
 
 create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)

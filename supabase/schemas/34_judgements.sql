@@ -27,7 +27,7 @@ comment on table public.scoring_policies is
 comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
 grant select on public.scoring_policies to authenticated, service_role;
 
-create function care.scoring_policy_id(policy jsonb)
+create function care.keep_scoring_policy(policy jsonb)
 returns integer
 language plpgsql
 volatile
@@ -39,18 +39,18 @@ begin
     loop
         select scoring_policies.id into kept_id
         from public.scoring_policies
-        where scoring_policies.policy = scoring_policy_id.policy;
+        where scoring_policies.policy = keep_scoring_policy.policy;
         exit when found;
         -- Another completion may keep the same values at this moment: then its row is found next time round.
         insert into public.scoring_policies (policy)
-        values (scoring_policy_id.policy)
+        values (keep_scoring_policy.policy)
         on conflict do nothing;
     end loop;
     return kept_id;
 end
 $$;
-comment on function care.scoring_policy_id is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
-revoke execute on function care.scoring_policy_id from public;
+comment on function care.keep_scoring_policy is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+revoke execute on function care.keep_scoring_policy from public;
 
 create table public.judgements (
     id uuid constraint judgements_pkey primary key default care.uuid_v7(),
@@ -132,7 +132,7 @@ begin
     values (
         thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
         reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
-        care.scoring_policy_id(
+        care.keep_scoring_policy(
             record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
     )
     returning * into judgement;

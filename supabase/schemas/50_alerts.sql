@@ -20,18 +20,18 @@ create table public.alert_causes (
     signal text
         constraint a_cause_may_be_of_a_signal references care.signals (id),
     has_score boolean not null,
-    closes_by_itself boolean not null
+    closes_when_heard boolean not null
 );
 create index alert_causes_by_signal on public.alert_causes (signal);
 alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
-insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
     ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
     ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
     ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
 comment on table public.alert_causes is 'What an alert may be about.';
-comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score; and somebody must say how it ended.';
-comment on column public.alert_causes.closes_by_itself is 'An alert about nothing else is resolved by a rule once it is over.';
+comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score.';
+comment on column public.alert_causes.closes_when_heard is 'An alert about nothing else is resolved by a rule once the patient is heard again; of all others somebody says how they ended.';
 grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
@@ -182,18 +182,18 @@ comment on column public.alert_changes.caregiver_id is 'The caregiver who did it
 comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
 grant select on public.alert_changes to service_role, authenticated;
 
-create type care.caller as (
+create type care.actor as (
     actor public.alert_actor,
     actor_id uuid,
     caregiver_id uuid,
     operator text
 );
-comment on type care.caller is 'Who changes an alert, as alert_changes has it.';
+comment on type care.actor is 'Who changes an alert, as alert_changes has it.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
     cause text default null, call_log_id uuid default null, judgement_id uuid default null,
-    caller care.caller default row('rule', null, null, null)::care.caller
+    caller care.actor default row('rule', null, null, null)::care.actor
 )
 returns void
 language sql

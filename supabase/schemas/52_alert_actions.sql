@@ -25,8 +25,8 @@ comment on function care.alert_to_act_on is
     'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
-create function care.caller_of(patient_id uuid, operator text)
-returns care.caller
+create function care.actor_of(patient_id uuid, operator text)
+returns care.actor
 language sql
 stable
 set search_path = pg_catalog, pg_temp
@@ -37,19 +37,19 @@ as $$
             (
                 select patient_caregivers.id
                 from public.patient_caregivers
-                where patient_caregivers.patient_id = caller_of.patient_id and patient_caregivers.user_id = (select auth.uid())
+                where patient_caregivers.patient_id = actor_of.patient_id and patient_caregivers.user_id = (select auth.uid())
             ),
             null
-        )::care.caller
+        )::care.actor
         -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
         else (
             'operator', null, null,
-            coalesce(nullif(btrim(caller_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
-        )::care.caller
+            coalesce(nullif(btrim(actor_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
+        )::care.actor
     end
 $$;
-comment on function care.caller_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
-revoke execute on function care.caller_of from public;
+comment on function care.actor_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+revoke execute on function care.actor_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
 returns void
@@ -78,7 +78,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(acknowledge_alert.alert_id);
-    caller constant care.caller := care.caller_of(alert.patient_id, acknowledge_alert.operator);
+    caller constant care.actor := care.actor_of(alert.patient_id, acknowledge_alert.operator);
 begin
     perform care.refuse_resolved(alert);
     if alert.state = 'acknowledged' then
@@ -134,7 +134,7 @@ begin
         acknowledged_by = null
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.caller_of(alert.patient_id, null));
+    perform care.note_change(alert, 'snoozed', snooze_alert.at, caller => care.actor_of(alert.patient_id, null));
     return alert;
 end
 $$;
@@ -144,7 +144,7 @@ revoke execute on function care.snooze_alert from public;
 
 create function care.resolve(
     alert public.caregiver_alerts, outcome public.alert_outcome, notes text, at timestamptz,
-    caller care.caller default row('rule', null, null, null)::care.caller
+    caller care.actor default row('rule', null, null, null)::care.actor
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -196,7 +196,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     alert public.caregiver_alerts := care.alert_to_act_on(resolve_alert.alert_id);
-    caller constant care.caller := care.caller_of(alert.patient_id, resolve_alert.operator);
+    caller constant care.actor := care.actor_of(alert.patient_id, resolve_alert.operator);
 begin
     if resolve_alert.outcome is null then
         raise exception using

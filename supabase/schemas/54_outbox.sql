@@ -74,7 +74,7 @@ comment on column care.deliveries.delivered_at is 'When the provider said that t
 create index deliveries_without_receipt on care.deliveries (finished_at)
     where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
 create index deliveries_by_age on care.deliveries (finished_at);
-create index deliveries_in_trouble on care.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
+create index deliveries_at_issue on care.deliveries (id) where state = 'dead' or (state = 'queued' and error_code is not null);
 
 create function care.caregiver_addresses(caregiver public.patient_caregivers)
 returns table (channel text, address text)

@@ -124,7 +124,7 @@ $$;
 comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
 
-create function care.do_close_by_themselves(causes text[])
+create function care.do_close_when_heard(causes text[])
 returns boolean
 language sql
 stable
@@ -132,11 +132,11 @@ set search_path = pg_catalog, pg_temp
 as $$
     select not exists (
         select from public.alert_causes
-        where alert_causes.id = any (do_close_by_themselves.causes) and not alert_causes.closes_by_itself
+        where alert_causes.id = any (do_close_when_heard.causes) and not alert_causes.closes_when_heard
     )
 $$;
-comment on function care.do_close_by_themselves is 'Whether an alert about nothing else than these is resolved by a rule.';
-revoke execute on function care.do_close_by_themselves from public;
+comment on function care.do_close_when_heard is 'Whether an alert about nothing else than these is resolved by a rule.';
+revoke execute on function care.do_close_when_heard from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
 returns setof text
@@ -147,7 +147,7 @@ as $$
     select caregiver_alerts.id::text
     from public.caregiver_alerts
     where caregiver_alerts.resolved_at is null
-        and care.do_close_by_themselves(caregiver_alerts.causes)
+        and care.do_close_when_heard(caregiver_alerts.causes)
         and exists (
             select from public.call_logs
             where call_logs.patient_id = caregiver_alerts.patient_id
@@ -181,7 +181,7 @@ begin
     from public.caregiver_alerts
     where caregiver_alerts.id = alert.id
         and caregiver_alerts.resolved_at is null
-        and care.do_close_by_themselves(caregiver_alerts.causes)
+        and care.do_close_when_heard(caregiver_alerts.causes)
     for update;
     if not found then
         return false;

@@ -48,7 +48,7 @@ create index deletions_to_do on care.deletions (due_at) where due_at is not null
 alter table care.deletions enable row level security;
 comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
 comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-create index deletions_in_trouble on care.deletions (id) where state <> 'done' and error_code is not null;
+create index deletions_at_issue on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
 returns text
@@ -69,19 +69,27 @@ language sql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    insert into care.deletions (patient_id, kind, reference)
-    values (queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference)
+    insert into care.deletions (patient_id, kind, reference, state, finished_at)
+    select queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference,
+        case when is_ours then 'queued' else 'done' end::public.deletion_state, case when not is_ours then now() end
+    from (
+        -- At a provider whose key nobody has given us, nobody deletes: the row stands for what is not taken in again.
+        select queue_deletion.kind <> 'provider_call' or exists (
+            select from care.provider_accounts
+            where provider_accounts.id = split_part(queue_deletion.reference, '/', 1) and provider_accounts.secret_name is not null
+        )
+    ) as place (is_ours)
     -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
     on conflict (kind, reference) do update
-    set state = 'queued',
+    set state = excluded.state,
         attempts = 0,
         run_at = now(),
         lease_token = null,
         leased_until = null,
         error_code = null,
-        finished_at = null
+        finished_at = excluded.finished_at
 $$;
-comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before.';
+comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before. A call of a provider whose account names no secret is only noted as erased.';
 revoke execute on function care.queue_deletion from public;
 
 create function care.queue_deletions(call public.call_logs)
@@ -144,6 +152,36 @@ comment on function care.delete_orphan is
     'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
+create function care.erase_recordings(patient_id uuid)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    counts jsonb;
+begin
+    update public.call_logs
+    set check_state = 'skipped', check_reason = 'no_consent'
+    where call_logs.patient_id = erase_recordings.patient_id
+        and exists (
+            select from care.recordings
+            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
+        );
+    with forgotten as (
+        select care.delete_recording(call_logs)
+        from public.call_logs
+        where call_logs.patient_id = erase_recordings.patient_id
+            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
+    )
+    select jsonb_build_object('recordings', count(*)) into counts from forgotten;
+    return counts;
+end
+$$;
+comment on function care.erase_recordings is
+    'Has all recordings of a patient deleted, and lets none be copied any more; how many. The caller holds care.lock_patient.';
+revoke execute on function care.erase_recordings from public;
+
 create function care.erase_signal(patient_id uuid, signal text, reason text)
 returns jsonb
 language plpgsql
@@ -173,6 +211,22 @@ begin
     into removed
     using erase_signal.patient_id;
     counts := counts || removed;
+    update public.judgements
+    set explanation = null
+    where judgements.patient_id = erase_signal.patient_id
+        and judgements.signal = erase_signal.signal
+        and judgements.explanation is not null;
+    -- Recordings are of all signals: they stay as long as another one may use them.
+    if not exists (
+        select
+        from public.consents
+        join care.signals on signals.consent_scope = consents.scope
+        where consents.patient_id = erase_signal.patient_id
+            and consents.withdrawn_at is null
+            and consents.scope <> (select erased.consent_scope from care.signals as erased where erased.id = erase_signal.signal)
+    ) then
+        counts := counts || care.erase_recordings(erase_signal.patient_id);
+    end if;
     if not exists (
         select from care.tombstones
         where tombstones.patient_id = erase_signal.patient_id
@@ -187,7 +241,7 @@ begin
 end
 $$;
 comment on function care.erase_signal is
-    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without what they were computed from. Raises RV002.';
+    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without their words and what they were computed from. Raises RV002.';
 revoke execute on function care.erase_signal from public;
 
 create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
@@ -243,15 +297,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     signal text;
-    erased record;
+    removed jsonb;
     counts jsonb := '{}';
 begin
     for signal in select signals.id from care.signals order by signals.id loop
-        for erased in select * from jsonb_each_text(care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason)) loop
-            counts := counts || jsonb_build_object(
-                erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint);
-        end loop;
+        removed := care.erase_signal(erase_signals.patient_id, signal, erase_signals.reason);
+        counts := counts || (
+            select jsonb_object_agg(erased.key, coalesce((counts ->> erased.key)::bigint, 0) + erased.value::bigint)
+            from jsonb_each_text(removed) as erased
+        );
     end loop;
+    if not counts ? 'recordings' then
+        counts := counts || care.erase_recordings(erase_signals.patient_id);
+    end if;
     return counts;
 end
 $$;
@@ -291,10 +349,19 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    forgotten_count bigint;
 begin
     -- Nor do reports that waited for this number go to somebody else who has it.
-    delete from care.unmatched_calls
-    where unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text;
+    with forgotten as (
+        delete from care.unmatched_calls
+        using care.provider_accounts
+        where provider_accounts.id = unmatched_calls.provider_account
+            and provider_accounts.organisation_id = old.organisation_id
+            and (unmatched_calls.phone = old.phone or unmatched_calls.report ->> 'patient_id' = old.id::text)
+        returning unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id as reference
+    )
+    select count(care.queue_deletion(old.id, 'provider_call', forgotten.reference)) into forgotten_count from forgotten;
     if not exists (
         select from care.tombstones
         where tombstones.patient_id = old.id and tombstones.scope = 'person' and tombstones.erased_at = now()
@@ -381,7 +448,7 @@ $$;
 comment on function care.tombstone_list is
     'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
 revoke execute on function care.tombstone_list from public;
-grant execute on function care.tombstone_list to retrocare_service, service_role;
+grant execute on function care.tombstone_list to retrocare_service;
 
 create function care.replay_tombstone(id uuid, patient_id uuid, scope text, reason text, erased_at timestamptz)
 returns boolean
@@ -397,7 +464,8 @@ begin
     if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
-        else
+        -- A signal that this database does not know has nothing in it.
+        elsif exists (select from care.signals where signals.id = replay_tombstone.scope) then
             perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
     end if;
@@ -413,4 +481,4 @@ $$;
 comment on function care.replay_tombstone is
     'Erases again what a restored backup brought back; false where it was erased here. Definer: as care.erase_patient. Called by `retrocare tombstones --replay`.';
 revoke execute on function care.replay_tombstone from public;
-grant execute on function care.replay_tombstone to retrocare_service, service_role;
+grant execute on function care.replay_tombstone to retrocare_service;

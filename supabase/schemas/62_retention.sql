@@ -44,7 +44,11 @@ as $$
             ))
         and not exists (
             select from care.checks
-            where checks.call_log_id = call_logs.id and checks.state in ('queued', 'leased') and not checks.is_backfill
+            where checks.call_log_id = call_logs.id
+                and checks.state in ('queued', 'leased')
+                and not checks.is_backfill
+                -- What nobody works on does not keep it for ever: twice as long at the most.
+                and call_logs.created_at > 2 * (care.kept_since('recordings', old_recordings.at) - old_recordings.at) + old_recordings.at
         )
     order by call_logs.created_at
     limit old_recordings.maximum_rows

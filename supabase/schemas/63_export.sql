@@ -9,7 +9,10 @@ insert into care.unexported_columns (name, reason) values
     ('recording_ref', 'the address of a recording is a key to it'),
     ('recording_source_url', 'the address of a recording is a key to it'),
     ('lease_token', 'fences workers off each other'),
-    ('idempotency_key', 'what a caller sent');
+    ('idempotency_key', 'what a caller sent'),
+    ('key', 'what a caller sent'),
+    ('caller', 'the name of an API key'),
+    ('request_sha256', 'of what a caller sent');
 comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
 
 create function care.export_patient(patient_id uuid)

@@ -9,29 +9,15 @@ as $$
 declare
     counts jsonb;
 begin
-    update public.call_logs
-    set check_state = 'skipped', check_reason = 'no_consent'
-    where call_logs.patient_id = erase_traces.patient_id
-        and exists (
-            select from care.recordings
-            where recordings.call_log_id = call_logs.id and recordings.state in ('queued', 'leased')
-        );
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
-    with forgotten as (
-        select care.delete_recording(call_logs)
-        from public.call_logs
-        where call_logs.patient_id = erase_traces.patient_id
-            and (call_logs.recording_ref is not null or call_logs.provider_call_id is not null)
-    )
-    select counts || jsonb_build_object('recordings', count(*)) into counts from forgotten;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the voiceprints and baselines of a patient, and has the recordings deleted; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+    'Removes the voiceprints and baselines of a patient; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()

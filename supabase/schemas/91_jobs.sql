@@ -174,7 +174,7 @@ $$;
 comment on function care.due_jobs is
     'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
 revoke execute on function care.due_jobs from public;
-grant execute on function care.due_jobs to retrocare_service, service_role;
+grant execute on function care.due_jobs to retrocare_service;
 
 create function care.due_work(at timestamptz default now())
 returns table (recordings bigint, deliveries bigint, deletions bigint)
@@ -220,7 +220,7 @@ comment on function care.wake_functions is
     'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
 revoke execute on function care.wake_functions from public;
 
--- 9 Time passes: where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
+-- Where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
 -- `retrocare start` does both.
 create function care.schedule_jobs()
 returns boolean

@@ -283,7 +283,7 @@ as $$
     having count(*) > 0
 $$;
 comment on function care.operator_issues is
-    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare operator_issues`.';
+    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare issues`.';
 revoke execute on function care.operator_issues from public;
 grant execute on function care.operator_issues to retrocare_service, service_role;
 

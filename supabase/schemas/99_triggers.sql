@@ -1,6 +1,6 @@
--- Triggers: every one of them, in firing order. A reader's question is "what happens next?".
+-- Triggers: every one of them, in firing order. A reader's question is "what happens next?". Those of a signal that came later stand in
+-- its own file.
 
--- Wiring: every trigger and scheduled job, in firing order. A reader's question is "what happens next?".
 
 -- 0 An organisation is added: it has its settings.
 create trigger every_organisation_has_settings
@@ -9,7 +9,7 @@ create trigger every_organisation_has_settings
     execute function care.on_organisation();
 
 -- 1 A finished call is worth judging: its recording is to be copied.
-create trigger recording_doorbell
+create trigger recordings_wake_up
     after insert on care.recordings
     for each statement
     execute function care.on_new_work('collect-recordings');
@@ -54,7 +54,7 @@ create trigger check_requested
     when (new.signal = 'voice' and not new.is_backfill)
     execute function care.on_check_state();
 
-create trigger doorbell
+create trigger checks_wake_up
     after insert on care.checks
     for each statement
     execute function care.on_new_work('wake');
@@ -71,7 +71,7 @@ create trigger alert_changed
     for each row
     execute function care.on_alert_change();
 
-create trigger delivery_doorbell
+create trigger deliveries_wake_up
     after insert on care.deliveries
     for each statement
     execute function care.on_new_work('notify-caregiver');
@@ -128,7 +128,7 @@ create trigger a_deleted_call_leaves_the_baselines
     for each row
     execute function voice.on_call_deleted();
 
-create trigger deletion_doorbell
+create trigger deletions_wake_up
     after insert on care.deletions
     for each statement
     execute function care.on_new_work('delete-recordings');

@@ -102,7 +102,7 @@ def load_calls(connection: Connection, patients: int, calls: int) -> tuple[Vecto
     everybody = Patients(uuids(mixture.random, patients), mixture.voices(patients), calls, time.time())
     begun = time.monotonic()
     [policy_id] = connection.execute(
-        "select care.scoring_policy_id(voice.policy_values(encoder)) from voice.policies"
+        "select care.keep_scoring_policy(voice.policy_values(encoder)) from voice.policies"
     ).fetchone() or [0]
     tables: dict[str, Callable[[Batch], Mapping[str, Field]]] = {
         "public.call_logs": _call_logs,

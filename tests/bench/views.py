@@ -128,7 +128,7 @@ def _load(database: Database, first: int, last: int) -> None:
                    id, signal, model, patient_id, call_log_id, occurred_at, score, severity, rule, policy_id
                )
                select log_id, 'voice', 'test-v1', patient_id, call_log_id, at, score, 'low', 'fixed',
-                   (select care.scoring_policy_id(voice.policy_values('test-v1')))
+                   (select care.keep_scoring_policy(voice.policy_values('test-v1')))
                from made where is_scored""",
             """insert into public.voice_anomaly_logs (
                    id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score,

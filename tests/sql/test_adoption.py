@@ -188,3 +188,14 @@ def test_pgvector_in_another_schema_is_refused_with_the_command_that_moves_it(em
     with pytest.raises(MigrationFailed, match="schema public, not in extensions") as raised:
         migrate(empty_database.owner_url)
     assert "alter extension vector set schema extensions" in raised.value.hint
+
+
+def test_consent_that_an_earlier_project_noted_stands_and_can_be_withdrawn(earlier: Database) -> None:
+    earlier.owner.execute("alter table public.patients add column voice_consent_at timestamptz")
+    earlier.owner.execute("update public.patients set voice_consent_at = '2025-05-01' where id = %s", [ANA])
+    migrate(earlier.owner_url)
+    records = Records(earlier)
+    records.register()
+    assert records.judge(ANA)["state"] == "enrolled"
+    records.rpc("withdraw_consent", patient_id=ANA)
+    assert records.one("select voice_consent_at from public.patients where id = %s", ANA) is None

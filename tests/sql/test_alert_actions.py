@@ -395,8 +395,8 @@ def test_what_nobody_answers_is_escalated_and_then_reminded_of(
         sweep(records, due)
         sweep(records, due)
     assert [change for change, _ in history(records)] == ["opened", "escalated", *["reminded"] * times]
-    [trouble] = [row for row in records.seen("operator_issues") if row["kind"] == "alert_unanswered"]
-    assert (trouble["alert_id"], trouble["code"]) == (alert(records)["id"], "nobody_answers")
+    [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "alert_unanswered"]
+    assert (issue["alert_id"], issue["code"]) == (alert(records)["id"], "nobody_answers")
     # And then now and then for ever: no alert that nobody answers falls silent.
     for _ in range(3):
         due += timedelta(hours={WARNING: 168, EMERGENCY: 24, CRITICAL: 4}[similarity])

@@ -377,8 +377,8 @@ def test_recordings_that_a_backfill_could_not_embed_are_one_trouble(records: Rec
     while claims := records.claims(NEXT):
         for claim in claims:
             fail(records, claim)
-    [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["subject"], trouble["detail"]) == ("backfill_dead", NEXT, "3 recordings")
+    [issue] = records.seen("operator_issues")
+    assert (issue["kind"], issue["subject"], issue["detail"]) == ("backfill_dead", NEXT, "3 recordings")
     assert len(records.rows("select * from care.requeue_checks(null, null)")) == 3
     embed_all(records)
     assert status(records)["rebuilt"] == 2

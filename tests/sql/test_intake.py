@@ -163,8 +163,8 @@ def test_an_ended_reason_that_no_row_knows_waits_for_the_operator(
         "unknown", "skipped", "ended_reason_unknown",
     )  # fmt: skip
     assert counts(records)["care.recordings"] == 1  # kept, so that it can still be judged
-    [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["subject"], trouble["detail"]) == (
+    [issue] = records.seen("operator_issues")
+    assert (issue["kind"], issue["subject"], issue["detail"]) == (
         "unknown_ended_reason",
         f"vapi {ended_reason or ''}".strip(),
         "1 calls",
@@ -256,8 +256,8 @@ def test_a_call_of_nobody_known_is_kept_for_the_operator(
     assert received == {"call_log_id": None, "disposition": "unmatched", "is_new": True}
     assert records.report("call-1", **report)["is_new"] is False
     assert counts(records)["public.call_logs"] == 0
-    [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["subject"], trouble["code"]) == ("unmatched_call", "vapi call-1", code)
+    [issue] = records.seen("operator_issues")
+    assert (issue["kind"], issue["subject"], issue["code"]) == ("unmatched_call", "vapi call-1", code)
     assert records.rpc("unreported_calls", provider="vapi", provider_call_ids=["call-1"]) == []
 
 

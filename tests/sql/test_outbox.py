@@ -124,8 +124,8 @@ def test_an_alert_that_nobody_can_be_told_of_is_the_operators(records: Records, 
     records.caregiver(patient_id, "primary", phone=None)
     sign(records, patient_id, CRITICAL)
     assert states(records) == []
-    [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["patient_id"], trouble["code"]) == ("alert_untold", patient_id, "nobody_reachable")
+    [issue] = records.seen("operator_issues")
+    assert (issue["kind"], issue["patient_id"], issue["code"]) == ("alert_untold", patient_id, "nobody_reachable")
 
 
 def test_a_repeat_is_told_to_nobody(records: Records, patient_id: UUID, family: dict[str, UUID]) -> None:

@@ -25,6 +25,12 @@ def second(records: Records) -> str:
     return "vapi-berlin"
 
 
+def moved(records: Records, patient_id: UUID) -> None:
+    """Make a patient the other organisation's."""
+    elsewhere = "(select id from public.organisations where name = 'Elsewhere')"
+    records.do(f"update public.patients set organisation_id = {elsewhere} where id = %s", patient_id)
+
+
 def report(records: Records, account: str | None, call: str = "call-1", **values: Any) -> dict[str, Any]:
     [received] = records.rpc(
         "receive_call_report", provider="vapi", provider_call_id=call, account=account, **REPORT, **values
@@ -45,6 +51,7 @@ def accounts(records: Records) -> list[tuple[str, str]]:
 
 def test_two_accounts_may_give_two_calls_the_same_id(records: Records, second: str) -> None:
     one, other = records.patient(), records.patient()
+    moved(records, other)
     first = report(records, None, patient_id=one)
     theirs = report(records, second, patient_id=other)
     assert (first["is_new"], theirs["is_new"]) == (True, True)
@@ -150,6 +157,7 @@ def test_a_report_of_nobody_waits_with_its_account_and_means_a_number_of_its_org
 
 def test_what_one_account_has_erased_another_may_still_report(records: Records, second: str) -> None:
     one, other = records.patient(), records.patient()
+    moved(records, other)
     call_log_id = report(records, None, patient_id=one)["call_log_id"]
     records.do("delete from public.call_logs where id = %s", call_log_id)
     reference = "select reference from care.deletions where kind = 'provider_call'"
@@ -187,3 +195,39 @@ def test_the_same_words_may_mean_something_else_at_another_provider(records: Rec
         assert disposition(records, "acme", ended_reason, patient_id) == at_acme
     records.do("insert into care.ended_reasons (provider, pattern, disposition) values ('acme', 'beamed-up', 'judge')")
     assert records.run_jobs(NOON)["redecide_calls"] == 2
+
+
+def test_a_report_means_nobody_of_another_organisation(records: Records, second: str) -> None:
+    ours = records.patient()
+    assert report(records, second, "call-9", patient_id=ours)["disposition"] == "unmatched"
+    assert report(records, None, "call-9", patient_id=ours)["disposition"] == "judge"
+
+
+def test_an_erased_persons_waiting_reports_are_not_taken_in_as_somebody_elses(records: Records, second: str) -> None:
+    ana, bo = records.patient(), records.patient()
+    records.do("update public.patients set phone = '+4930555555'")
+    for account in (None, second):
+        assert report(records, account, "call-a", phone="+4930555555")["disposition"] == "unmatched"
+    records.call("erase_patient", ana, "asked")
+    waiting = records.rows("select provider_account from care.unmatched_calls")
+    assert waiting == [{"provider_account": second}], "those of another organisation wait on"
+    assert records.rpc("unreported_calls", provider="vapi", provider_call_ids=["call-a"]) == []
+    assert report(records, None, "call-a", phone="+4930555555")["disposition"] == "erased"
+    assert records.rows("select * from public.call_logs where patient_id = %s", bo) == []
+
+
+def test_a_call_at_a_provider_whose_key_nobody_has_is_noted_as_erased_and_deleted_by_nobody(records: Records) -> None:
+    patient_id = records.patient()
+    written = {"patient_id": patient_id, "provider": "acme", "provider_call_id": "c-1"}
+    records.rpc("upsert_call", **written)
+    records.call("erase_patient_voice", patient_id, "asked")
+    assert records.rows("select reference, state from care.deletions") == [{"reference": "acme/c-1", "state": "done"}]
+    assert refusal(records, "upsert_call", **written) == "PT409"
+
+
+def test_a_pattern_that_cannot_be_matched_is_refused(records: Records) -> None:
+    add = "insert into care.ended_reasons (provider, pattern, disposition) values ('vapi', %s, 'judge')"
+    for pattern in ("over\\", "over\\\\\\"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            records.do(add, pattern)
+    records.do(add, "over\\\\")

@@ -13,7 +13,7 @@ GREET = """
     language sql stable security definer set search_path = pg_catalog, pg_temp
     as $$ select greet.greeting || ' ' || greet.name || ' at ' || extract(hour from greet.at at time zone 'UTC') $$;
     revoke execute on function care.greet from public;
-    select care.publish('care.greet', '{authenticated}', 'It''s a greeting.', '{at}');
+    select care.expose('care.greet', '{authenticated}', 'It''s a greeting.', '{at}');
 """
 
 

@@ -72,13 +72,13 @@ def test_what_is_delivered_is_not_asked_for_again(records: Records, log_id: Any)
 
 def test_what_was_not_delivered_is_dead_and_the_operators(records: Records, log_id: Any) -> None:
     assert finish(records, "SM0", is_delivered=False) == "dead"
-    [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["code"], trouble["detail"]) == ("delivery_dead", "undelivered", "Failed.")
+    [issue] = records.seen("operator_issues")
+    assert (issue["kind"], issue["code"], issue["detail"]) == ("delivery_dead", "undelivered", "Failed.")
     assert alert_sent(records, log_id), "the other one may have arrived"
     assert finish(records, "SM1", is_delivered=False) == "dead"
     assert not alert_sent(records, log_id)
-    troubles = sorted(trouble["kind"] for trouble in records.seen("operator_issues"))
-    assert troubles == ["alert_untold", "delivery_dead", "delivery_dead"]
+    issues = sorted(issue["kind"] for issue in records.seen("operator_issues"))
+    assert issues == ["alert_untold", "delivery_dead", "delivery_dead"]
     assert claimed(records, NOON + 20 * MINUTE) == []
 
 

@@ -135,8 +135,8 @@ def test_a_failure_is_tried_again_after_a_wait_that_doubles(records: Records, ca
         at = the_recording(records)["run_at"]
     for wait, expected in zip(waits, (10, 20, 40, 80), strict=True):
         assert 0.8 * expected <= wait <= 1.2 * expected
-    [trouble] = records.seen("operator_issues")
-    assert (trouble["kind"], trouble["code"], trouble["detail"]) == ("recording_delayed", "late", "not yet")
+    [issue] = records.seen("operator_issues")
+    assert (issue["kind"], issue["code"], issue["detail"]) == ("recording_delayed", "late", "not yet")
     assert the_call(records)["check_state"] is None
 
 
@@ -175,7 +175,7 @@ def assert_lost(records: Records, state: str, reason: str) -> None:
     assert (call["check_state"], call["check_reason"]) == ("dead", reason)
     assert (call["recording_ref"], call["recording_source_url"]) == (None, None)
     assert claim(records, END + timedelta(days=1)) == []
-    assert [trouble["kind"] for trouble in records.seen("operator_issues")] == ["recording_lost"]
+    assert [issue["kind"] for issue in records.seen("operator_issues")] == ["recording_lost"]
 
 
 def test_a_recording_that_is_being_copied_does_not_expire(records: Records, call_log_id: UUID) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from databases import Database
@@ -214,3 +215,73 @@ def test_an_organisation_may_have_thresholds_of_its_own(toy: Records, patient_id
     assert says(toy, patient_id, 8)["severity"] == "low"
     toy.do("update public.patients set organisation_id = (select id from public.organisations where name = 'Strict')")
     assert says(toy, patient_id, 8, NOON + timedelta(days=1))["severity"] == "critical"
+
+
+def test_a_check_that_ended_while_somebody_listened_is_not_completed(toy: Records, patient_id: UUID) -> None:
+    toy.call_log(patient_id, recording_ref="https://example.org/a.wav")
+    [claim] = toy.rows("select * from care.claim_checks('toy-1', 'listener', 10, 60)")
+    toy.rpc("withdraw_consent", patient_id=patient_id, scope="numbers")
+    completed = toy.row("select * from toy.complete_check(%s, %s, 12)", claim["id"], claim["lease_token"])
+    assert completed["id"] is None
+    with pytest.raises(psycopg.Error) as raised:
+        toy.do("select care.finish_check(%s, 'scored', null)", claim["id"])
+    assert raised.value.sqlstate == "RV001"
+    assert toy.rows("select * from toy.numbers") == toy.rows("select * from public.judgements") == []
+    assert toy.one("select state from care.checks where signal = 'toy'") == "skipped"
+
+
+def test_whoever_completes_twice_gets_the_same_answer(toy: Records, patient_id: UUID) -> None:
+    toy.call_log(patient_id, recording_ref="https://example.org/a.wav")
+    [claim] = toy.rows("select * from care.claim_checks('toy-1', 'listener', 10, 60)")
+    query = "select * from toy.complete_check(%s, %s, 12)"
+    first, again = (toy.row(query, claim["id"], claim["lease_token"]) for _ in range(2))
+    assert again["id"] == first["id"]
+    assert toy.one("select count(*) from toy.numbers") == 1
+
+
+def test_whoever_consents_to_it_alone_is_recorded_and_not_judged_by_voice(toy: Records) -> None:
+    patient_id = toy.patient(consent=False)
+    toy.rpc("record_consent", patient_id=patient_id, evidence="said yes", given_at=NOON, scope="numbers")
+    received = toy.report("call-1", patient_id=patient_id)
+    assert received["disposition"] == "judge"
+    [claim] = toy.rpc("claim_recordings", worker="copier", count=1, lease_seconds=60, at=NOON + timedelta(hours=1))
+    stored = {"recording_ref": f"storage:voice-recordings/{claim['object_path']}.wav", "recording_channel": "customer"}
+    toy.rpc("store_recording", call_log_id=claim["call_log_id"], lease_token=claim["lease_token"], **stored)
+    ended = toy.rows("select signal, state, reason from care.checks order by signal")
+    assert [(row["signal"], row["state"], row["reason"]) for row in ended] == [
+        ("toy", "queued", None),
+        ("voice", "skipped", "no_consent"),
+    ]
+
+
+def test_recordings_stay_until_the_last_signal_has_no_consent(toy: Records, patient_id: UUID) -> None:
+    says(toy, patient_id, 7)
+    kept = "select count(*) from public.call_logs where recording_ref is not null"
+    toy.rpc("withdraw_consent", patient_id=patient_id)
+    assert toy.one(kept) == 1
+    toy.rpc("withdraw_consent", patient_id=patient_id, scope="numbers")
+    assert toy.one(kept) == 0
+    assert toy.one("select count(*) from care.deletions where kind = 'storage_object'") == 1
+    assert toy.one("select explanation from public.judgements") is None
+
+
+def test_a_recording_on_which_nobody_works_is_not_kept_for_ever(toy: Records, patient_id: UUID) -> None:
+    toy.call_log(patient_id, recording_ref=f"storage:voice-recordings/{patient_id}/a.wav")
+    now = toy.one("select now()")
+    assert toy.run_jobs(now + timedelta(days=179))["delete_old_recordings"] == 0
+    assert toy.run_jobs(now + timedelta(days=181))["delete_old_recordings"] == 1
+
+
+@pytest.mark.parametrize("scope", ["voice", None])
+def test_what_cannot_be_consented_to_cannot_be_withdrawn(toy: Records, patient_id: UUID, scope: str | None) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        toy.rpc("withdraw_consent", patient_id=patient_id, scope=scope)
+    assert raised.value.sqlstate == "PT400"
+
+
+def test_a_tombstone_of_a_signal_that_is_not_known_here_is_only_kept(toy: Records, patient_id: UUID) -> None:
+    says(toy, patient_id, 12)
+    replayed = "select care.replay_tombstone(gen_random_uuid(), %s, 'gait', 'asked', now())"
+    assert toy.one(replayed, patient_id) is True
+    assert toy.one("select count(*) from toy.numbers") == 1
+    assert toy.one("select count(*) from care.tombstones where scope = 'gait'") == 1

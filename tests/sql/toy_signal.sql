@@ -9,7 +9,7 @@ insert into care.consent_scopes (id, description) values ('numbers', 'Numbers ar
 insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
     ('toy', 'Numbers', 'toy', 'numbers', 'toy.erase_numbers');
 select care.register_model('toy', 'toy-1');
-insert into public.alert_causes (id, name, signal, has_score, closes_by_itself) values
+insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
     ('number_changed', 'Another number was said', 'toy', true, false);
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'number_changed', 'warning', '{patient} said another number than usual{when}. Please call {patient}{link}.');
@@ -56,6 +56,13 @@ declare
     call public.call_logs;
     judgement public.judgements;
 begin
+    if held.state <> 'leased' then
+        -- Asked twice, or ended meanwhile: what there is, is told.
+        select judgements.* into judgement
+        from public.judgements
+        where judgements.call_log_id = held.call_log_id and judgements.model = held.model;
+        return judgement;
+    end if;
     select call_logs.* into call from public.call_logs where call_logs.id = held.call_log_id;
     insert into toy.numbers (patient_id, call_log_id, number) values (held.patient_id, call.id, complete_check.number);
     judgement := care.record_judgement(
@@ -114,6 +121,12 @@ revoke execute on function toy.delete_old_number from public;
 
 insert into care.jobs (id, position, due_function, step_function, every_minutes, is_audited) values
     ('delete_old_numbers', 200, 'toy.old_numbers', 'toy.delete_old_number', 10, true);
+
+create trigger a_number_may_be_on_it_later
+    after update of recording_ref on public.call_logs
+    for each row
+    when (old.recording_ref is null and new.recording_ref is not null)
+    execute function toy.on_recording();
 
 create trigger a_number_may_be_on_it
     after insert on public.call_logs

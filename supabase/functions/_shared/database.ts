@@ -21,6 +21,8 @@ export interface RecordingClaim {
   readonly call_log_id: string;
   readonly patient_id: string;
   readonly provider: string;
+  /** The key that is set here is that of the provider's own account. */
+  readonly provider_account: string;
   readonly provider_call_id: string;
   readonly source_url: string | null;
   readonly source_channel: SourceChannel | null;

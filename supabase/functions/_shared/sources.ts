@@ -12,7 +12,7 @@ import { get } from "./guard.ts";
 import { type CallReport, readReport, type Source, type SourceChannel, UnreadableReport } from "./report.ts";
 import { moment } from "./requests.ts";
 import type { Settings } from "./settings.ts";
-import { Vapi } from "./vapi.ts";
+import { PROVIDER, Vapi } from "./vapi.ts";
 
 export interface FoundRecording {
   readonly content: Uint8Array;
@@ -61,7 +61,8 @@ class Search {
   readonly #begun = performance.now();
 
   constructor(readonly claim: RecordingClaim, readonly settings: Settings, readonly now: number) {
-    this.#vapi = new Vapi(settings);
+    // The key is that of the provider's own account: under another, the same id may be somebody else's call.
+    this.#vapi = new Vapi(claim.provider_account === PROVIDER ? settings : { ...settings, vapiKey: undefined });
     const expiresAt = moment(claim.source_expires_at);
     this.#given = claim.source_url && claim.source_channel
       ? [{ url: claim.source_url, channel: claim.source_channel, expiresAt, isSigned: expiresAt !== null }]
