@@ -9398,23 +9398,23 @@ select care.publish_live_updates();
 --     select vault.create_secret('https://<project>.supabase.co/functions/v1', 'retrocare_functions_url');
 --     select vault.create_secret('the functions'' key', 'retrocare_functions_key');
 
-create function care.wake_up(bell text, body jsonb)
+create function care.wake_up(target text, body jsonb)
 returns void
 language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    is_service constant boolean := wake_up.bell = 'wake';
-    -- Once a transaction: whoever deletes a thousand recordings rings once.
-    rung constant text := 'retrocare.rung_' || replace(wake_up.bell, '-', '_');
+    is_service constant boolean := wake_up.target = 'wake';
+    -- Once a transaction: whoever deletes a thousand recordings wakes up once.
+    woken constant text := 'retrocare.woken_' || replace(wake_up.target, '-', '_');
     url text;
     key text;
 begin
-    if current_setting(rung, true) = 'yes' then
+    if current_setting(woken, true) = 'yes' then
         return;
     end if;
-    perform set_config(rung, 'yes', true);
+    perform set_config(woken, 'yes', true);
     if to_regclass('vault.decrypted_secrets') is null
         or not exists (
             select from pg_catalog.pg_proc where proname = 'http_post' and pronamespace = to_regnamespace('net')
@@ -9431,16 +9431,16 @@ begin
     if url is not null then
         execute 'select net.http_post(url := $1, body := $2, headers := $3, timeout_milliseconds := 2000)'
         using
-            rtrim(url, '/') || '/' || wake_up.bell,
+            rtrim(url, '/') || '/' || wake_up.target,
             wake_up.body,
             jsonb_build_object('Content-Type', 'application/json', 'Authorization', 'Bearer ' || coalesce(key, ''));
     end if;
 exception when others then
-    raise warning 'The doorbell is broken: %', sqlerrm;
+    raise warning 'The wake-up failed: %', sqlerrm;
 end
 $$;
 comment on function care.wake_up is
-    'Asks the service (bell wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
+    'Asks the service (target wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
 revoke execute on function care.wake_up from public;
 
 create function care.on_new_work()
@@ -9456,7 +9456,7 @@ begin
 end
 $$;
 comment on function care.on_new_work is
-    'Trigger: rings the bell that it is created with. Definer: whoever writes calls reads no secret.';
+    'Trigger: wakes up the target that it is created with. Definer: whoever writes calls reads no secret.';
 revoke execute on function care.on_new_work from public;
 
 -- 91_jobs.sql
@@ -9680,7 +9680,7 @@ begin
 end
 $$;
 comment on function care.wake_functions is
-    'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
+    'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
 revoke execute on function care.wake_functions from public;
 
 -- Where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere

@@ -217,7 +217,7 @@ begin
 end
 $$;
 comment on function care.wake_functions is
-    'Every minute: asks the edge functions for which work is due that no doorbell announced, such as a retry. Called by pg_cron.';
+    'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
 revoke execute on function care.wake_functions from public;
 
 -- Where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere

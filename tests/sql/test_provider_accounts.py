@@ -218,7 +218,7 @@ def test_an_erased_persons_waiting_reports_are_not_taken_in_as_somebody_elses(re
 
 def test_a_call_at_a_provider_whose_key_nobody_has_is_noted_as_erased_and_deleted_by_nobody(records: Records) -> None:
     patient_id = records.patient()
-    written = {"patient_id": patient_id, "provider": "acme", "provider_call_id": "c-1"}
+    written: dict[str, Any] = {"patient_id": patient_id, "provider": "acme", "provider_call_id": "c-1"}
     records.rpc("upsert_call", **written)
     records.call("erase_patient_voice", patient_id, "asked")
     assert records.rows("select reference, state from care.deletions") == [{"reference": "acme/c-1", "state": "done"}]

@@ -245,7 +245,10 @@ def test_whoever_consents_to_it_alone_is_recorded_and_not_judged_by_voice(toy: R
     received = toy.report("call-1", patient_id=patient_id)
     assert received["disposition"] == "judge"
     [claim] = toy.rpc("claim_recordings", worker="copier", count=1, lease_seconds=60, at=NOON + timedelta(hours=1))
-    stored = {"recording_ref": f"storage:voice-recordings/{claim['object_path']}.wav", "recording_channel": "customer"}
+    stored: dict[str, Any] = {
+        "recording_ref": f"storage:voice-recordings/{claim['object_path']}.wav",
+        "recording_channel": "customer",
+    }
     toy.rpc("store_recording", call_log_id=claim["call_log_id"], lease_token=claim["lease_token"], **stored)
     ended = toy.rows("select signal, state, reason from care.checks order by signal")
     assert [(row["signal"], row["state"], row["reason"]) for row in ended] == [

@@ -31,7 +31,7 @@ grant select on vault.decrypted_secrets to postgres;
 
 
 @pytest.fixture
-def rung(records: Records) -> Records:
+def awake(records: Records) -> Records:
     records.database.admin.execute(STAND_INS)
     return records
 
@@ -52,43 +52,43 @@ def queue(records: Records, calls: int = 1) -> None:
     )
 
 
-def test_a_new_check_rings_at_the_service_with_its_key(rung: Records) -> None:
-    queue(rung)
-    assert posts(rung) == [("https://voice.example.org/wake", "Bearer a key", 2000)]
+def test_a_new_check_rings_at_the_service_with_its_key(awake: Records) -> None:
+    queue(awake)
+    assert posts(awake) == [("https://voice.example.org/wake", "Bearer a key", 2000)]
 
 
 FUNCTIONS = "https://project.example.org/functions/v1/"
 
 
-def test_a_reported_call_rings_at_the_collection_with_the_functions_key(rung: Records) -> None:
-    rung.report("call-1", patient_id=rung.patient())
-    assert posts(rung) == [(FUNCTIONS + "collect-recordings", "Bearer another key", 2000)]
+def test_a_reported_call_rings_at_the_collection_with_the_functions_key(awake: Records) -> None:
+    awake.report("call-1", patient_id=awake.patient())
+    assert posts(awake) == [(FUNCTIONS + "collect-recordings", "Bearer another key", 2000)]
 
 
-def test_a_new_alert_rings_at_the_sender_in_the_same_transaction(rung: Records) -> None:
-    patient_id = rung.patient()
-    rung.caregiver(patient_id)
-    rung.judge(patient_id)
-    rung.database.admin.execute("delete from net.posts")
-    rung.judge(patient_id, at_cosine(0.5))
-    assert (FUNCTIONS + "notify-caregiver", "Bearer another key", 2000) in posts(rung)
+def test_a_new_alert_rings_at_the_sender_in_the_same_transaction(awake: Records) -> None:
+    patient_id = awake.patient()
+    awake.caregiver(patient_id)
+    awake.judge(patient_id)
+    awake.database.admin.execute("delete from net.posts")
+    awake.judge(patient_id, at_cosine(0.5))
+    assert (FUNCTIONS + "notify-caregiver", "Bearer another key", 2000) in posts(awake)
 
 
-def test_every_minute_the_functions_are_woken_only_where_work_is_due(rung: Records) -> None:
-    patient_id = rung.patient()
-    rung.caregiver(patient_id)
-    rung.judge(patient_id)
-    rung.judge(patient_id, at_cosine(0.5))
+def test_every_minute_the_functions_are_woken_only_where_work_is_due(awake: Records) -> None:
+    patient_id = awake.patient()
+    awake.caregiver(patient_id)
+    awake.judge(patient_id)
+    awake.judge(patient_id, at_cosine(0.5))
     now = datetime.now(UTC)
-    rung.report("call-1", patient_id=patient_id, started_at=now, ended_at=now, at=now)
-    rung.database.admin.execute("delete from net.posts")
-    rung.do("select care.wake_functions()")
-    assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "collect-recordings", FUNCTIONS + "notify-caregiver"]
-    rung.database.admin.execute("delete from net.posts")
-    rung.do("update care.deliveries set run_at = now() + interval '1 hour'")
-    rung.do("update care.recordings set run_at = now() + interval '1 hour'")
-    rung.do("select care.wake_functions()")
-    assert posts(rung) == []
+    awake.report("call-1", patient_id=patient_id, started_at=now, ended_at=now, at=now)
+    awake.database.admin.execute("delete from net.posts")
+    awake.do("select care.wake_functions()")
+    assert [url for url, _, _ in posts(awake)] == [FUNCTIONS + "collect-recordings", FUNCTIONS + "notify-caregiver"]
+    awake.database.admin.execute("delete from net.posts")
+    awake.do("update care.deliveries set run_at = now() + interval '1 hour'")
+    awake.do("update care.recordings set run_at = now() + interval '1 hour'")
+    awake.do("select care.wake_functions()")
+    assert posts(awake) == []
 
 
 def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_sweep_of_the_provider(
@@ -115,8 +115,8 @@ def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_swee
     assert empty_database.owner.execute("select care.schedule_jobs()").fetchone() == (True,)  # and again
     for _, _, command in jobs:
         empty_database.owner.execute(command)
-    rung = empty_database.admin.execute("select url, body from net.posts").fetchall()
-    assert rung == [(FUNCTIONS + "collect-recordings", {"sweep": True})]
+    awake = empty_database.admin.execute("select url, body from net.posts").fetchall()
+    assert awake == [(FUNCTIONS + "collect-recordings", {"sweep": True})]
 
 
 def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Records) -> None:
@@ -134,19 +134,19 @@ def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Record
         "revoke usage on schema net from postgres",
     ],
 )
-def test_a_broken_doorbell_never_keeps_a_check_from_being_queued(rung: Records, breakage: str) -> None:
-    rung.database.admin.execute(breakage.encode())
-    queue(rung)
-    assert rung.one("select state from care.checks") == "queued"
+def test_a_broken_doorbell_never_keeps_a_check_from_being_queued(awake: Records, breakage: str) -> None:
+    awake.database.admin.execute(breakage.encode())
+    queue(awake)
+    assert awake.one("select state from care.checks") == "queued"
 
 
-def test_whoever_deletes_many_recordings_wakes_the_deletion_once_a_transaction(rung: Records) -> None:
-    patient_id = rung.patient()
+def test_whoever_deletes_many_recordings_wakes_the_deletion_once_a_transaction(awake: Records) -> None:
+    patient_id = awake.patient()
     for number in range(5):
-        rung.call_log(patient_id, recording_ref=f"storage:voice-recordings/{patient_id}/{number}.wav")
-    rung.database.admin.execute("delete from net.posts")
-    rung.rpc("erase_patient_voice", patient_id=patient_id, reason="asked")
-    assert rung.one("select count(*) from care.deletions") == 5
-    assert [url for url, _, _ in posts(rung)] == [FUNCTIONS + "delete-recordings"]
-    rung.call_log(rung.patient(), recording_ref="https://example.org/a.wav")
-    assert len(posts(rung)) == 2, "the next transaction wakes again"
+        awake.call_log(patient_id, recording_ref=f"storage:voice-recordings/{patient_id}/{number}.wav")
+    awake.database.admin.execute("delete from net.posts")
+    awake.rpc("erase_patient_voice", patient_id=patient_id, reason="asked")
+    assert awake.one("select count(*) from care.deletions") == 5
+    assert [url for url, _, _ in posts(awake)] == [FUNCTIONS + "delete-recordings"]
+    awake.call_log(awake.patient(), recording_ref="https://example.org/a.wav")
+    assert len(posts(awake)) == 2, "the next transaction wakes again"
