@@ -108,7 +108,7 @@ def add_key(
     if unknown := [given for given in scope if given not in SCOPES]:
         raise typer.BadParameter(f"--scope is one of {', '.join(SCOPES)}, not {unknown[0]}")
     key = f"rcv_{secrets.token_urlsafe(32)}"
-    with opened() as database, naming(a_name_stands_for_one_key=name):
+    with opened() as database, naming(a_name_stands_for_one_key_of_an_organisation=name):
         is_first = not database.api_keys()
         row = database.add_api_key(name, scope, hash_of(key))
     show([{"key": key} | row], as_json, ("key", "name", "scopes"))

@@ -39,7 +39,10 @@ SENTENCES: dict[str, tuple[str, str]] = {
         "A patient counts as silent after 1 to 366 days, not {value}",
         "0 means that the patient is on no schedule.",
     ),
-    "a_name_stands_for_one_key": ("A key that stands is called {value}", "Revoke it first, or take another name."),
+    "a_name_stands_for_one_key_of_an_organisation": (
+        "A key that stands is called {value}",
+        "Revoke it first, or take another name.",
+    ),
     "thresholds_rise": (
         "The thresholds rise from 0 to 1: medium_above, high_above, critical_above",
         "Change those that move together in one command.",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from records import Records
+from retrocare_voice.refusals import SENTENCES
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -118,6 +119,13 @@ def test_every_constraint_has_a_name_of_its_own(records: Records) -> None:
                 and conname ~ '(_check|_fkey|_key|_excl)[0-9]*$'""",
     )
     assert found == []
+
+
+def test_every_constraint_that_has_a_sentence_of_its_own_exists(records: Records) -> None:
+    found = records.rows(
+        "select conname as name from pg_constraint union select relname from pg_class where relkind = 'i'"
+    )
+    assert set(SENTENCES) - {row["name"] for row in found} == set()
 
 
 def test_every_foreign_key_has_an_index(records: Records) -> None:
