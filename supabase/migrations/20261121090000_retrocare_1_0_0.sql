@@ -5818,27 +5818,15 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    affected record;
-    rebuilt integer := 0;
+    rebuilt integer;
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
-    for affected in
-        select baselines.encoder, baselines.enrolment_id,
-            array_remove(voice.sample_ids(baselines.id), embeddings.id) as kept_ids
-        from voice.baselines
-        join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
-        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-        where baselines.patient_id = withdraw_sample.patient_id
-            and baselines.superseded_at is null
-            and embeddings.call_log_id = withdraw_sample.call_log_id
-        order by baselines.id
-    loop
-        perform voice.build_baseline(
-            withdraw_sample.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
-        rebuilt := rebuilt + 1;
-    end loop;
+    -- A call is one sample of a baseline at most.
+    rebuilt := voice.remove_samples(
+        withdraw_sample.patient_id,
+        array(select embeddings.id from voice.embeddings where embeddings.call_log_id = withdraw_sample.call_log_id));
     if rebuilt = 0 then
         raise exception using
             errcode = 'RV003',
@@ -9829,14 +9817,8 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    migrations jsonb := '[]';
 begin
-    if to_regclass('supabase_migrations.schema_migrations') is not null then
-        execute 'select coalesce(jsonb_agg(version), ''[]'') from supabase_migrations.schema_migrations' into migrations;
-    end if;
     return jsonb_build_object(
-        'migrations', migrations,
         'active_encoder', voice.active_encoder(),
         'channels', (
             select coalesce(jsonb_agg(delivery_channels.id order by delivery_channels.id), '[]')
@@ -9860,7 +9842,7 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'What is set up: applied migrations, the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
+    'What is set up: the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 

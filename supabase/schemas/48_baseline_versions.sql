@@ -125,27 +125,15 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    affected record;
-    rebuilt integer := 0;
+    rebuilt integer;
 begin
     -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
-    for affected in
-        select baselines.encoder, baselines.enrolment_id,
-            array_remove(voice.sample_ids(baselines.id), embeddings.id) as kept_ids
-        from voice.baselines
-        join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
-        join voice.embeddings on embeddings.id = baseline_samples.embedding_id
-        where baselines.patient_id = withdraw_sample.patient_id
-            and baselines.superseded_at is null
-            and embeddings.call_log_id = withdraw_sample.call_log_id
-        order by baselines.id
-    loop
-        perform voice.build_baseline(
-            withdraw_sample.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
-        rebuilt := rebuilt + 1;
-    end loop;
+    -- A call is one sample of a baseline at most.
+    rebuilt := voice.remove_samples(
+        withdraw_sample.patient_id,
+        array(select embeddings.id from voice.embeddings where embeddings.call_log_id = withdraw_sample.call_log_id));
     if rebuilt = 0 then
         raise exception using
             errcode = 'RV003',

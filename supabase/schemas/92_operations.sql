@@ -108,14 +108,8 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    migrations jsonb := '[]';
 begin
-    if to_regclass('supabase_migrations.schema_migrations') is not null then
-        execute 'select coalesce(jsonb_agg(version), ''[]'') from supabase_migrations.schema_migrations' into migrations;
-    end if;
     return jsonb_build_object(
-        'migrations', migrations,
         'active_encoder', voice.active_encoder(),
         'channels', (
             select coalesce(jsonb_agg(delivery_channels.id order by delivery_channels.id), '[]')
@@ -139,7 +133,7 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'What is set up: applied migrations, the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
+    'What is set up: the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 
