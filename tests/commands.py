@@ -12,8 +12,8 @@ from typing import Any
 from typer.testing import CliRunner
 
 from inputs import MODELS
-from retrocare_voice.cli import app
-from retrocare_voice.demo import RECORDINGS
+from retrocare.cli.demo import RECORDINGS
+from retrocare.cli.main import app
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 OURS = ("RETROCARE_", "SUPABASE_", "DATABASE_URL", "PORT", "CORS_ORIGINS", "ALERT_WEBHOOK_SECRET")

@@ -20,7 +20,7 @@ from databases import Database, Server, short_folder
 from inputs import MODELS, SPEECH, TESTS
 from networks import SMALL, write_ecapa
 from next_release import NextRelease, copied
-from retrocare_voice.embedded import embedded
+from retrocare.database.embedded import embedded
 
 GIVEN_URL = os.environ.get("RETROCARE_TEST_DATABASE_URL", "")
 VERSIONS = [0] if GIVEN_URL else [16, 18]  # 0: whatever the given server is

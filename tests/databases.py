@@ -18,8 +18,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from retrocare_voice.embedded import bootstrap
-from retrocare_voice.migrations import migrate
+from retrocare.database.embedded import bootstrap
+from retrocare.database.migrations import migrate
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

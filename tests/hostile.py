@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from retrocare_voice.audio import NamedChannel
+from retrocare.audio.decode import NamedChannel
 
 MAXIMUM_SECONDS = 600.0
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from retrocare_voice.errors import FetchFailed, TooLarge
-from retrocare_voice.settings import Settings
+from retrocare.errors import FetchFailed, TooLarge
+from retrocare.settings import Settings
 from ssrf import MAXIMUM_BYTES
 
 Behaviour = Callable[[socket.socket], None]

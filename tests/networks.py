@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from retrocare_voice.audio import Samples
-from retrocare_voice.weights import CHECKPOINT, DESCRIPTION, REPOSITORY
+from retrocare.audio.decode import Samples
+from retrocare.encoders.weights import CHECKPOINT, DESCRIPTION, REPOSITORY
 
 SMALL = {"channels": [16, 16, 16, 16, 48], "kernel_sizes": [5, 3, 3, 3, 1], "dilations": [1, 2, 3, 4, 1]}
 FULL = {"channels": [1024, 1024, 1024, 1024, 3072], "kernel_sizes": [5, 3, 3, 3, 1], "dilations": [1, 2, 3, 4, 1]}
@@ -63,7 +63,7 @@ def run_python(program: str, *paths: Path, **environment: str) -> str:
 def write_ecapa(folder: Path, sizes: dict[str, list[int]], attention_channels: int) -> Path:
     """Write an ECAPA with random weights, the same each time; return its folder."""
     program = f"""
-from retrocare_voice.ecapa import make_torchaudio_importable
+from retrocare.encoders.ecapa import make_torchaudio_importable
 make_torchaudio_importable()
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN

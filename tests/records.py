@@ -70,7 +70,7 @@ class Records:
         if function in (
             "abstain_check",
             "fail_check",
-        ):  # the service asks what became of it, as retrocare_voice.database
+        ):  # the service asks what became of it, as retrocare.database.client
             return self.call("stored_result", values[0], connection=connection)
         return found
 

@@ -19,10 +19,10 @@ from pydantic import SecretStr
 from databases import Database
 from inputs import MODELS
 from records import Records
-from retrocare_voice.admission import Admission
-from retrocare_voice.app import create_app
-from retrocare_voice.service import Service, opened_service
-from retrocare_voice.settings import Settings
+from retrocare.api.admission import Admission
+from retrocare.api.app import create_app
+from retrocare.checks.service import Service, opened_service
+from retrocare.settings import Settings
 
 
 @dataclass

@@ -18,9 +18,9 @@ import pytest
 import soundfile
 
 from databases import Database
-from retrocare_voice.audio import claimed_seconds
-from retrocare_voice.demo import RECORDINGS
-from retrocare_voice.events import registry
+from retrocare.audio.decode import claimed_seconds
+from retrocare.cli.demo import RECORDINGS
+from retrocare.observability import registry
 from running import Running, running
 
 MONDAY = (RECORDINGS / "01-enrol-monday.flac").read_bytes()

@@ -16,8 +16,8 @@ import pytest
 from pydantic import SecretStr
 
 from databases import Server
-from retrocare_voice.auth import hash_of
-from retrocare_voice.demo import RECORDINGS
+from retrocare.api.auth import hash_of
+from retrocare.cli.demo import RECORDINGS
 from running import Running, running
 
 MONDAY, TUESDAY, WEDNESDAY = (

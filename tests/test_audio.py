@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from hostile import claiming, in_container, wav_header, written
-from retrocare_voice.audio import MOST_PIECES, PIECE_SECONDS, Audio, Channel, decode
-from retrocare_voice.errors import NotAssessable
+from retrocare.audio.decode import MOST_PIECES, PIECE_SECONDS, Audio, Channel, decode
+from retrocare.errors import NotAssessable
 
 TONE_HZ = 440
 
@@ -61,8 +61,8 @@ def test_decode_says_what_to_install_where_pyav_is_missing() -> None:
     program = """
 import sys
 sys.modules["av"] = None
-from retrocare_voice.audio import decode
-from retrocare_voice.errors import NotAssessable
+from retrocare.audio.decode import decode
+from retrocare.errors import NotAssessable
 try:
     decode(b"\\0\\0\\0\\x20ftypM4A \\0\\0\\0\\0", None, 60)
 except NotAssessable as refused:

@@ -24,15 +24,16 @@ from databases import Database
 from faults.numbers import Numbers, read_number
 from faults.processes import until
 from records import ENCODER, NOON, Records
-from retrocare_voice.backfill import Backfill, Meter, _patiently
-from retrocare_voice.connection import connected
-from retrocare_voice.demo import RECORDINGS
-from retrocare_voice.errors import Conflict, Unavailable
-from retrocare_voice.inference import Inference
-from retrocare_voice.metrics import exposition
-from retrocare_voice.rounds import Rounds
-from retrocare_voice.service import Service
-from retrocare_voice.worker import Worker
+from retrocare.api.metrics import exposition
+from retrocare.checks.backfill import Backfill, until_answered
+from retrocare.checks.inference import Inference
+from retrocare.checks.scheduler import Scheduler
+from retrocare.checks.service import Service
+from retrocare.checks.worker import Worker
+from retrocare.cli.backfill import Meter
+from retrocare.cli.demo import RECORDINGS
+from retrocare.database.connection import connected
+from retrocare.errors import Conflict, DatabaseUnavailable, Unavailable
 from running import RecordingHost, recording_host, settings_for
 from test_cli import RETROCARE
 
@@ -62,7 +63,7 @@ def host() -> Iterator[RecordingHost]:
 
 @contextmanager
 def serving(records: Records, host: RecordingHost, encoder: Numbers, **settings: object) -> Iterator[Service]:
-    usual = {"poll_seconds": 0.1, "lease_seconds": 30.0, "worker_lanes": 2, "round_seconds": 0.2}
+    usual = {"poll_seconds": 0.1, "lease_seconds": 30.0, "worker_lanes": 2, "schedule_seconds": 0.2}
     given = settings_for(records.database, **{**usual, "fetch_private_hosts": host.named, **settings})
     with connected(given) as database:
         inference = Inference(encoder)
@@ -84,16 +85,16 @@ def call(records: Records, host: RecordingHost, patient_id: UUID, content: str =
 
 @contextmanager
 def judging(service: Service) -> Iterator[None]:
-    """Judge calls and make the rounds, as `retrocare worker` does, with recordings that are numbers."""
+    """Judge calls and run what is due, as `retrocare worker` does, with recordings that are numbers."""
     worker = Worker(service.settings, service.database, service.inference, read_number)
-    rounds = Rounds(service.settings, service.database)
+    scheduler = Scheduler(service.settings, service.database)
     worker.start()
-    rounds.start()
+    scheduler.start()
     try:
         yield
     finally:
         worker.stop()
-        rounds.stop()
+        scheduler.stop()
 
 
 def nothing_waits(records: Records) -> bool:
@@ -207,7 +208,9 @@ def test_several_share_a_backfill_and_who_is_stopped_gives_back_what_it_holds(
     assert records.one("select max(attempts) from care.checks where is_backfill") == 1
 
 
-def test_activation_says_who_would_be_left_behind_and_does_nothing(records: Records, host: RecordingHost) -> None:
+def test_activation_says_whose_baseline_is_unrecoverable_and_does_nothing(
+    records: Records, host: RecordingHost
+) -> None:
     lost = records.patient()
     records.judge(lost)
     with serving(records, host, Next()) as service:
@@ -215,7 +218,7 @@ def test_activation_says_who_would_be_left_behind_and_does_nothing(records: Reco
         with backfill.working(), pytest.raises(Conflict) as refused:
             backfill.activate(accepts_unrecoverable=False)
         assert refused.value.code == "baselines_missing"
-        assert [row["patient_id"] for row in service.database.left_behind(NEXT)] == [lost]
+        assert [row["patient_id"] for row in service.database.unrecoverable_baselines(NEXT)] == [lost]
         with backfill.working():
             backfill.activate(accepts_unrecoverable=True)
         assert service.database.active_encoder() == NEXT
@@ -246,7 +249,8 @@ def test_the_worker_of_an_encoder_that_is_not_active_any_more_says_so_and_waits(
 
 
 def test_a_database_that_is_away_is_waited_for_and_another_refusal_is_not() -> None:
-    answers: list[Unavailable | int] = [Unavailable("away", code="database_unavailable"), 3]
+    told: list[str] = []
+    answers: list[Unavailable | int] = [DatabaseUnavailable("away"), 3]
 
     def ask() -> int:
         answer = answers.pop(0)
@@ -254,10 +258,11 @@ def test_a_database_that_is_away_is_waited_for_and_another_refusal_is_not() -> N
             raise answer
         return answer
 
-    assert _patiently(ask) == 3
+    assert until_answered(ask, lambda error, wait: told.append(str(error))) == 3
+    assert told == ["away"]
     answers = [Unavailable("not migrated", code="not_migrated")]
     with pytest.raises(Unavailable, match="not migrated"):
-        _patiently(ask)
+        until_answered(ask, lambda error, wait: None)
 
 
 def test_the_meter_says_how_much_is_done_how_fast_and_how_long_the_others_take() -> None:
@@ -369,7 +374,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
     assert row["encoder"].startswith("ecapa-")
-    assert (row["is_active"], row["embedded"], row["waiting"], row["left_behind_patients"]) == (True, 5, 0, [])
+    assert (row["is_active"], row["embedded"], row["waiting"], row["unrecoverable_patients"]) == (True, 5, 0, [])
     assert records.one("select id from care.models where is_active") == row["encoder"]
     assert records.rows("select * from public.voice_anomaly_logs order by id") == logs
     dimensions = records.rows("select distinct dimension from voice.embeddings order by 1")
@@ -380,14 +385,14 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
     assert "encoder_not_active" in refused.stderr
 
 
-def test_the_command_ends_with_1_where_patients_would_be_left_behind(database: Database, retrocare: Retrocare) -> None:
+def test_the_command_ends_with_1_where_a_baseline_cannot_be_rebuilt(database: Database, retrocare: Retrocare) -> None:
     retrocare("patient", "add", "Ana", "--consent")
     enrolled = retrocare("enroll", "Ana", str(RECORDINGS / "01-enrol-monday.flac"))
     assert enrolled.returncode == 0, enrolled.stderr
     done = retrocare("backfill", "--encoder", "ecapa", "--activate", "--json")
     assert done.returncode == 1
     row = json.loads(done.stdout)
-    assert [lost["gone_count"] for lost in row["left_behind_patients"]] == [1]
+    assert [lost["gone_count"] for lost in row["unrecoverable_patients"]] == [1]
     assert "Not activated" in done.stderr
-    done = retrocare("backfill", "--encoder", "ecapa", "--activate", "--leave-behind")
+    done = retrocare("backfill", "--encoder", "ecapa", "--activate", "--accept-unrecoverable")
     assert done.returncode == 0, done.stderr

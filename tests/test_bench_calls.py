@@ -14,8 +14,8 @@ from bench import budget, calls, completion, start, steps
 from bench.pattern import Store, adjusted
 from databases import Database
 from records import Records, text
-from retrocare_voice.encoder import load_encoder
-from retrocare_voice.speech import BUDGET_SECONDS
+from retrocare.audio.speech import BUDGET_SECONDS
+from retrocare.encoders.loading import load_encoder
 
 
 def test_ours_and_the_pattern_both_turn_a_call_into_a_vector(ecapa_dir: Path, tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_a_call_that_costs_more_than_promised_is_named() -> None:
 
 
 def test_the_calls_that_are_measured_have_speech_and_pauses(tmp_path: Path) -> None:
-    from retrocare_voice.audio import decode
-    from retrocare_voice.speech import find_speech
+    from retrocare.audio.decode import decode
+    from retrocare.audio.speech import find_speech
 
     audio = decode(calls.write_call(tmp_path, 60).read_bytes(), None, 3600)
     assert (audio.seconds, audio.sample_rate) == (60, 16_000)

@@ -12,7 +12,7 @@ import pytest
 from databases import Database
 from inputs import TESTS
 
-SERVICE = TESTS.parent / "service" / "retrocare_voice"
+SERVICE = TESTS.parent / "service" / "retrocare"
 EDGE_FUNCTIONS = TESTS.parent / "supabase" / "functions"
 CALLERS = {"_rows", "_row", "_values", "_value", "_call"}
 RECEIVED = {"function"}  # what these pass on to one another

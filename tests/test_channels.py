@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from dialogues import RATE, Dialogue, dialogues, voices
 from hostile import written
 from inputs import MODELS
-from retrocare_voice.audio import NamedChannel, decode
-from retrocare_voice.channels import Comparison, Intervals, intervals_of
-from retrocare_voice.demo import RECORDINGS
-from retrocare_voice.encoder import load_encoder
-from retrocare_voice.errors import NotAssessable
-from retrocare_voice.pipeline import Voiceprint, voiceprint
-from retrocare_voice.speech import Limits
+from retrocare.audio.decode import NamedChannel, decode
+from retrocare.audio.speech import RecordingLimits
+from retrocare.audio.stereo import Comparison, Intervals, intervals_of
+from retrocare.checks.voiceprint import Voiceprint, make_voiceprint
+from retrocare.cli.demo import RECORDINGS
+from retrocare.encoders.loading import load_encoder
+from retrocare.errors import NotAssessable
 
 HOUR = 3600.0
 SIDES: tuple[NamedChannel, ...] = ("left", "right")
@@ -217,8 +217,8 @@ def test_a_voiceprint_keeps_the_side_and_its_margin() -> None:
     stereo = np.zeros((len(ana) + len(other), 2), np.float32)
     stereo[: len(other), 0], stereo[len(other) :, 1] = other, ana
     told = [(len(other) / RATE, len(stereo) / RATE)]
-    made = voiceprint(written(stereo, RATE), None, Limits(3, 8, 0.01, HOUR), encoder, told)
-    alone = voiceprint(written(ana, RATE), None, Limits(3, 8, 0.01, HOUR), encoder)
+    made = make_voiceprint(written(stereo, RATE), None, RecordingLimits(3, 8, 0.01, HOUR), encoder, told)
+    alone = make_voiceprint(written(ana, RATE), None, RecordingLimits(3, 8, 0.01, HOUR), encoder)
     assert isinstance(made, Voiceprint)
     assert isinstance(alone, Voiceprint)
     assert (made.quality["channel"], alone.quality["channel"]) == ("right", "mono")

@@ -22,8 +22,8 @@ import pytest
 from commands import Run, bare_environment, objects, recording
 from databases import Server, short_folder
 from records import Records
-from retrocare_voice.demo import RECORDINGS
-from retrocare_voice.settings import Settings
+from retrocare.cli.demo import RECORDINGS
+from retrocare.settings import Settings
 
 RETROCARE = str(Path(sys.executable).with_name("retrocare"))
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -111,7 +111,9 @@ def test_checks_are_listed_by_state_and_dead_ones_queued_again(retrocare: Run, r
     assert (again["state"], again["attempts"]) == ("queued", 0)
 
 
-def test_what_waits_for_the_operator_is_listed_and_a_sweep_mends_what_can_be(retrocare: Run, records: Records) -> None:
+def test_the_operators_issues_are_listed_and_running_the_jobs_mends_what_can_be(
+    retrocare: Run, records: Records
+) -> None:
     now = datetime.now(UTC)
     records.report("call-1", phone="+4930777777", started_at=now, ended_at=now, at=now)
     listed = [row for row in objects(retrocare("issues", "--json").stdout) if row["kind"] == "unmatched_call"]
@@ -119,9 +121,9 @@ def test_what_waits_for_the_operator_is_listed_and_a_sweep_mends_what_can_be(ret
     assert "unmatched_call  vapi call-1" in retrocare("issues").stdout
     retrocare("patient", "add", "Ida", "--consent")
     records.do("update public.patients set phone = '+4930777777' where name = 'Ida'")
-    assert json.loads(retrocare("sweep", "--json").stdout)["match_calls"] == 1
+    assert json.loads(retrocare("run-jobs", "--json").stdout)["match_calls"] == 1
     assert "vapi call-1" not in retrocare("issues").stdout
-    assert "match_calls" in retrocare("sweep").stdout
+    assert "match_calls" in retrocare("run-jobs").stdout
 
 
 def test_a_patient_is_exported_and_erased_and_the_tombstones_replayed(
@@ -264,10 +266,18 @@ def test_a_mistake_is_told_without_a_traceback(retrocare: Run, words: list[str],
 
 
 def test_a_setting_that_is_wrong_is_named(retrocare: Run) -> None:
-    for name, value in {"PORT": "many", "RETROCARE_ENCODER": "mfcc", "RETROCARE_LEASE_SECONDS": "-1"}.items():
+    for name, value in {"PORT": "many", "RETROCARE_LEASE_SECONDS": "-1"}.items():
         done = retrocare("patient", "list", **{name: value})
         assert done.returncode == 1
         assert f"{name}:" in done.stderr
+
+
+def test_an_encoder_that_nobody_knows_is_refused_where_one_is_needed(retrocare: Run, tmp_path: Path) -> None:
+    for command in (("check", "Ana", str(tmp_path / "call.wav")), ("backfill",), ("start",)):
+        done = retrocare(*command, RETROCARE_ENCODER="mfcc", PORT="0")
+        assert done.returncode == 1
+        assert "no encoder is called 'mfcc'" in done.stderr
+        assert "RETROCARE_ENCODER is one of auto, ecapa, ge2e" in done.stderr
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(retrocare: Run) -> None:

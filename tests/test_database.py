@@ -14,10 +14,10 @@ import pytest
 import databases
 from inputs import MODELS
 from records import Records
-from retrocare_voice.connection import connected
-from retrocare_voice.database import Database
-from retrocare_voice.errors import BadRequest, Conflict, RetrocareError, Unprocessable
-from retrocare_voice.refusals import translated
+from retrocare.database.client import Database
+from retrocare.database.connection import connected
+from retrocare.database.errors import translated
+from retrocare.errors import BadRequest, Conflict, RetrocareError, Unprocessable
 from running import settings_for
 
 USUAL = np.array([1, 0, 0], np.float32)
@@ -100,14 +100,14 @@ def test_a_refusal_that_nobody_foresaw_tells_its_number_and_no_value() -> None:
 
 
 def test_the_recordings_bytes_are_what_a_duplicate_is_known_by() -> None:
-    from retrocare_voice.demo import RECORDINGS
-    from retrocare_voice.encoder import load_encoder
-    from retrocare_voice.pipeline import Voiceprint, voiceprint
-    from retrocare_voice.speech import Limits
+    from retrocare.audio.speech import RecordingLimits
+    from retrocare.checks.voiceprint import Voiceprint, make_voiceprint
+    from retrocare.cli.demo import RECORDINGS
+    from retrocare.encoders.loading import load_encoder
 
     content = (RECORDINGS / "01-enrol-monday.flac").read_bytes()
     encoder = load_encoder("ge2e", model_dir=MODELS, ecapa_dir=None).encoder
-    made = voiceprint(content, None, Limits(3, 8, 0.01, 3600), encoder)
+    made = make_voiceprint(content, None, RecordingLimits(3, 8, 0.01, 3600), encoder)
     assert isinstance(made, Voiceprint)
     assert made.audio_sha256 == hashlib.sha256(content).digest()
     assert 0.5 < made.quality["agreement"] < 1

@@ -9,7 +9,7 @@ import pytest
 
 from databases import Database
 from releases.catalog import catalog, differences
-from retrocare_voice.migrations import MIGRATIONS, migrate, migration_files
+from retrocare.database.migrations import MIGRATIONS, migrate, migration_files
 from supabase_cli import supabase
 
 THEIRS = {

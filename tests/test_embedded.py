@@ -15,18 +15,18 @@ import psycopg
 import pytest
 
 from databases import Database
-from retrocare_voice import programs
-from retrocare_voice.connection import connected
-from retrocare_voice.embedded import bootstrap, embedded
-from retrocare_voice.errors import ConfigurationError, Unavailable
-from retrocare_voice.migrations import migrate
-from retrocare_voice.settings import Settings
+from retrocare.database import programs
+from retrocare.database.connection import connected
+from retrocare.database.embedded import bootstrap, embedded
+from retrocare.database.migrations import migrate
+from retrocare.errors import ConfigurationError, Unavailable
+from retrocare.settings import Settings
 
 COMMAND = """
 import sys
 from pathlib import Path
 import psycopg
-from retrocare_voice.embedded import embedded
+from retrocare.database.embedded import embedded
 try:
     with embedded(Path(sys.argv[1])) as server, psycopg.connect(server.owner_url(), autocommit=True) as connection:
         connection.execute("create table if not exists visits (pid int)")

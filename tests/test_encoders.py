@@ -13,18 +13,21 @@ import numpy.typing as npt
 import pytest
 import torch
 
-import retrocare_voice
+import retrocare
 from networks import SMALL, described, noise, run_python
-from retrocare_voice.audio import decode
-from retrocare_voice.ecapa import Ecapa
-from retrocare_voice.encoder import OUTLIER_SHARE, Vectors, Windows, available_cores, cut, embed, load_encoder
-from retrocare_voice.errors import ConfigurationError
-from retrocare_voice.ge2e import Ge2e
-from retrocare_voice.onnx import OnnxEncoder
-from retrocare_voice.speech import Limits, find_speech
-from retrocare_voice.weights import CHECKPOINT, DESCRIPTION, REPOSITORY, ge2e_weights
+from retrocare.audio.decode import decode
+from retrocare.audio.speech import RecordingLimits, find_speech
+from retrocare.encoders.ecapa import Ecapa
+from retrocare.encoders.embedding import OUTLIER_SHARE, cut, embed
+from retrocare.encoders.families import load_in_torch
+from retrocare.encoders.ge2e import Ge2e
+from retrocare.encoders.loading import available_cores, load_encoder
+from retrocare.encoders.onnx import OnnxEncoder
+from retrocare.encoders.protocol import Vectors, Windows
+from retrocare.encoders.weights import CHECKPOINT, DESCRIPTION, REPOSITORY, ge2e_weights
+from retrocare.errors import ConfigurationError
 
-DEMO = Path(retrocare_voice.__file__).parent / "demo"
+DEMO = Path(retrocare.__file__).parent / "cli" / "demo_recordings"
 
 
 class Fixed:
@@ -160,7 +163,7 @@ def test_ge2e_names_unknown_weights_by_their_hash(tmp_path: Path) -> None:
 def test_ge2e_scores_the_demo_as_its_story_says(ge2e: Ge2e) -> None:
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     for file in [*sorted(DEMO.glob("0*.flac")), DEMO / "10-another-voice.flac"]:
-        speech = find_speech(decode(file.read_bytes(), None, 600), Limits(3, 8, 0.01, 600))
+        speech = find_speech(decode(file.read_bytes(), None, 600), RecordingLimits(3, 8, 0.01, 600))
         vectors[file.stem] = embed(speech.samples, ge2e).vector
     baseline = np.mean([vector for name, vector in vectors.items() if "enrol" in name], axis=0)
     anomaly = {name: 1 - float(vector @ baseline / np.linalg.norm(baseline)) for name, vector in vectors.items()}
@@ -212,7 +215,7 @@ import socket, sys
 asked = []
 sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
 from pathlib import Path
-from retrocare_voice.ecapa import Ecapa
+from retrocare.encoders.ecapa import Ecapa
 Ecapa(Path({str(ecapa_dir)!r}))
 print([event for event in asked if event in ("socket.connect", "socket.getaddrinfo")])
 """
@@ -238,7 +241,7 @@ def test_torchaudio_is_stood_in_for_only_where_it_cannot_be_imported(
 ) -> None:
     (tmp_path / "torchaudio.py").write_text(real)
     program = """
-from retrocare_voice.ecapa import make_torchaudio_importable
+from retrocare.encoders.ecapa import make_torchaudio_importable
 make_torchaudio_importable()
 import torchaudio
 print(hasattr(torchaudio, "__file__"))
@@ -280,13 +283,21 @@ def test_load_encoder_fails_where_the_named_encoder_is_absent(tmp_path: Path, na
     assert "ge2e" in refused.value.hint
 
 
+@pytest.mark.parametrize("active", [None, "xvector-v1"])
+def test_a_family_that_nobody_knows_is_refused_and_never_taken_for_another(tmp_path: Path, active: str | None) -> None:
+    with pytest.raises(ConfigurationError, match="no encoder is called 'xvector'"):
+        load_encoder("auto" if active else "xvector", model_dir=tmp_path, ecapa_dir=None, active=active)
+    with pytest.raises(ConfigurationError, match="no encoder is called 'xvector'"):
+        load_in_torch("xvector", ge2e_weights().path)
+
+
 def test_load_encoder_falls_back_to_ge2e_in_time_when_the_hub_hangs(
     tmp_path: Path, silent_hub: str, models: Path
 ) -> None:
     (tmp_path / "onnx").symlink_to(models / "onnx")
     program = f"""
 import pathlib, time
-from retrocare_voice.encoder import load_encoder
+from retrocare.encoders.loading import load_encoder
 start = time.monotonic()
 choice = load_encoder("auto", model_dir=pathlib.Path({str(tmp_path)!r}), ecapa_dir=None, fetch_seconds=2)
 import psutil
@@ -305,7 +316,7 @@ def test_load_encoder_says_when_the_hub_cannot_be_reached(tmp_path: Path, models
     (tmp_path / "onnx").symlink_to(models / "onnx")
     program = f"""
 import pathlib
-from retrocare_voice.encoder import load_encoder
+from retrocare.encoders.loading import load_encoder
 print(load_encoder("auto", model_dir=pathlib.Path({str(tmp_path)!r}), ecapa_dir=None).why)
 """
     assert "the model hub could not be reached" in run_python(program, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
@@ -319,5 +330,5 @@ def test_load_encoder_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(m
 
 
 def test_importing_the_encoder_module_does_not_import_torch() -> None:
-    program = "import sys, retrocare_voice.encoder, retrocare_voice.speech; print('torch' in sys.modules)"
+    program = "import sys, retrocare.encoders.encoder, retrocare.audio.speech; print('torch' in sys.modules)"
     assert run_python(program) == "False"

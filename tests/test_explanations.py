@@ -8,10 +8,10 @@ import pytest
 
 from databases import Database
 from records import Records
-from retrocare_voice.explanations import explain
-from retrocare_voice.speech import Limits
+from retrocare.audio.speech import RecordingLimits
+from retrocare.checks.explanations import explain
 
-LIMITS = Limits(3.0, 8.0, 0.01, 3600.0)
+LIMITS = RecordingLimits(3.0, 8.0, 0.01, 3600.0)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 import ssrf
 from databases import Database
 from listeners import AGAIN, HELLO, SHORT_SECONDS, SOON_SECONDS, Listener, listening, refused, settings
-from retrocare_voice.errors import BadRequest, FetchFailed, TooLarge
-from retrocare_voice.fetch import Recording, check_reference, fetch, read_file, storage_client
-from retrocare_voice.settings import Settings
+from retrocare.errors import BadRequest, FetchFailed, TooLarge
+from retrocare.recordings.fetch import Recording, check_reference, fetch, read_file, storage_client
+from retrocare.settings import Settings
 from running import running
 from storage import BUCKET, KEY, Storage, storage
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from listeners import settings
-from retrocare_voice.errors import FetchFailed
-from retrocare_voice.fetch import fetch
-from retrocare_voice.guard import Network, get
+from retrocare.errors import FetchFailed
+from retrocare.recordings.fetch import fetch
+from retrocare.recordings.guard import Network, get
 from running import RecordingHost, recording_host
 
 NAME, LOCAL = "recordings.example", "127.0.0.1:9000"

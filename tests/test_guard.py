@@ -31,9 +31,9 @@ from listeners import (
     refused,
     settings,
 )  # fmt: skip
-from retrocare_voice.addresses import is_public
-from retrocare_voice.errors import FetchFailed
-from retrocare_voice.guard import INTERNET, Limits, Network, get
+from retrocare.errors import FetchFailed
+from retrocare.recordings.addresses import is_public
+from retrocare.recordings.guard import INTERNET, FetchBudget, Network, get
 from ssrf import PUBLIC, PUBLIC_6, Case
 
 
@@ -284,9 +284,9 @@ def test_an_ipv6_address_keeps_its_brackets(host: Listener) -> None:
 
 
 def test_no_single_step_waits_longer_than_ten_seconds_or_the_time_that_is_left() -> None:
-    assert Limits(settings(fetch_seconds=60)).wait() == 10
-    assert 0 < Limits(settings(fetch_seconds=5)).wait() <= 5
-    over = Limits(settings(fetch_seconds=0.001))
+    assert FetchBudget(settings(fetch_seconds=60)).wait() == 10
+    assert 0 < FetchBudget(settings(fetch_seconds=5)).wait() <= 5
+    over = FetchBudget(settings(fetch_seconds=0.001))
     time.sleep(0.01)
     assert refused(over.wait, AT_ONCE_SECONDS).code == "recording_unreachable"
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 import hostile
-from retrocare_voice.audio import decode
-from retrocare_voice.errors import NotAssessable
+from retrocare.audio.decode import decode
+from retrocare.errors import NotAssessable
 
 MEASURE = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
 import av, hostile
-from retrocare_voice.audio import decode
-from retrocare_voice.errors import NotAssessable
+from retrocare.audio.decode import decode
+from retrocare.errors import NotAssessable
 def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 files = hostile.FILES
 before = peak_mb()

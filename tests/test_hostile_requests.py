@@ -14,7 +14,7 @@ import pytest
 
 import hostile
 from databases import Server
-from retrocare_voice.demo import RECORDINGS
+from retrocare.cli.demo import RECORDINGS
 from running import Running, running
 
 EXTRA_BYTES = 500_000_000

@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from databases import Database
-from retrocare_voice.demo import RECORDINGS
+from retrocare.cli.demo import RECORDINGS
 from running import running
 
 REPOSITORY = Path(__file__).resolve().parents[1]

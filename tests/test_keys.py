@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from databases import Server
-from retrocare_voice.auth import check_binding, hash_of
-from retrocare_voice.errors import ConfigurationError
+from retrocare.api.auth import check_binding, hash_of
+from retrocare.errors import ConfigurationError
 from running import Running, running, settings_for
 
 ROUTES = {

@@ -10,8 +10,8 @@ import pytest
 
 from databases import Database
 from releases.catalog import catalog
-from retrocare_voice.errors import ConfigurationError, Unavailable
-from retrocare_voice.migrations import LOCKED_FIRST, MigrationFailed, migrate, migration_files
+from retrocare.database.migrations import LOCKED_FIRST, MigrationFailed, migrate, migration_files
+from retrocare.errors import ConfigurationError, Unavailable
 
 FIRST = "20270101000000_retrocare_1_0_0"
 SECOND = "20270201000000_retrocare_1_1_0_second"

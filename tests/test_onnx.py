@@ -11,23 +11,25 @@ import numpy as np
 import onnx
 import pytest
 
-import retrocare_voice
+import retrocare
 from networks import noise, run_python
-from retrocare_voice.audio import Samples, decode
-from retrocare_voice.ecapa import Ecapa
-from retrocare_voice.encoder import Torched, cut, load_encoder
-from retrocare_voice.errors import ConfigurationError
-from retrocare_voice.ge2e import Ge2e
-from retrocare_voice.onnx import EXPECTED, LEAST_COSINE, OnnxEncoder, export, prepared
-from retrocare_voice.speech import Limits, find_speech
-from retrocare_voice.weights import ecapa_weights, ge2e_weights
+from retrocare.audio.decode import Samples, decode
+from retrocare.audio.speech import RecordingLimits, find_speech
+from retrocare.encoders.ecapa import Ecapa
+from retrocare.encoders.embedding import cut
+from retrocare.encoders.ge2e import Ge2e
+from retrocare.encoders.loading import load_encoder
+from retrocare.encoders.onnx import EXPECTED, LEAST_COSINE, OnnxEncoder, export, load_exported
+from retrocare.encoders.protocol import TorchEncoder
+from retrocare.encoders.weights import ecapa_weights, ge2e_weights
+from retrocare.errors import ConfigurationError
 
-DEMO = Path(retrocare_voice.__file__).parent / "demo"
+DEMO = Path(retrocare.__file__).parent / "cli" / "demo_recordings"
 
 
 def speech() -> Samples:
     audio = decode((DEMO / "01-enrol-monday.flac").read_bytes(), None, 600)
-    return find_speech(audio, Limits(3, 8, 0.01, 600)).samples
+    return find_speech(audio, RecordingLimits(3, 8, 0.01, 600)).samples
 
 
 def altered(file: Path, change: Callable[[list[list[float]]], object]) -> None:
@@ -43,7 +45,7 @@ def altered(file: Path, change: Callable[[list[list[float]]], object]) -> None:
 @pytest.fixture
 def exported(models: Path, tmp_path: Path) -> Path:
     """A folder with the exported GE2E, to be spoiled."""
-    prepared(ge2e_weights(), models / "onnx", 1)
+    load_exported(ge2e_weights(), models / "onnx", 1)
     file = max((models / "onnx").glob("ge2e-v1-*.onnx"), key=lambda found: found.stat().st_mtime)
     folder = tmp_path / "onnx"
     folder.mkdir()
@@ -57,8 +59,8 @@ def test_an_exported_network_says_of_speech_what_torch_says(
     family: str, seconds: float | None, ecapa_dir: Path, tmp_path: Path, models: Path
 ) -> None:
     weights = ge2e_weights() if family == "ge2e" else ecapa_weights(ecapa_dir)
-    in_torch: Torched = Ge2e() if family == "ge2e" else Ecapa(ecapa_dir)
-    by_onnx = prepared(weights, models / "onnx", 2)
+    in_torch: TorchEncoder = Ge2e() if family == "ge2e" else Ecapa(ecapa_dir)
+    by_onnx = load_exported(weights, models / "onnx", 2)
     described = (in_torch.id, in_torch.dimension, in_torch.window_seconds)
     assert (by_onnx.id, by_onnx.dimension, by_onnx.window_seconds) == described
     windows = cut(speech(), seconds or in_torch.window_seconds)
@@ -69,8 +71,8 @@ def test_an_exported_network_says_of_speech_what_torch_says(
 def test_a_second_start_loads_neither_torch_nor_librosa(exported: Path) -> None:
     program = f"""
 import pathlib, sys
-from retrocare_voice.encoder import load_encoder
-from retrocare_voice.speech import find_speech
+from retrocare.encoders.loading import load_encoder
+from retrocare.audio.speech import find_speech
 print(load_encoder("ge2e", model_dir=pathlib.Path({str(exported.parent)!r}), ecapa_dir=None).encoder.agreement > 0.9999)
 print([name for name in ("torch", "librosa", "speechbrain", "numba") if name in sys.modules])
 """
@@ -95,7 +97,7 @@ def test_a_file_that_was_cut_short_is_exported_again(exported: Path, spoil: Call
     with pytest.raises(ConfigurationError, match="cannot be read"):
         OnnxEncoder(file, 1)
     told: list[str] = []
-    assert prepared(ge2e_weights(), exported, 1, told.append).agreement > LEAST_COSINE
+    assert load_exported(ge2e_weights(), exported, 1, told.append).agreement > LEAST_COSINE
     assert [line.partition(" for ")[0] for line in told] == ["Exporting ge2e-v1"]
     assert [found.name for found in exported.iterdir()] == [file.name]
 
@@ -111,14 +113,14 @@ def test_an_export_that_disagrees_with_torch_leaves_no_file_behind(tmp_path: Pat
 
 
 def test_other_weights_are_another_file(models: Path, ecapa_dir: Path, tmp_path: Path) -> None:
-    prepared(ecapa_weights(ecapa_dir), tmp_path, 1)
+    load_exported(ecapa_weights(ecapa_dir), tmp_path, 1)
     other = tmp_path / "weights"
     other.mkdir()
     for file in ecapa_dir.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     with (other / "hyperparams.yaml").open("a") as description:
         description.write("# another front end\n")
-    prepared(ecapa_weights(other), tmp_path, 1)
+    load_exported(ecapa_weights(other), tmp_path, 1)
     assert len(list(tmp_path.glob("*.onnx"))) == 2
 
 
@@ -130,7 +132,7 @@ def test_torch_runs_what_cannot_be_exported_and_the_reason_is_said(tmp_path: Pat
 
 
 def test_a_window_has_the_same_vector_alone_and_among_others(models: Path) -> None:
-    encoder = prepared(ge2e_weights(), models / "onnx", 2)
+    encoder = load_exported(ge2e_weights(), models / "onnx", 2)
     windows = cut(noise(8), encoder.window_seconds)
     np.testing.assert_array_equal(
         encoder.encode(windows), np.concatenate([encoder.encode(window[np.newaxis]) for window in windows])

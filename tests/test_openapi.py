@@ -10,8 +10,8 @@ import jsonschema_rs
 import pytest
 
 from databases import Server
-from retrocare_voice import payloads
-from retrocare_voice.auth import NEEDED_SCOPE, ApiScope
+from retrocare.api import payloads
+from retrocare.api.auth import NEEDED_SCOPE, ApiScope
 from running import Running, running
 
 ENUMS = {

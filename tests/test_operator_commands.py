@@ -25,7 +25,7 @@ COMMANDS = [
     "checks",
     "backfill",
     "issues",
-    "sweep",
+    "run-jobs",
     "audit",
     "tombstones",
     "alert",
@@ -302,11 +302,11 @@ def test_what_has_waited_longest_is_listed_and_a_job_that_cannot_do_something_is
 ) -> None:
     records.do("update care.jobs set last_succeeded_at = now() - interval '31 days' where id = 'match_calls'")
     assert "jobs_late" in retrocare("issues").stdout
-    assert retrocare("sweep").returncode == 0
+    assert retrocare("run-jobs").returncode == 0
     records.report("call-x", phone="+4930888888")
     records.do('update care.unmatched_calls set report = report || \'{"started_at": "no time"}\'')
     records.do("update public.patients set phone = '+4930888888' where name = 'Flora'")
-    done = retrocare("sweep")
+    done = retrocare("run-jobs")
     assert (done.returncode, "Not done: match_calls vapi/call-x" in done.stderr) == (1, True)
     records.do("delete from care.unmatched_calls")
-    assert retrocare("sweep").returncode == 0
+    assert retrocare("run-jobs").returncode == 0

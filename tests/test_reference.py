@@ -14,13 +14,15 @@ import pytest
 from databases import Database
 from inputs import TESTS
 from records import Records
-from retrocare_voice import errors, payloads, problems, refusals
+from retrocare import errors
+from retrocare.api import payloads, problems
+from retrocare.database import errors as refusals
 from running import running
 
 ROOT = TESTS.parent
 PAGE = (ROOT / "docs" / "reference.md").read_text()
 QUOTED = set(re.findall(r"`([^`\n]+)`", PAGE))
-PACKAGE = ROOT / "service" / "retrocare_voice"
+PACKAGE = ROOT / "service" / "retrocare"
 FUNCTIONS = ROOT / "supabase" / "functions"
 
 
@@ -29,7 +31,7 @@ def codes_of_errors() -> Iterator[str]:
     yield from problems.CODES.values()
     yield from (code for _, code in refusals.ERRORS.values())
     kinds = {name for name, value in vars(errors).items() if isinstance(value, type)} | {"TooBusy", "MigrationFailed"}
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Assign(targets=[ast.Name("code")], value=ast.Constant(str() as code)):

@@ -15,7 +15,7 @@ from next_release import NextRelease
 from releases.baseline import BASELINE, SCHEMAS, baseline
 from releases.catalog import catalog, differences
 from releases.next_migration import CannotBeDrafted, catalog_of_migrations, catalog_of_schemas
-from retrocare_voice.migrations import migration_files
+from retrocare.database.migrations import migration_files
 
 
 def test_migrations_and_schemas_make_one_catalog(empty: Callable[[], str], postgres_version: int) -> None:

@@ -7,11 +7,11 @@ import pytest
 from commands import in_process, objects
 from databases import Database
 from records import Records
-from retrocare_voice import __version__
-from retrocare_voice.connection import connected
-from retrocare_voice.errors import Unavailable
-from retrocare_voice.migrations import FILE, MIGRATIONS
-from retrocare_voice.releases import Release, needed_release, release_of, this_release
+from retrocare import __version__
+from retrocare.database.connection import connected
+from retrocare.database.migrations import FILE, MIGRATIONS
+from retrocare.database.releases import Release, needed_release, release_of, this_release
+from retrocare.errors import Unavailable
 from running import settings_for
 
 LATER = "create or replace function care.release() returns table (version text, oldest_service text) language sql"

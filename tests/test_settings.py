@@ -15,11 +15,11 @@ from commands import bare_environment
 NOBODY = 65534
 WHERE = """
 import os, sys
-from retrocare_voice import settings
+from retrocare import settings
 os.seteuid(int(sys.argv[1]))
 print(settings.default_data_dir())
 """
-DATA_DIR = "from retrocare_voice.settings import read_settings; print(read_settings().data_dir)"
+DATA_DIR = "from retrocare.settings import read_settings; print(read_settings().data_dir)"
 
 
 def printed(folder: Path, *script: str, **values: str) -> Path:
@@ -47,4 +47,4 @@ def test_a_data_folder_of_an_earlier_release_is_still_used(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["py.typed", "embedded.sql"])
 def test_what_the_package_promises_is_in_it(name: str) -> None:
-    assert importlib.resources.files("retrocare_voice").joinpath(name).is_file()
+    assert importlib.resources.files("retrocare").joinpath(name).is_file()

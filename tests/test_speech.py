@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import retrocare_voice
+import retrocare
 from hostile import written
-from retrocare_voice.audio import PIECE_SECONDS, Audio, Samples, decode
-from retrocare_voice.errors import NotAssessable
-from retrocare_voice.speech import BUDGET_SECONDS, Limits, find_speech
+from retrocare.audio.decode import PIECE_SECONDS, Audio, Samples, decode
+from retrocare.audio.speech import BUDGET_SECONDS, RecordingLimits, find_speech
+from retrocare.errors import NotAssessable
 
-DEMO = Path(retrocare_voice.__file__).parent / "demo"
-LIMITS = Limits(minimum_speech_seconds=3, minimum_snr_db=8, maximum_clipped_share=0.01, maximum_call_seconds=600)
-ANYTHING = Limits(0, -100, 1, 600)
+DEMO = Path(retrocare.__file__).parent / "cli" / "demo_recordings"
+LIMITS = RecordingLimits(
+    minimum_speech_seconds=3, minimum_snr_db=8, maximum_clipped_share=0.01, maximum_call_seconds=600
+)
+ANYTHING = RecordingLimits(0, -100, 1, 600)
 
 
 def demo(name: str) -> Audio:
@@ -29,7 +31,7 @@ def heard(samples: Samples, sample_rate: int = 8_000) -> Audio:
     return decode(written(samples, sample_rate, subtype="FLOAT"), None, 3600)
 
 
-def refusal(audio: Audio, limits: Limits = LIMITS) -> NotAssessable:
+def refusal(audio: Audio, limits: RecordingLimits = LIMITS) -> NotAssessable:
     with pytest.raises(NotAssessable) as refused:
         find_speech(audio, limits)
     return refused.value

@@ -23,11 +23,11 @@ from household import household
 from next_release import NextRelease
 from records import ENCODER, Records
 from releases.catalog import catalog, differences
-from retrocare_voice.connection import connected
-from retrocare_voice.inference import Inference
-from retrocare_voice.migrations import MIGRATIONS, migrate
-from retrocare_voice.programs import find_programs
-from retrocare_voice.worker import Worker
+from retrocare.checks.inference import Inference
+from retrocare.checks.worker import Worker
+from retrocare.database.connection import connected
+from retrocare.database.migrations import MIGRATIONS, migrate
+from retrocare.database.programs import find_programs
 from running import RecordingHost, recording_host, settings_for
 
 CALLS_AROUND = 15  # so many come to their end before the upgrade, and after it

@@ -13,7 +13,7 @@ import pytest
 from commands import bare_environment
 from databases import Database
 from inputs import TESTS
-from retrocare_voice.migrations import migration_files
+from retrocare.database.migrations import migration_files
 
 ROOT = TESTS.parent
 NEEDED = ("pyproject.toml", "README.md", "LICENSE", "service", "supabase/migrations")
@@ -23,9 +23,9 @@ import sys
 wheel, checkout = sys.argv[1], sys.argv[2]
 sys.path[:] = [wheel, *(path for path in sys.path if not path.startswith(checkout))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-import retrocare_voice
-assert retrocare_voice.__file__.startswith(wheel), retrocare_voice.__file__
-from retrocare_voice.cli import app
+import retrocare
+assert retrocare.__file__.startswith(wheel), retrocare.__file__
+from retrocare.cli.main import app
 app(sys.argv[3:])
 """
 
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_carries_the_migrations_of_the_checkout(wheel: Path) -> None:
-    carried = migration_files(wheel / "retrocare_voice" / "migration_files")
+    carried = migration_files(wheel / "retrocare" / "migration_files")
     assert {file.path.name: file.text for file in carried} == {
         path.name: path.read_text() for path in (ROOT / "supabase" / "migrations").glob("*.sql")
     }

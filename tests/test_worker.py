@@ -25,12 +25,14 @@ from faults.crashes import all_ended
 from faults.numbers import Numbers, read_number
 from faults.processes import until
 from records import NOON, Records
-from retrocare_voice.connection import connected
-from retrocare_voice.errors import Unavailable
-from retrocare_voice.inference import Inference
-from retrocare_voice.pipeline import Make, Patience, Voiceprint, backoff, settle
-from retrocare_voice.serving import watched
-from retrocare_voice.worker import Worker
+from retrocare.checks.budget import RequestBudget
+from retrocare.checks.inference import Inference
+from retrocare.checks.pipeline import backoff, run_check
+from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory
+from retrocare.checks.worker import Worker
+from retrocare.cli.server import watched
+from retrocare.database.connection import connected
+from retrocare.errors import Unavailable
 from running import RecordingHost, recording_host, running, settings_for
 
 PATIENCE_SECONDS = 60
@@ -50,7 +52,9 @@ def host() -> Iterator[RecordingHost]:
 
 
 @contextmanager
-def worker(records: Records, host: RecordingHost, make: Make = read_number, **settings: object) -> Iterator[Worker]:
+def worker(
+    records: Records, host: RecordingHost, make: VoiceprintFactory = read_number, **settings: object
+) -> Iterator[Worker]:
     usual = {"poll_seconds": 0.1, "lease_seconds": 30.0, "worker_lanes": 2, "fetch_private_hosts": host.named}
     given = settings_for(records.database, **{**usual, **settings})
     with connected(given) as database:
@@ -315,7 +319,7 @@ def test_start_works_on_the_list_as_well_and_is_woken_over_http(database: Databa
         assert started.stderr is not None
         lines = iter(started.stderr)
         address = next(line.partition("http://")[2].split()[0] for line in lines if "Uvicorn running on" in line)
-        from retrocare_voice.demo import RECORDINGS
+        from retrocare.cli.demo import RECORDINGS
 
         url = host.offer("monday.flac", RECORDINGS / "01-enrol-monday.flac")
         records.call_log(records.patient(), NOON, "provider", url)
@@ -338,7 +342,7 @@ def private(host: RecordingHost) -> dict[str, str]:
 def test_a_log_line_has_the_call_and_milliseconds_and_nothing_that_identifies(
     database: Database, host: RecordingHost
 ) -> None:
-    from retrocare_voice.demo import RECORDINGS
+    from retrocare.cli.demo import RECORDINGS
 
     records = Records(database)
     records.register("ge2e-v1", 256)
@@ -346,12 +350,12 @@ def test_a_log_line_has_the_call_and_milliseconds_and_nothing_that_identifies(
     call_log_id = records.call_log(records.patient(), NOON, "provider", url)
     started = process(database, "worker", **private(host))
     try:
-        told = events(started, "settled")
+        told = events(started, "check_ended")
     finally:
         started.terminate()
         _, rest = started.communicate(timeout=30)
     steps = [line for line in told if line.get("call_log_id") == str(call_log_id)]
-    assert [line["event"] for line in steps] == ["claimed", "fetch", "voiceprint", "complete", "settled"]
+    assert [line["event"] for line in steps] == ["claimed", "fetch", "voiceprint", "complete", "check_ended"]
     assert all(isinstance(line["ms"], float) for line in steps[1:4])
     assert "secret" not in json.dumps(told) + rest
     assert "Ana" not in json.dumps(told) + rest
@@ -404,6 +408,6 @@ def test_an_interruption_gives_the_check_back_or_says_that_the_upload_is_lost(
         )
         inference = Inference(Numbers())
         with pytest.raises(KeyboardInterrupt):
-            settle(claim, interrupt, inference, database, Patience())
+            run_check(claim, interrupt, inference, database, RequestBudget())
         inference.stop()
     assert states(records) == [state]

@@ -16,9 +16,9 @@ from bench import budget, calls, completion, scale, search, start, steps, views
 from databases import Server, short_folder
 from inputs import MODELS, SPEECH
 from networks import FULL, write_ecapa
-from retrocare_voice.embedded import embedded
-from retrocare_voice.encoder import load_encoder
-from retrocare_voice.weights import is_complete
+from retrocare.database.embedded import embedded
+from retrocare.encoders.loading import load_encoder
+from retrocare.encoders.weights import is_complete
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOADING = {  # for tables that are loaded at once, on a server that is thrown away

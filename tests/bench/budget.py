@@ -18,11 +18,12 @@ import numpy.typing as npt
 import soundfile
 
 from hostile import written
-from retrocare_voice.audio import Audio, Samples, decode
-from retrocare_voice.encoder import Encoder, Vectors, Windows, belonging, embed, unit
-from retrocare_voice.speech import BUDGET_SECONDS, Limits, find_speech
+from retrocare.audio.decode import Audio, Samples, decode
+from retrocare.audio.speech import BUDGET_SECONDS, RecordingLimits, find_speech
+from retrocare.encoders.embedding import embed, same_speaker, unit
+from retrocare.encoders.protocol import Encoder, Vectors, Windows
 
-ANYTHING = Limits(0, -100, 1, 3600)
+ANYTHING = RecordingLimits(0, -100, 1, 3600)
 WHOLE = math.inf
 CORPORA = {"librispeech": "read speech, 16 kHz", "digits": "spoken digits, 8 kHz"}
 FALSE_ALARMS = 0.01
@@ -174,7 +175,7 @@ def _mixed(corpus: str, share: float, pairs: Sequence[tuple[Samples, Samples]], 
         alone = encoder.encode(one[: count * size].reshape(count, size)).astype(np.float64)
         foreign = encoder.encode(another[: (count - own) * size].reshape(-1, size)) if own < count else alone[:0]
         mixed = np.concatenate([alone[:own], foreign])
-        kept.append(belonging(mixed))
+        kept.append(same_speaker(mixed))
         moved.append((_distance(mixed, alone), _distance(mixed[kept[-1]], alone)))
     everything, without = np.mean(moved, axis=0)
     left_out = ~np.array(kept)

@@ -21,12 +21,14 @@ import numpy as np
 import soundfile
 import soxr
 
-import retrocare_voice
-from retrocare_voice.encoder import Encoder
-from retrocare_voice.speech import Limits
+import retrocare
+from retrocare.audio.speech import RecordingLimits
+from retrocare.encoders.protocol import Encoder
 
-DEMO = Path(retrocare_voice.__file__).parent / "demo"
-LIMITS = Limits(minimum_speech_seconds=3, minimum_snr_db=8, maximum_clipped_share=0.01, maximum_call_seconds=3600)
+DEMO = Path(retrocare.__file__).parent / "cli" / "demo_recordings"
+LIMITS = RecordingLimits(
+    minimum_speech_seconds=3, minimum_snr_db=8, maximum_clipped_share=0.01, maximum_call_seconds=3600
+)
 TARGETS = {30: 1.8, 300: 25.0, 600: 50.0}  # by how much less CPU time, at least
 MOST_MEGABYTES = 700
 HOUR = 3600
@@ -102,12 +104,12 @@ def embedder(whose: str, weights: Path) -> Callable[[Path], object]:
         from bench.pattern import Embedder
 
         return Embedder(weights).embed
-    from retrocare_voice.pipeline import Voiceprint, voiceprint
+    from retrocare.checks.voiceprint import Voiceprint, make_voiceprint
 
     encoder = full_encoder(weights)
 
     def embed(file: Path) -> object:
-        made = voiceprint(file.read_bytes(), "customer", LIMITS, encoder)
+        made = make_voiceprint(file.read_bytes(), "customer", LIMITS, encoder)
         assert isinstance(made, Voiceprint), made
         return made
 
@@ -116,7 +118,7 @@ def embedder(whose: str, weights: Path) -> Callable[[Path], object]:
 
 def full_encoder(weights: Path, threads: int | None = None) -> Encoder:
     """Load ECAPA of the real size."""
-    from retrocare_voice.encoder import load_encoder
+    from retrocare.encoders.loading import load_encoder
 
     return load_encoder("ecapa", model_dir=weights.parent, ecapa_dir=weights, threads=threads).encoder
 

@@ -49,7 +49,7 @@ class Embedder:
     """Load once, as anybody would; embed a whole recording at a time."""
 
     def __init__(self, folder: Path) -> None:
-        from retrocare_voice.ecapa import Ecapa
+        from retrocare.encoders.ecapa import Ecapa
 
         # From a folder, without the hub; the classifier is SpeechBrain's own EncoderClassifier.from_hparams(...).
         self.classifier = Ecapa(folder).classifier

@@ -11,10 +11,10 @@ from typing import Any
 from bench.calls import LIMITS, full_encoder, write_call
 from databases import Database
 from records import NOON, Records
-from retrocare_voice.audio import decode
-from retrocare_voice.connection import connected
-from retrocare_voice.encoder import embed
-from retrocare_voice.speech import find_speech
+from retrocare.audio.decode import decode
+from retrocare.audio.speech import find_speech
+from retrocare.database.connection import connected
+from retrocare.encoders.embedding import embed
 from running import settings_for
 
 MAY_BE_LARGE = ("listen", "encode")

@@ -14,7 +14,7 @@ from pathlib import Path
 from databases import Database, Server, short_folder
 from faults import crashes, fuzz, load, locks, matrix, sharing
 from inputs import SPEECH
-from retrocare_voice.embedded import embedded
+from retrocare.database.embedded import embedded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -69,7 +69,7 @@ def a_worker_that_sleeps_through_its_lease(database: Database) -> Told:
             until(lambda: all_ended(records), "the second worker has finished")
             second = records.row("select lease_token, state, attempts from care.checks")
             sleeper.send(signal.SIGCONT)
-            until(lambda: sleeper.said("not_settled"), "the first worker was refused")
+            until(lambda: sleeper.said("check_not_ended"), "the first worker was refused")
             after = records.row("select lease_token, state, attempts from care.checks")
     assert first != second["lease_token"]
     assert after == second, "the sleeper changed what another had finished"

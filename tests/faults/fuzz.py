@@ -17,7 +17,7 @@ import soundfile
 from databases import Database
 from faults.crashes import Told
 from hostile import in_container
-from retrocare_voice.demo import RECORDINGS
+from retrocare.cli.demo import RECORDINGS
 from running import Running, running
 
 MOST_BYTES = 1_500_000_000

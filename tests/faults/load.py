@@ -15,7 +15,7 @@ import psutil
 
 from databases import Database
 from faults.crashes import Told
-from retrocare_voice.demo import RECORDINGS
+from retrocare.cli.demo import RECORDINGS
 from running import Running, running
 
 SHARE = 0.8

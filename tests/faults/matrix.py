@@ -26,9 +26,9 @@ from databases import Database, Server, short_folder
 from faults.crashes import Told
 from faults.processes import REAL, Child, until, workers
 from records import NOON, Records
-from retrocare_voice.embedded import embedded
-from retrocare_voice.fetch import Recording
-from retrocare_voice.service import opened_service
+from retrocare.checks.service import opened_service
+from retrocare.database.embedded import embedded
+from retrocare.recordings.fetch import Recording
 from running import RecordingHost, recording_host, settings_for
 
 ENROLLED = 3

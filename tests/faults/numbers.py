@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from records import DIMENSION, ENCODER, at_cosine
-from retrocare_voice.audio import Channel
-from retrocare_voice.channels import Intervals
-from retrocare_voice.connection import connected
-from retrocare_voice.encoder import Encoder
-from retrocare_voice.events import write_events
-from retrocare_voice.inference import Inference
-from retrocare_voice.pipeline import Voiceprint
-from retrocare_voice.settings import read_settings
-from retrocare_voice.speech import Limits
-from retrocare_voice.worker import Worker
+from retrocare.audio.decode import Channel
+from retrocare.audio.speech import RecordingLimits
+from retrocare.audio.stereo import Intervals
+from retrocare.checks.inference import Inference
+from retrocare.checks.voiceprint import Voiceprint
+from retrocare.checks.worker import Worker
+from retrocare.database.connection import connected
+from retrocare.encoders.protocol import Encoder
+from retrocare.observability import write_events
+from retrocare.settings import read_settings
 
 SLOW_SECONDS = 3.0
 
@@ -42,7 +42,7 @@ class Numbers:
 
 
 def read_number(
-    recording: bytes, channel: Channel | None, limits: Limits, encoder: Encoder, intervals: Intervals
+    recording: bytes, channel: Channel | None, limits: RecordingLimits, encoder: Encoder, intervals: Intervals
 ) -> Voiceprint:
     """Take a recording for the number that it begins with."""
     if b"ABORT" in recording:

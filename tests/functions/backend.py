@@ -34,7 +34,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "service")]
 
 import inputs  # noqa: E402, F401  # which the processes that are started inherit
 from databases import Database, Server, short_folder  # noqa: E402
-from retrocare_voice.embedded import embedded  # noqa: E402
+from retrocare.database.embedded import embedded  # noqa: E402
 
 DENO = HERE / "node_modules" / ".bin" / "deno"
 LITE = HERE / "node_modules" / "@supabase" / "lite" / "dist" / "cli" / "index.js"

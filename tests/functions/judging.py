@@ -21,15 +21,16 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from retrocare_voice.connection import connected
-from retrocare_voice.database import Database, Row
-from retrocare_voice.demo import RECORDINGS
-from retrocare_voice.encoder import load_encoder
-from retrocare_voice.errors import RetrocareError
-from retrocare_voice.fetch import fetch
-from retrocare_voice.inference import Inference
-from retrocare_voice.pipeline import Patience, settle
-from retrocare_voice.settings import Settings, read_settings
+from retrocare.checks.budget import RequestBudget
+from retrocare.checks.inference import Inference
+from retrocare.checks.pipeline import run_check
+from retrocare.cli.demo import RECORDINGS
+from retrocare.database.client import Database, Row
+from retrocare.database.connection import connected
+from retrocare.encoders.loading import load_encoder
+from retrocare.errors import RetrocareError
+from retrocare.recordings.fetch import fetch
+from retrocare.settings import Settings, read_settings
 
 LEASE_SECONDS = 300.0
 RATE = 8_000  # of the demo's recordings
@@ -66,7 +67,7 @@ def judge(settings: Settings, database: Database, inference: Inference) -> dict[
     while claims := database.claim_checks(inference.encoder.id, "day", 1, LEASE_SECONDS):
         reference = claims[0].recording_ref or ""
         try:
-            row, _ = settle(claims[0], lambda: fetch(reference, settings), inference, database, Patience())  # noqa: B023
+            row, _ = run_check(claims[0], lambda: fetch(reference, settings), inference, database, RequestBudget())  # noqa: B023
             ends[row["state"]] += 1
         except RetrocareError as error:
             ends[error.code] += 1

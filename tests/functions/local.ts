@@ -20,7 +20,7 @@ const FUNCTIONS: Record<string, (request: Request, environment: Map<string, stri
   "delete-recordings": deleteRecordings,
   "notify-caregiver": notifyCaregiver,
 };
-const RECORDINGS = new URL("service/retrocare_voice/demo/", ROOT);
+const RECORDINGS = new URL("service/retrocare/cli/demo_recordings/", ROOT);
 const READY_MILLISECONDS = 300_000;
 
 /** Serve the functions as Supabase does, and the demo's recordings beside them. */

@@ -11,7 +11,7 @@ from psycopg.errors import InsufficientPrivilege
 
 from databases import Database
 from records import NOON, Records, at_cosine
-from retrocare_voice.migrations import MigrationFailed, migrate
+from retrocare.database.migrations import MigrationFailed, migrate
 
 EARLIER = (Path(__file__).parent / "earlier_schema.sql").read_text()
 ANA, RUI = (UUID(int=n) for n in (1, 2))

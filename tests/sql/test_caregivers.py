@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from databases import Database
 from records import Records, Row, at_cosine
-from retrocare_voice.migrations import migrate
+from retrocare.database.migrations import migrate
 
 OTHERS = ["viewer", "family", "clinician"]
 

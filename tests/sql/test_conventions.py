@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from records import Records
-from retrocare_voice.refusals import SENTENCES
+from retrocare.database.errors import SENTENCES
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

@@ -10,7 +10,7 @@ import pytest
 
 from databases import Database
 from records import ENCODER, USUAL, Records, Row, at_cosine
-from retrocare_voice.migrations import migrate
+from retrocare.database.migrations import migrate
 
 NOW = datetime.now(UTC)
 WARNING, EMERGENCY = at_cosine(0.65), at_cosine(0.4)

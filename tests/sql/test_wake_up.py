@@ -8,7 +8,7 @@ import pytest
 
 from databases import Database
 from records import NOON, Records, at_cosine
-from retrocare_voice.migrations import migrate
+from retrocare.database.migrations import migrate
 
 STAND_INS = """
 create schema net;

@@ -8,8 +8,8 @@ import sys
 from releases.baseline import BASELINE, SCHEMAS, write_baseline
 from releases.next_migration import CannotBeDrafted, write_draft
 from releases.scratch import scratch_databases
-from retrocare_voice.errors import RetrocareError
-from retrocare_voice.migrations import migration_files
+from retrocare.database.migrations import migration_files
+from retrocare.errors import RetrocareError
 
 MIGRATIONS = BASELINE.parent
 EPILOG = (

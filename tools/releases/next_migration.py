@@ -12,8 +12,8 @@ from releases.baseline import baseline
 from releases.catalog import Catalog, catalog, differences
 from releases.draft import Draft
 from releases.scratch import Empty
-from retrocare_voice.migrations import migrate, migration_files
-from retrocare_voice.releases import release_of
+from retrocare.database.migrations import migrate, migration_files
+from retrocare.database.releases import release_of
 
 HEAD = """\
 -- What brings a database to release {release}: drafted by `scripts/release draft`, read and corrected by hand.

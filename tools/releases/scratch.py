@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from retrocare_voice.embedded import bootstrap, embedded
+from retrocare.database.embedded import bootstrap, embedded
 
 Empty = Callable[[], str]
 """Makes an empty database and gives the login of its owner."""

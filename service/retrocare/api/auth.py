@@ -1,0 +1,84 @@
+"""Who may call: machines that show a key, each for what its scopes allow."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from functools import partial
+from typing import Any, Literal
+
+from anyio import CapacityLimiter, to_thread
+from starlette.datastructures import Headers
+
+from retrocare.checks.service import Service
+from retrocare.errors import ConfigurationError, Forbidden, Unauthorized
+from retrocare.settings import LOOPBACK, Settings
+
+ApiScope = Literal["embed", "check", "read", "admin"]  # the SQL enum care.api_scope
+
+NEEDED_SCOPE = "x-scope"  # of an operation in OpenAPI: what a key must allow
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `retrocare key add`."},
+    "apiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same, in a header of its own.",
+    },
+}
+PUBLIC = frozenset({"/", "/health", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/docs/static"})
+
+
+def check_binding(settings: Settings, has_keys: bool) -> None:
+    """Refuse to be reachable by others without a key.
+
+    Raises: ConfigurationError.
+    """
+    if settings.api_key is None and not has_keys and settings.host not in LOOPBACK:
+        raise ConfigurationError(
+            f"Without a key the service listens on loopback only, not on {settings.host}",
+            hint="`retrocare key add`, or set RETROCARE_API_KEY to a long random text.",
+        )
+
+
+async def actor_of(
+    headers: Headers, scope: ApiScope, settings: Settings, service: Service, lookups: CapacityLimiter
+) -> str:
+    """Return the name of the caller whose key has the scope, shown as ``Authorization: Bearer`` or ``X-API-Key``.
+
+    RETROCARE_API_KEY has all scopes and no name. On loopback no key is asked for until the first one is made; revoking
+    the last one opens nothing. A key that is added or revoked counts from the next request on.
+
+    Raises: Unauthorized, Forbidden; Unavailable while the database is away.
+    """
+    shown = _shown(headers)
+    if settings.api_key and hmac.compare_digest(shown.encode(), settings.api_key.get_secret_value().encode()):
+        return ""
+    if shown:
+        # Known by its hash: what is compared in the database says nothing of the key.
+        look_up = partial(service.database.use_api_key, hash_of(shown), scope)
+        if found := await to_thread.run_sync(look_up, limiter=lookups):
+            if not found["is_allowed"]:
+                raise Forbidden(
+                    f"This key does not have the scope {scope}", hint="`retrocare key add` makes one that has."
+                )
+            return str(found["name"])
+    is_local = settings.api_key is None and settings.host in LOOPBACK
+    if not shown and is_local and not await to_thread.run_sync(service.ever_had_keys, limiter=lookups):
+        return ""
+    raise Unauthorized("The API key is missing or wrong", hint="Send it as Authorization: Bearer <key>.")
+
+
+def guarded(scope: ApiScope) -> dict[str, Any]:
+    """Declare, as ``openapi_extra`` of a route, the scope that the gate asks for, and how its key is shown."""
+    return {NEEDED_SCOPE: scope, "security": [{name: []} for name in SECURITY_SCHEMES]}
+
+
+def hash_of(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _shown(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return bearer or headers.get("x-api-key") or headers.get("apikey") or ""

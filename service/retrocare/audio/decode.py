@@ -1,0 +1,243 @@
+"""Bytes become the patient's channel: one float32 voice at 8 or 16 kHz, whatever file it came in.
+
+Nothing here trusts a header. Files are read block by block and every block is counted, so that neither memory nor time
+follows what a file claims about itself. Of a long call pieces are kept, so that memory does not follow its length.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from retrocare.audio.files import Source, Tenths, opened
+from retrocare.audio.stereo import Comparison, Intervals
+from retrocare.errors import NotAssessable
+
+Samples = npt.NDArray[np.float32]  # (n,), mono, -1..1
+NamedChannel = Literal["customer", "left", "right", "mono"]  # what a caller may say, and what a voice was taken from
+Channel = (
+    NamedChannel | Literal["mixed", "stereo"]
+)  # and what a provider may have: patient and agent in one, or on two sides
+
+LOWEST_RATE, HIGHEST_RATE = 6_000, 192_000
+MOST_CHANNELS = 8
+MOST_DECODED_BYTES = 3 << 29  # of float32: an hour of stereo at 48 kHz fits
+LARGEST_SAMPLE = 2.0**15  # floating point files may be on the scale of 16-bit integers, never beyond
+LENGTH_UNKNOWN = 1 << 48  # libsndfile's answer for streams that do not say how long they are is near 2**63
+FLAT_RUN = 3  # as many samples in a row at the peak are a clipped wave
+FLAT_TOLERANCE = 1.5 / 32768
+FAINTEST_CLIP = 0.1  # below a tenth of full scale, equal samples are coarse steps and no clipping
+PIECE_SECONDS = 5.0
+MOST_PIECES = 64  # of a channel that are kept: calls of up to 320 s are kept whole
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Hold some seconds of a channel."""
+
+    start: int  # its first sample, counted from the beginning of the recording
+    samples: Samples
+
+    @property
+    def energy(self) -> float:
+        return float(np.dot(self.samples, self.samples))
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Hold one channel of a recording: all of it, or pieces from all over a long one; and what was measured over all.
+
+    *Shapes*: clipping is (tenths of a second,), the share of each one's samples that stay at the recording's peak,
+    counted before resampling, which would hide it.
+    """
+
+    pieces: tuple[Piece, ...]  # as they follow, each of PIECE_SECONDS, but for the recording's last
+    sample_rate: int  # 8000 where the file has less than 16 kHz, else 16000
+    channel: NamedChannel
+    seconds: float
+    loudness: float  # root mean square of all samples that are not digital silence; 0 where there is none
+    clipping: npt.NDArray[np.float64]
+    channel_margin_db: float | None = None  # where the channel was found by when the patient spoke
+
+    @property
+    def samples(self) -> Samples:
+        """Join the pieces that are kept."""
+        return np.concatenate([piece.samples for piece in self.pieces])
+
+
+def decode(data: bytes, channel: Channel | None, maximum_seconds: float, intervals: Intervals = ()) -> Audio:
+    """Decode a recording and take the channel on which the patient speaks.
+
+    Two different channels need "left" or "right", or the intervals in which the patient spoke; a file of one channel
+    has neither left nor right.
+
+    *Raises*: NotAssessable with undecodable, too_long or ambiguous_channel.
+    """
+    with opened(data) as source:
+        if not LOWEST_RATE <= source.rate <= HIGHEST_RATE:
+            source.refuse("undecodable", detail=f"sample rate outside {LOWEST_RATE}..{HIGHEST_RATE} Hz")
+        if not 1 <= source.channels <= MOST_CHANNELS:
+            source.refuse("undecodable", detail=f"more than {MOST_CHANNELS} channels, or none")
+        if channel == "mixed":
+            source.refuse("ambiguous_channel", detail="patient and agent in one channel: mostly the agent's voice")
+        if source.channels == 1 and channel in ("left", "right"):
+            source.refuse("ambiguous_channel", detail=f"one channel only, no {channel} one")
+        if source.frames < LENGTH_UNKNOWN:
+            _check_length(source, source.frames, maximum_seconds)
+        return _read(source, channel, maximum_seconds, intervals)
+
+
+def claimed_seconds(data: bytes) -> float:
+    """Return how long a recording says it is, undecoded; where it does not say, what its size allows at 32 kbit/s."""
+    try:
+        with opened(data) as source:
+            if 0 < source.frames < LENGTH_UNKNOWN and source.rate >= LOWEST_RATE:
+                return source.frames / source.rate
+    except NotAssessable:
+        return 0.0
+    return len(data) / 4000
+
+
+def _read(source: Source, channel: Channel | None, maximum_seconds: float, intervals: Intervals) -> Audio:
+    to_find = source.channels == 2 and channel in (None, "stereo") and bool(intervals)
+    voices = [_Voice(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
+    comparison, frames = Comparison(), 0
+    for tenths in source.tenths():
+        frames += tenths.shape[0] * tenths.shape[1]
+        _check_length(source, frames, maximum_seconds)
+        highest = max(float(tenths.max()), -float(tenths.min()))
+        if not highest <= LARGEST_SAMPLE:  # false for NaN too
+            source.refuse("undecodable", detail="samples that are no numbers, or out of range")
+        comparison.add(tenths)
+        for voice in voices:
+            voice.add(tenths)
+    if source.frames < LENGTH_UNKNOWN and frames < 0.9 * source.frames:
+        source.refuse("undecodable", seconds=round(frames / source.rate, 2), detail="truncated")
+    seconds = frames / source.rate
+    if comparison.is_one_voice and channel != "stereo":
+        return voices[0].audio("customer" if channel == "customer" else "mono", seconds)
+    if channel in ("left", "right") and source.channels == 2:
+        return voices[0].audio(channel, seconds)
+    if comparison.is_one_voice:
+        source.refuse("ambiguous_channel", detail="two sides were promised, and both are the same: perhaps a mix")
+    if not to_find:
+        source.refuse("ambiguous_channel", detail="channels differ: say which one is the patient's")
+    found = comparison.match(intervals, seconds)
+    if found is None:
+        source.refuse("ambiguous_channel", detail="the times of the patient's speech cover nothing, or everything")
+    margin_db = round(found.margin_db, 1)
+    if not found.is_clear:
+        detail = "neither channel clearly follows the times of the patient's speech"
+        source.refuse("ambiguous_channel", detail=detail, channel_margin_db=margin_db, match=round(found.match, 3))
+    return voices[found.channel].audio("right" if found.channel else "left", seconds, margin_db)
+
+
+class _Voice:
+    """Take one channel to the rate at which we work."""
+
+    def __init__(self, source: Source, index: int) -> None:
+        self._source, self._index = source, index
+        self._rate = 8_000 if source.rate < 16_000 else 16_000
+        self._resampler = soxr.ResampleStream(source.rate, self._rate, 1, dtype="float32")
+        self._kept, self._flats = _Kept(round(PIECE_SECONDS * self._rate)), _Flats()
+
+    def add(self, tenths: Tenths) -> None:
+        voice = np.ascontiguousarray(tenths[:, :, self._index])
+        self._flats.count(voice)
+        self._keep(voice.ravel())
+
+    def audio(self, channel: NamedChannel, seconds: float, margin_db: float | None = None) -> Audio:
+        self._keep(np.zeros(0, np.float32), last=True)
+        pieces, loudness = self._kept.pieces()
+        if not pieces:
+            self._source.refuse("undecodable", detail="no samples")
+        return Audio(pieces, self._rate, channel, seconds, loudness, self._flats.shares(), margin_db)
+
+    def _keep(self, voice: Samples, last: bool = False) -> None:
+        as_it_is = self._source.rate == self._rate
+        self._kept.add(voice if as_it_is else self._resampler.resample_chunk(voice, last))
+
+
+class _Kept:
+    """Cut a channel into pieces and keep the liveliest of every few neighbours, of as many as the length asks for."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._open = bytearray()
+        self._pieces: list[Piece] = []
+        self._cut, self._neighbours = 0, 1  # how many pieces were cut so far; how many one that is kept stands for
+        self._energy, self._sounding, self._peak = 0.0, 0, 0.0
+
+    def add(self, voice: Samples) -> None:
+        self._open += voice.tobytes()
+        while len(self._open) >= 4 * self._size:
+            self._cut_off(self._size)
+
+    def pieces(self) -> tuple[tuple[Piece, ...], float]:
+        """Return them, no sample beyond -1..1, and the loudness of the whole."""
+        if self._open:
+            self._cut_off(len(self._open) // 4)
+        scale = max(1.0, self._peak)
+        if scale > 1:
+            self._pieces = [Piece(piece.start, piece.samples / np.float32(scale)) for piece in self._pieces]
+        return tuple(self._pieces), math.sqrt(self._energy / max(1, self._sounding)) / scale
+
+    def _cut_off(self, samples: int) -> None:
+        piece = Piece(self._cut * self._size, np.frombuffer(self._open[: 4 * samples], np.float32))
+        del self._open[: 4 * samples]
+        self._energy += piece.energy
+        self._sounding += int(np.count_nonzero(piece.samples))
+        self._peak = max(self._peak, float(piece.samples.max()), -float(piece.samples.min()))
+        if len(self._pieces) * self._neighbours <= self._cut:
+            self._pieces.append(piece)
+        else:
+            self._pieces[-1] = max(self._pieces[-1], piece, key=lambda piece: piece.energy)
+        self._cut += 1
+        if self._cut == MOST_PIECES * self._neighbours:
+            pairs = zip(self._pieces[::2], self._pieces[1::2], strict=True)
+            self._pieces = [max(pair, key=lambda piece: piece.energy) for pair in pairs]
+            self._neighbours *= 2
+
+
+class _Flats:
+    """Count, for each tenth of a second, the samples that stay at that tenth's peak."""
+
+    def __init__(self) -> None:
+        self.peaks, self.counts = array("d"), array("d")
+
+    def count(self, tenths: npt.NDArray[np.float32]) -> None:
+        magnitude = np.abs(tenths)  # (tenths, samples)
+        peaks = magnitude.max(axis=1)
+        flat = np.zeros(len(tenths))
+        at_peak = magnitude >= peaks[:, np.newaxis] - np.float32(FLAT_TOLERANCE)
+        runs = tenths.shape[1] - FLAT_RUN + 1
+        is_suspect = at_peak.sum(axis=1) >= FLAT_RUN if runs > 0 else np.zeros(len(tenths), bool)
+        suspects = np.flatnonzero(is_suspect)
+        if len(suspects):
+            suspected = at_peak[suspects]
+            begins = np.logical_and.reduce([suspected[:, n : n + runs] for n in range(FLAT_RUN)])
+            covered = np.zeros_like(suspected)
+            for n in range(FLAT_RUN):
+                covered[:, n : n + runs] |= begins
+            flat[suspects] = covered.mean(axis=1)
+        self.peaks.extend(peaks.tolist())
+        self.counts.extend(flat.tolist())
+
+    def shares(self) -> npt.NDArray[np.float64]:
+        peaks, counts = np.array(self.peaks), np.array(self.counts)
+        at_the_peak = (peaks >= peaks.max() - FLAT_TOLERANCE) & (peaks >= FAINTEST_CLIP)
+        return np.where(at_the_peak, counts, 0.0)
+
+
+def _check_length(source: Source, frames: int, maximum_seconds: float) -> None:
+    seconds = round(frames / source.rate, 2)
+    if seconds > maximum_seconds:
+        source.refuse("too_long", seconds=seconds, maximum_seconds=maximum_seconds)
+    if frames * source.channels * 4 > MOST_DECODED_BYTES:
+        source.refuse("too_long", seconds=seconds, detail=f"more than {MOST_DECODED_BYTES >> 20} MB when decoded")

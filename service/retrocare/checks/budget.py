@@ -1,0 +1,44 @@
+"""What a caller grants to the work on one recording: how long, how much, and whether anybody still waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from retrocare.errors import Cancelled, DeadlineExceeded
+
+DATABASE_SECONDS = 120.0
+
+
+class RequestBudget:
+    """Bound the work for one caller; without arguments nothing but the check's lease bounds it.
+
+    ``seconds`` is how long the caller waits, ``cancelled`` is set when nobody waits any more, ``reserve`` is told the
+    recording before it is decoded and raises where that is more than can be taken on. ``database_seconds`` is for how
+    long a result is offered to a database that does not answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float | None = None,
+        cancelled: threading.Event | None = None,
+        reserve: Callable[[bytes], None] = lambda recording: None,
+        database_seconds: float = DATABASE_SECONDS,
+    ) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self.cancelled = cancelled or threading.Event()
+        self.reserve = reserve
+        self.database_seconds = database_seconds
+
+    def remaining(self) -> float | None:
+        """Return how many seconds are left; None: no limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def check(self) -> None:
+        """Raise Cancelled or DeadlineExceeded where the result is of no use any more."""
+        if self.cancelled.is_set():
+            raise Cancelled("Nobody waits for the answer any more")
+        if self.remaining() == 0:
+            raise DeadlineExceeded("The answer would come too late", "Try again later.")

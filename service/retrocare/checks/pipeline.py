@@ -1,0 +1,125 @@
+"""The order of the steps from a leased check to its end; nothing else knows it.
+
+Fetch the recording, wait for the inference thread, make the voiceprint, hand it to the SQL function that judges it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from retrocare.audio.decode import Channel
+from retrocare.audio.speech import RecordingLimits
+from retrocare.audio.stereo import Intervals
+from retrocare.checks.budget import RequestBudget
+from retrocare.checks.inference import Inference
+from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory, make_voiceprint
+from retrocare.database.client import Claim, Database
+from retrocare.errors import CheckEnd, DatabaseUnavailable, NotAssessable, RetrocareError
+from retrocare.observability import FAILURES, OUTCOMES, Phases, event, log
+
+
+def fetch_voiceprint(
+    read: Callable[[], bytes],
+    channel: Channel | None,
+    limits: RecordingLimits,
+    inference: Inference,
+    budget: RequestBudget,
+    phases: Phases,
+    factory: VoiceprintFactory = make_voiceprint,
+    intervals: Intervals = (),
+) -> Voiceprint | NotAssessable:
+    """Read a recording and make its voiceprint in the inference thread, within the budget. Raises: RetrocareError."""
+    with phases("fetch"):
+        recording = read()
+    budget.check()
+    budget.reserve(recording)
+
+    def job() -> Voiceprint | NotAssessable:
+        budget.check()
+        return factory(recording, channel, limits, inference.encoder, intervals)
+
+    with phases("voiceprint"):
+        return inference.run(job, budget.remaining())
+
+
+def run_check(
+    claim: Claim,
+    read: Callable[[], bytes],
+    inference: Inference,
+    database: Database,
+    budget: RequestBudget,
+    factory: VoiceprintFactory = make_voiceprint,
+) -> tuple[dict[str, Any], Phases]:
+    """Bring a leased check to its end; return the row of voice.check_result, and how long each phase took.
+
+    Raises: whatever kept the recording from being judged, after the check was ended as the error's ``ends_check`` says;
+    the error carries the check's row as its ``result`` where the failure was recorded with the check.
+    """
+    phases = Phases(claim.call_log_id)
+    try:
+        made = fetch_voiceprint(
+            read, claim.channel, claim.limits, inference, budget, phases, factory, claim.speech_intervals
+        )
+        with phases("complete"):
+            if isinstance(made, NotAssessable):
+                row = _retried(lambda: database.abstain_check(claim, made), budget)
+            else:
+                row = _retried(lambda: database.complete_check(claim, **made.stored), budget)
+    except RetrocareError as failure:
+        FAILURES.labels(failure.code).inc()
+        _end(claim, database, failure)
+        raise
+    except Exception as failure:  # whatever broke, the check must say so and be tried again
+        FAILURES.labels("internal_error").inc()
+        log.exception("failed", extra={"fields": {"call_log_id": str(claim.call_log_id)}})
+        _report(claim, database.fail_check(claim, "internal_error", type(failure).__name__, False), "internal_error")
+        raise
+    except BaseException:  # Ctrl-C or SIGTERM: an upload is nobody else's, any other check is given back
+        with suppress(RetrocareError):
+            _ = database.release_check(claim) or database.fail_check(claim, "interrupted", "interrupted", False)
+        raise
+    _report(claim, row)
+    return row, phases
+
+
+def _end(claim: Claim, database: Database, failure: RetrocareError) -> None:
+    """End the check as the error says; an upload cannot be released, since nobody else has its recording."""
+    if failure.ends_check is CheckEnd.LEASED:
+        return
+    if failure.ends_check is CheckEnd.RELEASED and database.release_check(claim):
+        event("released", claim.call_log_id, code=failure.code)
+        return
+    failure.result = database.fail_check(claim, failure.code, str(failure), failure.is_permanent)
+    _report(claim, failure.result, failure.code)
+
+
+def _retried(end: Callable[[], dict[str, Any]], budget: RequestBudget) -> dict[str, Any]:
+    """Repeat until the database answers: with the lease's token, completing twice is the same as completing once."""
+    deadline = time.monotonic() + budget.database_seconds
+    for wait in backoff():
+        try:
+            return end()
+        except DatabaseUnavailable:
+            if time.monotonic() + wait > deadline:
+                raise
+            time.sleep(wait)
+    raise AssertionError("backoff never ends")
+
+
+def backoff(first: float = 0.25, longest: float = 30.0) -> Iterator[float]:
+    """Give the seconds to wait before each further try: doubled each time, with jitter."""
+    wait = first
+    while True:
+        yield wait * random.uniform(0.8, 1.2)  # noqa: S311  # no secret hangs on it
+        wait = min(longest, 2 * wait)
+
+
+def _report(claim: Claim, row: dict[str, Any], code: str | None = None) -> None:
+    if row["state"] not in ("queued", "leased"):
+        OUTCOMES.labels(row["state"], row["reason"] or "").inc()
+    fields = {"state": row["state"], "reason": row["reason"], "code": code}
+    event("check_ended", claim.call_log_id, **{name: value for name, value in fields.items() if value})

@@ -1,0 +1,160 @@
+"""The settings, the database and the encoder, opened together: what everybody judges with."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from retrocare.checks.budget import RequestBudget
+from retrocare.checks.explanations import explain
+from retrocare.checks.inference import Inference
+from retrocare.checks.pipeline import fetch_voiceprint, run_check
+from retrocare.checks.scheduler import Scheduler
+from retrocare.checks.voiceprint import Voiceprint
+from retrocare.checks.worker import Worker
+from retrocare.database.client import Database, Row
+from retrocare.database.connection import connected
+from retrocare.encoders.loading import load_encoder
+from retrocare.errors import NotAssessable, ThreadEnded, Unavailable
+from retrocare.observability import ATTEMPTS, Phases, event
+from retrocare.recordings.fetch import Recording
+from retrocare.settings import Settings
+
+
+class Service:
+    """What judges one recording after the other."""
+
+    def __init__(self, settings: Settings, database: Database, inference: Inference, why: str) -> None:
+        self.settings, self.database, self.inference, self.why = settings, database, inference, why
+        self.name = f"{socket.gethostname()}:{os.getpid()}:http"
+        self.worker: Worker | None = None
+        self.scheduler: Scheduler | None = None
+        self._ever_had_keys: bool | None = None
+
+    @property
+    def encoder(self) -> str:
+        return self.inference.encoder.id
+
+    def has_keys(self) -> bool:
+        """Say whether a key of the database stands."""
+        return any(key["revoked_at"] is None for key in self.database.api_keys())
+
+    def ever_had_keys(self) -> bool:
+        """Say whether a key was ever made, revoked ones included; while the database is away, what was so before."""
+        if not self._ever_had_keys:
+            try:
+                self._ever_had_keys = bool(self.database.api_keys())
+            except Unavailable:
+                if self._ever_had_keys is None:
+                    raise
+        return self._ever_had_keys
+
+    def check_ready(self) -> None:
+        """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""
+        self.check_threads()
+        active = self.database.active_encoder()
+        if active != self.encoder:
+            raise Unavailable(
+                f"The active encoder is {active}, this service runs {self.encoder}",
+                hint="Start it with the active encoder: RETROCARE_ENCODER names it.",
+                code="encoder_not_active",
+            )
+
+    def check_threads(self) -> None:
+        """Raise Unavailable where a thread has ended that work needs."""
+        if not self.inference.is_alive:
+            raise ThreadEnded("The inference thread", code="inference_ended")
+        if self.worker and not self.worker.is_alive:
+            raise ThreadEnded("The worker", code="worker_ended")
+        if self.scheduler and not self.scheduler.is_alive:
+            raise ThreadEnded("The scheduler", code="scheduler_ended")
+
+    def embed(
+        self, recording: Recording, budget: RequestBudget | None = None
+    ) -> tuple[Voiceprint | NotAssessable, Phases]:
+        """Turn one recording into a voiceprint; nothing is stored. Raises: RetrocareError."""
+        phases = Phases()
+        limits = self.database.limits(self.encoder)
+        read = partial(recording.read, self.settings)
+        budget = budget or RequestBudget()
+        return fetch_voiceprint(read, recording.channel, limits, self.inference, budget, phases), phases
+
+    def judge(
+        self, recording: Recording, patient_id: UUID, budget: RequestBudget | None = None, **call: Any
+    ) -> tuple[Row, Phases]:
+        """Bring one recording to its end and return the row of voice.check_result, and how long each phase took.
+
+        Where another worker holds the check, or it has ended before, the row says so. Raises: RetrocareError.
+        """
+        self.check_ready()
+        claim = self.database.open_recording(
+            encoder=self.encoder,
+            worker=self.name,
+            lease_seconds=self.settings.lease_seconds,
+            patient_id=patient_id,
+            recording_ref=recording.reference,
+            channel=recording.channel,
+            **call,
+        )
+        if claim.lease_token is None:
+            return self.database.stored_result(claim.check_id), Phases(claim.call_log_id)
+        ATTEMPTS.labels("request").inc()
+        event("opened", claim.call_log_id)
+        read = partial(recording.read, self.settings)
+        return run_check(claim, read, self.inference, self.database, budget or RequestBudget())
+
+    def explanation(self, row: Row) -> str | None:
+        """Return the reason of a row of voice.check_result as a sentence, where there is one."""
+        if row["reason"] is None:
+            return None
+        return explain(
+            row["reason"], self.database.call_measures(row["call_log_id"]), self.database.limits(self.encoder)
+        )
+
+
+@contextmanager
+def opened_service(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Iterator[Service]:
+    """Open the database, load and register the encoder; ``say`` hears which, why, and each migration applied.
+
+    Raises: ConfigurationError, Unavailable.
+    """
+    with connected(settings, say) as database:
+        choice = load_encoder(
+            settings.encoder,
+            model_dir=settings.models,
+            ecapa_dir=settings.ecapa_dir,
+            active=database.active_encoder(),
+            threads=settings.inference_threads,
+            say=say,
+        )
+        say(choice.why)
+        encoder = choice.encoder
+        database.register_encoder(encoder.id, encoder.dimension, encoder.window_seconds)
+        inference = Inference(encoder)
+        try:
+            yield Service(settings, database, inference, choice.why)
+        finally:
+            inference.stop()
+
+
+@contextmanager
+def working(service: Service) -> Iterator[Worker]:
+    """Run a worker and the scheduler beside whatever else is done.
+
+    Raises: Unavailable where another encoder is active: its checks are not ours.
+    """
+    service.check_ready()
+    worker = service.worker = Worker(service.settings, service.database, service.inference)
+    scheduler = service.scheduler = Scheduler(service.settings, service.database)
+    worker.start()
+    scheduler.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        scheduler.stop()

@@ -1,0 +1,105 @@
+"""Run the HTTP service and the worker: one process, one model. Where a thread of theirs ends, the process ends too."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+
+import uvicorn
+
+from retrocare.api.app import create_app
+from retrocare.api.auth import check_binding
+from retrocare.checks.service import Service, opened_service, working
+from retrocare.cli.console import say
+from retrocare.errors import ConfigurationError, Unavailable
+from retrocare.observability import event, write_events
+from retrocare.settings import Settings
+
+LOOK_SECONDS = 0.5
+GRACE_SECONDS = 8  # requests in hand are answered, or cut off
+
+
+def serve(settings: Settings, *, with_worker: bool = True) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises: ConfigurationError, Unavailable before anything listens; Unavailable where a thread ended, so that a
+    supervisor starts the process anew.
+    """
+    write_events()
+    check_port(settings)
+    with opened_service(settings, say) as service:
+        check_binding(settings, service.has_keys())
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(settings, service),
+                host=settings.host,
+                port=settings.port,
+                workers=1,
+                access_log=False,
+                log_config=None,  # its lines are events, as all others
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+
+        def end() -> None:
+            server.should_exit = True
+
+        # The server raises the signal that ended it once more, when it is done: here, it has done its work.
+        beside = working(service) if with_worker else nullcontext()
+        with watched(service, end), suppress(SystemExit, KeyboardInterrupt), beside:
+            server.run()
+            service.check_threads()
+        if not server.started:
+            raise not_listening(settings, "it was taken meanwhile")
+
+
+def check_port(settings: Settings) -> None:
+    """Refuse a port that is taken, before anything is loaded. Raises: ConfigurationError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        raise not_listening(settings, (error.strerror or str(error)).lower()) from None
+
+
+def not_listening(settings: Settings, why: str) -> ConfigurationError:
+    told = f"The service cannot listen on {settings.host}:{settings.port}: {why}"
+    return ConfigurationError(told, "Set PORT, or use --port 0 for a free one.")
+
+
+def work(settings: Settings) -> None:
+    """Work on the list until SIGINT or SIGTERM. Raises as ``serve`` does."""
+    write_events()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with opened_service(settings, say) as service, working(service), watched(service, stop.set):
+        stop.wait()
+        service.check_threads()
+
+
+class watched:  # used like a function
+    """Call ``end`` when a thread of the service has ended."""
+
+    def __init__(self, service: Service, end: Callable[[], None]) -> None:
+        self.service, self.end, self.done = service, end, threading.Event()
+        self.thread = threading.Thread(target=self.watch, name="watch", daemon=True)
+
+    def watch(self) -> None:
+        while not self.done.wait(LOOK_SECONDS):
+            try:
+                self.service.check_threads()
+            except Unavailable as ended:
+                event("thread_ended", code=ended.code)
+                return self.end()
+        return None
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()

@@ -1,0 +1,75 @@
+"""The database that the settings name, opened; the embedded one is started first, and brought up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool
+
+from retrocare.database.client import CONNECT_SECONDS, Database
+from retrocare.database.embedded import embedded, set_aside
+from retrocare.database.errors import translated
+from retrocare.database.migrations import MigrationFailed, migrate
+from retrocare.database.releases import check_release
+from retrocare.settings import Settings
+
+
+@contextmanager
+def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
+    """Open the database that the settings name; the embedded one is started, brought up to date, and stopped if unused.
+
+    Raises: Unavailable, also of another release than this service works on; ConfigurationError.
+    """
+    if settings.database_url:
+        url = settings.database_url.get_secret_value()
+        named = conninfo_to_dict(url)
+        where = " on ".join(str(named[part]) for part in ("dbname", "host") if named.get(part))
+        on_step(f"The database is {where or 'that of DATABASE_URL'}.")
+        with _pooled(url, settings) as pool:
+            yield _checked(Database(pool, url))
+        return
+    on_step(f"The database is the embedded one in {settings.data_dir.expanduser().resolve()}.")
+    with embedded(settings.data_dir, on_step=on_step) as server:
+        try:
+            migrate(server.owner_url(), on_step)
+        except MigrationFailed as failure:
+            if failure.code not in ("made_by_0_1", "baseline_changed"):
+                raise
+            # No way leads from this data to this release. It is kept, and this release starts with an empty database.
+            on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
+            migrate(server.owner_url(), on_step)
+        with _pooled(server.service_url(), settings) as pool:
+            yield _checked(Database(pool, server.service_url(), server.owner_url()))
+
+
+def _checked(database: Database) -> Database:
+    check_release(database.release())
+    return database
+
+
+@contextmanager
+def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Connection[DictRow]]]:
+    # No prepared statements: a pooler in transaction mode lends another session to each transaction.
+    arguments = {
+        "autocommit": True,
+        "prepare_threshold": None,
+        "row_factory": dict_row,
+        "application_name": "retrocare",
+    }
+    pool = ConnectionPool[psycopg.Connection[DictRow]](
+        url,
+        kwargs=arguments,
+        min_size=0,
+        max_size=settings.database_connections,
+        open=False,
+        timeout=CONNECT_SECONDS,
+        check=ConnectionPool.check_connection,
+    )
+    with translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
+        pass  # say at once, and clearly, what is wrong
+    with pool:
+        yield pool
