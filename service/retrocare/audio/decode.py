@@ -1,7 +1,7 @@
 """Bytes become the patient's channel: one float32 voice at 8 or 16 kHz, whatever file it came in.
 
-Nothing here trusts a header. Files are read block by block and every block is counted, so that neither memory nor time
-follows what a file claims about itself. Of a long call pieces are kept, so that memory does not follow its length.
+A file's header is never trusted: the file is read block by block and every block is counted, so that neither memory nor
+time depends on what the file claims. Of a long call only pieces are kept, so that memory does not grow with its length.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,9 @@ from retrocare.audio.stereo import Comparison, Intervals
 from retrocare.errors import NotAssessable
 
 Samples = npt.NDArray[np.float32]  # (n,), mono, -1..1
-NamedChannel = Literal["customer", "left", "right", "mono"]  # what a caller may say, and what a voice was taken from
-Channel = (
-    NamedChannel | Literal["mixed", "stereo"]
-)  # and what a provider may have: patient and agent in one, or on two sides
+NamedChannel = Literal["customer", "left", "right", "mono"]  # where a caller may say that the patient is
+Channel = NamedChannel | Literal["mixed", "stereo"]  # and what a provider may give: one mix, or a side each
+NAMED_CHANNELS: tuple[NamedChannel, ...] = get_args(NamedChannel)
 
 LOWEST_RATE, HIGHEST_RATE = 6_000, 192_000
 MOST_CHANNELS = 8
