@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 from retrocare.checks.service import Service, opened_service
-from retrocare.cli.console import print_json, print_rows, results, say
+from retrocare.cli.console import print_json, print_rows, put, results, say
 from retrocare.database.client import Row
 from retrocare.errors import BadRequest
 from retrocare.recordings.fetch import Recording
@@ -74,9 +74,9 @@ def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
     print_rows(rows, SHOWN)
     results.print(f"\nWhat the database now holds of {name}:\n")
     print_rows(held)
-    results.print("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
+    put("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
     if not speech:
-        results.print("The voices are synthetic: they show how it works, not how well it hears illness.")
+        put("The voices are synthetic: they show how it works, not how well it hears illness.")
     command = f'RETROCARE_DATA_DIR={settings.data_dir} {program()} check "{name}" your-recording.wav'
     results.print(f"\nNow with a recording of your own:\n\n    {command}\n", highlight=False, soft_wrap=True)
 

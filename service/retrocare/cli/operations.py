@@ -128,7 +128,8 @@ def migrate(
         else:
             with connected(settings, hear):
                 applied = [step for step in applied if step[0].isdigit()]
-        told = f"{len(applied)} migrations applied; the database is up to date."
+        count = f"{len(applied)} migration{'s' if len(applied) != 1 else ''}"
+        told = f"{count} applied; the database is up to date."
         print_json({"applied": applied}) if as_json else print(told)
 
 
