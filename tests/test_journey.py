@@ -1,6 +1,6 @@
 """The journey of one call. The same eight lines stand in the README and at the top of the schema.
 
-1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
+1 the call ends           functions/call-webhook     verifies the sender, calls receive_call_report()
 2 the call is a row       call_logs                  one row per provider call id, however often it is reported
 3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator
 4 a check is queued       trigger request_check      care.checks, in the same transaction

@@ -173,8 +173,8 @@ Deno.test("whatever is another family's is refused or not there, and stays as it
     assert.notEqual(await rpc(name, { patient_id: eva.patient, reason: "forged" }), null, name);
     assert.notEqual(await rpc(name, { patient_id: rui.patient, reason: "forged" }), null, name);
   }
-  for (const name of ["run_sweeps", "claim_deliveries", "claim_recordings", "claim_deletions"]) {
-    const values = name === "run_sweeps" ? {} : { worker: "w", count: 9, lease_seconds: 60 };
+  for (const name of ["run_job", "claim_deliveries", "claim_recordings", "claim_deletions"]) {
+    const values = name === "run_job" ? { job: "match_calls" } : { worker: "w", count: 9, lease_seconds: 60 };
     assert.notEqual(await rpc(name, values), null, name);
   }
   const { client } = rui;

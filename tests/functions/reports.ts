@@ -1,7 +1,6 @@
-/** End-of-call reports as the provider sends them, by the age of the payload. */
+/** End-of-call reports as Vapi sends them. */
 import { CALL, PHONE } from "./records.ts";
-
-export type Json = Record<string, unknown>;
+import type { Json } from "./serving.ts";
 
 export const MESSAGES = [
   { role: "system", message: "Be kind.", time: 1763629200000, secondsFromStart: 0 },
