@@ -52,7 +52,7 @@ function signed(body: string, timestamp: string | number = Date.now(), secret = 
   return { "x-timestamp": String(timestamp), "x-signature": signature };
 }
 
-Deno.test("handle() makes a report a row, and has its recording copied behind its answer", async () => {
+Deno.test("handle() stores a report as a row, and collects its recording after the response", async () => {
   await project.fresh();
   const patient = await records.patient();
   await using vapi = new FakeVapi();
@@ -83,7 +83,7 @@ Deno.test("handle() makes a report a row, and has its recording copied behind it
   assert.equal((await records.checks()).length, 0, "no encoder is registered, so nothing judges yet");
 });
 
-Deno.test("handle() answers before the recording is there", async () => {
+Deno.test("handle() responds before the recording is collected", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -102,7 +102,7 @@ Deno.test("handle() answers before the recording is there", async () => {
   assert.notEqual((await records.calls())[0]!.recording_ref, null);
 });
 
-Deno.test("handle() makes one row of a report that comes ten times at once and once more later", async () => {
+Deno.test("handle() stores one row for a report that comes ten times at once and once more later", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -118,7 +118,7 @@ Deno.test("handle() makes one row of a report that comes ten times at once and o
   assert.deepEqual((await records.recordings()).map(({ state }) => state), ["stored"]);
 });
 
-Deno.test("handle() takes the same signed body again within its window, and writes nothing more", async () => {
+Deno.test("handle() accepts the same signed body again within its window, and writes nothing more", async () => {
   await project.fresh();
   await records.patient();
   await using hook = webhook();
@@ -153,7 +153,7 @@ const REPORT = JSON.stringify(report());
 const now = Date.now();
 const deep = "[".repeat(200_000);
 
-/** What comes from somebody else, or is broken; the status and code that it is refused with. */
+/** Requests that are forged or broken, with the status and code of the refusal. */
 const REFUSED: Record<string, { init: RequestInit; payload?: unknown; expected: [status: number, code: string] }> = {
   "no secret": { init: { headers: {} }, expected: [401, "unauthorized"] },
   "a wrong bearer": { init: { headers: { authorization: "Bearer wrong" } }, expected: [401, "unauthorized"] },
@@ -354,7 +354,7 @@ Deno.test("handle() answers 404 to a URL that names no provider, before it reads
   assert.equal((await post(`${origin}/functions/v1/call-webhook/vapi/`, REPORT, { headers: BEARER })).status, 200);
 });
 
-Deno.test("handle() is closed where it was given no secret", async () => {
+Deno.test("handle() admits nobody where no secret is set", async () => {
   await project.fresh();
   await records.patient();
   const before = await records.counts();
@@ -388,7 +388,7 @@ Deno.test("handle() accepts no signature where only the bearer's secret is set, 
   }
 });
 
-Deno.test("handle() reads no more of a body than it takes, and none of a stranger's", async () => {
+Deno.test("handle() stops reading a body at its limit, and reads none of a stranger's", async () => {
   await using hook = webhook();
   for (const [headers, most] of [[BEARER, 4_000_000], [{}, 2_000_000]] as const) {
     let sent = 0;
@@ -422,7 +422,7 @@ Deno.test("handle() refuses a body that ends before its length", async () => {
   assert.deepEqual(await records.counts(), before);
 });
 
-Deno.test("handle() answers messages of other kinds, and leaves them alone", async () => {
+Deno.test("handle() acknowledges messages of other kinds, and ignores them", async () => {
   await project.fresh();
   await records.patient();
   const before = await records.counts();
@@ -434,7 +434,7 @@ Deno.test("handle() answers messages of other kinds, and leaves them alone", asy
   assert.deepEqual(await records.counts(), before);
 });
 
-Deno.test("handle() takes a report however odd its fields are, as long as it names its call", async () => {
+Deno.test("handle() accepts a report with any odd fields, as long as it names its call", async () => {
   await project.fresh();
   await records.patient();
   await using hook = webhook();
@@ -503,7 +503,7 @@ Deno.test("handle() copies no recording of a voicemail, or of a call without con
   assert.deepEqual((await records.calls()).map(({ check_reason }) => check_reason).sort(), ["no_consent", "voicemail"]);
 });
 
-Deno.test("handle() has the recording copied of a patient who fell silent in the middle of a call", async () => {
+Deno.test("handle() collects the recording of a patient who fell silent in the middle of a call", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -516,7 +516,7 @@ Deno.test("handle() has the recording copied of a patient who fell silent in the
   assert.deepEqual(call!.speech_intervals, [[4, 5.5], [10.25, 12.501]]);
 });
 
-Deno.test("handle() says of a call in which the patient said nothing that it has no speech, and of others nothing", async () => {
+Deno.test("handle() stores an empty list of speech only for a call in which the patient said nothing", async () => {
   await project.fresh();
   await records.patient();
   await using hook = webhook();
@@ -531,7 +531,7 @@ Deno.test("handle() says of a call in which the patient said nothing that it has
   assert.deepEqual(Object.fromEntries(found), kept);
 });
 
-Deno.test("handle() keeps the recording of a call that ended in a way that nobody knows", async () => {
+Deno.test("handle() keeps the recording of a call with an unknown ended reason", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -545,20 +545,20 @@ Deno.test("handle() keeps the recording of a call that ended in a way that nobod
   assert.equal((await records.calls())[0]!.check_reason, "ended_reason_unknown");
 });
 
-Deno.test("handle() answers 503 where the database does not answer, so that the report may come again", async () => {
+Deno.test("handle() answers 503 while the database is away, so that the report is sent again", async () => {
   await using hook = webhook({ SUPABASE_URL: "http://127.0.0.1:1" });
   const { status, body } = await send(hook, report());
   assert.deepEqual([status, body.code], [503, "database_unavailable"]);
 });
 
-Deno.test("handle() says which setting is missing", async () => {
+Deno.test("handle() names the setting that is missing", async () => {
   await using hook = webhook({ SUPABASE_SECRET_KEY: "" });
   const { status, body } = await send(hook, report());
   assert.deepEqual([status, body.code], [500, "not_configured"]);
   assert.match(String(body.detail), /SUPABASE_SECRET_KEY/);
 });
 
-Deno.test("handle() writes no person, number, secret or signed address into any line or answer", () => {
+Deno.test("handle() puts no person, phone number, secret or signed URL into a log line or a response", () => {
   assertDiscreet(lines, [
     "Ana",
     PHONE,

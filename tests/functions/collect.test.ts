@@ -25,7 +25,7 @@ function collect(
   return run((request) => handle(request, environment(project, settings), milliseconds), options);
 }
 
-/** A call of Ana's has been reported with these sources; the provider has these recordings of it. */
+/** In an empty project, report a call of Ana's. */
 async function reported(named: Record<string, unknown> = {}): Promise<string> {
   await project.fresh();
   await records.patient();
@@ -44,7 +44,7 @@ async function only(): Promise<{ state: unknown; code: unknown; channel: unknown
   };
 }
 
-Deno.test("handle() refuses whoever does not show the functions' key, and is closed without one", async () => {
+Deno.test("handle() refuses a caller without the functions' key, and admits nobody where none is set", async () => {
   await reported();
   const before = await records.counts();
   const refusal = async (headers: Record<string, string>, named: Record<string, string> = {}, method = "POST") => {
@@ -74,7 +74,7 @@ Deno.test("handle() refuses whoever does not show the functions' key, and is clo
   assert.equal((await only()).state, "queued");
 });
 
-Deno.test("handle() refuses a body that it does not understand", async () => {
+Deno.test("handle() refuses invalid options", async () => {
   await project.fresh();
   const bodies = [
     "{",
@@ -128,7 +128,7 @@ Deno.test("handle() queues the check of what it stored", async () => {
   assert.deepEqual((await records.checks()).map(({ state }) => state), ["queued"]);
 });
 
-Deno.test("handle() shows its key to the API, and to no signed address", async () => {
+Deno.test("handle() sends its key to the API, and to no signed URL", async () => {
   await reported();
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS);
@@ -137,7 +137,7 @@ Deno.test("handle() shows its key to the API, and to no signed address", async (
   assert.deepEqual(vapi.leaked, []);
 });
 
-Deno.test("handle() takes a signed address before it asks the API, while it works", async () => {
+Deno.test("handle() tries a signed URL before the API, until it has expired", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS);
   const source = (url: string, until: string) => ({
@@ -165,7 +165,7 @@ Deno.test("handle() takes a signed address before it asks the API, while it work
   assert.deepEqual(await records.stored((await only()).ref), CHANNELS.customer, "403 is fallen back from");
 });
 
-Deno.test("handle() falls back from the patient alone to both channels, and to the mix last", async () => {
+Deno.test("handle() falls back from the patient's channel to both channels, and to the mix last", async () => {
   const plain = (channel: string) => (url: string) => ({ recording_url: url, recording_url_channel: channel });
   type Case = {
     has: (keyof typeof CHANNELS)[];
@@ -231,7 +231,7 @@ Deno.test("handle() keeps the times of the patient's words for two channels, als
   assert.deepEqual((await records.calls())[0]!.speech_intervals, [[1, 2]]);
 });
 
-Deno.test("handle() works without the API's key, from the address that was reported", async () => {
+Deno.test("handle() collects from the reported URL where the API's key is not set", async () => {
   await using vapi = new FakeVapi();
   const settings = { ...vapi.settings, VAPI_API_KEY: "" };
   await reported({ recording_url: vapi.sign(wav(0.2)), recording_url_channel: "mixed" });
@@ -252,7 +252,7 @@ Deno.test("handle() works without the API's key, from the address that was repor
   assert.equal((await only()).code, "provider_key_missing");
 });
 
-Deno.test("handle() waits for a key that is refused, and takes no mix meanwhile", async () => {
+Deno.test("handle() waits while its key is refused, and takes no mix meanwhile", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS, { endedAt: ENDED });
   vapi.key = "another key";
@@ -282,7 +282,7 @@ Deno.test("handle() does not take a refusal of a signed address for a refusal of
   assert.equal((await only()).code, "recording_unreachable");
 });
 
-Deno.test("handle() comes again for a recording that is late, and takes it when it is there", async () => {
+Deno.test("handle() retries a recording that is late, and collects it when it exists", async () => {
   await reported();
   await using vapi = new FakeVapi();
   const call = vapi.add(CALL, { mono: CHANNELS.mono }, { endedAt: ENDED });
@@ -295,7 +295,7 @@ Deno.test("handle() comes again for a recording that is late, and takes it when 
   assert.equal((await records.calls())[0]!.recording_channel, "customer");
 });
 
-Deno.test("handle() gives up a recording that is not there a day after its call", async () => {
+Deno.test("handle() gives up a recording that does not exist a day after its call", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL, {}, { endedAt: ENDED });
   await reported();
@@ -307,7 +307,7 @@ Deno.test("handle() gives up a recording that is not there a day after its call"
   assert.deepEqual([call!.check_state, call!.check_reason], ["dead", "recording_unavailable"]);
 });
 
-Deno.test("handle() gives up a call that the provider knows no longer, after enough attempts", async () => {
+Deno.test("handle() gives up a call that the provider does not know, after enough attempts", async () => {
   await using vapi = new FakeVapi();
   await reported();
   await collect(vapi.settings);
@@ -320,7 +320,7 @@ Deno.test("handle() gives up a call that the provider knows no longer, after eno
   assert.equal((await only()).permanent, true);
 });
 
-Deno.test("handle() refuses for good what is too large", async () => {
+Deno.test("handle() refuses a recording that is too large, for good", async () => {
   await reported();
   await using vapi = new FakeVapi();
   vapi.add(CALL, { ...CHANNELS, customer: wav(2) });
@@ -332,7 +332,7 @@ Deno.test("handle() refuses for good what is too large", async () => {
   assert.equal((await only()).state, "stored");
 });
 
-Deno.test("handle() believes the bytes of a recording, and no Content-Type", async () => {
+Deno.test("handle() trusts a recording's bytes, and no Content-Type", async () => {
   await using vapi = new FakeVapi();
   const page = new TextEncoder().encode("<html>Please sign in</html>");
   const given = (content: Uint8Array, type: string) =>
@@ -354,7 +354,7 @@ Deno.test("handle() believes the bytes of a recording, and no Content-Type", asy
   assert.match(String((await only()).ref), /\.ogg$/);
 });
 
-Deno.test("handle() takes no recording that is shorter than its length, slow, or broken off", async () => {
+Deno.test("handle() stores no recording that is shorter than announced, slow, or cut off", async () => {
   const content = wav(0.1);
   const head = (length: number) => `HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: ${length}\r\n\r\n`;
   const write = (connection: Deno.Conn, text: string) => connection.write(new TextEncoder().encode(text));
@@ -397,7 +397,7 @@ Deno.test("handle() takes no recording that is shorter than its length, slow, or
   }
 });
 
-Deno.test("handle() fetches from no host that is not allowed, and says so to the operator", async () => {
+Deno.test("handle() fetches only from allowed hosts, and otherwise leaves a code for the operator", async () => {
   await using vapi = new FakeVapi();
   for (
     const url of [
@@ -413,7 +413,7 @@ Deno.test("handle() fetches from no host that is not allowed, and says so to the
   }
 });
 
-Deno.test("handle() changes nothing where another has taken its recording over", async () => {
+Deno.test("handle() changes nothing where another run has leased its recording meanwhile", async () => {
   await reported();
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS);
@@ -503,7 +503,7 @@ Deno.test("handle() gives up a slow provider before its lease is over", async ()
   assert.ok(leftSeconds > 60 + 0.4, `${leftSeconds} s for the upload and the rest`);
 });
 
-Deno.test("handle() lets no recording's failure keep another from being copied", async () => {
+Deno.test("handle() copies the other recordings where one fails", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -515,7 +515,7 @@ Deno.test("handle() lets no recording's failure keep another from being copied",
   assert.deepEqual(collected, { claimed: 9, done: 6, lost: 0, failed: { recording_not_found: 3 }, isDone: true });
 });
 
-Deno.test("handle() ends in time, and leaves what it did not come to", async () => {
+Deno.test("handle() ends in time, and leaves the rest due", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -534,7 +534,7 @@ Deno.test("handle() ends in time, and leaves what it did not come to", async () 
   assert.ok((await records.recordings()).every(({ state }) => state === "stored"));
 });
 
-Deno.test("handle() begins nothing where its time was over before its turn came", async () => {
+Deno.test("handle() claims nothing where its time ended before its turn came", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -563,7 +563,7 @@ Deno.test("handle() copies one call's recording where the request names the call
   assert.deepEqual(states, [["one", "queued"], ["three", "queued"], ["two", "stored"]]);
 });
 
-Deno.test("handle() keeps a recording due while Storage does not take it", async () => {
+Deno.test("handle() keeps a recording due while Storage is away", async () => {
   await reported();
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS);
@@ -585,7 +585,7 @@ Deno.test("handle() keeps a recording due while Storage does not take it", async
   assert.equal((await only()).state, "stored");
 });
 
-Deno.test("handle() does not mind a service that cannot be woken", async () => {
+Deno.test("handle() succeeds where the service cannot be woken", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL, CHANNELS);
   await using service = serve(() => new Response(null, { status: 401 }));
@@ -596,13 +596,13 @@ Deno.test("handle() does not mind a service that cannot be woken", async () => {
   }
 });
 
-Deno.test("handle() answers 503 where the database does not", async () => {
+Deno.test("handle() answers 503 while the database is away", async () => {
   const settings = environment(project, { SUPABASE_URL: "http://127.0.0.1:1" });
   const { status, body } = await call((request) => handle(request, settings));
   assert.deepEqual([status, body.code], [503, "database_unavailable"]);
 });
 
-Deno.test("handle() keeps no signed address, person or secret in a line, or in an error's row", async () => {
+Deno.test("handle() puts no signed URL, person or secret into a log line or an error's row", async () => {
   await reported({
     recording_url: "https://evil.example/a.wav?X-Amz-Signature=secret-0",
     recording_url_channel: "customer",

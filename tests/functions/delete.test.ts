@@ -11,7 +11,7 @@ const records = new Records(project);
 const lines = listenToLines();
 const LATER = new Date(Date.now() + 86_400_000).toISOString();
 
-/** A patient with one recording, at the provider and in Storage, who is then erased. Give the patient and the path. */
+/** Erase a patient who has one recording, at the provider and in Storage; returns the patient's id and the path. */
 async function erased(): Promise<{ patient: string; path: string }> {
   await project.fresh();
   const patient = await records.patient();
@@ -73,7 +73,7 @@ Deno.test("handle() counts as deleted what does not exist any more", async () =>
 Deno.test("handle() takes no deletion on trust, and tries again", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL);
-  vapi.forgetsNothing = true;
+  vapi.keepsDeleted = true;
   await erased();
   const first = await deleteDue(vapi);
   assert.deepEqual([first.claimed, first.done, first.failed], [2, 1, { provider_unreachable: 1 }]);
@@ -82,12 +82,12 @@ Deno.test("handle() takes no deletion on trust, and tries again", async () => {
     "queued",
     "provider_unreachable",
   ]]);
-  vapi.forgetsNothing = false;
+  vapi.keepsDeleted = false;
   assert.deepEqual(await deleteDue(vapi, { at: LATER }), { claimed: 1, done: 1, lost: 0, failed: {}, isDone: true });
   assert.equal(vapi.calls.size, 0);
 });
 
-Deno.test("handle() says why the provider does not delete", async () => {
+Deno.test("handle() records why the provider does not delete", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL);
   for (
@@ -110,7 +110,7 @@ Deno.test("handle() refuses a caller without the functions' key, and options tha
   assert.equal((await callFunction(vapi, [])).status, 400);
 });
 
-Deno.test("handle() writes no person, key or path into a line", () => {
+Deno.test("handle() puts no person, key or path into a log line", () => {
   assert.ok(lines.length > 0);
   assertDiscreet(lines, ["Ana", "+351", "vapi-private-key", ".wav"]);
 });

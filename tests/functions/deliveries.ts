@@ -1,4 +1,4 @@
-/** Caregivers who are to be told, and what has become of the messages to them. */
+/** Caregivers who are to be notified, and what came of the messages to them. */
 import assert from "node:assert/strict";
 import type { Counts } from "../../supabase/functions/_shared/queue.ts";
 import type { Delivery } from "../../supabase/functions/notify-caregiver/channel.ts";
@@ -41,7 +41,7 @@ export interface Row {
 export class Deliveries {
   constructor(readonly project: Backend) {}
 
-  /** A patient's voice has changed, and one caregiver hears of it. Give the patient's id. */
+  /** Raise an alert for a patient with one caregiver; returns the patient's id. */
   async raise(
     caregiver: { phone?: string; webhook_url?: string; name?: string; other_addresses?: Record<string, string> },
     level = "emergency",
@@ -62,7 +62,7 @@ export class Deliveries {
     return [...await this.project.sql<Row[]>`select * from care.deliveries order by id`];
   }
 
-  /** The only one. */
+  /** The row of the only delivery. */
   async row(): Promise<Row> {
     const [row, ...more] = await this.rows();
     assert.ok(row && more.length === 0);

@@ -47,7 +47,7 @@ async function post(message: Json, background: Background): Promise<{ status: nu
   return { status: answer.status, body: await answer.json() };
 }
 
-/** What must have become of a report, by what is still to be found in its text. */
+/** Check what came of a report against what its text still contains; returns the kind of report that it was. */
 async function check({ message, spoken }: Generated, names: Names, background: Background): Promise<string> {
   const text = JSON.stringify(message);
   const addresses: readonly string[] = text.match(/https:\/\/recordings\.invalid\/[^"]+/g) ?? [];
@@ -96,7 +96,7 @@ async function check({ message, spoken }: Generated, names: Names, background: B
   return best === "mixed" ? "mixed only" : call.check_reason === null ? "to judge" : "of an unknown end";
 }
 
-Deno.test("handle() loses no report, no recording, and judges no machine, whatever the provider's fields become", async () => {
+Deno.test("handle() loses no report and no recording, and has no machine judged, whatever the fields of a report become", async () => {
   await project.fresh();
   const patientId = await records.patient();
   const random = generator(seed);

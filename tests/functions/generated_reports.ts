@@ -11,13 +11,13 @@ export interface Names {
   readonly callId: string;
   readonly patientId: string;
   readonly phone: string;
-  /** Of another person than the patient: the provider's own number. */
+  /** The provider's own number, not the patient's. */
   readonly ownPhone: string;
 }
 
 export interface Generated {
   readonly message: Json;
-  /** When the patient spoke, whatever became of the messages: [start, end] in seconds. */
+  /** When the patient really spoke: [start, end] in seconds. */
   readonly spoken: readonly (readonly [number, number])[];
 }
 
@@ -29,7 +29,7 @@ export const MACHINES = [
 ];
 export const UNHEARD_OF = ["ended-by-moonlight", "CALL.IN-PROGRESS.SOMETHING", "\u{1f4de}", "x".repeat(2_000), "a\0b"];
 
-/** What stands where something else should: none of it names a call, a person or an address. */
+/** Values to put in place of others; none names a call, a person or a URL. */
 const JUNK: readonly unknown[] = [
   null,
   true,
@@ -55,7 +55,7 @@ const JUNK: readonly unknown[] = [
   "x".repeat(50_000),
 ];
 
-/** Make one. The same numbers make the same report. */
+/** Generate a report. The same random numbers make the same report. */
 export function generated(random: () => number, names: Names): Generated {
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   const maybe = (probability: number) => random() < probability;
@@ -150,7 +150,7 @@ export function generated(random: () => number, names: Names): Generated {
   return { message, spoken };
 }
 
-/** Take one field away, wherever it is, or put junk into its place. */
+/** Remove a field, wherever it is, or replace it by junk. */
 function spoil(message: Json, random: () => number): void {
   let within: Json = message;
   for (;;) {

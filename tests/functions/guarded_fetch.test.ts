@@ -40,7 +40,7 @@ function namingHost(named: Partial<FetchRules> = {}): FetchRules {
   return rules({ fetchHosts: ["*"], fetchAllowHttp: true, fetchPrivateHosts: [`127.0.0.1:${corpus.host}`], ...named });
 }
 
-/** Resolves as it is told, notes every connection, and makes it to a port of loopback instead. */
+/** A network that resolves names to these addresses, records each connection, and makes it to a port of loopback. */
 function rerouted(answers: string[] | ((host: string) => string[]), port: number, refusing: string[] = []) {
   const connections: [string, number][] = [];
   const network: Network = {
@@ -83,17 +83,17 @@ Deno.test("get() refuses every address that the service's guard refuses, and rea
     ));
     assert.equal(met.refusal, refusal, JSON.stringify(url));
     assert.deepEqual(connections, [], url);
-    for (const said of [...answers, "secret", "docker"]) assert.ok(!met.message.includes(said), met.message);
+    for (const word of [...answers, "secret", "docker"]) assert.ok(!met.message.includes(word), met.message);
   }
   assert.ok(corpus.addresses.length > 250);
 });
 
-Deno.test("isPublic() tells every special range from what lies beside it", () => {
+Deno.test("isPublic() is false within each special range, and true beside it", () => {
   for (const address of corpus.not_public) assert.ok(!isPublic(address), address);
   for (const address of corpus.public) assert.ok(isPublic(address), address);
 });
 
-Deno.test("get() checks a redirect as if it had been asked for", async () => {
+Deno.test("get() checks the target of a redirect like any URL", async () => {
   const literalOrLoopback = (name: string) => /^[0-9]|:/.test(name) ? [name] : ["127.0.0.1"];
   const network = { ...INTERNET, resolve: (name: string) => Promise.resolve(literalOrLoopback(name)) };
   for (const [number, refusal] of corpus.redirects.entries()) {
@@ -104,7 +104,7 @@ Deno.test("get() checks a redirect as if it had been asked for", async () => {
   }
 });
 
-Deno.test("get() gives up a hostile answer soon, and judges none", async () => {
+Deno.test("get() gives up a hostile response soon", async () => {
   await Promise.all(corpus.hostile.map(async ([name, expected], number) => {
     const limits = expected === "recording_unreachable" ? { fetchSeconds: 0.5 } : {};
     const begun = performance.now();
@@ -119,7 +119,7 @@ Deno.test("get() follows three redirects and not a fourth", async () => {
   assert.equal((await failure(get(`${host}/4`, namingHost()))).refusal, "redirect");
 });
 
-Deno.test("get() asks a public host at the resolved address under its own name", async () => {
+Deno.test("get() connects to the address that was resolved, and sends the host's own name", async () => {
   const { network, connections } = rerouted([PUBLIC], corpus.secure.good!);
   for (const pattern of ["recordings.example", "*.example", "*"]) {
     const content = await get("https://Recordings.Example./a?b", rules({ fetchHosts: [pattern] }), undefined, network);
@@ -128,7 +128,7 @@ Deno.test("get() asks a public host at the resolved address under its own name",
   assert.deepEqual(connections, Array(3).fill([PUBLIC, 443]));
 });
 
-Deno.test("get() sends no request to a host that cannot show who it is", async () => {
+Deno.test("get() sends no request to a host whose certificate is not valid for it", async () => {
   for (const [name, port] of Object.entries({ ...corpus.secure, "no TLS": corpus.host })) {
     if (name === "good") continue;
     const { network } = rerouted([PUBLIC], port);
@@ -150,18 +150,18 @@ Deno.test("get() refuses a redirect from https to http", async () => {
   assert.equal(met.refusal, "downgrade");
 });
 
-Deno.test("get() resolves a name once, and its first answer holds", async () => {
-  let asked = 0;
-  const { network, connections } = rerouted(() => asked++ === 0 ? [PUBLIC] : ["127.0.0.1"], corpus.host);
+Deno.test("get() resolves a name once, and keeps to the first answer", async () => {
+  let lookups = 0;
+  const { network, connections } = rerouted(() => lookups++ === 0 ? [PUBLIC] : ["127.0.0.1"], corpus.host);
   const allowed = rules({ fetchHosts: ["*"], fetchAllowHttp: true });
   assert.equal(text.decode(await get("http://rebinding.example/hello", allowed, undefined, network)), "hello");
-  assert.deepEqual([asked, connections], [1, [[PUBLIC, 80]]]);
-  asked = 0;
+  assert.deepEqual([lookups, connections], [1, [[PUBLIC, 80]]]);
+  lookups = 0;
   const again = get("http://rebinding.example/redirect-again", allowed, undefined, network);
   assert.equal((await failure(again)).refusal, "address");
 });
 
-Deno.test("get() tries the next address where one does not answer", async () => {
+Deno.test("get() tries the next address where one refuses the connection", async () => {
   const { network, connections } = rerouted(["2606:4700::1111", PUBLIC], corpus.host, ["2606:4700::1111"]);
   const allowed = rules({ fetchHosts: ["*"], fetchAllowHttp: true });
   assert.equal(text.decode(await get("http://two.example/hello", allowed, undefined, network)), "hello");
@@ -180,7 +180,7 @@ Deno.test("get() gives up a name server that hangs or fails", async () => {
   answer([]);
 });
 
-Deno.test("get() shows credentials to the origin that they are for, and to no other", async () => {
+Deno.test("get() sends credentials to their own origin, and to no other", async () => {
   const shown: Record<string, string | null> = {};
   const origins: string[] = [];
   const serve = (name: string, answer: (url: URL) => Response) =>
@@ -202,12 +202,12 @@ Deno.test("get() shows credentials to the origin that they are for, and to no ot
   assert.deepEqual(shown, { "first/a": "Bearer key", "first/b": "Bearer key", "second/c": null, "second/d": null });
 });
 
-Deno.test("get() reached the canary never, and asked for every host by its name", async () => {
-  const said = JSON.parse(await program.end());
-  assert.equal(said.canary_was_reached, false);
-  assert.ok(said.names.every((name: string) => name === "recordings.example"));
+Deno.test("get() never reached the canary, and always sent the host's name", async () => {
+  const seen = JSON.parse(await program.end());
+  assert.equal(seen.canary_was_reached, false);
+  assert.ok(seen.names.every((name: string) => name === "recordings.example"));
   assert.ok(
-    said.requests.length === 4 &&
-      said.requests.every((request: string) => /\r\nhost: recordings\.example\r\n/i.test(request)),
+    seen.requests.length === 4 &&
+      seen.requests.every((request: string) => /\r\nhost: recordings\.example\r\n/i.test(request)),
   );
 });

@@ -61,7 +61,7 @@ Deno.test("deliver() sends everything that is due; one that fails stops no other
   assert.equal(new Set(twilio.messages.map((message) => message.to)).size, 8);
 });
 
-Deno.test("deliver() tells one caregiver by each channel, whatever becomes of the other", async () => {
+Deno.test("deliver() uses each channel of a caregiver, whatever comes of the others", async () => {
   await project.fresh();
   await using twilio = new FakeTwilio();
   await using host = serve(() => new Response());
@@ -74,7 +74,7 @@ Deno.test("deliver() tells one caregiver by each channel, whatever becomes of th
   assert.deepEqual(states, [["sms", "dead"], ["webhook", "accepted"]]);
 });
 
-Deno.test("deliver() asks a provider a few times at once, and no more", async () => {
+Deno.test("deliver() sends up to four messages at once", async () => {
   await project.fresh();
   await using twilio = new FakeTwilio();
   for (let number = 0; number < 12; number++) await deliveries.raise({ phone: phone(number) });
@@ -111,7 +111,7 @@ Deno.test("deliver() claims nothing when its time is over, and what is due stays
   assert.equal((await deliveries.rows()).filter((row) => row.state === "queued").length, 9);
 });
 
-Deno.test("deliver() takes the given time for now: a warning of the night goes out in the morning", async () => {
+Deno.test("deliver() works as of the given time: a warning of the night is sent in the morning", async () => {
   await project.fresh();
   await using twilio = new FakeTwilio();
   await deliveries.raise({ phone: PHONE }, "warning", new Date("2026-11-21T02:00:00Z"));
@@ -125,7 +125,7 @@ Deno.test("deliver() takes the given time for now: a warning of the night goes o
   assert.equal(new Date(String(finished_at)).toISOString(), "2026-11-21T13:00:00.000Z");
 });
 
-Deno.test("deliver() does not call a message sent whose lease went to another", async () => {
+Deno.test("deliver() does not count a message as sent if its lease was lost", async () => {
   await project.fresh();
   await using twilio = new FakeTwilio();
   await deliveries.raise({ phone: PHONE });
@@ -137,7 +137,7 @@ Deno.test("deliver() does not call a message sent whose lease went to another", 
   assert.deepEqual([row.state, row.worker], ["leased", "another"]);
 });
 
-Deno.test("deliver() sends no second message where the database was away when the first was accepted", async () => {
+Deno.test("deliver() sends no second message if the database was away when the first was accepted", async () => {
   await project.fresh();
   await using twilio = new FakeTwilio();
   await deliveries.raise({ phone: PHONE });
@@ -165,7 +165,7 @@ for (const channel of ["pigeon", "constructor", "default", "__proto__"]) {
   });
 }
 
-Deno.test("the function runs by itself: console is one line on standard output, and the log tells nobody's name", async () => {
+Deno.test("notify-caregiver runs by itself: console is one line on standard output, and the log has no names", async () => {
   await project.fresh();
   await project.sql`update care.delivery_channels set is_enabled = id = 'console'`;
   await deliveries.raise({ name: "Bento\nAlbuquerque" });
@@ -211,7 +211,7 @@ async function untilUp(attempt: () => Promise<Response>): Promise<Response> {
   throw new Error("it does not start");
 }
 
-Deno.test("handle() leaves no number, name or word in its lines", () => {
+Deno.test("handle() puts no phone number, name or message into a log line", () => {
   assert.ok(lines.length > 40);
   assertDiscreet(lines, ["+3519", PATIENT, CAREGIVER, "URGENT", "the loft", FUNCTIONS_KEY]);
 });

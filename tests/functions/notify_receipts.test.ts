@@ -12,7 +12,7 @@ const project = await backend();
 const deliveries = new Deliveries(project);
 const lines = listenToLines();
 
-/** What is to be said of one receipt. */
+/** The counts of a run with one receipt. */
 function one(failed: Record<string, number> = {}): Counts {
   return { claimed: 1, done: Object.keys(failed).length ? 0 : 1, lost: 0, failed, isDone: true };
 }
@@ -45,7 +45,7 @@ Deno.test("handle() asks Twilio whether a message arrived, until it did", async 
 });
 
 for (const status of ["undelivered", "failed"]) {
-  Deno.test(`handle() makes a message that is ${status} the operator's`, async () => {
+  Deno.test(`handle() leaves a message that is ${status} to the operator`, async () => {
     await using twilio = new FakeTwilio();
     const collectReceipts = await sent(twilio);
     twilio.report(status, 30003);
@@ -61,7 +61,7 @@ for (const status of ["undelivered", "failed"]) {
   });
 }
 
-Deno.test("handle() asks three times for a receipt that does not come, and lets the message be", async () => {
+Deno.test("handle() asks three times for a receipt that does not come, and the message stays accepted", async () => {
   await using twilio = new FakeTwilio();
   const collectReceipts = await sent(twilio);
   twilio.report("sent");
@@ -84,7 +84,7 @@ Deno.test("handle() asks once in a run, though every time to ask has passed", as
   assert.deepEqual(await collectReceipts(601), one());
 });
 
-Deno.test("handle() leaves no number, name or key in the lines about receipts", () => {
+Deno.test("handle() puts no phone number, name or key into a log line about receipts", () => {
   assert.ok(
     lines.some((line) => line.includes("message_undelivered")) && lines.some((line) => line.includes("receipt_failed")),
   );

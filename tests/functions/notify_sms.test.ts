@@ -26,9 +26,9 @@ Deno.test("sms() hands the finished words to Twilio, once", async () => {
   const [message, ...more] = twilio.messages;
   assert.equal(more.length, 0);
   assert.match(message!.body, /^URGENT: Ana Albuquerque sounded very different/);
-  const [asked] = twilio.requests;
-  assert.deepEqual([...asked!.form.keys()].sort(), ["Body", "From", "To"]);
-  assert.deepEqual([asked!.form.get("To"), asked!.form.get("From")], [PHONE, FROM]);
+  const [request] = twilio.requests;
+  assert.deepEqual([...request!.form.keys()].sort(), ["Body", "From", "To"]);
+  assert.deepEqual([request!.form.get("To"), request!.form.get("From")], [PHONE, FROM]);
   const row = await deliveries.row();
   assert.deepEqual([row.state, row.attempts, row.provider_message_id], ["accepted", 1, message!.sid]);
   assert.equal((await deliveries.notify(twilio.settings)).claimed, 0);
@@ -72,7 +72,7 @@ const TRIED_AGAIN: [Deed, string, boolean][] = [
 ];
 
 for (const [deed, code, mayHaveBeenSent] of TRIED_AGAIN) {
-  Deno.test(`sms() tries again after ${JSON.stringify(deed)}, and then sends once`, async () => {
+  Deno.test(`sms() retries after ${JSON.stringify(deed)}, and then sends once`, async () => {
     await project.fresh();
     await deliveries.raise({ phone: PHONE });
     await using twilio = new FakeTwilio();
@@ -89,7 +89,7 @@ for (const [deed, code, mayHaveBeenSent] of TRIED_AGAIN) {
 }
 
 for (const deed of ["take and hang", "take and close"] as const) {
-  Deno.test(`sms() finds a message that Twilio took before the answer was lost (${deed}), and sends no other`, async () => {
+  Deno.test(`sms() finds a message that Twilio accepted before the response was lost (${deed}), and sends no other`, async () => {
     await project.fresh();
     await deliveries.raise({ phone: PHONE });
     await using twilio = new FakeTwilio();
@@ -102,7 +102,7 @@ for (const deed of ["take and hang", "take and close"] as const) {
   });
 }
 
-Deno.test("sms() asks before it sends where whoever held the message vanished", async () => {
+Deno.test("sms() looks for the message before it sends one whose last lease ran out", async () => {
   await project.fresh();
   await deliveries.raise({ phone: PHONE });
   await using twilio = new FakeTwilio();
@@ -114,7 +114,7 @@ Deno.test("sms() asks before it sends where whoever held the message vanished", 
   assert.equal((await deliveries.row()).provider_message_id, before.sid);
 });
 
-Deno.test("sms() takes no other message for its own", async () => {
+Deno.test("sms() mistakes no other message for its own", async () => {
   await project.fresh();
   await deliveries.raise({ phone: PHONE });
   await using twilio = new FakeTwilio();
@@ -134,7 +134,7 @@ Deno.test("sms() takes no other message for its own", async () => {
   assert.equal((await deliveries.row()).provider_message_id, twilio.messages.at(-1)!.sid);
 });
 
-Deno.test("sms() knows its message behind a trial account's opening words, and on a later page", async () => {
+Deno.test("sms() recognises its message behind a trial account's prefix, and on a later page", async () => {
   await project.fresh();
   await deliveries.raise({ phone: PHONE });
   await using twilio = new FakeTwilio();
@@ -147,7 +147,7 @@ Deno.test("sms() knows its message behind a trial account's opening words, and o
   assert.equal((await deliveries.row()).provider_message_id, own.sid);
 });
 
-Deno.test("sms() follows a list to no other place", async () => {
+Deno.test("sms() follows a list's next page only within the account's messages", async () => {
   await project.fresh();
   await deliveries.raise({ phone: PHONE });
   await using twilio = new FakeTwilio();
@@ -180,7 +180,7 @@ const UNTOLD: [Deed, string][] = [
 ];
 
 for (const [listing, code] of UNTOLD) {
-  Deno.test(`sms() sends nothing as long as Twilio does not say what it has: ${JSON.stringify(listing)}`, async () => {
+  Deno.test(`sms() sends nothing as long as Twilio does not list its messages: ${JSON.stringify(listing)}`, async () => {
     await project.fresh();
     await deliveries.raise({ phone: PHONE });
     await using twilio = new FakeTwilio();
@@ -212,7 +212,7 @@ for (const missing of ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN", "TWILIO_FROM_N
 }
 
 for (const url of ["http://example.org", "ftp://127.0.0.1", "nowhere", "https://user:word@example.org"]) {
-  Deno.test(`sms() shows its key to no API at ${url}`, async () => {
+  Deno.test(`sms() sends its key to no API at ${url}`, async () => {
     await project.fresh();
     await deliveries.raise({ phone: PHONE });
     await using twilio = new FakeTwilio();
@@ -222,7 +222,7 @@ for (const url of ["http://example.org", "ftp://127.0.0.1", "nowhere", "https://
   });
 }
 
-Deno.test("sms() says that nothing can have been sent where nobody listens", async () => {
+Deno.test("sms() records that nothing can have been sent where nobody listens", async () => {
   await project.fresh();
   await deliveries.raise({ phone: PHONE });
   const twilio = new FakeTwilio();
@@ -233,12 +233,12 @@ Deno.test("sms() says that nothing can have been sent where nobody listens", asy
   assert.deepEqual([row.state, row.may_have_been_sent], ["queued", false]);
 });
 
-Deno.test("sms() asks Twilio itself, over TLS, where nothing else is set", async () => {
-  const asked: [string, number][] = [];
+Deno.test("sms() uses api.twilio.com, over TLS, where no other URL is set", async () => {
+  const connections: [string, number][] = [];
   const network: Network = {
     resolve: (host) => Promise.resolve(host === "api.twilio.com" ? ["93.184.216.34"] : []),
     connect: (address, port) => {
-      asked.push([address, port]);
+      connections.push([address, port]);
       return Promise.reject(new Deno.errors.ConnectionRefused());
     },
   };
@@ -247,10 +247,10 @@ Deno.test("sms() asks Twilio itself, over TLS, where nothing else is set", async
   );
   const tools = { environment: account, settings: readSettings(environment(project), []), network, seconds: 1 };
   await assert.rejects(sms(DELIVERY, tools), { code: "twilio_unreachable", mayHaveBeenSent: false });
-  assert.deepEqual(asked, [["93.184.216.34", 443]]);
+  assert.deepEqual(connections, [["93.184.216.34", 443]]);
 });
 
-Deno.test("sms() leaves no number, name, word or key in its lines", () => {
+Deno.test("sms() puts no phone number, name, message or key into a log line", () => {
   assert.ok(lines.length > 40);
   assertDiscreet(lines, [PHONE, PHONE.slice(1), PATIENT, CAREGIVER, "URGENT", TOKEN, btoa(TOKEN), "cannot be reached"]);
 });

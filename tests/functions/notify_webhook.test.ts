@@ -25,7 +25,7 @@ interface Received {
   readonly headers: Headers;
 }
 
-/** Answers with each status in turn, and at last with 200; notes what came, and that it is truly ours. */
+/** A receiver that answers each of these in turn, then 200; it records each request, and verifies its signature. */
 function receiver(...answers: (number | Response)[]): Served & { readonly received: Received[] } {
   const received: Received[] = [];
   const served = serve(async (request) => {
@@ -58,8 +58,8 @@ Deno.test("webhook() posts the alert, signed", async () => {
   const [post, ...more] = host.received;
   assert.equal(more.length, 0);
   const row = await deliveries.row();
-  const { message, sent_at, ...told } = JSON.parse(post!.body);
-  assert.deepEqual(told, {
+  const { message, sent_at, ...sent } = JSON.parse(post!.body);
+  assert.deepEqual(sent, {
     type: "alert",
     alert_id: row.alert_id,
     call_log_id: null,
@@ -76,7 +76,7 @@ Deno.test("webhook() posts the alert, signed", async () => {
   assert.deepEqual([row.state, row.provider_message_id], ["accepted", null]);
 });
 
-Deno.test("webhook() signs for each receiver with another secret, and for one always with the same", async () => {
+Deno.test("webhook() signs with a secret of each receiver's own, always the same for one receiver", async () => {
   await project.fresh();
   await using host = receiver();
   const addresses = [`${host.url}/one`, `${host.url}/two`];
@@ -94,7 +94,7 @@ Deno.test("webhook() signs for each receiver with another secret, and for one al
 });
 
 for (const status of [200, 201, 202, 204]) {
-  Deno.test(`webhook() takes ${status} as accepted`, async () => {
+  Deno.test(`webhook() counts ${status} as accepted`, async () => {
     await project.fresh();
     await using host = receiver(status);
     await deliveries.raise({ webhook_url: host.url });
@@ -103,7 +103,7 @@ for (const status of [200, 201, 202, 204]) {
 }
 
 for (const status of [404, 410]) {
-  Deno.test(`webhook() gives up an address that answers ${status}`, async () => {
+  Deno.test(`webhook() gives up a URL that answers ${status}`, async () => {
     await project.fresh();
     await using host = receiver(status);
     await deliveries.raise({ webhook_url: host.url });
@@ -113,7 +113,7 @@ for (const status of [404, 410]) {
 }
 
 for (const status of [400, 401, 403, 408, 429, 500, 503]) {
-  Deno.test(`webhook() tries again after ${status}, with the same key and a new signature`, async () => {
+  Deno.test(`webhook() retries after ${status}, with the same key and a new signature`, async () => {
     await project.fresh();
     await using host = receiver(status);
     await deliveries.raise({ webhook_url: host.url });
@@ -127,7 +127,7 @@ for (const status of [400, 401, 403, 408, 429, 500, 503]) {
 }
 
 for (const status of [301, 302, 303, 307, 308]) {
-  Deno.test(`webhook() follows no ${status}`, async () => {
+  Deno.test(`webhook() does not follow a ${status}`, async () => {
     await project.fresh();
     await using elsewhere = receiver();
     await using host = receiver(new Response(null, { status, headers: { location: elsewhere.url } }));
@@ -139,7 +139,7 @@ for (const status of [301, 302, 303, 307, 308]) {
   });
 }
 
-Deno.test("webhook() does not know what became of a post that is never answered", async () => {
+Deno.test("webhook() records that a POST without a response may have arrived", async () => {
   await project.fresh();
   await using host = speak(async (connection) =>
     void await connection.read(new Uint8Array(1)).then(() => silence(connection))
@@ -152,7 +152,7 @@ Deno.test("webhook() does not know what became of a post that is never answered"
   assert.deepEqual([row.state, row.may_have_been_sent], ["queued", true]);
 });
 
-Deno.test("webhook() does not wait for the rest of an answer", async () => {
+Deno.test("webhook() does not wait for the body of a response", async () => {
   await project.fresh();
   await using host = speak(async (connection) => {
     await connection.write(new TextEncoder().encode("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"));
@@ -169,7 +169,7 @@ async function silence(connection: Deno.Conn): Promise<void> {
   while (await connection.read(rest) !== null);
 }
 
-Deno.test("webhook() says that nothing can have been sent where nobody listens", async () => {
+Deno.test("webhook() records that nothing can have been sent where nobody listens", async () => {
   await project.fresh();
   const host = receiver();
   await host[Symbol.asyncDispose]();
@@ -197,7 +197,7 @@ const REFUSED = [
 ];
 
 for (const address of REFUSED) {
-  Deno.test(`webhook() asks nobody at ${address}`, async () => {
+  Deno.test(`webhook() sends nothing to ${address}`, async () => {
     await project.fresh();
     await deliveries.raise({ webhook_url: address });
     const { failed } = await deliveries.notify({ ALERT_WEBHOOK_SECRET: SECRET });
@@ -207,7 +207,7 @@ for (const address of REFUSED) {
   });
 }
 
-/** A name of the public internet that leads to these addresses; whatever is connected to, is a port of loopback. */
+/** A network in which each name resolves to these addresses, and each connection is made to a port of loopback. */
 function rerouted(addresses: string[], port: number): { network: Network; connected: string[] } {
   const connected: string[] = [];
   const network: Network = {
@@ -221,7 +221,7 @@ function rerouted(addresses: string[], port: number): { network: Network; connec
   return { network, connected };
 }
 
-async function told(network: Network): Promise<string | null> {
+async function codeOf(network: Network): Promise<string | null> {
   const secret = new Map([["ALERT_WEBHOOK_SECRET", SECRET]]);
   const tools = { environment: secret, settings: readSettings(environment(project), []), network, seconds: 1 };
   try {
@@ -234,25 +234,25 @@ async function told(network: Network): Promise<string | null> {
 
 Deno.test("webhook() posts over TLS to any public host", async () => {
   const { network, connected } = rerouted(["93.184.216.34"], corpus.secure.good!);
-  assert.equal(await told(network), null);
+  assert.equal(await codeOf(network), null);
   assert.deepEqual(connected, ["93.184.216.34"]);
 });
 
-Deno.test("webhook() tells nothing to a host without a certificate of its name", async () => {
+Deno.test("webhook() sends nothing to a host without a certificate for its name", async () => {
   for (const [name, port] of Object.entries({ ...corpus.secure, plain: corpus.host })) {
     if (name !== "good") {
-      assert.equal(await told(rerouted(["93.184.216.34"], port).network), "webhook_unreachable", name);
+      assert.equal(await codeOf(rerouted(["93.184.216.34"], port).network), "webhook_unreachable", name);
     }
   }
 });
 
-Deno.test("webhook() asks nobody where a public name leads to a private address", async () => {
+Deno.test("webhook() sends nothing where a public name resolves to a private address", async () => {
   const { network, connected } = rerouted(["93.184.216.34", "10.0.0.1"], corpus.secure.good!);
-  assert.equal(await told(network), "webhook_refused");
+  assert.equal(await codeOf(network), "webhook_refused");
   assert.deepEqual(connected, []);
 });
 
-Deno.test("webhook() asks nobody on the function's own host, unless it is named", async () => {
+Deno.test("webhook() sends nothing to the function's own host, unless RETROCARE_FETCH_PRIVATE_HOSTS names it", async () => {
   await project.fresh();
   await using host = receiver();
   await deliveries.raise({ webhook_url: host.url });
@@ -271,7 +271,7 @@ Deno.test("webhook() waits for the operator where ALERT_WEBHOOK_SECRET is not se
   assert.equal((await deliveries.notify(settings(host), { at: await deliveries.dueAgain() })).done, 1);
 });
 
-Deno.test("webhook() leaves no address, name, word or secret in its lines, nor in the outbox", async () => {
+Deno.test("webhook() puts no URL, name, message or secret into a log line or the outbox", async () => {
   await project.fresh();
   await using host = receiver(500);
   await deliveries.raise({ webhook_url: `${host.url}/alerts?key=${QUERY}` });

@@ -1,4 +1,4 @@
-/** What must have come of the day that was played, and what did. */
+/** What must have come of the simulated day, and what did. */
 import { type PlannedCall } from "./planning.ts";
 import type { Day } from "./playing.ts";
 

@@ -68,11 +68,11 @@ export class PlayedVapi implements PlayedProvider {
   }
 
   get keepsDeleted(): boolean {
-    return this.#api.forgetsNothing;
+    return this.#api.keepsDeleted;
   }
 
   set keepsDeleted(isSo: boolean) {
-    this.#api.forgetsNothing = isSo;
+    this.#api.keepsDeleted = isSo;
   }
 
   set isBroken(isSo: boolean) {

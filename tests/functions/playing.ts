@@ -16,7 +16,7 @@ const RECONCILE_MINUTES = 30;
 const BEGIN_MINUTE = 7 * 60;
 const END_MINUTE = 24 * 60;
 const REFUSING = { from: 14 * 60, until: 15 * 60 };
-/** How many of the alerts that somebody was told of are answered in each step. */
+/** The share of the alerts with a sent message that are acknowledged in each step. */
 const ANSWERED_SHARE = 0.1;
 
 export class Day implements AsyncDisposable {
@@ -163,16 +163,16 @@ export class Day implements AsyncDisposable {
   }
 
   #messages(call: PlannedCall): Json[] {
-    const said = { role: "bot", message: "How are you?", secondsFromStart: 0, duration: 1000 * this.#agentSeconds };
-    const heard = { role: "user", message: "Well.", secondsFromStart: this.#agentSeconds, duration: 12_000 };
-    return call.kind === "stereo" ? [said, heard] : [];
+    const agent = { role: "bot", message: "How are you?", secondsFromStart: 0, duration: 1000 * this.#agentSeconds };
+    const patient = { role: "user", message: "Well.", secondsFromStart: this.#agentSeconds, duration: 12_000 };
+    return call.kind === "stereo" ? [agent, patient] : [];
   }
 
   #recording(call: PlannedCall): Promise<Uint8Array> {
     return this.judge.recording(`${call.kind === "stereo" ? "stereo" : call.voice}-${call.number}`);
   }
 
-  /** Some of those who were told see to it. */
+  /** Some of the caregivers who got a message acknowledge the alert. */
   async #caregiversAnswer(at: string): Promise<void> {
     const open = await this.project.sql`
       select distinct on (caregiver_alerts.id) caregiver_alerts.id, patient_caregivers.user_id

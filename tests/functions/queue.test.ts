@@ -37,7 +37,7 @@ Deno.test("drain() counts what was done, lost and failed, by code, until nothing
   assert.deepEqual(await drain(queueOf([])), { claimed: 0, done: 0, lost: 0, failed: {}, isDone: true });
 });
 
-Deno.test("drain() works in as many lanes as it is given, in one unless it is told", async () => {
+Deno.test("drain() works on as many items at once as it has lanes, one by default", async () => {
   for (const lanes of [undefined, 1, 4]) {
     let most = 0;
     const queue = queueOf(Array(12).fill("done"), lanes ? { lanes } : {}, (count) => {
@@ -56,7 +56,7 @@ Deno.test("drain() claims nothing after its time, and ends what it has claimed",
   assert.equal((await drain(queueOf(due, { until: performance.now() }))).claimed, 0);
 });
 
-Deno.test("drain() raises what stops a run, when the other lanes have ended their items, and claims no more", async () => {
+Deno.test("drain() claims no more after an error, lets the other lanes finish their items, and raises it", async () => {
   const due: (Outcome | Error)[] = ["done", new Error("away"), "done", "done", "done"];
   let ended = 0;
   const queue = queueOf(due, { lanes: 2 });

@@ -25,7 +25,7 @@ async function reconcile(
   return reconciled.vapi;
 }
 
-/** A finished call, made so many milliseconds before noon, that nobody has been on the line of. */
+/** Add an unanswered call that was made this many milliseconds before noon. */
 function add(vapi: FakeVapi, id: string, before: number, named: Record<string, unknown> = {}, recordings = {}): void {
   const createdAt = new Date(Date.parse(NOW) - before).toISOString();
   vapi.add(id, recordings, {
@@ -47,7 +47,7 @@ async function callIds(): Promise<unknown[]> {
   return (await records.calls()).map(({ provider_call_id }) => provider_call_id);
 }
 
-Deno.test("handle() takes in calls that nobody reported, and has their recordings copied in the same run", async () => {
+Deno.test("handle() receives calls that were never reported, and collects their recordings in the same run", async () => {
   await project.fresh();
   const patient = await records.patient();
   await using vapi = new FakeVapi();
@@ -64,7 +64,7 @@ Deno.test("handle() takes in calls that nobody reported, and has their recording
   assert.deepEqual(await records.stored(call!.recording_ref), recording);
 });
 
-Deno.test("handle() leaves alone what was reported, what is not over, and what is older than the provider's memory", async () => {
+Deno.test("handle() ignores calls that were reported, have not ended, or are older than the provider's retention", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -100,7 +100,7 @@ Deno.test("handle() goes through the whole list, whichever way it is sorted, tho
   }
 });
 
-Deno.test("handle() takes in whole pages that were updated in one millisecond", async () => {
+Deno.test("handle() receives more than a page of calls that were updated in one millisecond", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -185,7 +185,7 @@ Deno.test("handle() ends a reconciliation in time, and continues where it was th
   assert.equal((await reconcile(vapi)).received, 99 - reconciled.received);
 });
 
-Deno.test("handle() goes on past pages that are too large, and past the one call that is too large by itself", async () => {
+Deno.test("handle() continues past pages that are too large, and past a single call that is too large", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -212,7 +212,7 @@ Deno.test("handle() goes on past pages that are too large, and past the one call
   assert.equal(await reconciledUntil(), NOW);
 });
 
-Deno.test("handle() asks a provider that is slow for fewer calls at once", async () => {
+Deno.test("handle() requests smaller pages from a slow provider", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -249,7 +249,7 @@ Deno.test("handle() keeps what it has reconciled when the provider breaks off, a
   assert.equal((await callIds()).length, 150);
 });
 
-Deno.test("handle() receives the other calls where the database does not take one, and comes back for it", async () => {
+Deno.test("handle() receives the other calls where the database fails for one, and retries that one", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();
@@ -265,7 +265,7 @@ Deno.test("handle() receives the other calls where the database does not take on
   assert.deepEqual([(await reconcile(vapi)).received, await reconciledUntil()], [1, NOW]);
 });
 
-Deno.test("handle() goes on past a call that it cannot read", async () => {
+Deno.test("handle() continues past a call that it cannot read", async () => {
   await project.fresh();
   await records.patient();
   await using vapi = new FakeVapi();

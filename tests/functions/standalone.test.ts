@@ -85,9 +85,9 @@ Deno.test("call-webhook serves reports where it runs by itself, and logs each st
     }
   });
   assert.notEqual((await records.calls())[0]!.recording_ref, null);
-  const told = events(written);
-  assert.deepEqual(told.map(({ event }) => event), ["call_received", "recording_stored"]);
-  assert.ok(told.every(({ call_log_id }) => call_log_id === callLogId));
+  const logged = events(written);
+  assert.deepEqual(logged.map(({ event }) => event), ["call_received", "recording_stored"]);
+  assert.ok(logged.every(({ call_log_id }) => call_log_id === callLogId));
   for (const secret of [PHONE, "Ana", "X-Amz", KEY]) assert.ok(!written.includes(secret));
 });
 

@@ -1,7 +1,7 @@
 /**
  * Speaks Twilio's API for messages: takes them, lists them newest first and by the page, and refuses as Twilio refuses.
  *
- * What it does with the next messages to a number is scripted; "take and ..." is what a caller cannot tell from "...".
+ * What it does with the next messages to a number is scripted. To a caller, "take and close" looks like "close".
  */
 import { Buffer } from "node:buffer";
 import { type Served, speak } from "./serving.ts";
@@ -40,13 +40,13 @@ export class FakeTwilio implements AsyncDisposable {
   /** What it has taken, oldest first. */
   readonly messages: Message[] = [];
   readonly requests: TwilioRequest[] = [];
-  /** What is done with messages that no script is about. */
+  /** What is done with messages that are not scripted. */
   unscripted: () => Deed = () => "take";
-  /** What is done to every list. */
+  /** What is done with every request for a list. */
   listing: Deed = "take";
-  /** What is done to every question for one message. */
+  /** What is done with every request for one message. */
   receipt: Deed = "take";
-  /** Where every list says that it goes on. */
+  /** The next page that every list names. */
   nextPage: string | undefined;
   /** Called before a message is answered. */
   meanwhile: () => Promise<void> = () => Promise.resolve();
@@ -69,7 +69,7 @@ export class FakeTwilio implements AsyncDisposable {
     this.#deeds.set(to, deeds);
   }
 
-  /** Have taken a message before. */
+  /** Add a message that was accepted before. */
   take(to: string, body: string, named: Partial<Message> = {}): Message {
     const message = {
       sid: `SM${String(++this.#count).padStart(32, "0")}`,
@@ -88,7 +88,7 @@ export class FakeTwilio implements AsyncDisposable {
     return message;
   }
 
-  /** What has become of the message that it took last. */
+  /** Set the status of the message that was accepted last. */
   report(status: string, errorCode: number | null = null): void {
     const last = this.messages.pop()!;
     this.messages.push({ ...last, status, error_code: errorCode });
@@ -147,7 +147,7 @@ export class FakeTwilio implements AsyncDisposable {
   }
 }
 
-/** As Twilio writes a moment: RFC 2822, to the second. */
+/** A time as Twilio writes it: RFC 2822, to the second. */
 export function written(moment: Date): string {
   return moment.toUTCString().replace("GMT", "+0000");
 }

@@ -93,7 +93,7 @@ Deno.test("readReport() finds the same things in payloads of every age", () => {
   }
 });
 
-Deno.test("readReport() takes the patient alone before two channels, and these before the mix", () => {
+Deno.test("readReport() prefers the patient's channel to both channels, and these to the mix", () => {
   const mono = { customerUrl: A, combinedUrl: C, assistantUrl: "https://storage.vapi.ai/agent.wav" };
   const all = { recordingUrl: C, stereoRecordingUrl: B, recording: { stereoUrl: B, mono } };
   const until = "2026-11-20T09:35:00.000Z";
@@ -114,13 +114,13 @@ Deno.test("readReport() takes the patient alone before two channels, and these b
   assert.deepEqual(best({ recordingUrl: A }, { recordingUrl: B }), [A, "mixed", null], "what is on artifact is newer");
 });
 
-Deno.test("readReport() reads from a signed address until when it works, where nothing else says so", () => {
+Deno.test("readReport() reads from a signed URL when it expires, where nothing else says so", () => {
   const address = `${A}?X-Amz-Date=20261120T090500Z&X-Amz-Expires=1800&X-Amz-Signature=s`;
   assert.deepEqual(best({ presignedCustomerUrl: address }), [address, "customer", "2026-11-20T09:35:00.000Z"]);
   assert.deepEqual(best({ presignedCustomerUrl: `${A}?X-Amz-Date=x&X-Amz-Expires=y` })?.[2], null);
 });
 
-Deno.test("readReport() takes no address that is none", () => {
+Deno.test("readReport() ignores what is not a URL", () => {
   for (
     const url of [
       "",
@@ -176,7 +176,7 @@ Deno.test("readReport() finds the patient in each place that the provider has fo
   );
 });
 
-Deno.test("readReport() takes telephone numbers in international form, however they are grouped", () => {
+Deno.test("readReport() reads phone numbers in international form, however they are grouped", () => {
   const phone = (number: unknown) => readReport({ call: { id: CALL }, customer: { number } }).phone;
   assert.deepEqual(["+351 210-000-001", "+351 (210) 000.001", PHONE].map(phone), [PHONE, PHONE, PHONE]);
   assert.deepEqual(
@@ -191,7 +191,7 @@ const said = (secondsFromStart: unknown, more: Json, role = "user") => ({ role, 
 const intervals = (messages: unknown, named: Json = {}) =>
   readReport(report({ messages }, named).message).speechIntervals;
 
-Deno.test("readReport() takes the patient's words alone, in seconds, whole or not", () => {
+Deno.test("readReport() reads only the patient's words, in seconds, whole or not", () => {
   assert.deepEqual(intervals([said(3, { duration: 1000 }), said(1.5, { duration: 250.5 })]), [[1.5, 1.751], [3, 4]]);
   assert.deepEqual(intervals([said(2, { time: 1000, endTime: 2500 })]), [[2, 3.5]]);
   assert.deepEqual(intervals([said("2", { time: "1000", endTime: "2500.0" })]), [[2, 3.5]]);
@@ -210,7 +210,7 @@ Deno.test("readReport() takes the patient's words alone, in seconds, whole or no
   );
 });
 
-Deno.test("readReport() takes the length of a message from its times before its duration", () => {
+Deno.test("readReport() prefers a message's times to its duration", () => {
   const times = { time: 1763629204000, endTime: 1763629211000 };
   for (const duration of [undefined, null, 7, 7000, 3, "7", {}, -7, 1e12]) {
     assert.deepEqual(intervals([said(6, { ...times, duration })]), [[6, 13]], String(duration));
@@ -219,7 +219,7 @@ Deno.test("readReport() takes the length of a message from its times before its 
   assert.deepEqual(intervals([said(6, { ...backwards, duration: 7000 })]), [[6, 13]]);
 });
 
-Deno.test("readReport() tells durations in seconds from durations in milliseconds, and leaves out what it cannot tell", () => {
+Deno.test("readReport() tells durations in seconds from durations in milliseconds, and leaves out those in doubt", () => {
   const agent = (start: number, more: Json) => said(start, more, "bot");
   const measured = { time: 1763629200000, endTime: 1763629201500 };
   assert.deepEqual(intervals([said(6, { duration: 7 })]), [[6, 13]], "nobody speaks for 7 ms");
@@ -252,7 +252,7 @@ Deno.test("readReport() says that the patient was silent only where every messag
   assert.deepEqual(intervals([agent], { call: { id: CALL, messages: [words] } }), [[5, 6]]);
 });
 
-Deno.test("readReport() tells consent that was given from consent that was asked for", () => {
+Deno.test("readReport() tells consent that was given from consent that was requested", () => {
   const consent = (compliance: unknown) => readReport({ call: { id: CALL }, compliance }).isRecordingConsented;
   assert.equal(consent({ recordingConsent: { type: "verbal", grantedAt: "2026-11-20T09:00:10Z" } }), true);
   assert.equal(consent({ recordingConsent: { type: "verbal" } }), false);
@@ -262,7 +262,7 @@ Deno.test("readReport() tells consent that was given from consent that was asked
   }
 });
 
-Deno.test("readReport() cuts what is too long, and drops what PostgreSQL does not take", () => {
+Deno.test("readReport() cuts text that is too long, and drops characters that PostgreSQL cannot store", () => {
   const summary = (text: string) => readReport({ call: { id: CALL }, summary: text }).summary;
   assert.equal(summary("x".repeat(20_000))?.length, 10_000);
   assert.equal(summary("a\0b"), "ab");
@@ -276,7 +276,7 @@ Deno.test("readReport() refuses a report that names no call", () => {
   }
 });
 
-Deno.test("moment() takes ISO times and epoch milliseconds, of this century", () => {
+Deno.test("moment() reads ISO times and epoch milliseconds, of this century", () => {
   assert.equal(moment("2026-11-20T09:00:00+01:00"), "2026-11-20T08:00:00.000Z");
   assert.equal(moment("2026-11-20 09:00:00.5+00"), "2026-11-20T09:00:00.500Z");
   assert.equal(moment(1763629200000), "2025-11-20T09:00:00.000Z");
@@ -298,7 +298,7 @@ Deno.test("moment() takes ISO times and epoch milliseconds, of this century", ()
   }
 });
 
-Deno.test("audioKind() knows a recording by its bytes", () => {
+Deno.test("audioKind() recognises a recording by its bytes", () => {
   const bytes = (text: string) => Uint8Array.from(text, (character) => character.charCodeAt(0));
   const kinds: [Uint8Array, string | undefined][] = [
     [wav(), "wav"],
@@ -344,7 +344,7 @@ Deno.test("readSettings() names the setting that is missing or wrong", () => {
   );
 });
 
-Deno.test("readSettings() allows the project, the provider and its storage, or what is named and the provider's API", () => {
+Deno.test("readSettings() allows the project, the provider's API and its storage; RETROCARE_FETCH_HOSTS replaces all but the API", () => {
   const given = { SUPABASE_URL: "https://project.supabase.co", SUPABASE_SECRET_KEY: "key" };
   const hosts = (named: Record<string, string>) =>
     readSettings(new Map(Object.entries({ ...given, ...named })), PROVIDERS).fetchHosts;
