@@ -1,9 +1,9 @@
 /**
- * End-of-call reports as they might come one day: of the shape that the provider publishes, with fields that are absent, null,
- * of another type, in another unit, or in another of the places where payloads of some age have them.
+ * End-of-call reports as they might come one day: of the shape that the provider publishes, with fields that are
+ * absent, null, of another type, in another unit, or in another of the places where payloads of some age have them.
  *
- * What a report says is changed by taking away or replacing, never by moving. So whatever identifies something here (the
- * call, the patient, an address) and is still to be found in its text is in its place.
+ * What a report says is changed by taking away or replacing, never by moving. So whatever identifies something here
+ * (the call, the patient, an address) and is still to be found in its text is in its place.
  */
 import type { Json } from "./serving.ts";
 

@@ -103,3 +103,13 @@ Deno.test("collect-recordings serves where it runs by itself", async () => {
   });
   assert.deepEqual(events(written).map(({ event }) => event), ["run_finished", "request_refused"]);
 });
+
+Deno.test("the folders that have an index.ts are the functions of config.toml, and no others", async () => {
+  const supabase = new URL("../../supabase/", import.meta.url);
+  const found: string[] = [];
+  for await (const { name } of Deno.readDir(new URL("functions/", supabase))) {
+    if (await Deno.stat(new URL(`functions/${name}/index.ts`, supabase)).catch(() => null)) found.push(name);
+  }
+  const config = await Deno.readTextFile(new URL("config.toml", supabase));
+  assert.deepEqual(found.sort(), [...config.matchAll(/^\[functions\.([\w-]+)\]$/gm)].map(([, name]) => name).sort());
+});

@@ -1,7 +1,8 @@
 /**
  * The functions' log: one JSON line an event, on standard error.
  *
- * A line carries `call_log_id`, counts, states and codes; never a person, a phone number, a URL's query or a message's text.
+ * A line carries `call_log_id`, counts, states and codes; never a person, a phone number, a URL's query or a message's
+ * text.
  */
 export type Level = "info" | "warning" | "error";
 export type Fields = Record<

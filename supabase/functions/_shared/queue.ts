@@ -30,7 +30,10 @@ export interface Counts {
   readonly isDone: boolean;
 }
 
-/** Claim and work until nothing is due or the time is over. Raises what `claim` or `work` raised, after the other lanes' items. */
+/**
+ * Claim and work until nothing is due or the time is over. An error of `claim` or `work` is raised when the other lanes
+ * have finished their items.
+ */
 export async function drain<Item>(queue: Queue<Item>): Promise<Counts> {
   const { lanes = 1, inTurn = (step) => step() } = queue;
   const outcomes: Outcome[] = [];

@@ -21,7 +21,7 @@ export interface Settings extends FetchRules {
   readonly apis: ReadonlyMap<string, ProviderApi>;
 }
 
-/** Read the settings, those of these phone providers included. Raises a Problem (500, `not_configured`) that names the wrong one. */
+/** Read the settings, with those of these phone providers. Raises a Problem (500, `not_configured`) that names one. */
 export function readSettings(environment: Environment, providers: readonly Provider[]): Settings {
   const supabaseUrl = withoutSlash(required(environment, "SUPABASE_URL"));
   const serviceUrl = environment.get("PYTHON_SERVICE_URL");

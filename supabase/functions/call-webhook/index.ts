@@ -1,10 +1,10 @@
 /**
- * Receives what phone providers report of finished calls. Each provider has a URL of its own, POST /call-webhook/<provider>,
- * and expects a response within seconds.
+ * Receives the phone providers' reports of finished calls. Each provider posts to a URL of its own,
+ * /call-webhook/<provider>, and expects a response within seconds.
  *
- * Only a provider that authenticates itself is heard. A report that was answered with 200 is a row, once, however often it
- * comes; the response does not wait for the recording. Any other report may be sent again, and one that never comes is found
- * when collect-recordings reconciles. Messages of other kinds are acknowledged and ignored.
+ * Requests of anybody but the provider are refused. A report that was answered with 200 is a row, once, however often
+ * it comes; the response does not wait for the recording. Any other report may be sent again, and one that never comes
+ * is found when collect-recordings reconciles. Messages of other kinds are acknowledged and ignored.
  */
 import { Database } from "../_shared/database/client.ts";
 import { errorKind, Problem, respond } from "../_shared/http/problems.ts";

@@ -1,10 +1,10 @@
 /**
- * Copies recordings that are due from the phone providers into Storage. Called by the database's wake-ups, by a schedule or
- * by an operator: POST `{call_log_id?, at?, reconcile?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
+ * Copies recordings that are due from the phone providers into Storage. Called by the database's wake-ups, by a
+ * schedule or by an operator: POST `{call_log_id?, at?, reconcile?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
  *
- * It may be called at any time, by any number of callers, and ends within a minute or two; what it did not get to is due
- * still. With `reconcile` it first looks through the providers' calls for those that were never reported. The response
- * counts what was done; the failure of one recording is a row with a code, not a failure of the request.
+ * It may be called at any time, by any number of callers, and ends within a minute or two; what it did not get to is
+ * due still. With `reconcile` it first looks through the providers' calls for those that were never reported. The
+ * response counts what was done; the failure of one recording is a row with a code, not a failure of the request.
  */
 import { respond } from "../_shared/http/problems.ts";
 import { isUuid } from "../_shared/http/requests.ts";

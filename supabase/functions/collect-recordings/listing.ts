@@ -1,9 +1,9 @@
 /**
  * The list of a provider's calls, from the oldest update to the newest, whatever order the API sorts it in.
  *
- * A full page may not hold all of its window, so that the window is halved until its page is not full. A page that is too
- * large or too slow is requested again with fewer calls, then for a part of its window; a single call that is too large is
- * skipped. So every request makes progress.
+ * A full page may not hold all of its window, so that the window is halved until its page is not full. A page that is
+ * too large or too slow is requested again with fewer calls, then for a part of its window; a single call that is too
+ * large is skipped. So every request makes progress.
  */
 import { FetchFailure } from "../_shared/http/fetch_failure.ts";
 import { log } from "../_shared/log.ts";
@@ -27,22 +27,16 @@ const SHORTEST_MILLISECONDS = 3600_000;
 
 /** List the calls that were updated between two times (milliseconds), page by page. Raises a FetchFailure. */
 export async function* updatedCalls(api: ProviderApi, since: number, until: number): AsyncGenerator<Page> {
-  const windows: [from: number, until: number][] = [[since, until]]; // the next one is the last
+  const windows: [from: number, until: number][] = [[since, until]]; // the last one is listed next
   const divide = (from: number, until: number, parts: number) => {
     const step = Math.max(Math.ceil((until - from) / parts), 1);
     const cut: typeof windows = [];
-    for (let at = from; at < until; at += step) {
-      cut.push([at, Math.min(at + step, until)]);
-    }
+    for (let at = from; at < until; at += step) cut.push([at, Math.min(at + step, until)]);
     windows.push(...cut.reverse());
   };
   const seen = new Set<string>();
   let largest = Math.min(PAGE, api.largestPage);
-  for (
-    let window = windows.pop();
-    window !== undefined;
-    window = windows.pop()
-  ) {
+  for (let window = windows.pop(); window !== undefined; window = windows.pop()) {
     const [from, until] = window;
     const isInstant = until - from <= 1;
     const limit = isInstant && largest > SMALL_PAGE ? api.largestPage : largest;

@@ -1,4 +1,6 @@
-/** Deleting what was erased: copies in Storage, and calls at the phone providers. Retried until each is seen to be gone. */
+/**
+ * Deleting what was erased: copies in Storage, and calls at the phone providers. Retried until each is seen to be gone.
+ */
 import { Database, type DeletionClaim } from "../_shared/database/client.ts";
 import { Storage } from "../_shared/database/storage.ts";
 import { FetchFailure } from "../_shared/http/fetch_failure.ts";

@@ -1,9 +1,10 @@
 /**
  * Deletes what was erased from the database and exists elsewhere: recordings in Storage, calls at the phone providers.
- * Called by the database's wake-ups, by a schedule or by an operator: POST `{at?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
+ * Called by the database's wake-ups, by a schedule or by an operator: POST `{at?}`, with RETROCARE_FUNCTIONS_KEY as
+ * bearer.
  *
- * It may be called at any time, by any number of callers, and ends within a minute; what it did not get to is due still. A
- * deletion is done when it was verified. The response counts them.
+ * It may be called at any time, by any number of callers, and ends within a minute; what it did not get to is due
+ * still. A deletion is done when it was verified. The response counts them.
  */
 import { respond } from "../_shared/http/problems.ts";
 import { log } from "../_shared/log.ts";

@@ -1,11 +1,11 @@
 /**
- * Sends the messages to caregivers that are due. Called by the database's wake-ups, by a schedule or by an operator: POST
- * `{at?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
+ * Sends the messages to caregivers that are due. Called by the database's wake-ups, by a schedule or by an operator:
+ * POST `{at?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
  *
  * It may be called at any time, by any number of callers, and ends within about a minute; what it did not get to is due
- * still. A message counts as sent when its provider has accepted it, and not before; some minutes later the provider is asked
- * whether it arrived. The response counts what was done; the failure of one message is a row with a code, not a failure of
- * the request.
+ * still. A message counts as sent when its provider has accepted it, and not before; some minutes later the provider is
+ * asked whether it arrived. The response counts what was done; the failure of one message is a row with a code, not a
+ * failure of the request.
  */
 import { INTERNET } from "../_shared/http/pinned_client.ts";
 import { respond } from "../_shared/http/problems.ts";

@@ -1,4 +1,4 @@
-/** One request to a message provider or a webhook: guarded, without redirects, and clear about whether it may have arrived. */
+/** A guarded request to a message provider or a webhook; its failure says whether it may have arrived. */
 import { type AllowedHosts, parseUrl } from "../_shared/http/addresses.ts";
 import { FetchFailure } from "../_shared/http/fetch_failure.ts";
 import { send } from "../_shared/http/guarded_fetch.ts";

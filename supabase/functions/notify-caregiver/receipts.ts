@@ -1,8 +1,8 @@
 /**
  * Receipts: what became of messages that were accepted. A text message may be accepted and never arrive.
  *
- * The database counts how often the provider was asked about a message; after the last time the message counts as accepted
- * and nothing more.
+ * The database counts how often the provider was asked about a message; after the last time the message counts as
+ * accepted and nothing more.
  */
 import { errorKind } from "../_shared/http/problems.ts";
 import { log } from "../_shared/log.ts";
@@ -18,8 +18,8 @@ const LANES = 4;
 const BATCH = 100;
 
 /**
- * Get the receipts that are due. `done` are the messages that arrived; `undelivered` did not, and `receipt_pending` are those
- * of which the provider does not know yet. Raises a Problem if the database does not answer.
+ * Get the receipts that are due. `done` are the messages that arrived; `undelivered` did not, and `receipt_pending` are
+ * those of which the provider does not know yet. Raises a Problem if the database does not answer.
  */
 export async function collectReceipts(tools: Tools, { at, until }: RunOptions): Promise<Counts> {
   const outbox = new Outbox(tools.settings, at);

@@ -1,8 +1,8 @@
 /**
- * What a phone provider is to the functions: how its webhook shows that it is genuine, what its reports say, and its API.
+ * What the functions need of a phone provider: how its webhook is authenticated, what its reports say, and its API.
  *
- * Everything that only one provider has, from settings to payloads, is in that provider's folder; `registry.ts` lists those
- * that are deployed.
+ * Everything that only one provider has, from settings to payloads, is in that provider's folder; `registry.ts` lists
+ * those that are deployed.
  */
 import type { FetchFailure } from "../_shared/http/fetch_failure.ts";
 import type { FetchRules } from "../_shared/http/guarded_fetch.ts";
@@ -11,17 +11,17 @@ import type { Environment } from "../_shared/settings.ts";
 export interface Provider {
   /** Its id in care.providers, and the last part of its webhook's URL. */
   readonly name: string;
-  /** Where it keeps recordings, in the notation of RETROCARE_FETCH_HOSTS, which takes their place. */
+  /** Where it keeps recordings, in the notation of RETROCARE_FETCH_HOSTS; that setting replaces them. */
   readonly recordingHosts: readonly string[];
-  /** Raises a Problem (500, `not_configured`). */
+  /** The host of its API. Raises a Problem (500, `not_configured`). */
   apiHost(environment: Environment): string;
   /**
-   * Return the raw body of a request that the provider sent, of MAXIMUM_REPORT_BYTES at most. Raises a Problem: 401 for any
-   * other sender, before the body is read where the headers cannot prove anything; 500 where no secret is set; 400, 408 or
-   * 413 for the body.
+   * Return the raw body of a request that the provider sent, of MAXIMUM_REPORT_BYTES at most. Raises a Problem: 401 for
+   * any other sender, before the body is read where the headers cannot prove anything; 500 where no secret is set; 400,
+   * 408 or 413 for the body.
    */
   authenticate(request: Request, environment: Environment): Promise<Uint8Array>;
-  /** Read a webhook's body; undefined: it is no report of a finished call. Raises an UnreadableReport, or a Problem (400). */
+  /** Read a webhook's body; undefined: no report of a finished call. Raises UnreadableReport or a Problem (400). */
   readReport(body: Uint8Array): CallReport | undefined;
   /** Its API. Every request obeys these rules for fetching. */
   api(environment: Environment, rules: FetchRules): ProviderApi;
@@ -32,8 +32,9 @@ export const MAXIMUM_REPORT_BYTES = 2_000_000;
 /**
  * The API of the provider's own account: the one in care.provider_accounts that has the provider's name.
  *
- * Without a key, none of its methods is called. They raise a FetchFailure: with status 401 or 403 if the key is refused,
- * `recording_not_found` for a recording that does not exist, and `recording_too_large` for an answer that is.
+ * Without a key, none of its methods is called. They raise a FetchFailure: with status 401 or 403 if the key is
+ * refused, `recording_not_found` for a recording that does not exist, `recording_too_large` for any answer that is too
+ * large.
  */
 export interface ProviderApi {
   readonly hasKey: boolean;
@@ -42,11 +43,11 @@ export interface ProviderApi {
   /** The most calls that it lists at once. */
   readonly largestPage: number;
   /**
-   * List calls that were last updated from one time until before another (milliseconds since 1970), in any order. It gives up
-   * after a few seconds, because then a smaller page is requested.
+   * List calls that were last updated from one time until before another (milliseconds since 1970), in any order. It
+   * gives up after a few seconds, because then a smaller page is requested.
    */
   listUpdatedCalls(from: number, until: number, limit: number): Promise<CallPage>;
-  /** What the API knows of one call. Raises an UnreadableReport, too. */
+  /** Read one call. It may also raise an UnreadableReport. */
   readCall(callId: string): Promise<CallReport>;
   recording(callId: string, channel: SourceChannel): Promise<Uint8Array>;
   /** Delete a call with everything that the provider keeps of it, and verify that it is gone. */

@@ -142,7 +142,7 @@ export class Database {
     await this.rpc("fail_deletion", { deletion_id: claim.deletion_id, lease_token: claim.lease_token, code, at });
   }
 
-  /** Call a SQL function; an undefined argument takes its default. Raises a Problem: 503, or the status that the function raised. */
+  /** Call a SQL function; an undefined argument takes its default. Raises a Problem: 503, or the function's own. */
   async rpc<T>(name: string, named: Record<string, unknown>): Promise<T> {
     const { data, error } = await this.#client.rpc(name, named);
     if (!error) return data as T;

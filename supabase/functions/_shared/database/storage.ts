@@ -19,7 +19,7 @@ export class Storage {
     }).storage;
   }
 
-  /** Put a file into the private bucket, replacing one of the same path. Raises a Problem (503) if Storage does not take it. */
+  /** Put a file into the private bucket, replacing one of the same path. Raises a Problem (503). */
   async upload(path: string, content: Uint8Array, contentType: string): Promise<void> {
     const { error } = await this.#buckets.from(this.settings.bucket).upload(path, inChunks(content), {
       contentType,

@@ -57,7 +57,7 @@ export function originOf(url: Url): string {
   return `${url.scheme}://${authorityOf(url)}`;
 }
 
-/** The URL that a `Location` header leads to. Raises a FetchFailure with the refusal redirect or downgrade, or as `parseUrl`. */
+/** The URL that a `Location` leads to. Raises a FetchFailure: redirect, downgrade, or a refusal of `parseUrl`. */
 export function redirectedUrl(from: Url, location: string): Url {
   if (/[^ -~]/.test(location)) throw refused("redirect", "The redirect's Location is not a URL.");
   const found = parseUrl(resolved(from, location));
@@ -67,7 +67,9 @@ export function redirectedUrl(from: Url, location: string): Url {
   return found;
 }
 
-/** Say whether the host is allowed as a private one, so that neither scheme nor addresses matter. Raises a FetchFailure. */
+/**
+ * Say whether the host is allowed as a private one, so that neither scheme nor addresses matter. Raises a FetchFailure.
+ */
 export function checkAllowed(url: Url, allowed: AllowedHosts): boolean {
   if ([`${bracketed(url)}:${url.port}`, authorityOf(url)].some((named) => allowed.fetchPrivateHosts.includes(named))) {
     return true;
@@ -144,7 +146,7 @@ function plainHost(authority: string): string | undefined {
   return isHost ? name : undefined;
 }
 
-/** Say whether an address is written as `inet_ntop` writes it: with a dotted IPv4 address at the end where it embeds one. */
+/** Say whether an address is written as `inet_ntop` writes it, which ends in a dotted IPv4 address if it embeds one. */
 function isCanonical(address: string): boolean {
   const hex = new URL(`http://[${address}]/`).hostname.slice(1, -1);
   const last = /^::(ffff:)?([0-9a-f]+):([0-9a-f]+)$/.exec(hex);

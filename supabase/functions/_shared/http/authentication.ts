@@ -12,7 +12,7 @@ export function isSame(given: string, expected: string): boolean {
   return timingSafeEqual(digest(given), digest(expected));
 }
 
-/** Admit a caller with RETROCARE_FUNCTIONS_KEY as `Authorization: Bearer`. Raises a Problem: 401, or 500 if no key is set. */
+/** Admit a caller with RETROCARE_FUNCTIONS_KEY as bearer. Raises a Problem: 401, or 500 if no key is set. */
 export function requireFunctionsKey(request: Request, environment: Environment): void {
   const expected = required(environment, "RETROCARE_FUNCTIONS_KEY");
   if (!isSame(bearer(request.headers) ?? "", expected)) throw unauthorized("The key is missing or wrong.");

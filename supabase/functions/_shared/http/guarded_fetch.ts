@@ -1,9 +1,9 @@
 /**
  * Requests to hosts that somebody else named, guarded against server-side request forgery.
  *
- * A host must be allowed. It is resolved once; every IP address must be public, and the connection goes to exactly those
- * addresses. Each redirect is checked like the first URL, and credentials are sent to their own origin only. Time and
- * size are limited.
+ * A host must be allowed. It is resolved once; every IP address must be public, and the connection goes to exactly
+ * those addresses. Each redirect is checked like the first URL, and credentials are sent to their own origin only. Time
+ * and size are limited.
  */
 import { type AllowedHosts, checkAllowed, isPublic, originOf, parseUrl, redirectedUrl, type Url } from "./addresses.ts";
 import { FetchFailure } from "./fetch_failure.ts";

@@ -2,9 +2,9 @@
  * An HTTP/1.1 client pinned to IP addresses that were checked: one request over one connection.
  *
  * `fetch` resolves a name again after it was checked, and may then connect to another address; neither it nor
- * `node:https` lets a program choose the address in every runtime of edge functions. This client connects to exactly the
- * addresses that it is given, while TLS and the Host header keep the name. It is strict about responses: the body has
- * the announced length, chunks end, and nothing is compressed.
+ * `node:https` lets a program choose the address in every runtime of edge functions. This client connects to exactly
+ * the addresses that it is given, while TLS and the Host header keep the name. It is strict about responses: the body
+ * has the announced length, chunks end, and nothing is compressed.
  */
 import { lookup } from "node:dns/promises";
 import { authorityOf, type Url } from "./addresses.ts";

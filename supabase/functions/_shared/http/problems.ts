@@ -33,7 +33,9 @@ const TITLES: Record<number, string> = {
   503: "Service Unavailable",
 };
 
-/** Return the work's response, or the problem that it raised. An unexpected error tells the caller nothing about itself. */
+/**
+ * Return the work's response, or the problem that it raised. An unexpected error tells the caller nothing about itself.
+ */
 export async function respond(name: string, work: () => Promise<Response>): Promise<Response> {
   try {
     return await work();

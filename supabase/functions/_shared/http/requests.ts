@@ -23,11 +23,7 @@ export async function readBody(request: Request, maximumBytes: number): Promise<
   const chunks: Uint8Array[] = [];
   let length = 0;
   try {
-    for (
-      let next = await reader.read();
-      !next.done;
-      next = await reader.read()
-    ) {
+    for (let next = await reader.read(); !next.done; next = await reader.read()) {
       length += next.value.byteLength;
       if (length > maximumBytes) throw tooLarge;
       chunks.push(next.value);
@@ -68,7 +64,9 @@ export function isUuid(value: unknown): value is string {
   return typeof value === "string" && UUID.test(value);
 }
 
-/** A time as an ISO string, from ISO text or epoch milliseconds; null for anything else, and outside of this century. */
+/**
+ * A time as an ISO string, from ISO text or epoch milliseconds; null for anything else, and outside of this century.
+ */
 export function moment(value: unknown): string | null {
   const isMoment = (typeof value === "string" && /^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}/.test(value)) ||
     (typeof value === "number" && Number.isFinite(value));

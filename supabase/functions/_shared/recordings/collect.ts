@@ -1,8 +1,8 @@
 /**
  * Collecting recordings that are due: each is fetched, put into Storage, and attached to its call.
  *
- * A file is always uploaded to the same path, and storing a recording twice has the effect of storing it once, so that a
- * run that was cut off can be repeated.
+ * A file is always uploaded to the same path, and storing a recording twice has the effect of storing it once, so that
+ * a run that was cut off can be repeated.
  */
 import { Database, type RecordingClaim } from "../database/client.ts";
 import { Storage, UPLOAD_MILLISECONDS } from "../database/storage.ts";

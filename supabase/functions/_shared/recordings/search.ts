@@ -1,9 +1,9 @@
 /**
  * Finding a call's recording: from a URL that works, of the best channel that exists.
  *
- * The patient alone is best, then two channels; the mix of patient and agent comes last, because it cannot be judged. What
- * is stored is final, so that a worse channel is taken only where the provider says that the better one does not exist. A
- * failure that may pass is waited for, and so is a key that the operator can mend.
+ * The patient alone is best, then two channels; the mix of patient and agent comes last, because it cannot be judged.
+ * What is stored is final, so that a worse channel is taken only where the provider says that the better one does not
+ * exist. Failures that may pass are waited out, and so is a refused key, which the operator can mend.
  */
 import {
   type CallReport,

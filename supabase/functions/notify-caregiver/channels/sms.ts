@@ -1,8 +1,9 @@
 /**
  * A text message through Twilio's REST API.
  *
- * Twilio takes no idempotency key: if an earlier attempt may have arrived, the message is first looked up among those that
- * Twilio has accepted for the number. That list is not filtered by DateSent, which a message lacks until it is sent.
+ * Twilio takes no idempotency key: if an earlier attempt may have arrived, the message is first looked up among those
+ * that Twilio has accepted for the number. That list is not filtered by DateSent, which a message lacks until it is
+ * sent.
  */
 import { moment } from "../../_shared/http/requests.ts";
 import {

@@ -1,9 +1,9 @@
 /**
  * A signed POST to a URL that was entered for a caregiver.
  *
- * `X-RetroCare-Signature` is the HMAC-SHA256, in hex, of `{X-RetroCare-Timestamp}.{body}` with the receiver's secret; the
- * timestamp is in seconds, of this attempt. `Idempotency-Key` is the same at each attempt, so that a receiver can recognise
- * a message that it has already.
+ * `X-RetroCare-Signature` is the HMAC-SHA256, in hex, of `{X-RetroCare-Timestamp}.{body}` with the receiver's secret;
+ * the timestamp is in seconds, of this attempt. `Idempotency-Key` is the same at each attempt, so that a receiver can
+ * recognise a message that it has already.
  */
 import { createHmac } from "node:crypto";
 import { type Channel, DeliveryFailure, setting } from "../channel.ts";

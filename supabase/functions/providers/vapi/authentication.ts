@@ -1,4 +1,6 @@
-/** How Vapi shows that a request is its own: VAPI_WEBHOOK_SECRET in a header, or a signature made with VAPI_HMAC_SECRET. */
+/**
+ * How Vapi shows that a request is its own: VAPI_WEBHOOK_SECRET in a header, or a signature made with VAPI_HMAC_SECRET.
+ */
 import { bearer, isSame, requireSignature, unauthorized } from "../../_shared/http/authentication.ts";
 import { readBody } from "../../_shared/http/requests.ts";
 import { type Environment, notConfigured } from "../../_shared/settings.ts";

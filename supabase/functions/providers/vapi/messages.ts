@@ -1,10 +1,10 @@
 /**
  * When the patient spoke, from the messages of a call.
  *
- * `secondsFromStart` is in seconds, `time` and `endTime` in milliseconds. `duration` is in seconds by Vapi's schema, but in
- * milliseconds in some real payloads: it is used only where the times are missing and its unit can be inferred. A message
- * without a length is left out. If every message can be read and none is the patient's, the patient was silent: the list is
- * empty.
+ * `secondsFromStart` is in seconds, `time` and `endTime` in milliseconds. `duration` is in seconds by Vapi's schema,
+ * but in milliseconds in some real payloads: it is used only where the times are missing and its unit can be inferred.
+ * A message without a length is left out. If every message can be read and none is the patient's, the patient was
+ * silent: the list is empty.
  */
 import type { Interval } from "../provider.ts";
 
@@ -14,7 +14,7 @@ const PATIENT = ["user", "customer"];
 const OTHERS = ["system", "assistant", "bot", "tool", "tool_calls", "tool_call_result", "function", "developer"];
 const LONGEST_CALL_SECONDS = 24 * 3600;
 const MOST_INTERVALS = 5_000;
-/** A duration below the first is not in milliseconds, above the second not in seconds: nobody speaks so briefly, or so long. */
+/** Nobody speaks for less than 50 ms, or for more than 600 s at a stretch: a duration beyond these shows its unit. */
 const SHORTEST_MILLISECONDS = 50;
 const LONGEST_SECONDS = 600;
 /** How long before the end of a message the next one may begin. */
@@ -48,7 +48,9 @@ function intervalsOf(messages: readonly Json[]): Interval[] {
     .sort(([one], [other]) => one - other);
 }
 
-/** The unit of `duration` in this call, in seconds; null where its messages do not show it, or contradict each other. */
+/**
+ * The unit of `duration` in this call, in seconds; null where its messages do not show it, or contradict each other.
+ */
 function unitOf(messages: readonly Json[]): 1 | 0.001 | null {
   const units = new Set<1 | 0.001>();
   let next = Infinity;

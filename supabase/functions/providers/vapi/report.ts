@@ -2,9 +2,9 @@
  * Reading Vapi's report of a finished call.
  *
  * The same facts stand in different places, by the age of the payload: on `message.artifact`, on `message`, on
- * `message.call.artifact`, on `message.call`. They are looked up in this order, and the first value of the expected type is
- * taken. A value of another type counts as absent, so that no call is lost for an odd field. Only a report without the id of
- * its call is refused.
+ * `message.call.artifact`, on `message.call`. They are looked up in this order, and the first value of the expected
+ * type is taken. A value of another type counts as absent, so that no call is lost for an odd field. Only a report
+ * without the id of its call is refused.
  */
 import { isUuid, moment } from "../../_shared/http/requests.ts";
 import { type CallReport, type Source, type SourceChannel, UnreadableReport } from "../provider.ts";
