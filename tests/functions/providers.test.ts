@@ -13,7 +13,17 @@ import { backend } from "./backend.ts";
 import { PlayedParley } from "./parley/played.ts";
 import { type FinishedCall, type PlayedProvider, PlayedVapi, type Webhook } from "./played_provider.ts";
 import { PHONE, Records, wav } from "./records.ts";
-import { assertDiscreet, Background, environment, listenToLines, post, type Reply, run, serve } from "./serving.ts";
+import {
+  assertDiscreet,
+  Background,
+  call,
+  environment,
+  listenToLines,
+  post,
+  type Reply,
+  run,
+  serve,
+} from "./serving.ts";
 
 const NOON = "2026-11-20T12:00:00.000Z";
 const ENDED = "2026-11-20T11:00:00.000Z";
@@ -308,6 +318,28 @@ Deno.test("two providers: one that is broken, has no key or no account keeps the
     assert.deepEqual([reconciled.parley!.isDone, reconciled.parley!.code], [false, code]);
     assert.deepEqual([reconciled.vapi!.received, reconciled.vapi!.isDone, collected.done], [1, true, 1]);
   }
+});
+
+Deno.test("two providers: an error in the code of one fails the run, after the other was reconciled", async () => {
+  await prepare();
+  await using vapi = new PlayedVapi();
+  await using other = new PlayedParley();
+  vapi.add(finished(vapi));
+  const broken: Provider = {
+    ...other.provider,
+    api: (...given) => {
+      const fail = () => Promise.reject(new TypeError("a mistake"));
+      return Object.assign(other.provider.api(...given), { listUpdatedCalls: fail });
+    },
+  };
+  const settings = settingsOf([vapi, other]);
+  const providers = [broken, vapi.provider];
+  const { status, body } = await call((request) => collectRecordings(request, settings, undefined, providers), {
+    reconcile: true,
+    at: NOON,
+  });
+  assert.deepEqual([status, body.code], [500, "internal_error"]);
+  assert.deepEqual((await records.calls()).map(({ provider }) => provider), ["vapi"]);
 });
 
 Deno.test("a provider that is not deployed: its URLs are used, and what needs its API waits", async () => {

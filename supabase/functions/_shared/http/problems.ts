@@ -40,11 +40,9 @@ export async function respond(name: string, work: () => Promise<Response>): Prom
   try {
     return await work();
   } catch (error) {
-    const problem = error instanceof Problem ? error : new Problem(
-      500,
-      "internal_error",
-      "The function failed; its log says why.",
-    );
+    const problem = error instanceof Problem
+      ? error
+      : new Problem(500, "internal_error", "The function failed; its log says why.");
     log(problem.status < 500 ? "warning" : "error", "request_refused", {
       function: name,
       status: problem.status,
