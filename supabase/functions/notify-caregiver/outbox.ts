@@ -19,8 +19,13 @@ export class Outbox {
   }
 
   async claim(worker: string, leaseSeconds: number): Promise<Delivery | undefined> {
-    const named = { worker, count: 1, lease_seconds: leaseSeconds, at: this.at };
-    return (await this.#database.rpc<Delivery[]>("claim_deliveries", named))[0];
+    const [delivery]: Delivery[] = await this.#database.rpc("claim_deliveries", {
+      worker,
+      count: 1,
+      lease_seconds: leaseSeconds,
+      at: this.at,
+    });
+    return delivery;
   }
 
   /** Returns whether the lease still held. */

@@ -87,8 +87,14 @@ export class Database {
     callLogId?: string,
     at?: string,
   ): Promise<RecordingClaim | undefined> {
-    const named = { worker, count: 1, lease_seconds: leaseSeconds, call_log_id: callLogId, at };
-    return (await this.rpc<RecordingClaim[]>("claim_recordings", named))[0];
+    const [claim]: RecordingClaim[] = await this.rpc("claim_recordings", {
+      worker,
+      count: 1,
+      lease_seconds: leaseSeconds,
+      call_log_id: callLogId,
+      at,
+    });
+    return claim;
   }
 
   /** Returns whether the lease still held. */
@@ -125,12 +131,13 @@ export class Database {
   }
 
   async claimDeletion(worker: string, leaseSeconds: number, at?: string): Promise<DeletionClaim | undefined> {
-    return (await this.rpc<DeletionClaim[]>("claim_deletions", {
+    const [claim]: DeletionClaim[] = await this.rpc("claim_deletions", {
       worker,
       count: 1,
       lease_seconds: leaseSeconds,
       at,
-    }))[0];
+    });
+    return claim;
   }
 
   /** Returns whether the lease still held. */
