@@ -120,7 +120,7 @@ class Records:
         return user_id
 
     def report(self, provider_call_id: str, **report: Any) -> Row:
-        """Report a finished call, as functions/vapi-webhook does."""
+        """Report a finished call, as functions/call-webhook does."""
         usual: Row = {
             "ended_reason": "customer-ended-call",
             "started_at": NOON,
