@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { handle } from "../../supabase/functions/call-webhook/index.ts";
 import { backend } from "./backend.ts";
 import { type Generated, generated, MACHINES, type Names } from "./generated_reports.ts";
-import { generator } from "./planning.ts";
+import { generator } from "../../tools/simulation/plan.ts";
 import { PHONE, Records } from "./records.ts";
 import { Background, environment, type Json, listenToLines } from "./serving.ts";
 

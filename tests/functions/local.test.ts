@@ -5,8 +5,9 @@ import { Records } from "./records.ts";
 
 const project = await backend();
 const records = new Records(project);
+const LOCAL = new URL("../../tools/local/main.ts", import.meta.url).pathname;
 
-Deno.test("scripts/local prints a report to post, and what is posted is judged", async () => {
+Deno.test("scripts/local shows judged calls and the message, and judges the report that it prints", async () => {
   const models = Deno.env.get("RETROCARE_MODEL_DIR") ?? new URL("../.models", import.meta.url).pathname;
   const backendLine = JSON.stringify({
     api_url: project.apiUrl,
@@ -18,8 +19,20 @@ Deno.test("scripts/local prints a report to post, and what is posted is judged",
     database: project.database,
   });
   const process = new Deno.Command(Deno.execPath(), {
-    args: ["run", "--quiet", "--no-check", "--allow-all", "local.ts", "--port", "0", "--encoder", "ge2e"],
-    cwd: new URL(".", import.meta.url),
+    args: [
+      "run",
+      "--quiet",
+      "--no-check",
+      "--config",
+      "deno.json",
+      "--allow-all",
+      LOCAL,
+      "--port",
+      "0",
+      "--encoder",
+      "ge2e",
+    ],
+    cwd: new URL(".", import.meta.url), // where deno.json is
     env: { RETROCARE_TEST_BACKEND: backendLine, RETROCARE_MODEL_DIR: models },
     stdout: "piped",
     stderr: "null",
@@ -33,14 +46,19 @@ Deno.test("scripts/local prints a report to post, and what is posted is judged",
       printed += value;
     }
     reader.releaseLock();
+    assert.match(printed, /01-enrol-monday +enrolled\n/);
+    assert.match(printed, /04-usual-thursday +scored, low, 0\.0\d\d\n/);
+    assert.match(printed, /10-another-voice +scored, high, emergency, 0\.\d{3}\n/);
+    assert.match(printed, /What Rui is told:\n\nemergency for Rui: .*Mum/);
     const [, sample] = /(CALL=[^]*?'\$CALL'[^]*?\n)\n/.exec(printed)!;
     const posted = await new Deno.Command("bash", { args: ["-c", sample!] }).output();
     assert.equal(JSON.parse(new TextDecoder().decode(posted.stdout)).disposition, "judge");
-    const state = async () => (await records.calls())[0]!.check_state;
-    for (let waited = 0; waited < 300 && await state() !== "enrolled"; waited++) {
+    const state = async () =>
+      (await records.calls()).find((call) => call.provider_call_id === "02-enrol-tuesday")?.check_state;
+    for (let waited = 0; waited < 300 && await state() !== "scored"; waited++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
-    assert.equal(await state(), "enrolled");
+    assert.equal(await state(), "scored");
   } finally {
     process.kill("SIGINT");
     assert.equal((await process.status).code, 0);

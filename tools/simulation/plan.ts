@@ -1,5 +1,5 @@
 /** What happens on the day that is played, decided before it begins: so it is known what must have become of each call. */
-import { type Kind } from "./vapi.ts";
+import { type Kind } from "../../tests/functions/vapi.ts";
 
 export interface Size {
   readonly calls: number;

@@ -1,5 +1,5 @@
-/** The Python service of a simulated day (judging.py), which runs the queued checks when it is given the time. */
-import type { Backend } from "./backend.ts";
+/** The Python service of a simulated day (judge.py), which runs the queued checks when it is given the time. */
+import type { Backend } from "../../tests/functions/backend.ts";
 
 export class Judge {
   private constructor(
@@ -14,7 +14,7 @@ export class Judge {
     const folder = await Deno.makeTempDir({ prefix: "retrocare-day-" });
     const python = Deno.env.get("RETROCARE_PYTHON") ?? new URL("../../.venv/bin/python", import.meta.url).pathname;
     const process = new Deno.Command(python, {
-      args: [new URL("judging.py", import.meta.url).pathname, folder, String(calls)],
+      args: [new URL("judge.py", import.meta.url).pathname, folder, String(calls)],
       env: {
         DATABASE_URL: project.serviceUrl,
         SUPABASE_URL: project.apiUrl,
@@ -27,7 +27,7 @@ export class Judge {
     }).spawn();
     const lines = linesOf(process.stdout);
     const first = await lines.next();
-    if (first.done) throw new Error("judging.py ended before it began");
+    if (first.done) throw new Error("judge.py ended before it began");
     return new Judge(folder, JSON.parse(first.value).encoder, process, lines, process.stdin.getWriter());
   }
 
@@ -44,7 +44,7 @@ export class Judge {
   async at(moment: string): Promise<Record<string, number>> {
     await this.input.write(new TextEncoder().encode(`${moment}\n`));
     const { value, done } = await this.lines.next();
-    if (done) throw new Error("judging.py has ended");
+    if (done) throw new Error("judge.py has ended");
     return JSON.parse(value);
   }
 

@@ -4,12 +4,12 @@
  * up. Everything is real but the provider, the gateway, and the clock, which each part is told. In the end everything
  * is counted.
  *
- *     deno run --allow-all tests/functions/day.ts [--calls 200] [--patients 20] [--seed 1]
+ *     deno run --allow-all tools/simulation/main.ts [--calls 200] [--patients 20] [--seed 1]
  */
-import { backend } from "./backend.ts";
+import { backend } from "../../tests/functions/backend.ts";
 import { type Outcome, outcome } from "./outcome.ts";
-import type { Size } from "./planning.ts";
-import { Day } from "./playing.ts";
+import type { Size } from "./plan.ts";
+import { Day } from "./day.ts";
 
 export async function play(size: Size, say: (line: string) => void): Promise<Outcome> {
   await using day = await Day.prepare(await backend(), size, say);

@@ -1,8 +1,8 @@
 /** A small day is played with every check-up; a whole one by scripts/day. */
 import assert from "node:assert/strict";
 import { backend } from "./backend.ts";
-import { outcome } from "./outcome.ts";
-import { Day } from "./playing.ts";
+import { outcome } from "../../tools/simulation/outcome.ts";
+import { Day } from "../../tools/simulation/day.ts";
 import { listenToLines } from "./serving.ts";
 
 const project = await backend();

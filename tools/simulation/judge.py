@@ -1,6 +1,6 @@
 """The Python service of a day that is played: it judges what is queued when it is told to, by the clock it is told.
 
-    judging.py FOLDER CALLS    writes recordings into FOLDER, says so in one line of JSON, and then answers each line of
+    judge.py FOLDER CALLS    writes recordings into FOLDER, says so in one line of JSON, and then answers each line of
                                its standard input, a moment, with a line that counts what it brought to which end
 
 The recordings are the demo's, each made a little different, so that none is a duplicate: as many of the usual voice as

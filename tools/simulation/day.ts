@@ -2,13 +2,13 @@
 import { handle as collectRecordings } from "../../supabase/functions/collect-recordings/index.ts";
 import { handle as notifyCaregiver } from "../../supabase/functions/notify-caregiver/index.ts";
 import { handle as callWebhook } from "../../supabase/functions/call-webhook/index.ts";
-import type { Backend } from "./backend.ts";
+import type { Backend } from "../../tests/functions/backend.ts";
 import { Judge } from "./judge.ts";
-import { generator, plan, type PlannedCall, type Size } from "./planning.ts";
-import { report } from "./reports.ts";
-import { Background, environment, type Json, serve, type Served } from "./serving.ts";
-import { FakeTwilio } from "./twilio.ts";
-import { FakeVapi } from "./vapi.ts";
+import { generator, plan, type PlannedCall, type Size } from "./plan.ts";
+import { report } from "../../tests/functions/reports.ts";
+import { Background, environment, type Json, serve, type Served } from "../../tests/functions/serving.ts";
+import { FakeTwilio } from "../../tests/functions/twilio.ts";
+import { FakeVapi } from "../../tests/functions/vapi.ts";
 
 const SECRET = "the-webhook-secret";
 const STEP_MINUTES = 5;

@@ -1,6 +1,6 @@
 /** What must have come of the simulated day, and what did. */
-import { type PlannedCall } from "./planning.ts";
-import type { Day } from "./playing.ts";
+import { type PlannedCall } from "./plan.ts";
+import type { Day } from "./day.ts";
 
 export interface Outcome {
   readonly counts: Record<string, number>;
