@@ -45,6 +45,15 @@ def codes_of_errors() -> Iterator[str]:
                     yield from (str(value.value) for value in given if isinstance(value, ast.Constant) and value.value)
 
 
+def codes_of_functions() -> Iterator[str]:
+    """Read the codes that the edge functions give to their errors, those that end in a number left out."""
+    for file in FUNCTIONS.rglob("*.ts"):
+        text = file.read_text()
+        yield from re.findall(r"""new (?:Recording|Delivery|Fetch)Failure\(\s*"(\w+)\"""", text)
+        yield from re.findall(r"""new Problem\(\s*\w+,\s*"(\w+)\"""", text)
+        yield from re.findall(r"""return [^;]*"(provider_\w+)\"""", text)
+
+
 def settings_of_functions() -> Iterator[str]:
     for file in FUNCTIONS.rglob("*.ts"):
         yield from re.findall(r"""(?:get\(|, )"([A-Z]+(?:_[A-Z]+)+)\"""", file.read_text())
@@ -58,6 +67,12 @@ def missing(words: set[str]) -> list[str]:
 def test_every_error_code_is_in_the_reference() -> None:
     codes = set(codes_of_errors())
     assert {"recording_too_large", "too_busy", "encoder_not_active", "migration_failed", "impossible_time"} <= codes
+    assert missing(codes) == []
+
+
+def test_every_error_code_of_the_edge_functions_is_in_the_reference() -> None:
+    codes = set(codes_of_functions())
+    assert {"not_json", "unknown_provider", "recording_late", "twilio_busy", "provider_unauthorised"} <= codes
     assert missing(codes) == []
 
 
