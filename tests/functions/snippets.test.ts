@@ -1,8 +1,8 @@
-/** What docs/dashboard.md shows is what the database's types allow. */
+/** The TypeScript of the documents fits the database's types. */
 import assert from "node:assert/strict";
 
 const HERE = new URL(".", import.meta.url);
-const PAGE = new URL("../../docs/dashboard.md", import.meta.url);
+const DOCS = new URL("../../docs/", import.meta.url);
 const TYPES = new URL("../../supabase/database.types.ts", import.meta.url);
 
 /** What a page of the dashboard has at hand when it uses a snippet. */
@@ -10,6 +10,7 @@ const AT_HAND = `
 declare const supabase: SupabaseClient<Database>;
 declare const reload: () => void;
 declare const patientId: string, patient_id: string, alert_id: string, call_log_id: string, caregiver_id: string;
+declare const embedding: readonly number[];
 declare const phone: string | null, webhook_url: string | null, user_id: string | null, patient_known_as: string | null;
 `;
 const SIGN_IN = `
@@ -49,9 +50,11 @@ async function check(name: string, code: string): Promise<string> {
   }
 }
 
-Deno.test("every snippet of the dashboard's page fits the database's types", async () => {
-  const { signIn, others, count } = modules(await Deno.readTextFile(PAGE));
-  assert.ok(count >= 8);
+Deno.test("every snippet of the documents fits the database's types", async () => {
+  const pages = [...Deno.readDirSync(DOCS)].map(({ name }) => name).filter((name) => name.endsWith(".md")).sort();
+  const text = await Promise.all(pages.map((name) => Deno.readTextFile(new URL(name, DOCS))));
+  const { signIn, others, count } = modules(text.join("\n"));
+  assert.ok(count >= 11);
   assert.equal(await check("sign-in", signIn), "");
   assert.equal(await check("snippets", others), "");
 });
