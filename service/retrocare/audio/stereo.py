@@ -45,9 +45,10 @@ class Match:
         """Say whether to rely on it.
 
         Measured on calls put together from the speech of two people, the times late, early and in part missing, with
-        barge-in, echo and line noise (``pytest -s tests/test_channels.py`` prints it): of 200 calls of 40 to 120 s, 199
-        right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. Times of another call:
-        194 of 199 refused, 1 wrong. Where the agent's times are told as the patient's, the agent is taken: 37 of 40.
+        barge-in, echo and line noise (``pytest -s tests/service/audio/test_stereo.py`` prints it): of 200 calls of 40
+        to 120 s, 199 right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. Times of
+        another call: 194 of 199 refused, 1 wrong. Where the agent's times are told as the patient's, the agent is
+        taken: 37 of 40.
         """
         return self.margin_db >= LEAST_MARGIN_DB and self.match >= LEAST_MATCH
 
