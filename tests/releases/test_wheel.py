@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from fixtures.commands import bare_environment
 from fixtures.databases import Database
-from fixtures.inputs import ROOT
+from fixtures.inputs import MODELS, ROOT
 from retrocare.database.migrations import migration_files
 
 NEEDED = ("pyproject.toml", "README.md", "LICENSE", "service", "supabase/migrations")
@@ -24,6 +25,9 @@ sys.path[:] = [wheel, *(path for path in sys.path if not path.startswith(checkou
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 import retrocare
 assert retrocare.__file__.startswith(wheel), retrocare.__file__
+if sys.argv[3] == "no-weights":
+    sys.modules["resemblyzer"] = None  # as where the package was never installed
+    del sys.argv[3]
 from retrocare.cli.main import app
 app(sys.argv[3:])
 """
@@ -49,17 +53,36 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_carries_the_migrations_of_the_checkout(wheel: Path) -> None:
-    carried = migration_files(wheel / "retrocare" / "migration_files")
+    carried = migration_files(wheel / "retrocare" / "database" / "migration_files")
     assert {file.path.name: file.text for file in carried} == {
         path.name: path.read_text() for path in (ROOT / "supabase" / "migrations").glob("*.sql")
     }
 
 
+def run(wheel: Path, *words: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", COMMAND, str(wheel), str(ROOT / "service"), *words]
+    variables = bare_environment() | environment
+    return subprocess.run(
+        command, cwd=wheel, env=variables, capture_output=True, text=True, timeout=seconds, check=False
+    )
+
+
 def test_an_installed_wheel_brings_an_empty_database_up_to_date(wheel: Path, empty_database: Database) -> None:
-    command = [sys.executable, "-c", COMMAND, str(wheel), str(ROOT / "service"), "migrate"]
-    done = subprocess.run(
-        [*command, "--url", empty_database.owner_url],
-        cwd=wheel, env=bare_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run(wheel, "migrate", "--url", empty_database.owner_url)
     assert (done.returncode, done.stdout.split(" ")[0]) == (0, str(len(migration_files()))), done.stderr
     assert empty_database.owner.execute("select version from care.release()").fetchone() is not None
+
+
+def test_an_installed_wheel_says_in_one_line_how_to_get_the_offline_weights(wheel: Path, data_folder: Path) -> None:
+    done = run(wheel, "no-weights", "demo", RETROCARE_DATA_DIR=str(data_folder))
+    assert done.returncode == 1
+    assert done.stderr.count("pip install --no-deps Resemblyzer==") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_installed_wheel_plays_the_demo(wheel: Path, data_folder: Path) -> None:
+    models = {"RETROCARE_MODEL_DIR": str(MODELS), "RETROCARE_DATA_DIR": str(data_folder)}
+    done = run(wheel, "demo", "--json", seconds=200, **models)
+    assert done.returncode == 0, done.stderr
+    calls = json.loads(done.stdout)["calls"]
+    assert [call["outcome"] for call in calls] == ["enrolled"] * 3 + ["scored"] * 7 + ["not_assessable"] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
@@ -15,6 +15,7 @@ from retrocare.errors import ConfigurationError, Forbidden, Unauthorized
 from retrocare.settings import LOOPBACK, Settings
 
 ApiScope = Literal["embed", "check", "read", "admin"]  # the SQL enum care.api_scope
+SCOPES: tuple[ApiScope, ...] = get_args(ApiScope)
 
 NEEDED_SCOPE = "x-scope"  # of an operation in OpenAPI: what a key must allow
 SECURITY_SCHEMES = {

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
-from retrocare.audio.decode import NamedChannel
+from retrocare.audio.decode import NAMED_CHANNELS, NamedChannel
 from retrocare.errors import BadRequest
 from retrocare.recordings.fetch import Recording, check_reference
 
@@ -38,7 +38,7 @@ async def _uploaded(request: Request, most: int) -> list[Recording]:
         try:
             channel = CHANNEL.validate_python(form.get("channel") or None)
         except ValidationError:
-            raise BadRequest("channel is one of customer, left, right, mono") from None
+            raise BadRequest(f"channel is one of {', '.join(NAMED_CHANNELS)}") from None
         files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
         if not files:
             raise BadRequest("The form holds no file", hint="Send each recording as a file.")
@@ -52,7 +52,7 @@ def openapi(body: type[BaseModel]) -> dict[str, Any]:
         "required": ["file"],
         "properties": {
             "file": {"type": "string", "format": "binary"},
-            "channel": {"type": "string", "enum": ["customer", "left", "right", "mono"]},
+            "channel": {"type": "string", "enum": list(NAMED_CHANNELS)},
         },
     }
     content = {"application/json": {"schema": body.model_json_schema()}, "multipart/form-data": {"schema": form}}

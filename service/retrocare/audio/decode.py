@@ -1,7 +1,7 @@
 """Bytes become the patient's channel: one float32 voice at 8 or 16 kHz, whatever file it came in.
 
-Nothing here trusts a header. Files are read block by block and every block is counted, so that neither memory nor time
-follows what a file claims about itself. Of a long call pieces are kept, so that memory does not follow its length.
+A file's header is never trusted: the file is read block by block and every block is counted, so that neither memory nor
+time depends on what the file claims. Of a long call only pieces are kept, so that memory does not grow with its length.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from retrocare.audio.files import Source, Tenths, opened
-from retrocare.audio.stereo import Comparison, Intervals
+from retrocare.audio.stereo import ChannelComparison, Intervals
 from retrocare.errors import NotAssessable
 
 Samples = npt.NDArray[np.float32]  # (n,), mono, -1..1
-NamedChannel = Literal["customer", "left", "right", "mono"]  # what a caller may say, and what a voice was taken from
-Channel = (
-    NamedChannel | Literal["mixed", "stereo"]
-)  # and what a provider may have: patient and agent in one, or on two sides
+NamedChannel = Literal["customer", "left", "right", "mono"]  # where a caller may say that the patient is
+Channel = NamedChannel | Literal["mixed", "stereo"]  # and what a provider may give: one mix, or a side each
+NAMED_CHANNELS: tuple[NamedChannel, ...] = get_args(NamedChannel)
 
 LOWEST_RATE, HIGHEST_RATE = 6_000, 192_000
 MOST_CHANNELS = 8
@@ -106,8 +105,8 @@ def claimed_seconds(data: bytes) -> float:
 
 def _read(source: Source, channel: Channel | None, maximum_seconds: float, intervals: Intervals) -> Audio:
     to_find = source.channels == 2 and channel in (None, "stereo") and bool(intervals)
-    voices = [_Voice(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
-    comparison, frames = Comparison(), 0
+    voices = [_ChannelStream(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
+    comparison, frames = ChannelComparison(), 0
     for tenths in source.tenths():
         frames += tenths.shape[0] * tenths.shape[1]
         _check_length(source, frames, maximum_seconds)
@@ -138,14 +137,14 @@ def _read(source: Source, channel: Channel | None, maximum_seconds: float, inter
     return voices[found.channel].audio("right" if found.channel else "left", seconds, margin_db)
 
 
-class _Voice:
-    """Take one channel to the rate at which we work."""
+class _ChannelStream:
+    """Resample one channel, and keep pieces of it while it is read."""
 
     def __init__(self, source: Source, index: int) -> None:
         self._source, self._index = source, index
         self._rate = 8_000 if source.rate < 16_000 else 16_000
         self._resampler = soxr.ResampleStream(source.rate, self._rate, 1, dtype="float32")
-        self._kept, self._flats = _Kept(round(PIECE_SECONDS * self._rate)), _Flats()
+        self._kept, self._flats = _PieceStore(round(PIECE_SECONDS * self._rate)), _ClippingCounter()
 
     def add(self, tenths: Tenths) -> None:
         voice = np.ascontiguousarray(tenths[:, :, self._index])
@@ -164,14 +163,14 @@ class _Voice:
         self._kept.add(voice if as_it_is else self._resampler.resample_chunk(voice, last))
 
 
-class _Kept:
-    """Cut a channel into pieces and keep the liveliest of every few neighbours, of as many as the length asks for."""
+class _PieceStore:
+    """Cut a channel into pieces; of a long one, keep the loudest of each group of neighbours."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._open = bytearray()
         self._pieces: list[Piece] = []
-        self._cut, self._neighbours = 0, 1  # how many pieces were cut so far; how many one that is kept stands for
+        self._cut, self._neighbours = 0, 1  # pieces cut so far; pieces of which one is kept
         self._energy, self._sounding, self._peak = 0.0, 0, 0.0
 
     def add(self, voice: Samples) -> None:
@@ -205,8 +204,8 @@ class _Kept:
             self._neighbours *= 2
 
 
-class _Flats:
-    """Count, for each tenth of a second, the samples that stay at that tenth's peak."""
+class _ClippingCounter:
+    """Measure, for each tenth of a second, the share of samples in a flat run at that tenth's peak."""
 
     def __init__(self) -> None:
         self.peaks, self.counts = array("d"), array("d")

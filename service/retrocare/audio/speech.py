@@ -13,8 +13,8 @@ from retrocare.errors import NotAssessable
 
 SPEECH_RATE = 16_000  # of what find_speech returns
 BUDGET_SECONDS = 15.0  # more speech than this makes no better voiceprint: `scripts/bench budget` prints the curve
-LISTENING_LEVEL_DBFS = -23.0
-MOST_PIECES_AT_ONCE = 8
+VAD_LEVEL_DBFS = -23.0
+PIECES_AT_ONCE = 8
 FRAME_SECONDS = 0.03
 FLOOR_PERCENTILE = 10
 HIGHEST_SNR_DB = 60.0  # above it the pauses were made by a machine
@@ -34,7 +34,7 @@ class RecordingLimits:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Hold the speech to encode (16 kHz, at most the budget) and what was measured where it was listened to."""
+    """Hold the speech to encode (16 kHz, at most the budget) and what was measured in the pieces that it is from."""
 
     samples: Samples
     speech_seconds: float
@@ -43,8 +43,8 @@ class Speech:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
-    """Hold a piece that was listened to, and where somebody speaks in it."""
+class AnalysedPiece:
+    """Hold a piece of the recording, and where somebody speaks in it."""
 
     piece: Piece
     stretches: Stretches
@@ -59,11 +59,11 @@ def find_speech(audio: Audio, limits: RecordingLimits, budget_seconds: float = B
 
     *Raises*: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
     """
-    heard = _listen(audio, max(budget_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
-    speech = [stretch for one in heard for stretch in one.speech]
+    pieces = _find_pieces(audio, max(budget_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
+    speech = [stretch for one in pieces for stretch in one.speech]
     speech_seconds = sum(map(len, speech)) / audio.sample_rate
-    snr_db = _snr_db(heard, audio.sample_rate)
-    clipped_share = _clipped_share(heard, audio)
+    snr_db = _snr_db(pieces, audio.sample_rate)
+    clipped_share = _clipped_share(pieces, audio)
     reason = (
         "no_speech"
         if not speech
@@ -83,30 +83,30 @@ def find_speech(audio: Audio, limits: RecordingLimits, budget_seconds: float = B
     return Speech(kept, speech_seconds, snr_db, clipped_share)
 
 
-def _listen(audio: Audio, wanted: float) -> list[Heard]:
-    """Listen to pieces, in an order that is spread over the call however early it ends; return them as they follow."""
+def _find_pieces(audio: Audio, wanted: float) -> list[AnalysedPiece]:
+    """Look for speech in pieces spread over the call until enough is found; return those pieces in their order."""
     if not audio.loudness:
         return []
-    gain = np.float32(10 ** (LISTENING_LEVEL_DBFS / 20) / audio.loudness)
+    gain = np.float32(10 ** (VAD_LEVEL_DBFS / 20) / audio.loudness)
     size = round(PIECE_SECONDS * audio.sample_rate)
     waiting = sorted(range(len(audio.pieces)), key=lambda n: n * GOLDEN_SHARE % 1)
-    heard: dict[int, Heard] = {}
+    pieces: dict[int, AnalysedPiece] = {}
     found, share = 0, 1.0
     while waiting and found < wanted:
-        count = int(min(MOST_PIECES_AT_ONCE, 1 + (wanted - found) / (share * size)))
+        count = int(min(PIECES_AT_ONCE, 1 + (wanted - found) / (share * size)))
         now, waiting = waiting[:count], waiting[count:]
         levelled = np.zeros((len(now), size), np.float32)
         for row, n in zip(levelled, now, strict=True):
             samples = audio.pieces[n].samples
             np.clip(samples * gain, -1, 1, out=row[: len(samples)])
         for n, stretches in zip(now, find_stretches(levelled, audio.sample_rate), strict=True):
-            heard[n] = Heard(audio.pieces[n], stretches)
-            found += sum(end - start for start, end in heard[n].stretches)
-        share = max(0.1, found / (len(heard) * size))
-    return [heard[n] for n in sorted(heard)]
+            pieces[n] = AnalysedPiece(audio.pieces[n], stretches)
+            found += sum(end - start for start, end in pieces[n].stretches)
+        share = max(0.1, found / (len(pieces) * size))
+    return [pieces[n] for n in sorted(pieces)]
 
 
-def _snr_db(heard: list[Heard], sample_rate: int) -> float | None:
+def _snr_db(pieces: list[AnalysedPiece], sample_rate: int) -> float | None:
     """Estimate speech level over noise level, the noise being the quietest tenth of the 30 ms frames.
 
     Unknown (None) with less than 0.3 s of pauses, or above 60 dB. It errs upwards: it sees noise at its quietest. With
@@ -116,7 +116,7 @@ def _snr_db(heard: list[Heard], sample_rate: int) -> float | None:
     """
     size = int(FRAME_SECONDS * sample_rate)
     powers, marks = [np.zeros(0)], [np.zeros(0, bool)]
-    for one in heard:
+    for one in pieces:
         frames = one.piece.samples[: len(one.piece.samples) // size * size].reshape(-1, size)
         powers.append(np.mean(np.square(frames, dtype=np.float64), axis=1))
         marks.append(np.zeros(len(frames), bool))
@@ -132,11 +132,11 @@ def _snr_db(heard: list[Heard], sample_rate: int) -> float | None:
     return snr_db if snr_db <= HIGHEST_SNR_DB else None
 
 
-def _clipped_share(heard: list[Heard], audio: Audio) -> float:
+def _clipped_share(pieces: list[AnalysedPiece], audio: Audio) -> float:
     """Measure the share of the speech that stays flat at the recording's peak."""
     weights = np.zeros(len(audio.clipping))
     tenth = audio.sample_rate / 10
-    for one in heard:
+    for one in pieces:
         for start, end in one.stretches:
             first, last = one.piece.start + start, one.piece.start + end
             weights[int(first / tenth) : int(np.ceil(last / tenth))] = 1

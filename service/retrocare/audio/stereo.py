@@ -1,8 +1,8 @@
-"""Which channel of a stereo recording is the patient's: the one that is loud when the patient is said to speak.
+"""Which channel of a stereo recording is the patient's: the one that is loud while the patient is reported to speak.
 
-Who is on the left, providers do not document, and nothing here assumes. They do say when each one spoke; that is
-compared with how loud each channel is, tenth by tenth of a second. What is not clear is refused, because the other
-channel holds the agent's voice, and a baseline of that would judge every patient alike.
+Providers do not document who is on the left, so nothing here assumes it. They do report when each party spoke; that is
+compared with how loud each channel is, tenth by tenth of a second. An unclear match is refused, because the other
+channel holds the agent's voice, and a baseline of that would suit every patient.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Match:
 
         Measured on calls put together from the speech of two people, the times late, early and in part missing, with
         barge-in, echo and line noise (``pytest -s tests/service/audio/test_stereo.py`` prints it): of 200 calls of 40
-        to 120 s, 199 right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. Times of
-        another call: 194 of 199 refused, 1 wrong. Where the agent's times are told as the patient's, the agent is
-        taken: 37 of 40.
+        to 120 s, 199 right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. With the
+        times of another call, 194 of 199 are refused and 1 is wrong. Where the agent's times are reported as the
+        patient's, the agent is taken: 37 of 40.
         """
         return self.margin_db >= LEAST_MARGIN_DB and self.match >= LEAST_MATCH
 
 
-class Comparison:
+class ChannelComparison:
     """Compare the channels of a recording while it is read, tenth by tenth of a second."""
 
     def __init__(self) -> None:

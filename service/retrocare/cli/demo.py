@@ -5,6 +5,9 @@ Nothing is staged: each recording goes the way of a real one, and each score is 
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
@@ -74,8 +77,13 @@ def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
     results.print("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
     if not speech:
         results.print("The voices are synthetic: they show how it works, not how well it hears illness.")
-    command = f'RETROCARE_DATA_DIR={settings.data_dir} .venv/bin/retrocare check "{name}" your-recording.wav'
+    command = f'RETROCARE_DATA_DIR={settings.data_dir} {program()} check "{name}" your-recording.wav'
     results.print(f"\nNow with a recording of your own:\n\n    {command}\n", highlight=False, soft_wrap=True)
+
+
+def program() -> str:
+    """Return how to call this command from here."""
+    return "retrocare" if shutil.which("retrocare") else os.path.relpath(sys.argv[0])
 
 
 def play(service: Service, patient_id: UUID, scenes: list[Scene], quiet: bool) -> Iterator[Row]:

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from retrocare.api.auth import hash_of
+from retrocare.api.auth import SCOPES, hash_of
 from retrocare.cli.console import Json, Yes, confirm, naming, opened, say, show
 from retrocare.errors import NotFound
 
-SCOPES = ("embed", "check", "read", "admin")
 SHOWN = ("name", "scopes", "created_at", "last_used_at", "revoked_at")
 
 app = typer.Typer(no_args_is_help=True, help="The machines that may call the service.")

@@ -14,6 +14,7 @@ import typer
 from rich.progress import track
 
 from retrocare import __version__
+from retrocare.audio.decode import NAMED_CHANNELS
 from retrocare.checks.explanations import explain
 from retrocare.cli import alerts, backfill, caregivers, keys, operations, patients, policies, privacy
 from retrocare.cli.console import (
@@ -66,10 +67,9 @@ app.command("url")(operations.database_url)
 
 Files = Annotated[list[Path], typer.Argument(help="Recordings: wav, mp3, ogg, flac; m4a and webm with PyAV.")]
 ChannelName = Annotated[
-    str | None, typer.Option("--channel", help="Where the patient is: customer, left, right or mono.")
+    str | None, typer.Option("--channel", help=f"Where the patient is: {', '.join(NAMED_CHANNELS)}.")
 ]
 
-CHANNELS = ("customer", "left", "right", "mono")
 DONE = ("scored", "enrolled")
 CHECKED = ("state", "reason", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
 LOGGED = ("timestamp", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes")
@@ -222,8 +222,8 @@ def each(
 
 
 def checked_channel(channel: str | None) -> str | None:
-    if channel is not None and channel not in CHANNELS:
-        raise typer.BadParameter(f"--channel is one of {', '.join(CHANNELS)}")
+    if channel is not None and channel not in NAMED_CHANNELS:
+        raise typer.BadParameter(f"--channel is one of {', '.join(NAMED_CHANNELS)}")
     return channel
 
 

@@ -19,7 +19,7 @@ from fixtures.hostile import written
 from fixtures.inputs import MODELS
 from retrocare.audio.decode import NamedChannel, decode
 from retrocare.audio.speech import RecordingLimits
-from retrocare.audio.stereo import Comparison, Intervals, intervals_of
+from retrocare.audio.stereo import ChannelComparison, Intervals, intervals_of
 from retrocare.checks.voiceprint import Voiceprint, make_voiceprint
 from retrocare.cli.demo import RECORDINGS
 from retrocare.encoders.loading import load_encoder
@@ -148,7 +148,7 @@ def test_match_counts_time_by_the_recordings_length() -> None:
     """A tenth is a whole number of samples, so at odd rates a long recording has more of them than ten a second."""
     tenths = np.full((400, 1, 2), 0.001, np.float32)
     tenths[100:200, :, 1] = tenths[:100, :, 0] = tenths[200:, :, 0] = 0.1
-    comparison = Comparison()
+    comparison = ChannelComparison()
     for some in np.split(tenths, [1, 250]):
         comparison.add(some)
     found = comparison.match([(5.0, 10.0)], seconds=20)
