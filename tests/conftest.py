@@ -20,6 +20,7 @@ from fixtures.databases import Database, Server, short_folder
 from fixtures.inputs import MODELS, SPEECH, TESTS
 from fixtures.networks import SMALL, write_ecapa
 from fixtures.next_release import NextRelease, copied
+from fixtures.records import Records
 from retrocare.database.embedded import embedded
 
 GIVEN_URL = os.environ.get("RETROCARE_TEST_DATABASE_URL", "")
@@ -67,6 +68,14 @@ def database(server: Server) -> Iterator[Database]:
     """A database of its own for each test, with the migrations applied."""
     with server.clone(server.migrated_template) as cloned:
         yield cloned
+
+
+@pytest.fixture
+def records(database: Database) -> Records:
+    """The rows of a database of its own, in which one encoder of three dimensions is registered."""
+    found = Records(database)
+    found.register()
+    return found
 
 
 @pytest.fixture

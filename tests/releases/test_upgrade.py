@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,11 @@ import psycopg
 from fixtures.commands import in_process
 from fixtures.databases import Database, Server
 from fixtures.next_release import NextRelease
-from fixtures.numbers import Numbers, read_number
 from fixtures.populated import populated_patient
 from fixtures.processes import until
 from fixtures.records import ENCODER, Records
-from fixtures.running import RecordingHost, recording_host, settings_for
+from fixtures.running import RecordingHost, number_worker, recording_host, settings_for
 from releases.catalog import catalog, differences
-from retrocare.checks.inference import Inference
-from retrocare.checks.worker import Worker
 from retrocare.database.connection import connected
 from retrocare.database.migrations import MIGRATIONS, migrate
 from retrocare.database.programs import find_programs
@@ -47,22 +42,6 @@ def rows_of(records: Records) -> dict[str, list[dict[str, Any]]]:
         table: [row for (row,) in records.database.owner.execute(f"select to_jsonb(o) from {table} as o".encode())]
         for [table] in records.database.owner.execute(TABLES).fetchall()
     }
-
-
-@contextmanager
-def worker(database: Database, host: RecordingHost) -> Iterator[None]:
-    """Run the worker of this release, on two lanes."""
-    given = settings_for(database, poll_seconds=0.05, worker_lanes=2, fetch_private_hosts=host.named)
-    with connected(given) as opened:
-        inference = Inference(Numbers())
-        made = Worker(given, opened, inference, read_number)
-        made.start()
-        try:
-            yield
-            assert made.is_alive
-        finally:
-            made.stop()
-            inference.stop()
 
 
 class Caller:
@@ -150,7 +129,11 @@ def test_a_running_service_and_its_data_survive_the_next_release(database: Datab
     records.do("update care.checks set run_at = 'infinity' where state = 'queued'")  # of recordings that nobody serves
     patient_id = records.patient()
     before = rows_of(records)
-    with recording_host() as host, worker(database, host), Caller(records, host, patient_id) as caller:
+    with (
+        recording_host() as host,
+        number_worker(database, host, poll_seconds=0.05) as worker,
+        Caller(records, host, patient_id) as caller,
+    ):
         already = ended(records)
         until(lambda: ended(records) >= already + CALLS_AROUND, seconds=60)
         assert len(migrate(database.owner_url, folder=next_release.migrations)) == 1
@@ -159,6 +142,7 @@ def test_a_running_service_and_its_data_survive_the_next_release(database: Datab
         caller.stop()
         assert caller.failure is None
         until(lambda: not records.one(f"select count(*) from ({UNFINISHED}) as unfinished"), seconds=60)
+        assert worker.is_alive
     ends = records.rows("select id, check_state from public.call_logs where id = any (%s)", caller.calls)
     assert {row["id"] for row in ends} == set(caller.calls)
     assert {row["check_state"] for row in ends} <= {"scored", "enrolled"}

@@ -1,15 +1,14 @@
-"""What every SQL test starts from: a database with the migrations applied and one encoder of three dimensions."""
+"""What tests of the schema start from, beside a database: a patient of whom nothing is known yet."""
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
-from fixtures.databases import Database
 from fixtures.records import Records
 
 
 @pytest.fixture
-def records(database: Database) -> Records:
-    found = Records(database)
-    found.register()
-    return found
+def patient_id(records: Records) -> UUID:
+    return records.patient()

@@ -62,8 +62,8 @@ def queue(records: Records, patient_id: UUID) -> UUID:
     return records.call_log(patient_id, NOON, "provider", URL)
 
 
-def sweep(records: Records) -> int:
-    return int(records.run_jobs(datetime.now(UTC))["reassign_checks"])
+def reassigned(records: Records) -> int:
+    return int(records.run_due_jobs(datetime.now(UTC))["reassign_checks"])
 
 
 def check(records: Records, call_log_id: UUID) -> Row:
@@ -214,7 +214,7 @@ def test_a_call_that_is_held_is_finished_by_the_old_encoder(records: Records, pa
     call = queue(records, patient_id)
     [claim] = records.claims()
     assert activate(records) == 0
-    assert sweep(records) == 0
+    assert reassigned(records) == 0
     assert records.complete(claim, at_cosine(0.5))["state"] == "scored"
     assert judgements(records, call) == [ENCODER]
 
@@ -231,7 +231,7 @@ def test_a_call_that_the_old_encoder_does_not_finish_is_judged_by_the_new_one(
     elif end == "is given back":
         records.call("release_check", claim["check_id"], claim["lease_token"])
     if end != "expires":  # there it was handed over at once
-        assert sweep(records) == 1
+        assert reassigned(records) == 1
     assert records.claims(ENCODER) == []
     records.do("update care.checks set run_at = now() - interval '1 s'")
     [again] = records.claims(NEXT)
@@ -269,7 +269,7 @@ def test_the_service_of_the_old_encoder_gets_no_call_any_more(records: Records, 
     call = queue(records, patient_id)
     records.do("update care.checks set model = %s where call_log_id = %s", ENCODER, call)
     assert records.claims(ENCODER) == []
-    assert sweep(records) == 1
+    assert reassigned(records) == 1
     assert len(records.claims(NEXT)) == 1
 
 
@@ -379,7 +379,7 @@ def test_a_call_that_comes_in_during_activation_is_found_by_the_sweep(
         ).fetchall()
         assert activate(records) == 0
     assert check(records, call)["model"] == ENCODER
-    assert sweep(records) == 1
+    assert reassigned(records) == 1
     [claim] = records.claims(NEXT)
     records.complete(claim, at_cosine(0.5))
     assert judgements(records, call) == [NEXT]

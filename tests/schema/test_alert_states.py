@@ -146,9 +146,7 @@ def machine(server: Server) -> type[RuleBasedStateMachine]:
 
         @rule(fails=st.booleans())
         def messages_are_sent(self, fails: bool) -> None:
-            for delivery in self.records.rpc(
-                "claim_deliveries", worker="w", count=99, lease_seconds=60.0, at=self.clock
-            ):
+            for delivery in self.records.claim_deliveries(self.clock):
                 held = {name: delivery[name] for name in ("delivery_id", "lease_token")}
                 more: dict[str, Any] = {"code": "no", "message": "", "is_permanent": False} if fails else {}
                 self.records.rpc("fail_delivery" if fails else "finish_delivery", **held, **more, at=self.clock)

@@ -246,7 +246,7 @@ def test_a_backfill_leaves_nothing_but_embeddings_and_baselines(records: Records
         "encoder": NEXT, "is_active": False, "embedded": 3, "not_assessable": 1, "skipped": 0, "dead": 1, "waiting": 0,
         "baselines": 1, "rebuilt": 1, "outdated": 0, "unrecoverable": 0,
     }  # fmt: skip
-    records.run_jobs(datetime.now(UTC))
+    records.run_due_jobs(datetime.now(UTC))
     assert judged(records) == before
     assert records.one("select count(*) from voice.embeddings where encoder = %s", NEXT) == 3
 
@@ -342,7 +342,7 @@ def test_a_call_that_a_backfill_has_embedded_is_judged_all_the_same_when_it_is_a
     embed_all(records)
     records.call("activate_encoder", NEXT)
     assert records.rows("select * from care.requeue_checks(null, null)") == [{"requeue_checks": claim["check_id"]}]
-    records.run_jobs(datetime.now(UTC))
+    records.run_due_jobs(datetime.now(UTC))
     [result] = embed_all(records, voice=at_cosine(0.5))
     assert result["state"] == "scored"
     assert records.one("select count(*) from voice.embeddings where call_log_id = %s and encoder = %s", late, NEXT) == 1
@@ -437,7 +437,7 @@ def test_an_archived_call_is_no_answer_and_no_silence(records: Records) -> None:
     now = datetime.now(UTC)
     patient_id = records.patient()
     records.do("update public.patients set voice_consent_at = %s, silent_after_days = 3", now - timedelta(days=9))
-    records.run_jobs(now)
+    records.run_due_jobs(now)
     assert records.one("select causes[1] from public.caregiver_alerts where resolved_at is null") == "nothing_heard"
     for days in (1, 2, 3, 4):
         records.call_log(patient_id, now - timedelta(days=days), "archive", f"https://x/{days}")
@@ -448,7 +448,7 @@ def test_an_archived_call_is_no_answer_and_no_silence(records: Records) -> None:
         else:
             records.complete(claim)
     before = judged(records)
-    records.run_jobs(now + timedelta(minutes=1))
+    records.run_due_jobs(now + timedelta(minutes=1))
     assert judged(records)["caregiver_alerts"] == before["caregiver_alerts"]
 
 
@@ -473,5 +473,5 @@ def test_an_archives_recordings_are_kept_no_longer_than_others(records: Records)
     call = archive(records, records.patient(), -9)
     embed_all(records, ENCODER)
     records.do("update public.call_logs set created_at = now() - interval '91 days'")
-    records.run_jobs(datetime.now(UTC))
+    records.run_due_jobs(datetime.now(UTC))
     assert records.one("select recording_ref from public.call_logs where id = %s", call) is None

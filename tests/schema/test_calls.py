@@ -14,11 +14,6 @@ from psycopg.types.json import Jsonb
 from fixtures.records import NOON, Records, at_cosine
 
 
-@pytest.fixture
-def patient_id(records: Records) -> UUID:
-    return records.patient()
-
-
 def refusal(records: Records, statement: str, *values: object) -> str | None:
     with pytest.raises(psycopg.Error) as raised:
         records.do(statement, *values)
@@ -50,7 +45,7 @@ def test_a_call_of_an_earlier_database_that_lies_in_the_future_hides_no_silence(
         """insert into public.call_logs (patient_id, "timestamp", check_state) values (%s, '2099-01-01', 'scored')""",
         patient_id,
     )
-    assert records.run_jobs(NOON + timedelta(days=9))["note_silences"] == 1
+    assert records.run_due_jobs(NOON + timedelta(days=9))["note_silences"] == 1
 
 
 @pytest.mark.parametrize("taken_up", ["queued", "judged", "copying"])
@@ -158,9 +153,9 @@ def test_an_idempotency_key_with_another_request_is_refused(records: Records, pa
 
 def test_an_idempotency_key_is_forgotten_after_a_day(records: Records, patient_id: UUID) -> None:
     first = asked(records, patient_id)
-    records.run_jobs(datetime.now(UTC) + timedelta(hours=23.9))
+    records.run_due_jobs(datetime.now(UTC) + timedelta(hours=23.9))
     assert asked(records, patient_id) == first
-    records.run_jobs(datetime.now(UTC) + timedelta(hours=24.1))
+    records.run_due_jobs(datetime.now(UTC) + timedelta(hours=24.1))
     assert asked(records, patient_id) != first
 
 

@@ -10,18 +10,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from psycopg.rows import dict_row
 
 from fixtures.databases import Database
 from fixtures.records import Records, Row, at_cosine
 from retrocare.database.migrations import migrate
 
 OTHERS = ["viewer", "family", "clinician"]
-
-
-@pytest.fixture
-def patient_id(records: Records) -> UUID:
-    return records.patient()
 
 
 @pytest.fixture
@@ -33,31 +27,16 @@ def row_of(records: Records, user_id: UUID) -> Row:
     return records.row("select * from public.patient_caregivers where user_id = %s", user_id)
 
 
-def ask(records: Records, function: str, sub: UUID, **arguments: Any) -> list[Row]:
-    """Call as ``Records.rpc`` does, where an argument is called role."""
-    named = ", ".join(f"{name} => %s" for name in arguments)
-    with records.database.as_role("authenticated", str(sub)) as api:
-        cursor = api.cursor(row_factory=dict_row)
-        return cursor.execute(f"select * from public.{function}({named})".encode(), list(arguments.values())).fetchall()
-
-
 def change(records: Records, sub: UUID, caregiver: Row, **changes: Any) -> Row:
     names = ("role", "name", "phone", "webhook_url", "user_id", "patient_known_as")
     values = {name: caregiver[name] for name in names} | changes
-    [changed] = ask(records, "change_caregiver", sub=sub, caregiver_id=caregiver["id"], **values)
+    [changed] = records.rpc("change_caregiver", sub=sub, caregiver_id=caregiver["id"], **values)
     return changed
-
-
-def refused(records: Records, function: str, sub: UUID, **arguments: Any) -> str | None:
-    with pytest.raises(psycopg.Error) as error:
-        ask(records, function, sub, **arguments)
-    return error.value.sqlstate
 
 
 def test_the_primary_caregiver_adds_another(records: Records, patient_id: UUID, primary: UUID) -> None:
     account = records.account()
-    [added] = ask(
-        records,
+    [added] = records.rpc(
         "add_caregiver",
         sub=primary,
         patient_id=patient_id,
@@ -74,7 +53,7 @@ def test_the_primary_caregiver_adds_another(records: Records, patient_id: UUID, 
 
 
 def test_a_caregiver_needs_no_account_and_no_address(records: Records, patient_id: UUID, primary: UUID) -> None:
-    [added] = ask(records, "add_caregiver", sub=primary, patient_id=patient_id, role="viewer", name="Eva")
+    [added] = records.rpc("add_caregiver", sub=primary, patient_id=patient_id, role="viewer", name="Eva")
     assert (added["user_id"], added["phone"], added["webhook_url"]) == (None, None, None)
 
 
@@ -96,7 +75,7 @@ def test_what_cannot_be_a_caregiver_is_refused(
     records: Records, patient_id: UUID, primary: UUID, wrong: dict[str, Any]
 ) -> None:
     given = {"role": "family", "name": "Eva"} | wrong
-    assert refused(records, "add_caregiver", primary, patient_id=patient_id, **given) == "PT400"
+    assert records.refusal("add_caregiver", primary, patient_id=patient_id, **given) == "PT400"
     with pytest.raises(psycopg.Error) as error:
         change(records, primary, row_of(records, primary), **wrong)
     assert error.value.sqlstate == "PT400"
@@ -104,7 +83,7 @@ def test_what_cannot_be_a_caregiver_is_refused(
 
 def test_an_account_cares_for_a_patient_once(records: Records, patient_id: UUID, primary: UUID) -> None:
     given: dict[str, Any] = {"role": "family", "name": "Eva", "user_id": primary}
-    assert refused(records, "add_caregiver", primary, patient_id=patient_id, **given) == "PT409"
+    assert records.refusal("add_caregiver", primary, patient_id=patient_id, **given) == "PT409"
     other = row_of(records, records.caregiver(patient_id, "family"))
     with pytest.raises(psycopg.Error) as error:
         change(records, primary, other, user_id=primary)
@@ -120,7 +99,7 @@ def test_a_change_writes_all_of_a_caregivers_row(records: Records, patient_id: U
 def test_who_was_removed_sees_the_patient_no_more(records: Records, patient_id: UUID, primary: UUID) -> None:
     other = records.caregiver(patient_id, "family")
     assert records.seen("caregiver_patients", other)
-    ask(records, "remove_caregiver", sub=primary, caregiver_id=row_of(records, other)["id"])
+    records.rpc("remove_caregiver", sub=primary, caregiver_id=row_of(records, other)["id"])
     assert records.seen("caregiver_patients", other) == []
 
 
@@ -133,8 +112,8 @@ def test_only_the_primary_caregiver_manages_caregivers(
         with pytest.raises(psycopg.Error) as error:
             change(records, other, caregiver, role="primary")
         assert error.value.sqlstate == "PT403"
-        assert refused(records, "remove_caregiver", other, caregiver_id=caregiver["id"]) == "PT403"
-    assert refused(records, "add_caregiver", other, patient_id=patient_id, role="viewer", name="x") == "PT403"
+        assert records.refusal("remove_caregiver", other, caregiver_id=caregiver["id"]) == "PT403"
+    assert records.refusal("add_caregiver", other, patient_id=patient_id, role="viewer", name="x") == "PT403"
 
 
 def test_to_a_stranger_there_is_no_such_caregiver(records: Records, patient_id: UUID, primary: UUID) -> None:
@@ -144,27 +123,27 @@ def test_to_a_stranger_there_is_no_such_caregiver(records: Records, patient_id: 
         change(records, stranger, caregiver)
     assert error.value.sqlstate == "PT404"
     for caregiver_id in (caregiver["id"], uuid4(), None):
-        assert refused(records, "remove_caregiver", stranger, caregiver_id=caregiver_id) == "PT404"
+        assert records.refusal("remove_caregiver", stranger, caregiver_id=caregiver_id) == "PT404"
     for found in (patient_id, uuid4(), None):
-        assert refused(records, "add_caregiver", stranger, patient_id=found, role="viewer", name="x") == "PT404"
+        assert records.refusal("add_caregiver", stranger, patient_id=found, role="viewer", name="x") == "PT404"
 
 
 def test_the_last_primary_caregiver_stays_primary(records: Records, patient_id: UUID, primary: UUID) -> None:
-    ask(records, "add_caregiver", sub=primary, patient_id=patient_id, role="primary", name="without an account")
+    records.rpc("add_caregiver", sub=primary, patient_id=patient_id, role="primary", name="without an account")
     caregiver = row_of(records, primary)
     for changes in ({"role": "family"}, {"user_id": None}, {"user_id": None, "role": "viewer"}):
         with pytest.raises(psycopg.Error) as error:
             change(records, primary, caregiver, **changes)
         assert error.value.sqlstate == "PT409"
-    assert refused(records, "remove_caregiver", primary, caregiver_id=caregiver["id"]) == "PT409"
+    assert records.refusal("remove_caregiver", primary, caregiver_id=caregiver["id"]) == "PT409"
     assert row_of(records, primary) == caregiver
 
 
 def test_with_another_primary_caregiver_one_may_go(records: Records, patient_id: UUID, primary: UUID) -> None:
     other = records.caregiver(patient_id, "primary")
     assert change(records, primary, row_of(records, primary), role="viewer")["role"] == "viewer"
-    ask(records, "remove_caregiver", sub=other, caregiver_id=row_of(records, primary)["id"])
-    assert refused(records, "remove_caregiver", other, caregiver_id=row_of(records, other)["id"]) == "PT409"
+    records.rpc("remove_caregiver", sub=other, caregiver_id=row_of(records, primary)["id"])
+    assert records.refusal("remove_caregiver", other, caregiver_id=row_of(records, other)["id"]) == "PT409"
 
 
 def test_of_two_primary_caregivers_who_remove_each_other_at_once_one_stays(
@@ -175,7 +154,7 @@ def test_of_two_primary_caregivers_who_remove_each_other_at_once_one_stays(
 
     def remove(pair: tuple[UUID, UUID]) -> str | None:
         try:
-            ask(records, "remove_caregiver", sub=pair[0], caregiver_id=pair[1])
+            records.rpc("remove_caregiver", sub=pair[0], caregiver_id=pair[1])
         except psycopg.Error as error:
             return error.sqlstate
         return None
@@ -209,7 +188,7 @@ def test_who_loses_the_role_while_waiting_for_the_patient_is_refused(
         holder = records.database.connect(records.database.owner_url)
         with holder.transaction():
             holder.execute("select from public.patients where id = %s for update", [patient_id])
-            answer = pool.submit(refused, records, function, primary, **arguments)
+            answer = pool.submit(records.refusal, function, primary, **arguments)
             while records.database.admin.execute(waiting).fetchone() != (1,):
                 time.sleep(0.01)
             holder.execute("update public.patient_caregivers set role = 'viewer' where user_id = %s", [primary])
@@ -223,33 +202,33 @@ def test_every_caregiver_says_how_to_be_told(records: Records, patient_id: UUID,
     records.do("insert into care.alert_openings values ('de', 'opened', true, '', false)")
     caregiver, neighbour = records.caregiver(patient_id, role), records.caregiver(patient_id, role)
     before, untouched = row_of(records, caregiver), row_of(records, neighbour)
-    given = {
+    given: dict[str, Any] = {
         "patient_known_as": "Granny",
         "language": "de",
         "timezone": "Europe/Berlin",
         "quiet_from": datetime.time(22),
         "quiet_until": datetime.time(6, 30),
     }
-    [after] = ask(records, "set_my_preferences", sub=caregiver, patient_id=patient_id, **given)
+    [after] = records.rpc("set_my_preferences", sub=caregiver, patient_id=patient_id, **given)
     assert after == before | given == row_of(records, caregiver)
     assert row_of(records, neighbour) == untouched
-    unset = dict.fromkeys(given)
-    [after] = ask(records, "set_my_preferences", sub=caregiver, patient_id=patient_id, **unset)
+    unset: dict[str, Any] = dict.fromkeys(given)
+    [after] = records.rpc("set_my_preferences", sub=caregiver, patient_id=patient_id, **unset)
     assert after == before
 
 
 def test_preferences_are_of_a_caregiver_of_the_patient(records: Records, patient_id: UUID, primary: UUID) -> None:
-    unset = dict.fromkeys(("patient_known_as", "language", "timezone", "quiet_from", "quiet_until"))
+    unset: dict[str, Any] = dict.fromkeys(("patient_known_as", "language", "timezone", "quiet_from", "quiet_until"))
     stranger = records.caregiver(records.patient())
-    assert refused(records, "set_my_preferences", stranger, patient_id=patient_id, **unset) == "PT404"
+    assert records.refusal("set_my_preferences", stranger, patient_id=patient_id, **unset) == "PT404"
     wrong = unset | {"timezone": "PST/8"}
-    assert refused(records, "set_my_preferences", primary, patient_id=patient_id, **wrong) == "PT400"
+    assert records.refusal("set_my_preferences", primary, patient_id=patient_id, **wrong) == "PT400"
 
 
 def test_a_language_without_messages_is_refused(records: Records, patient_id: UUID, primary: UUID) -> None:
-    unset = dict.fromkeys(("patient_known_as", "timezone", "quiet_from", "quiet_until"))
+    unset: dict[str, Any] = dict.fromkeys(("patient_known_as", "timezone", "quiet_from", "quiet_until"))
     with pytest.raises(psycopg.Error) as raised:
-        ask(records, "set_my_preferences", primary, patient_id=patient_id, language="pt", **unset)
+        records.rpc("set_my_preferences", primary, patient_id=patient_id, language="pt", **unset)
     assert (raised.value.sqlstate, raised.value.diag.message_hint) == ("PT400", "There are in: en.")
 
 

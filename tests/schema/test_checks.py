@@ -21,16 +21,6 @@ def queue(records: Records, patient_id: UUID, day: int = 0) -> UUID:
     return records.call_log(patient_id, NOON + timedelta(days=day), "provider", URL)
 
 
-def claim(
-    records: Records, count: int = 10, lease_seconds: float = 60, worker: str = "worker"
-) -> list[dict[str, object]]:
-    rows = records.service.execute(
-        "select call_log_id, check_id, lease_token from voice.claim_checks(%s, %s, %s, %s)",
-        [ENCODER, worker, count, lease_seconds],
-    )
-    return [dict(zip(("call_log_id", "check_id", "lease_token"), row, strict=True)) for row in rows]
-
-
 def fail(
     records: Records, held: dict[str, object], code: str = "recording_unreachable", permanent: bool = False
 ) -> str:
@@ -84,7 +74,7 @@ def test_a_recording_without_consent_is_skipped_and_the_call_says_why(records: R
         "check_state": "skipped",
         "check_reason": "no_consent",
     }
-    assert claim(records) == []
+    assert records.claims() == []
 
 
 def test_calls_that_came_before_any_encoder_are_queued_with_the_first_one(records: Records) -> None:
@@ -147,7 +137,7 @@ def test_opening_leases_the_check_that_was_queued_and_makes_no_second_one(record
     assert opened["state"] == "leased"
     assert opened["lease_token"] is not None
     assert records.row("select count(*), max(attempts) as attempts from care.checks") == {"count": 1, "attempts": 1}
-    assert claim(records) == []
+    assert records.claims() == []
 
 
 def test_opening_what_another_worker_holds_gives_no_lease(records: Records) -> None:
@@ -197,28 +187,28 @@ def test_a_call_keeps_the_recording_that_it_has(records: Records) -> None:
 
 def test_checks_are_handed_out_oldest_first_and_only_once(records: Records) -> None:
     calls = [queue(records, records.patient()) for _ in range(3)]
-    assert [row["call_log_id"] for row in claim(records, 2)] == calls[:2]
-    assert [row["call_log_id"] for row in claim(records, 2)] == calls[2:]
-    assert claim(records) == []
+    assert [row["call_log_id"] for row in records.claims(count=2)] == calls[:2]
+    assert [row["call_log_id"] for row in records.claims(count=2)] == calls[2:]
+    assert records.claims() == []
 
 
 def test_a_patient_with_many_calls_starves_nobody_and_gets_them_judged_in_order(records: Records) -> None:
     busy, quiet = records.patient(), records.patient()
     history = [queue(records, busy, day) for day in range(5)]
     single = queue(records, quiet)
-    first = claim(records)
+    first = records.claims()
     assert [row["call_log_id"] for row in first] == [history[0], single]
-    assert claim(records) == []
+    assert records.claims() == []
     records.complete(first[0])
-    assert [row["call_log_id"] for row in claim(records)] == [history[1]]
+    assert [row["call_log_id"] for row in records.claims()] == [history[1]]
 
 
 def test_a_lease_that_ran_out_is_handed_out_again_alone(records: Records) -> None:
     lost = queue(records, records.patient())
-    claim(records, lease_seconds=-1)
+    records.claims(lease_seconds=-1)
     others = [queue(records, records.patient()) for _ in range(2)]
-    assert [row["call_log_id"] for row in claim(records)] == [lost]
-    assert [row["call_log_id"] for row in claim(records)] == others
+    assert [row["call_log_id"] for row in records.claims()] == [lost]
+    assert [row["call_log_id"] for row in records.claims()] == others
     assert records.row("select attempts, lost_leases from care.checks where call_log_id = %s", lost) == {
         "attempts": 2,
         "lost_leases": 1,
@@ -228,15 +218,15 @@ def test_a_lease_that_ran_out_is_handed_out_again_alone(records: Records) -> Non
 def test_a_check_that_kills_every_worker_ends_dead(records: Records) -> None:
     queue(records, records.patient())
     for _ in range(5):
-        assert len(claim(records, lease_seconds=-1)) == 1
-    assert claim(records) == []
+        assert len(records.claims(lease_seconds=-1)) == 1
+    assert records.claims() == []
     assert records.row("select state, reason from care.checks") == {"state": "dead", "reason": "attempts_exhausted"}
 
 
 def test_an_upload_whose_lease_ran_out_is_lost_and_says_so(records: Records) -> None:
     call_log_id = records.call_log(records.patient())
     records.open(call_log_id, lease_seconds=-1)
-    assert claim(records) == []
+    assert records.claims() == []
     assert records.row("select check_state, check_reason from public.call_logs") == {
         "check_state": "dead",
         "check_reason": "upload_lost",
@@ -252,15 +242,15 @@ def test_burying_a_lost_upload_waits_for_nobody_who_opens_the_call(records: Reco
         with psycopg.connect(records.database.service_url, options="-c lock_timeout=2s") as burying:
             burying.execute("select from voice.claim_checks(%s, 'worker', 10, 60)", [ENCODER])
     assert records.one("select state from care.checks") == "leased"
-    claim(records)
+    records.claims()
     assert records.one("select state from care.checks") == "dead"
 
 
 def test_a_lease_is_renewed_by_its_holder_only(records: Records) -> None:
     call_log_id = queue(records, records.patient())
-    [held] = claim(records, lease_seconds=-1)
+    [held] = records.claims(lease_seconds=-1)
     assert records.call("renew_lease", held["check_id"], held["lease_token"], 60)["renew_lease"] is True
-    assert claim(records) == []
+    assert records.claims() == []
     assert records.call("renew_lease", held["check_id"], uuid4(), 60)["renew_lease"] is None
     records.complete(held)
     assert records.call("renew_lease", held["check_id"], held["lease_token"], 60)["renew_lease"] is None
@@ -274,14 +264,14 @@ def test_a_failure_is_tried_again_after_a_wait_that_doubles(records: Records) ->
     queue(records, records.patient())
     waits = []
     for _ in range(4):
-        [held] = claim(records)
+        [held] = records.claims()
         assert fail(records, held) == "queued"
         waits.append(records.one("select extract(epoch from run_at - clock_timestamp())::float from care.checks"))
-        assert claim(records) == []
+        assert records.claims() == []
         make_due(records)
     for wait, middle in zip(waits, (10, 20, 40, 80), strict=True):
         assert 0.75 * middle <= wait <= 1.2 * middle
-    [held] = claim(records)
+    [held] = records.claims()
     assert fail(records, held) == "dead"
     assert records.one("select reason from care.checks") == "attempts_exhausted"
     assert records.one("select array_agg(attempt order by id) from care.check_errors") == [1, 2, 3, 4, 5]
@@ -293,7 +283,7 @@ def test_a_failure_is_tried_again_after_a_wait_that_doubles(records: Records) ->
 )
 def test_a_permanent_failure_is_dead_at_once(records: Records, code: str, reason: str) -> None:
     queue(records, records.patient())
-    [held] = claim(records)
+    [held] = records.claims()
     assert fail(records, held, code, permanent=True) == "dead"
     assert records.one("select reason from care.checks") == reason
 
@@ -350,7 +340,7 @@ def test_logs_are_newest_first_and_of_these_patients_only(records: Records) -> N
 
 def test_a_check_given_back_is_as_if_it_had_never_been_handed_out(records: Records) -> None:
     queue(records, records.patient())
-    [held] = claim(records)
+    [held] = records.claims()
     assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is True
     assert records.row("select state, attempts, lost_leases, worker from care.checks") == {
         "state": "queued",
@@ -361,7 +351,7 @@ def test_a_check_given_back_is_as_if_it_had_never_been_handed_out(records: Recor
     with pytest.raises(psycopg.Error) as raised:
         records.complete(held)
     assert raised.value.sqlstate == "RV001"
-    assert len(claim(records)) == 1
+    assert len(records.claims()) == 1
 
 
 def test_an_upload_is_not_given_back_since_nobody_else_has_it(records: Records) -> None:
@@ -377,14 +367,14 @@ def requeued(records: Records, ids: list[int] | None = None, reasons: list[str] 
 
 def test_the_operator_queues_a_dead_check_again_with_all_its_attempts(records: Records) -> None:
     queue(records, records.patient())
-    [held] = claim(records)
+    [held] = records.claims()
     fail(records, held, "recording_not_found", permanent=True)
     assert requeued(records, reasons=["attempts_exhausted"]) == []
     assert requeued(records, ids=[7_000]) == []
     assert requeued(records) == [held["check_id"]]
     assert records.one("select check_state from public.call_logs") == "queued"
     assert records.one("select count(*) from care.check_errors") == 1
-    [again] = claim(records)
+    [again] = records.claims()
     assert records.complete(again)["state"] == "enrolled"
     assert requeued(records) == []
 
@@ -396,7 +386,7 @@ def test_a_lost_upload_stays_dead(records: Records) -> None:
 
 def test_the_operator_sees_each_check_with_its_last_error(records: Records) -> None:
     queue(records, records.patient())
-    [held] = claim(records)
+    [held] = records.claims()
     fail(records, held, "recording_unreachable")
     [row] = records.rows("select * from care.check_list('{queued}', null, 10)")
     assert (row["state"], row["attempts"], row["error_code"]) == ("queued", 1, "recording_unreachable")
@@ -428,7 +418,7 @@ def test_pipeline_health_counts_what_waits_what_is_lost_and_how_the_rest_ended(r
 def test_erasing_a_patient_takes_the_checks_along(records: Records) -> None:
     patient_id = records.patient()
     queue(records, patient_id)
-    [held] = claim(records)
+    [held] = records.claims()
     fail(records, held)
     records.do("delete from public.patients where id = %s", patient_id)
     left = [records.one(f"select count(*) from care.{table}") for table in ("checks", "check_errors")]
@@ -446,7 +436,7 @@ def test_a_signed_address_is_forgotten_once_it_was_used(records: Records, end: s
     patient_id = records.patient()
     call_log_id = records.call_log(patient_id, NOON, "provider", SIGNED)
     records.do("update public.call_logs set recording_source_url = %s", SIGNED)
-    [held] = claim(records)
+    [held] = records.claims()
     if end == "complete":
         records.complete(held)
     elif end == "abstain":
@@ -460,7 +450,7 @@ def test_a_signed_address_is_forgotten_once_it_was_used(records: Records, end: s
 
 def test_a_dead_check_keeps_its_address_to_be_tried_again(records: Records) -> None:
     records.call_log(records.patient(), NOON, "provider", SIGNED)
-    [held] = claim(records)
+    [held] = records.claims()
     fail(records, held, "recording_not_found", permanent=True)
     assert records.one("select recording_ref from public.call_logs") == SIGNED
     assert len(requeued(records)) == 1

@@ -140,7 +140,7 @@ def family(records: Records, word: str, secret: str, phones: str, voices: list[A
     claim = records.open(records.call_log(patient_id, NOW - timedelta(hours=1)))
     records.complete(claim, changed, at=NOW)
     records.report(f"call-{word}", patient_id=patient_id, started_at=NOW, ended_at=NOW, at=NOW)
-    [held] = records.rpc("claim_recordings", worker="w", count=1, lease_seconds=60.0, at=NOW)
+    [held] = records.claim_recordings(NOW)
     records.rpc(
         "store_recording", call_log_id=held["call_log_id"], lease_token=held["lease_token"],
         recording_ref=f"storage:voice-recordings/{held['object_path']}.wav", recording_channel="customer",

@@ -24,7 +24,7 @@ def stored(records: Records, provider_call_id: str, patient_id: UUID | None, at:
     call_log_id: UUID = records.report(
         provider_call_id, patient_id=patient_id, started_at=at, ended_at=at, at=at, **report
     )["call_log_id"]
-    [held] = records.rpc("claim_recordings", worker="w", count=1, lease_seconds=60.0, call_log_id=call_log_id, at=at)
+    [held] = records.claim_recordings(at, call_log_id=call_log_id)
     records.rpc(
         "store_recording", call_log_id=call_log_id, lease_token=held["lease_token"],
         recording_ref=f"storage:voice-recordings/{held['object_path']}.wav", recording_channel="customer",
@@ -82,7 +82,7 @@ def as_owner(statement: str) -> Callable[[Records, UUID], None]:
 
 
 def pass_retention(records: Records, patient_id: UUID) -> None:
-    records.run_jobs(NOW + timedelta(days=91))
+    records.run_due_jobs(NOW + timedelta(days=91))
 
 
 PATHS: dict[str, Callable[[Records, UUID], object]] = {
@@ -185,7 +185,7 @@ def test_what_comes_back_while_it_is_being_deleted_is_deleted_once_more(records:
 def test_a_file_that_is_stored_while_its_patient_is_erased_does_not_stay(records: Records) -> None:
     patient_id = records.patient()
     records.report("call-1", patient_id=patient_id, started_at=NOW, at=NOW)
-    [held] = records.rpc("claim_recordings", worker="w", count=1, lease_seconds=60.0, at=NOW)
+    [held] = records.claim_recordings(NOW)
     records.rpc("erase_patient", patient_id=patient_id, reason="asked")
     path = f"voice-recordings/{held['object_path']}.wav"
     told = records.rpc(
@@ -262,12 +262,12 @@ def test_a_copy_of_which_nobody_told_is_deleted_too(records: Records, path: str)
     """The function that copied it vanished after Storage had it: of which kind the file is, nobody knows."""
     patient_id = records.patient()
     call_log_id = records.report("call-1", patient_id=patient_id, started_at=NOW, at=NOW)["call_log_id"]
-    [held] = records.rpc("claim_recordings", worker="w", count=1, lease_seconds=0.0, at=NOW)
+    [held] = records.claim_recordings(NOW, lease_seconds=0.0)
     if path == "erasure":
         records.rpc("erase_patient", patient_id=patient_id, reason="asked")
     else:
         for days in (15, 91):
-            records.run_jobs(NOW + timedelta(days=days))
+            records.run_due_jobs(NOW + timedelta(days=days))
     assert held["object_path"] == f"{patient_id}/{call_log_id}"
     found = {reference for kind, reference in deletions(records) if kind == "storage_object"}
     assert found == {f"voice-recordings/{held['object_path']}.{kind}" for kind in EXTENSIONS}
@@ -284,7 +284,7 @@ def test_a_report_that_waits_for_an_erased_persons_number_goes_to_nobody_else(re
     records.report("call-1", phone="+4930222222", summary="of whom?")
     assert records.one("select count(*) from care.unmatched_calls") == 1
     records.rpc("erase_patient", patient_id=erased, reason="asked")
-    records.run_jobs(datetime.now(UTC))
+    records.run_due_jobs(datetime.now(UTC))
     assert records.one("select count(*) from care.unmatched_calls") == 0
     assert records.one("select count(*) from public.call_logs where patient_id = %s", other) == 0
 

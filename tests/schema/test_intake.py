@@ -26,14 +26,6 @@ def patient_id(records: Records) -> UUID:
     return patient_id
 
 
-def the_call(records: Records) -> dict[str, Any]:
-    return records.row("select * from public.call_logs")
-
-
-def the_recording(records: Records) -> dict[str, Any]:
-    return records.row("select * from care.recordings")
-
-
 def counts(records: Records) -> dict[str, int]:
     tables = ("public.call_logs", "care.recordings", "care.checks", "care.unmatched_calls")
     return {table: records.one(f"select count(*) from {table}") for table in tables}
@@ -46,7 +38,7 @@ def test_a_report_becomes_a_call_with_a_recording_to_copy(records: Records, pati
         recording_url_channel="stereo", recording_url_expires_at=NOON + timedelta(minutes=30),
         speech_intervals=Jsonb(intervals),
     )  # fmt: skip
-    call, recording = the_call(records), the_recording(records)
+    call, recording = records.the_call(), records.the_recording()
     assert received == {"call_log_id": call["id"], "disposition": "judge", "is_new": True}
     assert (call["patient_id"], call["timestamp"], call["source"]) == (patient_id, NOON, "provider")
     assert (call["provider"], call["provider_call_id"], call["ended_reason"]) == (
@@ -72,7 +64,7 @@ def test_the_same_call_reported_again_is_the_same_call(records: Records, patient
     assert counts(records) == {
         "public.call_logs": 1, "care.recordings": 1, "care.checks": 0, "care.unmatched_calls": 0,
     }  # fmt: skip
-    assert the_call(records)["summary"] == "Later."
+    assert records.the_call()["summary"] == "Later."
 
 
 def test_reports_of_one_call_at_the_same_moment_make_one_call(records: Records, patient_id: UUID) -> None:
@@ -91,7 +83,7 @@ def test_a_second_report_fills_in_what_the_first_lacked_and_changes_nothing_else
         recording_url="https://r.example.org/1?key=k", recording_url_channel="customer",
         recording_url_expires_at=NOON + timedelta(hours=1),
     )  # fmt: skip
-    call, recording = the_call(records), the_recording(records)
+    call, recording = records.the_call(), records.the_recording()
     assert (call["summary"], call["ended_reason"], call["check_state"]) == ("Talked.", "customer-ended-call", None)
     assert call["recording_source_url"] == "https://r.example.org/1?key=k"
     assert (recording["source_channel"], recording["source_expires_at"]) == ("customer", NOON + timedelta(hours=1))
@@ -101,7 +93,7 @@ def test_a_fresh_address_is_tried_at_once(records: Records, patient_id: UUID) ->
     records.report("call-1", phone=PHONE)
     records.do("update care.recordings set run_at = %s", NOON + timedelta(days=1))
     records.report("call-1", phone=PHONE, recording_url="https://r.example.org/1", recording_url_channel="customer")
-    assert the_recording(records)["run_at"] == NOON + timedelta(minutes=6)
+    assert records.the_recording()["run_at"] == NOON + timedelta(minutes=6)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +124,7 @@ def test_what_is_not_the_patient_speaking_is_never_judged(
     records: Records, patient_id: UUID, ended_reason: str, reason: str
 ) -> None:
     received = records.report("call-1", phone=PHONE, ended_reason=ended_reason, recording_url="https://r.example.org/1")
-    call = the_call(records)
+    call = records.the_call()
     assert received["disposition"] == "skip"
     assert (call["check_state"], call["check_reason"], call["recording_source_url"]) == ("skipped", reason, None)
     assert counts(records)["care.recordings"] == 0
@@ -158,7 +150,7 @@ def test_an_ended_reason_that_no_row_knows_waits_for_the_operator(
     records: Records, patient_id: UUID, ended_reason: str | None
 ) -> None:
     received = records.report("call-1", phone=PHONE, ended_reason=ended_reason)
-    call = the_call(records)
+    call = records.the_call()
     assert (received["disposition"], call["check_state"], call["check_reason"]) == (
         "unknown", "skipped", "ended_reason_unknown",
     )  # fmt: skip
@@ -175,9 +167,9 @@ def test_an_ended_reason_that_no_row_knows_waits_for_the_operator(
 def test_a_row_for_it_has_the_kept_recording_judged(records: Records, patient_id: UUID, is_stored_before: bool) -> None:
     received = records.report("call-1", phone=PHONE, ended_reason="a-new-way-to-end")
     for step in ("store", "decide") if is_stored_before else ("decide", "store"):
-        assert the_call(records)["recording_ref"] is None
+        assert records.the_call()["recording_ref"] is None
         store(records, received["call_log_id"]) if step == "store" else decide(records, "judge")
-    call = the_call(records)
+    call = records.the_call()
     assert (call["check_state"], call["check_reason"]) == ("queued", None)
     assert call["recording_ref"] == "storage:voice-recordings/a.wav"
 
@@ -186,12 +178,12 @@ def test_a_row_against_it_keeps_the_recording_from_being_judged(records: Records
     received = records.report("call-1", phone=PHONE, ended_reason="a-new-way-to-end")
     store(records, received["call_log_id"])
     decide(records, "skip", "voicemail")
-    call = the_call(records)
+    call = records.the_call()
     assert (call["check_state"], call["check_reason"], call["recording_ref"]) == ("skipped", "voicemail", None)
 
 
 def store(records: Records, call_log_id: UUID) -> None:
-    [claim] = records.rpc("claim_recordings", worker="w", count=9, lease_seconds=60.0, at=NOON + timedelta(hours=1))
+    [claim] = records.claim_recordings(NOON + timedelta(hours=1))
     assert claim["call_log_id"] == call_log_id
     records.rpc(
         "store_recording", call_log_id=call_log_id, lease_token=claim["lease_token"],
@@ -201,9 +193,9 @@ def store(records: Records, call_log_id: UUID) -> None:
 
 def decide(records: Records, disposition: str, reason: str | None = None) -> None:
     records.do("insert into care.ended_reasons values ('vapi', 'a-new-%%', %s, %s)", disposition, reason)
-    swept = records.run_jobs(NOON)
-    assert swept["redecide_calls"] == 1
-    assert records.run_jobs(NOON)["redecide_calls"] == 0
+    done = records.run_due_jobs(NOON)
+    assert done["redecide_calls"] == 1
+    assert records.run_due_jobs(NOON)["redecide_calls"] == 0
 
 
 def test_of_the_patterns_that_match_the_very_word_decides_else_one_that_skips(
@@ -235,7 +227,7 @@ def test_without_consent_the_recording_is_not_even_copied(records: Records) -> N
 def test_the_patient_is_named_by_id_before_the_number(records: Records, patient_id: UUID) -> None:
     other_id = records.patient()
     records.report("call-1", patient_id=other_id, phone=PHONE)
-    assert the_call(records)["patient_id"] == other_id
+    assert records.the_call()["patient_id"] == other_id
 
 
 @pytest.mark.parametrize(
@@ -265,18 +257,18 @@ def test_a_sweep_takes_it_in_once_the_patient_has_the_number(records: Records) -
     patient_id = records.patient()
     records.report("call-1", phone="+4930777777", summary="Talked.", speech_intervals=Jsonb([[1, 2]]))
     records.do("update public.patients set phone = '+4930777777'")
-    assert records.run_jobs(NOON)["match_calls"] == 1
-    call = the_call(records)
+    assert records.run_due_jobs(NOON)["match_calls"] == 1
+    call = records.the_call()
     assert (call["patient_id"], call["summary"], call["timestamp"]) == (patient_id, "Talked.", NOON)
     assert call["speech_intervals"] == [[1, 2]]
     assert counts(records)["care.unmatched_calls"] == 0
-    assert the_recording(records)["state"] == "queued"
+    assert records.the_recording()["state"] == "queued"
 
 
 def test_a_call_stays_with_its_patient(records: Records, patient_id: UUID) -> None:
     records.report("call-1", patient_id=patient_id)
     records.report("call-1", patient_id=records.patient())
-    assert the_call(records)["patient_id"] == patient_id
+    assert records.the_call()["patient_id"] == patient_id
 
 
 def test_a_report_without_an_id_or_of_another_provider_is_refused(records: Records, patient_id: UUID) -> None:

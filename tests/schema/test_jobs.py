@@ -64,7 +64,7 @@ def two_silences(records: Records) -> tuple[str, Any]:
 
 def two_ended_silences(records: Records) -> tuple[str, Any]:
     two_silences(records)
-    records.run_jobs(NOON + timedelta(days=10))
+    records.run_due_jobs(NOON + timedelta(days=10))
     for patient in records.rows("select id from public.patients"):
         call = records.open(records.call_log(patient["id"], NOON + timedelta(days=11)))
         records.complete(call, at=NOON + timedelta(days=11))
@@ -198,11 +198,10 @@ def test_a_row_that_fails_becomes_the_operators_and_stops_neither_its_job_nor_an
     [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert issue["subject"].startswith(job)
     assert (issue["code"], issue["detail"]) == ("P0001", "poisoned")
-    done = records.run_jobs(at)
-    assert -1 not in done.values()
+    done = records.run_due_jobs(at)
     assert all(records.one("select last_succeeded_at > %s from care.jobs where id = %s", NOON, name) for name in done)
     records.do("drop function public.poison() cascade")
-    records.run_jobs(at + timedelta(hours=2))
+    records.run_due_jobs(at + timedelta(hours=2))
     assert [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"] == []
 
 
@@ -240,7 +239,7 @@ def test_a_list_that_cannot_be_made_is_the_operators_and_stops_no_other_job(reco
         """create or replace function care.silences_to_note(at timestamptz, maximum_rows integer) returns setof text
            language plpgsql set search_path = pg_catalog, pg_temp as $$ begin raise exception 'broken'; end $$"""
     )
-    done = records.run_jobs(LATER)
+    done = records.run_due_jobs(LATER, failing="note_silences")
     assert (done["note_silences"], done["advance_alerts"]) == (-1, 1)
     [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert (issue["subject"], issue["detail"]) == ("note_silences", "broken")
@@ -319,7 +318,7 @@ def test_one_patients_impossible_row_silences_nobody_else(records: Records) -> N
     records.do("update public.patients set silent_after_days = 999999999 where id = %s", broken)
     records.do("alter table public.patients disable trigger user")
     records.do("update public.patients set voice_consent_at = '-infinity' where id = %s", records.patient())
-    assert records.run_jobs(NOON + timedelta(days=10))["note_silences"] == 2
+    assert records.run_due_jobs(NOON + timedelta(days=10))["note_silences"] == 2
     assert {row["cause"] for row in records.seen("silent_patients")} == {"nothing_heard"}
 
 
@@ -330,7 +329,7 @@ def test_jobs_that_do_not_come_to_their_end_are_the_operators(records: Records) 
     assert (issue["kind"], issue["subject"], issue["detail"]) == (
         "jobs_late", "advance_alerts, cancel_deliveries", "2 jobs",
     )  # fmt: skip
-    records.run_jobs(datetime.now(UTC))
+    records.run_due_jobs(datetime.now(UTC))
     assert records.seen("operator_issues") == []
 
 
@@ -346,7 +345,7 @@ def test_a_report_that_cannot_be_read_is_the_operators_and_the_others_are_taken_
         "update care.unmatched_calls set report = report || %s where provider_call_id = 'call-0'",
         Jsonb({"patient_id": None, "started_at": "no time"}),
     )
-    assert records.run_jobs(NOON)["match_calls"] == 1
+    assert records.run_due_jobs(NOON)["match_calls"] == 1
     [issue] = [row for row in records.seen("operator_issues") if row["kind"] == "job_failed"]
     assert issue["subject"] == "match_calls vapi/call-0"
 

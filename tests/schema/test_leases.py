@@ -18,17 +18,6 @@ def queue(records: Records, patient_id: UUID | None = None) -> UUID:
     return records.call_log(patient_id or records.patient(), NOON, "provider", URL)
 
 
-def claimed(
-    records: Records,
-    connection: psycopg.Connection[tuple[object, ...]] | None = None,
-    count: int = 10,
-    seconds: float = 60,
-) -> list[dict[str, object]]:
-    query = "select call_log_id, check_id, lease_token from voice.claim_checks(%s, 'worker', %s, %s)"
-    rows = (connection or records.service).execute(query, [ENCODER, count, seconds]).fetchall()
-    return [dict(zip(("call_log_id", "check_id", "lease_token"), row, strict=True)) for row in rows]
-
-
 def calls(claims: list[dict[str, object]]) -> list[object]:
     return [claim["call_log_id"] for claim in claims]
 
@@ -41,29 +30,29 @@ def impatient(records: Records) -> psycopg.Connection[tuple[object, ...]]:
 def test_a_worker_waits_for_no_other_workers_transaction(records: Records, is_lost: bool) -> None:
     both = [queue(records) for _ in range(2)]
     if is_lost:
-        claimed(records, seconds=-1)
+        records.claims(lease_seconds=-1)
     with impatient(records) as one, impatient(records) as two:
-        assert calls(claimed(records, one, count=1)) == both[:1]
-        assert calls(claimed(records, two, count=1)) == both[1:]
+        assert calls(records.claims(count=1, connection=one)) == both[:1]
+        assert calls(records.claims(count=1, connection=two)) == both[1:]
 
 
 def test_an_upload_that_is_being_worked_on_is_not_buried(records: Records) -> None:
     held = records.open(records.call_log(records.patient()))
-    assert claimed(records) == []
+    assert records.claims() == []
     assert records.complete(held)["state"] == "enrolled"
 
 
 def test_a_check_that_killed_its_worker_waits_after_a_failure_and_is_then_handed_out_alone(records: Records) -> None:
     suspect = queue(records)
-    claimed(records, seconds=-1)
-    [held] = claimed(records)
+    records.claims(lease_seconds=-1)
+    [held] = records.claims()
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_unreachable", "it broke", False)
     other = queue(records)
-    assert calls(claimed(records)) == [other]
+    assert calls(records.claims()) == [other]
     late = queue(records)
     records.do("update care.checks set run_at = now() - interval '1 second' where call_log_id = %s", suspect)
-    assert calls(claimed(records)) == [suspect]
-    assert calls(claimed(records)) == [late]
+    assert calls(records.claims()) == [suspect]
+    assert calls(records.claims()) == [late]
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["queued", "lost"])
@@ -75,11 +64,11 @@ def test_the_work_of_another_encoder_is_left_to_it_and_holds_nobody_back(records
     queue(records, patient_id)
     if is_lost:
         records.rows("select * from voice.claim_checks('other-v1', 'other', 1, -1)")
-    assert claimed(records) == []
+    assert records.claims() == []
     records.do("update care.models set is_active = false where id = 'other-v1'")
     records.do("update care.models set is_active = true where id = %s", ENCODER)
     mine = queue(records, patient_id)
-    assert calls(claimed(records)) == [mine]
+    assert calls(records.claims()) == [mine]
 
 
 def test_a_call_is_judged_once_by_each_encoder_and_its_recording_is_no_duplicate(records: Records) -> None:
@@ -94,7 +83,7 @@ def test_a_call_is_judged_once_by_each_encoder_and_its_recording_is_no_duplicate
 
 def test_only_who_holds_a_check_gives_it_back(records: Records) -> None:
     queue(records)
-    [held] = claimed(records)
+    [held] = records.claims()
     assert records.call("release_check", held["check_id"], uuid4())["release_check"] is None
     records.complete(held)
     assert records.call("release_check", held["check_id"], held["lease_token"])["release_check"] is None
@@ -116,7 +105,7 @@ def test_a_recording_that_comes_after_a_dead_upload_or_with_consent_queues_a_che
 
 def test_another_address_of_a_dead_checks_recording_queues_nothing(records: Records) -> None:
     queue(records)
-    [held] = claimed(records)
+    [held] = records.claims()
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     records.do("update public.call_logs set recording_ref = %s", URL + "2")
     assert records.rows("select state from care.checks") == [{"state": "dead"}]
@@ -127,7 +116,7 @@ def test_a_call_shows_its_newest_check_whatever_becomes_of_an_older_one(records:
     records.register("other-v1")
     newest = records.call("open_check", call_log_id, "other-v1", "test", 60)
     records.complete(newest)
-    [held] = claimed(records)
+    [held] = records.claims()
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     assert records.one("select check_state from public.call_logs") == "enrolled"
 
@@ -173,7 +162,7 @@ def test_no_wait_is_longer_than_the_cap(records: Records) -> None:
     queue(records)
     for _ in range(3):
         records.do("update care.checks set run_at = now() - interval '1 second'")
-        [held] = claimed(records)
+        [held] = records.claims()
         records.call("fail_check", held["check_id"], held["lease_token"], "recording_unreachable", "x" * 5000, False)
     assert records.one("select run_at - now() from care.checks") < timedelta(seconds=12.1)
     assert records.one("select max(length(message)) from care.check_errors") == 1000
@@ -183,7 +172,7 @@ def test_an_operator_sees_the_last_error_and_a_requeued_check_has_all_its_attemp
     queue(records)
     for code, is_permanent in (("recording_unreachable", False), ("recording_not_found", True)):
         records.do("update care.checks set run_at = now() - interval '1 second'")
-        [held] = claimed(records)
+        [held] = records.claims()
         records.call("fail_check", held["check_id"], held["lease_token"], code, "it broke", is_permanent)
     assert records.call("check_list", None, None, 10)["error_code"] == "recording_not_found"
     records.rows("select care.requeue_checks(null, null)")
@@ -192,7 +181,7 @@ def test_an_operator_sees_the_last_error_and_a_requeued_check_has_all_its_attemp
 
 def test_a_dead_check_that_was_opened_anew_is_not_queued_again(records: Records) -> None:
     call_log_id = queue(records)
-    [held] = claimed(records)
+    [held] = records.claims()
     records.call("fail_check", held["check_id"], held["lease_token"], "recording_not_found", "gone", True)
     records.complete(records.open(call_log_id))
     assert records.rows("select care.requeue_checks(null, null)") == []
@@ -202,8 +191,8 @@ def test_a_dead_check_that_was_opened_anew_is_not_queued_again(records: Records)
 def test_pipeline_health_tells_what_is_due_from_what_waits_and_what_is_held_from_what_is_lost(records: Records) -> None:
     for _ in range(4):
         queue(records)
-    claimed(records, count=1)
-    claimed(records, count=1, seconds=-1)
+    records.claims(count=1)
+    records.claims(count=1, lease_seconds=-1)
     records.do(
         """update care.checks set run_at = now() + interval '1 hour', created_at = now() - interval '1 day'
            where id = (select max(id) from care.checks)"""

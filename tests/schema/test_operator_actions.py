@@ -49,7 +49,7 @@ def test_a_message_that_died_is_queued_again_with_all_its_attempts(records: Reco
     records.caregiver(patient_id, name="Rui")
     claim = records.open(records.call_log(patient_id, NOON))
     records.complete(claim, at_cosine(0.5), at=NOON)
-    [message] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=NOON)
+    [message] = records.claim_deliveries(NOON)
     held = {name: message[name] for name in ("delivery_id", "lease_token")}
     failure: Row = {"code": "no_such_number", "message": "no", "is_permanent": True, "may_have_been_sent": False}
     records.rpc("fail_delivery", **held, **failure, at=NOON)
@@ -62,7 +62,7 @@ def test_a_message_that_died_is_queued_again_with_all_its_attempts(records: Reco
     assert records.rows("select * from care.requeue_deliveries(%s)", [message["delivery_id"] + 1]) == []
     assert records.rows("select * from care.requeue_deliveries(null)") == [{"requeue_deliveries": listed["id"]}]
     later = records.one("select now()") + timedelta(minutes=1)
-    [again] = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=later)
+    [again] = records.claim_deliveries(later)
     assert (again["delivery_id"], again["attempts"]) == (message["delivery_id"], 1)
 
 

@@ -71,7 +71,7 @@ def test_quiet_hours_and_the_dashboard_are_those_of_the_patients_organisation(
     mornings = [NIGHT + timedelta(hours=hours) for hours in (8, 10)]
     assert [night["run_at"] for night in nights] == mornings
     assert [night["next_change_at"] for night in nights] == [morning + timedelta(hours=4) for morning in mornings]
-    sent = records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=mornings[1])
+    sent = records.claim_deliveries(mornings[1])
     assert ["https://elsewhere.example.org" in message["message"] for message in sent] == [False, True]
 
 
@@ -149,4 +149,4 @@ def test_an_idempotency_key_is_known_within_its_patients_organisation(records: R
     with pytest.raises(psycopg.Error) as raised:
         record(there, HASH)
     assert raised.value.sqlstate == "RV009"
-    assert records.run_jobs(datetime.now(UTC) + timedelta(days=2))["delete_old_idempotency_keys"] == 2
+    assert records.run_due_jobs(datetime.now(UTC) + timedelta(days=2))["delete_old_idempotency_keys"] == 2

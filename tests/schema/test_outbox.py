@@ -27,17 +27,6 @@ def patient_id(records: Records) -> UUID:
     return patient_id
 
 
-def sign(records: Records, patient_id: UUID, similarity: float, at: datetime = NOON) -> UUID:
-    """Judge a call of the patient's at this moment; return its log."""
-    claim = records.open(records.call_log(patient_id, at))
-    log_id: UUID = records.complete(claim, at_cosine(similarity), at=at)["log_id"]
-    return log_id
-
-
-def claim(records: Records, at: datetime, count: int = 99, lease_seconds: float = 60.0) -> list[dict[str, Any]]:
-    return records.rpc("claim_deliveries", worker="w", count=count, lease_seconds=lease_seconds, at=at)
-
-
 def held(delivery: dict[str, Any]) -> dict[str, Any]:
     return {name: delivery[name] for name in ("delivery_id", "lease_token")}
 
@@ -54,14 +43,9 @@ def fail(records: Records, delivery: dict[str, Any], at: datetime, **how: bool) 
 
 
 def send_all(records: Records, at: datetime) -> list[dict[str, Any]]:
-    sent = claim(records, at)
+    sent = records.claim_deliveries(at)
     assert all(accept(records, delivery, at) for delivery in sent)
     return sent
-
-
-def sweep(records: Records, at: datetime) -> None:
-    swept = records.run_jobs(at)
-    assert -1 not in swept.values()
 
 
 def states(records: Records) -> list[str]:
@@ -96,13 +80,13 @@ def test_the_level_says_who_is_told_at_once_and_who_when_nobody_answers(
     first: list[str],
     further: list[str],
 ) -> None:
-    sign(records, patient_id, similarity)
+    records.judge_at(patient_id, NOON, at_cosine(similarity))
     sent = send_all(records, NOON)
     assert sorted(told(sent)) == first
     assert {(row["level"], row["change"], row["channel"], row["attempts"]) for row in sent} == {
         (level, "opened", "sms", 1)
     }
-    sweep(records, NOON + timedelta(hours=4))
+    records.run_due_jobs(NOON + timedelta(hours=4))
     sent = send_all(records, NOON + timedelta(hours=4))
     assert sorted(told(sent)) == further
     assert {row["change"] for row in sent} == {"escalated"}
@@ -112,34 +96,34 @@ def test_where_nobody_of_the_first_can_be_reached_whoever_can_is_told(records: R
     records.caregiver(patient_id, "primary", phone=None)
     records.caregiver(patient_id, "clinician", phone="+491200000")
     records.caregiver(patient_id, "viewer", phone="+491300000")
-    sign(records, patient_id, WARNING)
-    assert told(claim(records, NOON)) == ["clinician"]
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
+    assert told(records.claim_deliveries(NOON)) == ["clinician"]
     records.do("update public.patient_caregivers set phone = null where role = 'clinician'")
     records.do("delete from public.caregiver_alerts")
-    sign(records, patient_id, WARNING)
-    assert told(claim(records, NOON)) == ["viewer"]
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
+    assert told(records.claim_deliveries(NOON)) == ["viewer"]
 
 
 def test_an_alert_that_nobody_can_be_told_of_is_the_operators(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id, "primary", phone=None)
-    sign(records, patient_id, CRITICAL)
+    records.judge_at(patient_id, NOON, at_cosine(CRITICAL))
     assert states(records) == []
     [issue] = records.seen("operator_issues")
     assert (issue["kind"], issue["patient_id"], issue["code"]) == ("alert_untold", patient_id, "nobody_reachable")
 
 
 def test_a_repeat_is_told_to_nobody(records: Records, patient_id: UUID, family: dict[str, UUID]) -> None:
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     send_all(records, NOON)
     for similarity in (EMERGENCY, WARNING):
-        sign(records, patient_id, similarity, NOON + timedelta(minutes=5))
-    assert claim(records, NOON + timedelta(minutes=5)) == []
+        records.judge_at(patient_id, NOON + timedelta(minutes=5), at_cosine(similarity))
+    assert records.claim_deliveries(NOON + timedelta(minutes=5)) == []
 
 
 def test_a_worse_sign_is_told_at_once(records: Records, patient_id: UUID, family: dict[str, UUID]) -> None:
-    sign(records, patient_id, WARNING)
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
     send_all(records, NOON)
-    sign(records, patient_id, CRITICAL, NOON + timedelta(minutes=5))
+    records.judge_at(patient_id, NOON + timedelta(minutes=5), at_cosine(CRITICAL))
     sent = send_all(records, NOON + timedelta(minutes=5))
     assert sorted(told(sent)) == ["clinician", "family", "primary"]
     assert {(row["level"], row["change"]) for row in sent} == {("critical", "raised")}
@@ -153,8 +137,8 @@ def test_each_channel_of_a_caregiver_is_one_delivery(records: Records, patient_i
         webhook_url="https://h.example.org/1",
         other_addresses=Jsonb({"pager": "7", "fax": "8"}),
     )
-    sign(records, patient_id, WARNING)
-    assert sorted((row["channel"], row["address"]) for row in claim(records, NOON)) == [
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
+    assert sorted((row["channel"], row["address"]) for row in records.claim_deliveries(NOON)) == [
         ("pager", "7"), ("sms", "+491"), ("webhook", "https://h.example.org/1"),
     ]  # fmt: skip
 
@@ -162,22 +146,22 @@ def test_each_channel_of_a_caregiver_is_one_delivery(records: Records, patient_i
 def test_a_channel_that_is_switched_off_reaches_nobody(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id, webhook_url="https://h.example.org/1", name="Maria")
     records.do("update care.delivery_channels set is_enabled = id = 'console'")
-    sign(records, patient_id, WARNING)
-    assert [(row["channel"], row["address"]) for row in claim(records, NOON)] == [("console", "Maria")]
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
+    assert [(row["channel"], row["address"]) for row in records.claim_deliveries(NOON)] == [("console", "Maria")]
 
 
 @pytest.mark.parametrize("similarity", [EMERGENCY, CRITICAL])
 def test_an_emergency_never_waits_for_the_morning(
     records: Records, patient_id: UUID, family: dict[str, UUID], similarity: float
 ) -> None:
-    sign(records, patient_id, similarity, NIGHT)
-    assert len(claim(records, NIGHT)) >= 2
+    records.judge_at(patient_id, NIGHT, at_cosine(similarity))
+    assert len(records.claim_deliveries(NIGHT)) >= 2
 
 
 def test_a_warning_waits_for_the_morning(records: Records, patient_id: UUID, family: dict[str, UUID]) -> None:
-    sign(records, patient_id, WARNING, NIGHT)
-    assert claim(records, MORNING - timedelta(seconds=1)) == []
-    assert told(claim(records, MORNING)) == ["primary"]
+    records.judge_at(patient_id, NIGHT, at_cosine(WARNING))
+    assert records.claim_deliveries(MORNING - timedelta(seconds=1)) == []
+    assert told(records.claim_deliveries(MORNING)) == ["primary"]
 
 
 def test_a_policy_that_lets_an_emergency_wait_is_refused(records: Records) -> None:
@@ -207,7 +191,7 @@ def test_quiet_hours_are_the_caregivers_own(
     records: Records, patient_id: UUID, caregiver: dict[str, str], until: datetime
 ) -> None:
     records.caregiver(patient_id, **caregiver)
-    sign(records, patient_id, WARNING, NIGHT)
+    records.judge_at(patient_id, NIGHT, at_cosine(WARNING))
     assert records.one("select run_at from care.deliveries") == until
 
 
@@ -222,28 +206,28 @@ def test_the_morning_comes_when_the_clock_says_so(
     records: Records, patient_id: UUID, zone: str, night: datetime, morning: datetime
 ) -> None:
     records.caregiver(patient_id, timezone=zone)
-    sign(records, patient_id, WARNING, night)
+    records.judge_at(patient_id, night, at_cosine(WARNING))
     assert records.one("select run_at from care.deliveries") == morning
 
 
 def test_a_warning_that_was_answered_before_the_morning_is_not_sent(
     records: Records, patient_id: UUID, family: dict[str, UUID]
 ) -> None:
-    sign(records, patient_id, WARNING, NIGHT)
+    records.judge_at(patient_id, NIGHT, at_cosine(WARNING))
     alert_id = records.one("select id from public.caregiver_alerts")
     records.rpc("acknowledge_alert", sub=family["family"], alert_id=alert_id)
-    assert claim(records, MORNING + timedelta(days=1)) == []
-    records.run_jobs(MORNING)
+    assert records.claim_deliveries(MORNING + timedelta(days=1)) == []
+    records.run_due_jobs(MORNING)
     assert states(records) == ["cancelled"]
 
 
 def test_a_newer_message_takes_the_place_of_one_that_waits(
     records: Records, patient_id: UUID, family: dict[str, UUID]
 ) -> None:
-    sign(records, patient_id, WARNING, NIGHT)
-    sign(records, patient_id, EMERGENCY, NIGHT + timedelta(minutes=1))
+    records.judge_at(patient_id, NIGHT, at_cosine(WARNING))
+    records.judge_at(patient_id, NIGHT + timedelta(minutes=1), at_cosine(EMERGENCY))
     assert sorted(told(send_all(records, NIGHT + timedelta(minutes=1)))) == ["family", "primary"]
-    assert claim(records, MORNING) == []
+    assert records.claim_deliveries(MORNING) == []
     records.rpc("run_job", job="cancel_deliveries", at=MORNING)
     assert sorted(states(records)) == ["accepted", "accepted", "cancelled"]
 
@@ -251,7 +235,7 @@ def test_a_newer_message_takes_the_place_of_one_that_waits(
 def test_those_who_were_told_hear_that_somebody_sees_to_it_but_not_who_does_it(
     records: Records, patient_id: UUID, family: dict[str, UUID]
 ) -> None:
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     send_all(records, NOON)
     alert_id = records.one("select id from public.caregiver_alerts")
     records.rpc("acknowledge_alert", sub=family["primary"], alert_id=alert_id)
@@ -267,13 +251,13 @@ def test_those_who_were_told_hear_that_somebody_sees_to_it_but_not_who_does_it(
 def test_the_log_says_alert_sent_only_after_a_provider_accepted(
     records: Records, patient_id: UUID, family: dict[str, UUID]
 ) -> None:
-    log_id = sign(records, patient_id, EMERGENCY)
-    quiet_log_id = sign(records, patient_id, EMERGENCY)
+    log_id = records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))["log_id"]
+    quiet_log_id = records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))["log_id"]
 
     def is_sent(log: UUID) -> bool:
         return bool(records.one("select alert_sent from public.voice_anomaly_logs where id = %s", log))
 
-    first, second = claim(records, NOON)
+    first, second = records.claim_deliveries(NOON)
     assert not is_sent(log_id)
     fail(records, first, NOON)
     assert not is_sent(log_id)
@@ -285,28 +269,28 @@ def test_a_refused_message_is_tried_again_after_a_wait_that_doubles_to_its_longe
     records: Records, patient_id: UUID
 ) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     at, waits = NOON, []
     for _ in range(8):
-        [delivery] = claim(records, at)
+        [delivery] = records.claim_deliveries(at)
         assert fail(records, delivery, at) == "queued"
-        assert claim(records, at) == []
+        assert records.claim_deliveries(at) == []
         due = records.one("select run_at from care.deliveries")
         waits.append((due - at).total_seconds())
         at = due
     for wait, expected in zip(waits, (10, 20, 40, 80, 160, 300, 300, 300), strict=True):
         assert 0.8 * expected <= wait <= 1.2 * expected
     assert "delivery_delayed" in {row["kind"] for row in records.seen("operator_issues")}
-    assert accept(records, claim(records, at)[0])
+    assert accept(records, records.claim_deliveries(at)[0])
     assert records.seen("operator_issues") == []
 
 
 def test_a_gateway_that_refuses_for_two_hours_loses_no_message(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     at = NOON
     while at < NOON + timedelta(hours=2):
-        for delivery in claim(records, at):
+        for delivery in records.claim_deliveries(at):
             assert fail(records, delivery, at) == "queued"
         at += timedelta(minutes=1)
     assert len(send_all(records, at + timedelta(minutes=6))) == 1
@@ -315,30 +299,30 @@ def test_a_gateway_that_refuses_for_two_hours_loses_no_message(records: Records,
 def test_after_the_set_attempts_a_message_is_dead_and_the_operators(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
     records.do("update care.settings set delivery_maximum_attempts = 3")
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     at = NOON
     ends = []
     for _ in range(3):
-        [delivery] = claim(records, at)
+        [delivery] = records.claim_deliveries(at)
         ends.append(fail(records, delivery, at))
         at += timedelta(hours=1)
     assert ends == ["queued", "queued", "dead"]
-    assert claim(records, at) == []
+    assert records.claim_deliveries(at) == []
     kinds = {row["kind"]: row["code"] for row in records.seen("operator_issues")}
     assert kinds == {"delivery_dead": "refused", "alert_untold": "nobody_reachable"}
 
 
 def test_a_number_that_cannot_be_reached_is_dead_at_once(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
-    assert fail(records, claim(records, NOON)[0], NOON, is_permanent=True) == "dead"
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    assert fail(records, records.claim_deliveries(NOON)[0], NOON, is_permanent=True) == "dead"
 
 
 def test_a_message_to_an_address_that_is_gone_is_dead(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     records.do("update public.patient_caregivers set phone = null")
-    assert claim(records, NOON) == []
+    assert records.claim_deliveries(NOON) == []
     assert records.row("select state, error_code from care.deliveries") == {
         "state": "dead",
         "error_code": "no_address",
@@ -347,21 +331,21 @@ def test_a_message_to_an_address_that_is_gone_is_dead(records: Records, patient_
 
 def test_a_message_is_sent_by_one_at_a_time(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
-    [delivery] = claim(records, NOON)
-    assert claim(records, NOON) == []
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    [delivery] = records.claim_deliveries(NOON)
+    assert records.claim_deliveries(NOON) == []
     assert accept(records, delivery)
     assert accept(records, delivery)  # asked twice, answered twice
-    assert claim(records, NOON + timedelta(days=1)) == []
+    assert records.claim_deliveries(NOON + timedelta(days=1)) == []
 
 
 def test_where_a_sender_vanished_the_next_one_knows_that_it_may_have_been_sent(
     records: Records, patient_id: UUID
 ) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
-    [lost] = claim(records, NOON, lease_seconds=-1.0)
-    [again] = claim(records, NOON)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    [lost] = records.claim_deliveries(NOON, lease_seconds=-1.0)
+    [again] = records.claim_deliveries(NOON)
     assert (lost["may_have_been_sent"], again["may_have_been_sent"]) == (False, True)
     assert lost["idempotency_key"] == again["idempotency_key"]
     assert not accept(records, lost)
@@ -371,13 +355,13 @@ def test_where_a_sender_vanished_the_next_one_knows_that_it_may_have_been_sent(
 
 def test_an_attempt_without_an_answer_is_remembered(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     at = NOON
     for may_have_been_sent in (True, False):
-        [delivery] = claim(records, at)
+        [delivery] = records.claim_deliveries(at)
         fail(records, delivery, at, may_have_been_sent=may_have_been_sent)
         at += timedelta(hours=1)
-    assert claim(records, at)[0]["may_have_been_sent"] is True
+    assert records.claim_deliveries(at)[0]["may_have_been_sent"] is True
 
 
 def test_the_most_urgent_goes_first(records: Records, patient_id: UUID) -> None:
@@ -385,9 +369,9 @@ def test_the_most_urgent_goes_first(records: Records, patient_id: UUID) -> None:
     other_id = records.patient()
     records.judge(other_id)
     records.caregiver(other_id)
-    sign(records, patient_id, WARNING)
-    sign(records, other_id, CRITICAL)
-    assert [row["level"] for row in claim(records, NOON, count=1)] == ["critical"]
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
+    records.judge_at(other_id, NOON, at_cosine(CRITICAL))
+    assert [row["level"] for row in records.claim_deliveries(NOON, count=1)] == ["critical"]
 
 
 @pytest.mark.parametrize(
@@ -417,9 +401,9 @@ def test_a_message_says_what_happened_and_what_to_do_in_plain_words(
 ) -> None:
     records.do("update care.organisation_settings set dashboard_url = 'https://care.example.org'")
     records.caregiver(patient_id, patient_known_as="Mum", timezone="Europe/Berlin", language="xx")
-    sign(records, patient_id, similarity)
+    records.judge_at(patient_id, NOON, at_cosine(similarity))
     assert send_all(records, NOON)[0]["message"] == message
-    sweep(records, NOON + timedelta(hours=4))
+    records.run_due_jobs(NOON + timedelta(hours=4))
     assert send_all(records, NOON + timedelta(hours=4))[0]["message"] == "Nobody has answered yet. " + message
 
 
@@ -436,24 +420,24 @@ def test_what_a_language_lacks_is_told_in_english_and_never_as_nothing(
         records.do("insert into care.alert_openings values ('pt', 'escalated', true, 'Ninguém respondeu. ', false)")
         expected = "Ninguém respondeu. URGENT: Ana sounded very different from usual on the phone at 12:00 on 2 March."
     records.caregiver(patient_id, language="pt")
-    sign(records, patient_id, EMERGENCY)
-    sweep(records, NOON + timedelta(hours=1))
-    [message] = [row["message"] for row in claim(records, NOON + timedelta(hours=1))]
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    records.run_due_jobs(NOON + timedelta(hours=1))
+    [message] = [row["message"] for row in records.claim_deliveries(NOON + timedelta(hours=1))]
     assert message.startswith(expected)
 
 
 def test_a_cause_without_any_text_is_told_all_the_same(records: Records, patient_id: UUID) -> None:
     records.do("delete from care.alert_texts")
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
-    [message] = [row["message"] for row in claim(records, NOON)]
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    [message] = [row["message"] for row in records.claim_deliveries(NOON)]
     assert message == "Ana: please call and hear how things are. Then say that you have seen this."
 
 
 def test_who_goes_back_and_forth_sends_one_message_and_not_twenty(
     records: Records, patient_id: UUID, family: dict[str, UUID]
 ) -> None:
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     send_all(records, NOON)
     alert_id = records.one("select id from public.caregiver_alerts")
     now = datetime.now(UTC)
@@ -497,8 +481,8 @@ def test_another_language_is_rows(records: Records, patient_id: UUID) -> None:
         "insert into care.alert_texts values ('de', 'voice_changed', 'warning', '{patient} klang anders als sonst.')"
     )
     records.caregiver(patient_id, language="de")
-    sign(records, patient_id, CRITICAL)
-    assert claim(records, NOON)[0]["message"] == "Ana klang anders als sonst."
+    records.judge_at(patient_id, NOON, at_cosine(CRITICAL))
+    assert records.claim_deliveries(NOON)[0]["message"] == "Ana klang anders als sonst."
 
 
 @pytest.mark.parametrize(
@@ -514,13 +498,13 @@ def test_another_language_is_rows(records: Records, patient_id: UUID) -> None:
 def test_a_name_cannot_disturb_a_message(records: Records, patient_id: UUID, name: str | None, shown: str) -> None:
     records.do("update public.patients set name = %s", name)
     records.caregiver(patient_id)
-    sign(records, patient_id, WARNING)
-    assert claim(records, NOON)[0]["message"].startswith(shown + " sounded different")
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
+    assert records.claim_deliveries(NOON)[0]["message"].startswith(shown + " sounded different")
 
 
 def test_operators_see_the_deliveries_and_caregivers_do_not(records: Records, patient_id: UUID) -> None:
     caregiver = records.caregiver(patient_id)
-    sign(records, patient_id, WARNING)
+    records.judge_at(patient_id, NOON, at_cosine(WARNING))
     [row] = records.seen("alert_deliveries")
     assert (row["state"], row["channel"]) == ("queued", "sms")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -537,8 +521,8 @@ def test_an_address_that_is_given_twice_is_told_once(records: Records, patient_i
         webhook_url="https://h.example.org",
         other_addresses=Jsonb({channel: "x"}),
     )
-    sign(records, patient_id, EMERGENCY)
-    assert sorted((row["channel"], row["address"]) for row in claim(records, NOON)) == [
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    assert sorted((row["channel"], row["address"]) for row in records.claim_deliveries(NOON)) == [
         ("console", "Maria"), ("sms", "+491"), ("webhook", "https://h.example.org"),
     ]  # fmt: skip
 
@@ -547,10 +531,10 @@ def test_a_sender_that_vanished_and_an_address_that_went_leave_no_message_behind
     records: Records, patient_id: UUID
 ) -> None:
     records.caregiver(patient_id)
-    sign(records, patient_id, EMERGENCY)
-    claim(records, NOON, lease_seconds=-1.0)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
+    records.claim_deliveries(NOON, lease_seconds=-1.0)
     records.do("update public.patient_caregivers set phone = null")
-    assert claim(records, NOON) == []
+    assert records.claim_deliveries(NOON) == []
     assert records.row("select state, error_code from care.deliveries") == {
         "state": "dead",
         "error_code": "no_address",
@@ -560,9 +544,9 @@ def test_a_sender_that_vanished_and_an_address_that_went_leave_no_message_behind
 def test_senders_that_vanish_count_as_attempts(records: Records, patient_id: UUID) -> None:
     records.caregiver(patient_id)
     records.do("update care.settings set delivery_maximum_attempts = 3")
-    sign(records, patient_id, EMERGENCY)
+    records.judge_at(patient_id, NOON, at_cosine(EMERGENCY))
     for _ in range(3):
-        assert len(claim(records, NOON, lease_seconds=-1.0)) == 1
-    assert claim(records, NOON) == []
+        assert len(records.claim_deliveries(NOON, lease_seconds=-1.0)) == 1
+    assert records.claim_deliveries(NOON) == []
     found = records.row("select state, error_code from care.deliveries")
     assert found == {"state": "dead", "error_code": "attempts_exhausted"}

@@ -25,7 +25,7 @@ def patient_id(records: Records) -> UUID:
     for similarity in (0.99, 0.5, 0.97):
         records.judge(patient_id, at_cosine(similarity))
     records.report("call-1", patient_id=patient_id, started_at=NOW, ended_at=NOW, at=NOW)
-    [held] = records.rpc("claim_recordings", worker="w", count=1, lease_seconds=60.0, at=NOW)
+    [held] = records.claim_recordings(NOW)
     records.rpc(
         "store_recording", call_log_id=held["call_log_id"], lease_token=held["lease_token"],
         recording_ref=f"storage:voice-recordings/{held['object_path']}.wav", recording_channel="customer",
@@ -354,13 +354,13 @@ def test_a_restored_backup_is_brought_up_to_date_by_replaying_the_tombstones(
 def test_what_was_kept_long_enough_goes(records: Records, patient_id: UUID) -> None:
     records.report("call-2", phone="+4930999999")
     late = NOW + timedelta(days=91)
-    assert records.run_jobs(NOW + timedelta(days=29))["delete_old_unmatched_calls"] == 1  # call-2
+    assert records.run_due_jobs(NOW + timedelta(days=29))["delete_old_unmatched_calls"] == 1  # call-2
     assert records.one("select count(*) from care.unmatched_calls") == 0
-    assert records.run_jobs(late)["delete_old_recordings"] >= 1
+    assert records.run_due_jobs(late)["delete_old_recordings"] >= 1
     assert records.one("select count(*) from public.call_logs where recording_ref like 'storage:%%'") == 0
     assert records.one("select count(*) from care.deletions") == 2
     assert records.one("select count(*) from voice.embeddings") == 6
-    records.run_jobs(NOW + timedelta(days=731))
+    records.run_due_jobs(NOW + timedelta(days=731))
     samples = records.one(
         """select count(*) from voice.embeddings
            join voice.baseline_samples on baseline_samples.embedding_id = embeddings.id
@@ -373,7 +373,7 @@ def test_what_was_kept_long_enough_goes(records: Records, patient_id: UUID) -> N
 
 def test_a_row_that_is_removed_keeps_for_ever(records: Records, patient_id: UUID) -> None:
     records.do("delete from care.retention_policies")
-    records.run_jobs(NOW + timedelta(days=9999))
+    records.run_due_jobs(NOW + timedelta(days=9999))
     assert records.one("select count(*) from voice.embeddings") == 6
 
 
@@ -383,5 +383,5 @@ def test_the_recordings_of_an_archive_that_is_imported_are_kept_as_long_as_any(r
     )
     [claim] = records.rows("select * from voice.claim_checks('test-v1', 'w', 1, 60)")
     records.complete(claim)
-    records.run_jobs(NOW + timedelta(days=89))
+    records.run_due_jobs(NOW + timedelta(days=89))
     assert records.one("select recording_ref from public.call_logs where id = %s", call_id) is not None

@@ -38,12 +38,6 @@ def report(records: Records, account: str | None, call: str = "call-1", **values
     return received
 
 
-def refusal(records: Records, function: str, **arguments: Any) -> str | None:
-    with pytest.raises(psycopg.Error) as raised:
-        records.rpc(function, **arguments)
-    return raised.value.sqlstate
-
-
 def accounts(records: Records) -> list[tuple[str, str]]:
     rows = records.rows("select provider, provider_account from public.call_logs order by id")
     return [(row["provider"], row["provider_account"]) for row in rows]
@@ -77,9 +71,9 @@ def test_an_integrator_writes_the_calls_of_each_account_apart(records: Records, 
         for patient_id, account in of_account
     ]
     assert written[0] == written[2] != written[1]
-    assert refusal(records, "upsert_call", patient_id=other, **call) == "RV006"
-    assert refusal(records, "upsert_call", patient_id=one, **call, account="nobody's") == "PT400"
-    assert refusal(records, "upsert_call", patient_id=one, **call | {"provider": "a/b"}) == "PT400"
+    assert records.refusal("upsert_call", patient_id=other, **call) == "RV006"
+    assert records.refusal("upsert_call", patient_id=one, **call, account="nobody's") == "PT400"
+    assert records.refusal("upsert_call", patient_id=one, **call | {"provider": "a/b"}) == "PT400"
 
 
 def test_a_call_that_is_written_directly_is_of_its_providers_own_account(records: Records, second: str) -> None:
@@ -109,13 +103,13 @@ def test_of_several_accounts_none_of_which_is_the_providers_own_one_must_be_name
     patient_id = records.patient()
     records.do("insert into care.providers (id) values ('acme')")
     call: dict[str, Any] = {"patient_id": patient_id, "provider": "acme", "provider_call_id": "call-1"}
-    assert refusal(records, "receive_call_report", **call, **REPORT) == "PT400"
+    assert records.refusal("receive_call_report", **call, **REPORT) == "PT400"
     records.do("insert into care.provider_accounts (id, provider) values ('acme-north', 'acme')")
     assert records.rpc("receive_call_report", **call, **REPORT)[0]["is_new"]
     records.do("insert into care.provider_accounts (id, provider) values ('acme-south', 'acme')")
     for function, values in (("receive_call_report", REPORT), ("upsert_call", {})):
-        assert refusal(records, function, **call, **values) == "PT400"
-        assert refusal(records, function, **call, **values, account="vapi") == "PT400"
+        assert records.refusal(function, **call, **values) == "PT400"
+        assert records.refusal(function, **call, **values, account="vapi") == "PT400"
     assert records.rpc("receive_call_report", **call, **REPORT, account="acme-south")[0]["is_new"]
 
 
@@ -150,7 +144,7 @@ def test_a_report_of_nobody_waits_with_its_account_and_means_a_number_of_its_org
         "update public.patients set organisation_id = (select id from public.organisations where name = 'Elsewhere')"
         " where id = %s", there,
     )  # fmt: skip
-    assert records.run_jobs(NOON)["match_calls"] == 2
+    assert records.run_due_jobs(NOON)["match_calls"] == 2
     matched = records.rows("select patient_id, provider_account from public.call_logs")
     assert {(row["patient_id"], row["provider_account"]) for row in matched} == {(here, "vapi"), (there, second)}
 
@@ -194,7 +188,7 @@ def test_the_same_words_may_mean_something_else_at_another_provider(records: Rec
         assert disposition(records, "vapi", ended_reason, patient_id) == at_vapi
         assert disposition(records, "acme", ended_reason, patient_id) == at_acme
     records.do("insert into care.ended_reasons (provider, pattern, disposition) values ('acme', 'beamed-up', 'judge')")
-    assert records.run_jobs(NOON)["redecide_calls"] == 2
+    assert records.run_due_jobs(NOON)["redecide_calls"] == 2
 
 
 def test_a_report_means_nobody_of_another_organisation(records: Records, second: str) -> None:
@@ -222,7 +216,7 @@ def test_a_call_at_a_provider_whose_key_nobody_has_is_noted_as_erased_and_delete
     records.rpc("upsert_call", **written)
     records.call("erase_patient_voice", patient_id, "asked")
     assert records.rows("select reference, state from care.deletions") == [{"reference": "acme/c-1", "state": "done"}]
-    assert refusal(records, "upsert_call", **written) == "PT409"
+    assert records.refusal("upsert_call", **written) == "PT409"
 
 
 def test_a_pattern_that_cannot_be_matched_is_refused(records: Records) -> None:

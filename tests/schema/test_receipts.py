@@ -21,7 +21,7 @@ def log_id(records: Records) -> Any:
     records.caregiver(patient_id, "primary", phone="+351910000001")
     records.caregiver(patient_id, "family", phone="+351910000002")
     judged = records.complete(records.open(records.call_log(patient_id, NOON)), at_cosine(EMERGENCY), at=NOON)
-    for number, delivery in enumerate(records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60, at=NOON)):
+    for number, delivery in enumerate(records.claim_deliveries(NOON)):
         named = {name: delivery[name] for name in ("delivery_id", "lease_token")}
         records.rpc("finish_delivery", **named, provider_message_id=f"SM{number}", at=NOON)
     return judged["log_id"]

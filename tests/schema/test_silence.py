@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import pytest
 from psycopg.types.json import Jsonb
 
-from fixtures.records import NOON, USUAL, Records, at_cosine
+from fixtures.records import NOON, Records, at_cosine
 
 DAY = timedelta(days=1)
 
@@ -20,10 +19,6 @@ def patient_id(records: Records) -> UUID:
     patient_id = records.patient()
     records.do("update public.patients set silent_after_days = 3, voice_consent_at = %s", NOON - 30 * DAY)
     return patient_id
-
-
-def hear(records: Records, patient_id: UUID, at: datetime, voice: tuple[float, ...] = USUAL) -> None:
-    records.complete(records.open(records.call_log(patient_id, at)), voice, at=at)
 
 
 def hear_nothing(records: Records, patient_id: UUID, at: datetime, reason: str = "no_speech") -> None:
@@ -39,12 +34,6 @@ def hear_nothing(records: Records, patient_id: UUID, at: datetime, reason: str =
         return
     claim = records.open(records.call_log(patient_id, at))
     records.call("abstain_check", claim["check_id"], claim["lease_token"], reason, "{}")
-
-
-def sweep(records: Records, at: datetime) -> dict[str, int]:
-    done = records.run_jobs(at)
-    assert -1 not in done.values()
-    return done
 
 
 def alerts(records: Records) -> list[tuple[str, str, str]]:
@@ -96,23 +85,23 @@ NOTHING, UNUSABLE = ("warning", "open", "nothing_heard"), ("warning", "open", "n
 def test_a_patient_on_a_schedule_who_was_not_heard_for_the_set_days_raises_one_alert(
     records: Records, patient_id: UUID
 ) -> None:
-    hear(records, patient_id, NOON)
-    sweep(records, NOON + 3 * DAY - timedelta(seconds=1))
+    records.judge_at(patient_id, NOON)
+    records.run_due_jobs(NOON + 3 * DAY - timedelta(seconds=1))
     assert alerts(records) == []
-    assert sweep(records, NOON + 3 * DAY)["note_silences"] == 1
+    assert records.run_due_jobs(NOON + 3 * DAY)["note_silences"] == 1
     assert alerts(records) == [NOTHING]
-    assert sweep(records, NOON + 3 * DAY)["note_silences"] == 0
+    assert records.run_due_jobs(NOON + 3 * DAY)["note_silences"] == 0
 
 
 def test_a_patient_who_was_never_heard_is_missed_since_consent(records: Records, patient_id: UUID) -> None:
-    sweep(records, NOON)
+    records.run_due_jobs(NOON)
     assert alerts(records) == [NOTHING]
 
 
 @pytest.mark.parametrize("change", ["silent_after_days = null", "voice_consent_at = null"])
 def test_without_a_schedule_or_consent_nobody_is_missed(records: Records, patient_id: UUID, change: str) -> None:
     records.do(f"update public.patients set {change}")
-    sweep(records, NOON + 99 * DAY)
+    records.run_due_jobs(NOON + 99 * DAY)
     assert alerts(records) == []
 
 
@@ -120,11 +109,11 @@ def test_without_a_schedule_or_consent_nobody_is_missed(records: Records, patien
 def test_calls_that_the_patient_did_not_answer_break_no_silence(
     records: Records, patient_id: UUID, ended_reason: str
 ) -> None:
-    hear(records, patient_id, NOON)
+    records.judge_at(patient_id, NOON)
     for day in range(1, 4):
         at = NOON + day * DAY
         records.report(f"call-{day}", patient_id=patient_id, started_at=at, ended_reason=ended_reason)
-    sweep(records, NOON + 3 * DAY)
+    records.run_due_jobs(NOON + 3 * DAY)
     assert alerts(records) == [NOTHING]
 
 
@@ -133,13 +122,13 @@ def test_several_answered_calls_in_a_row_without_usable_speech_raise_an_alert(
     records: Records, patient_id: UUID, reason: str
 ) -> None:
     records.do("update public.patients set silent_after_days = null")
-    hear(records, patient_id, NOON)
+    records.judge_at(patient_id, NOON)
     for hour in range(1, 3):
         hear_nothing(records, patient_id, NOON + timedelta(hours=hour), reason)
-    sweep(records, NOON + DAY)
+    records.run_due_jobs(NOON + DAY)
     assert alerts(records) == []
     hear_nothing(records, patient_id, NOON + timedelta(hours=3), reason)
-    sweep(records, NOON + DAY)
+    records.run_due_jobs(NOON + DAY)
     assert alerts(records) == [UNUSABLE]
 
 
@@ -148,27 +137,27 @@ def test_recordings_that_cannot_be_read_or_told_apart_are_the_operators_and_tell
     records: Records, patient_id: UUID, reason: str
 ) -> None:
     records.do("update public.patients set silent_after_days = null")
-    hear(records, patient_id, NOON)
+    records.judge_at(patient_id, NOON)
     for hour in range(1, 3):
         hear_nothing(records, patient_id, NOON + timedelta(hours=hour), reason)
     assert records.seen("operator_issues") == []
     hear_nothing(records, patient_id, NOON + timedelta(hours=3), reason)
-    sweep(records, NOON + DAY)
+    records.run_due_jobs(NOON + DAY)
     assert alerts(records) == []
     [issue] = records.seen("operator_issues")
     assert (issue["kind"], issue["patient_id"], issue["code"], issue["detail"]) == (
         "recordings_unusable", patient_id, reason, "3 calls",
     )  # fmt: skip
-    hear(records, patient_id, NOON + timedelta(hours=4))
+    records.judge_at(patient_id, NOON + timedelta(hours=4))
     assert records.seen("operator_issues") == []
 
 
 def test_a_voice_in_between_begins_the_count_anew(records: Records, patient_id: UUID) -> None:
-    hear(records, patient_id, NOON)
+    records.judge_at(patient_id, NOON)
     for hour in (1, 2, 4, 5):
         hear_nothing(records, patient_id, NOON + timedelta(hours=hour))
-    hear(records, patient_id, NOON + timedelta(hours=3))
-    sweep(records, NOON + DAY)
+    records.judge_at(patient_id, NOON + timedelta(hours=3))
+    records.run_due_jobs(NOON + DAY)
     assert alerts(records) == []
 
 
@@ -182,7 +171,7 @@ def test_voicemail_between_two_silent_calls_does_not_hide_them(records: Records,
             ended_reason="voicemail",
         )
     records.do("update public.patients set silent_after_days = null")
-    sweep(records, NOON + DAY)
+    records.run_due_jobs(NOON + DAY)
     assert alerts(records) == [UNUSABLE]
 
 
@@ -190,71 +179,67 @@ def test_when_the_patient_is_heard_again_the_alert_closes_by_itself_and_those_to
     records: Records, patient_id: UUID
 ) -> None:
     records.caregiver(patient_id)
-    sweep(records, NOON)
-    [told] = claim(records, NOON)
+    records.run_due_jobs(NOON)
+    [told] = records.claim_deliveries(NOON)
     assert told["message"].startswith("We have not been able to hear Ana on the phone for some days.")
     records.rpc("finish_delivery", delivery_id=told["delivery_id"], lease_token=told["lease_token"], at=NOON)
-    hear(records, patient_id, NOON + timedelta(hours=1))
-    assert sweep(records, NOON + timedelta(hours=2))["end_silences"] == 1
+    records.judge_at(patient_id, NOON + timedelta(hours=1))
+    assert records.run_due_jobs(NOON + timedelta(hours=2))["end_silences"] == 1
     assert alerts(records) == [("warning", "resolved", "nothing_heard")]
-    [told] = claim(records, NOON + timedelta(hours=2))
+    [told] = records.claim_deliveries(NOON + timedelta(hours=2))
     assert told["message"] == "We have heard Ana on the phone again. You need not do anything."
 
 
-def claim(records: Records, at: datetime) -> list[dict[str, Any]]:
-    return records.rpc("claim_deliveries", worker="w", count=9, lease_seconds=60.0, at=at)
-
-
 def test_an_alert_about_a_voice_does_not_close_by_itself(records: Records, patient_id: UUID) -> None:
-    hear(records, patient_id, NOON)
-    hear(records, patient_id, NOON, at_cosine(0.5))
-    hear(records, patient_id, NOON + timedelta(hours=1))
-    sweep(records, NOON + timedelta(minutes=10))
+    records.judge_at(patient_id, NOON)
+    records.judge_at(patient_id, NOON, at_cosine(0.5))
+    records.judge_at(patient_id, NOON + timedelta(hours=1))
+    records.run_due_jobs(NOON + timedelta(minutes=10))
     assert alerts(records) == [("emergency", "open", "voice_changed")]
 
 
 def test_silence_in_an_open_episode_only_counts_up(records: Records, patient_id: UUID) -> None:
-    hear(records, patient_id, NOON)
-    hear(records, patient_id, NOON, at_cosine(0.5))
-    sweep(records, NOON + 3 * DAY)
+    records.judge_at(patient_id, NOON)
+    records.judge_at(patient_id, NOON, at_cosine(0.5))
+    records.run_due_jobs(NOON + 3 * DAY)
     assert records.row("select level, cause, repeat_count from public.caregiver_alerts") == {
         "level": "emergency", "cause": "voice_changed", "repeat_count": 1,
     }  # fmt: skip
-    sweep(records, NOON + 4 * DAY)
+    records.run_due_jobs(NOON + 4 * DAY)
     assert changes(records).count("repeated") == 1
 
 
 def test_silence_after_somebody_took_it_over_is_told(records: Records, patient_id: UUID) -> None:
     caregiver = records.caregiver(patient_id)
-    hear(records, patient_id, NOON)
-    hear(records, patient_id, NOON, at_cosine(0.7))
+    records.judge_at(patient_id, NOON)
+    records.judge_at(patient_id, NOON, at_cosine(0.7))
     records.rpc("acknowledge_alert", sub=caregiver, alert_id=records.one("select id from public.caregiver_alerts"))
-    sweep(records, NOON + 3 * DAY)
+    records.run_due_jobs(NOON + 3 * DAY)
     assert alerts(records) == [NOTHING]
-    assert "We have not been able to hear Ana" in claim(records, NOON + 3 * DAY)[0]["message"]
+    assert "We have not been able to hear Ana" in records.claim_deliveries(NOON + 3 * DAY)[0]["message"]
 
 
 def test_a_silence_that_was_seen_to_is_not_raised_again_until_as_many_days_have_passed(
     records: Records, patient_id: UUID
 ) -> None:
     caregiver = records.caregiver(patient_id)
-    hear(records, patient_id, NOON)
+    records.judge_at(patient_id, NOON)
     silent_at = NOON + 3 * DAY
-    sweep(records, silent_at)
+    records.run_due_jobs(silent_at)
     alert_id = records.one("select id from public.caregiver_alerts")
     records.rpc("resolve_alert", sub=caregiver, alert_id=alert_id, outcome="other", notes="In hospital.")
     records.do("update public.caregiver_alerts set resolved_at = %s", silent_at)
-    sweep(records, silent_at + 3 * DAY - timedelta(seconds=1))
+    records.run_due_jobs(silent_at + 3 * DAY - timedelta(seconds=1))
     assert len(alerts(records)) == 1
-    sweep(records, silent_at + 3 * DAY)
+    records.run_due_jobs(silent_at + 3 * DAY)
     assert len(alerts(records)) == 2
 
 
 def test_after_it_was_heard_a_new_silence_is_a_new_episode(records: Records, patient_id: UUID) -> None:
-    sweep(records, NOON)
-    hear(records, patient_id, NOON + DAY)
-    sweep(records, NOON + DAY)
-    sweep(records, NOON + 4 * DAY)
+    records.run_due_jobs(NOON)
+    records.judge_at(patient_id, NOON + DAY)
+    records.run_due_jobs(NOON + DAY)
+    records.run_due_jobs(NOON + 4 * DAY)
     assert alerts(records) == [("warning", "resolved", "nothing_heard"), NOTHING]
 
 

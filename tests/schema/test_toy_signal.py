@@ -193,8 +193,8 @@ def test_a_tombstone_of_it_is_replayed_on_a_restored_backup(toy: Records, patien
 def test_it_is_kept_as_long_as_its_row_says(toy: Records, patient_id: UUID) -> None:
     says(toy, patient_id, 12)
     now = toy.one("select now()")
-    assert toy.run_jobs(now + timedelta(days=29))["delete_old_numbers"] == 0
-    assert toy.run_jobs(now + timedelta(days=31))["delete_old_numbers"] == 1
+    assert toy.run_due_jobs(now + timedelta(days=29))["delete_old_numbers"] == 0
+    assert toy.run_due_jobs(now + timedelta(days=31))["delete_old_numbers"] == 1
     assert toy.rows("select * from toy.numbers") == []
     assert toy.one("select count(*) from public.judgements") == 1
 
@@ -271,8 +271,8 @@ def test_recordings_stay_until_the_last_signal_has_no_consent(toy: Records, pati
 def test_a_recording_on_which_nobody_works_is_not_kept_for_ever(toy: Records, patient_id: UUID) -> None:
     toy.call_log(patient_id, recording_ref=f"storage:voice-recordings/{patient_id}/a.wav")
     now = toy.one("select now()")
-    assert toy.run_jobs(now + timedelta(days=179))["delete_old_recordings"] == 0
-    assert toy.run_jobs(now + timedelta(days=181))["delete_old_recordings"] == 1
+    assert toy.run_due_jobs(now + timedelta(days=179))["delete_old_recordings"] == 0
+    assert toy.run_due_jobs(now + timedelta(days=181))["delete_old_recordings"] == 1
 
 
 @pytest.mark.parametrize("scope", ["voice", None])

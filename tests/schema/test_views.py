@@ -145,7 +145,7 @@ def test_what_was_resolved_is_as_usual_until_the_next_sign(records: Records, pat
 
 def test_an_alert_about_silence_is_no_changed_voice(records: Records, patient_id: UUID, caregiver: UUID) -> None:
     records.do("update public.patients set silent_after_days = 20")
-    records.run_jobs(NOW)
+    records.run_due_jobs(NOW)
     row = overview(records, caregiver)
     assert (row["alert_level"], row["state"]) == ("warning", "no_recent_call")
 

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import signal
 import time
-from uuid import UUID
 
 from fixtures.databases import Database
 from fixtures.processes import NUMBERS, until, workers
-from fixtures.records import NOON, Records
-from fixtures.running import RecordingHost, recording_host
+from fixtures.records import Records
+from fixtures.running import recorded_call, recording_host
 
 Told = dict[str, object]
-
-
-def offer(records: Records, host: RecordingHost, content: str, patient_id: UUID | None = None) -> UUID:
-    name = str(len(host.offered))
-    address = host.offer(name, f"{content} {name}".encode())
-    return records.call_log(patient_id or records.patient(), NOON, "provider", address)
-
-
-def all_ended(records: Records) -> bool:
-    return bool(records.one("select count(*) = 0 from care.checks where state in ('queued', 'leased')"))
 
 
 def a_recording_that_kills(database: Database, neighbours: int = 6) -> Told:
@@ -30,13 +19,13 @@ def a_recording_that_kills(database: Database, neighbours: int = 6) -> Told:
     records.register()
     attempts = records.one("select maximum_attempts from care.settings")
     with recording_host() as host:
-        calls = [offer(records, host, "0.9") for _ in range(neighbours // 2)]
-        poison = offer(records, host, "0.9 ABORT")
-        calls += [offer(records, host, "0.9") for _ in range(neighbours - neighbours // 2)]
+        calls = [recorded_call(records, host, "0.9") for _ in range(neighbours // 2)]
+        poison = recorded_call(records, host, "0.9 ABORT")
+        calls += [recorded_call(records, host, "0.9") for _ in range(neighbours - neighbours // 2)]
         settings = {"fetch_private_hosts": host.named, "lease_seconds": 1.5, "poll_seconds": 0.1, "worker_lanes": 4}
         crashes = 0
         with workers(1, NUMBERS, database.service_url, **settings) as [child]:
-            while not all_ended(records):
+            while not records.all_checks_ended:
                 if not child.is_running:
                     crashes += 1
                     child.start()
@@ -60,13 +49,13 @@ def a_worker_that_sleeps_through_its_lease(database: Database) -> Told:
         with workers(2, NUMBERS, database.service_url, **settings) as [sleeper, other]:
             other.kill()
             until(lambda: sleeper.said("worker_started"), "the first worker has started")
-            call_log_id = offer(records, host, "0.9 SLOW")
+            call_log_id = recorded_call(records, host, "0.9 SLOW")
             held = "select lease_token from care.checks where state = 'leased'"
             until(lambda: sleeper.said("fetch") and records.rows(held), "the first worker holds the check")
             first = records.one(held)
             sleeper.send(signal.SIGSTOP)
             other.start()
-            until(lambda: all_ended(records), "the second worker has finished")
+            until(lambda: records.all_checks_ended, "the second worker has finished")
             second = records.row("select lease_token, state, attempts from care.checks")
             sleeper.send(signal.SIGCONT)
             until(lambda: sleeper.said("check_not_ended"), "the first worker was refused")

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 
 import psycopg
 
-from faults.crashes import Told, all_ended
+from faults.crashes import Told
 from fixtures.databases import Database
 from fixtures.processes import NUMBERS, until, workers
 from fixtures.records import ENCODER, NOON, Records
@@ -41,7 +41,7 @@ def more_workers_finish_sooner(database: Database, calls: int = 24, counts: tupl
                 begun = time.monotonic()
                 for number in range(calls):
                     records.call_log(records.patient(), NOON, "provider", host.address(f"{count}-{number}"))
-                until(lambda: all_ended(records), "all are done")
+                until(lambda: records.all_checks_ended, "all are done")
                 times[count] = time.monotonic() - begun
     assert records.one("select max(attempts) from care.checks") == 1, "a check was claimed twice"
     assert records.one("select count(*) from care.checks where state = 'enrolled'") == calls * len(counts)
@@ -84,7 +84,7 @@ def a_storm_of_claims(database: Database, clients: int, checks: int) -> Told:
     for thread in threads:
         thread.start()
     try:
-        until(lambda: all_ended(records), "every check has ended", seconds=600)
+        until(lambda: records.all_checks_ended, "every check has ended", seconds=600)
     finally:
         all_done.set()
         for thread in threads:

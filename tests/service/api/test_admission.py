@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from fixtures.databases import Database
+from fixtures.processes import until
 from fixtures.running import Running, running
 from retrocare.audio.decode import claimed_seconds
 from retrocare.cli.demo import RECORDINGS
@@ -52,13 +53,6 @@ def embed(app: Running, content: bytes = MONDAY) -> httpx.Response:
 
 def turned_away(code: str) -> float:
     return registry.get_sample_value("retrocare_turned_away_total", {"code": code}) or 0.0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_more_requests_than_are_admitted_are_turned_away_at_once(database: Database) -> None:

@@ -25,7 +25,7 @@ from fixtures.inputs import RETROCARE
 from fixtures.numbers import Numbers, read_number
 from fixtures.processes import until
 from fixtures.records import ENCODER, NOON, Records
-from fixtures.running import RecordingHost, recording_host, settings_for
+from fixtures.running import RecordingHost, recorded_call, settings_for
 from retrocare.api.metrics import exposition
 from retrocare.checks.backfill import Backfill, until_answered
 from retrocare.checks.inference import Inference
@@ -48,17 +48,9 @@ class Next(Numbers):
 
 
 @pytest.fixture
-def records(database: Database) -> Records:
-    found = Records(database)
-    found.register()
-    found.register(NEXT)
-    return found
-
-
-@pytest.fixture
-def host() -> Iterator[RecordingHost]:
-    with recording_host() as found:
-        yield found
+def records(records: Records) -> Records:
+    records.register(NEXT)
+    return records
 
 
 @contextmanager
@@ -77,12 +69,6 @@ def backfill_of(service: Service, is_history: bool = False) -> Backfill:
     return Backfill(service, is_history, lambda waiting: None, read_number)
 
 
-def call(records: Records, host: RecordingHost, patient_id: UUID, content: str = "0.95", day: float = 0) -> UUID:
-    name = f"{len(host.offered)}"
-    address = host.offer(name, f"{content} {name}".encode())
-    return records.call_log(patient_id, NOON + timedelta(days=day), "provider", address)
-
-
 @contextmanager
 def judging(service: Service) -> Iterator[None]:
     """Judge calls and run what is due, as `retrocare worker` does, with recordings that are numbers."""
@@ -97,25 +83,27 @@ def judging(service: Service) -> Iterator[None]:
         scheduler.stop()
 
 
-def nothing_waits(records: Records) -> bool:
-    return bool(records.one("select count(*) = 0 from care.checks where state in ('queued', 'leased')"))
-
-
 def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once(
     records: Records, host: RecordingHost
 ) -> None:
     chance = random.Random(7)
     people = [records.patient() for _ in range(6)]
-    calls = [call(records, host, person, day=number - 40) for person in people for number in range(3)]
+    calls = [
+        recorded_call(records, host, "0.95", person, NOON + timedelta(days=number - 40))
+        for person in people
+        for number in range(3)
+    ]
     stop = threading.Event()
 
-    def ring() -> None:
+    def report_calls() -> None:
         """Calls of those who are known, and now and then of somebody new."""
         while not stop.is_set():
             if chance.random() < 0.15:
                 people.append(records.patient())
             voice = chance.choice(["0.97", "0.9", "0.5"])
-            calls.append(call(records, host, chance.choice(people), voice, day=len(calls) / 100))
+            calls.append(
+                recorded_call(records, host, voice, chance.choice(people), NOON + timedelta(days=len(calls) / 100))
+            )
             time.sleep(0.04)
 
     with ExitStack() as running:
@@ -123,8 +111,8 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
         new = running.enter_context(serving(records, host, Next()))
         old_worker = running.enter_context(ExitStack())
         old_worker.enter_context(judging(old))
-        until(lambda: nothing_waits(records), seconds=PATIENCE_SECONDS)
-        caller = threading.Thread(target=ring)
+        until(lambda: records.all_checks_ended, seconds=PATIENCE_SECONDS)
+        caller = threading.Thread(target=report_calls)
         caller.start()
         try:
             backfill = backfill_of(new)
@@ -138,7 +126,7 @@ def test_every_call_that_comes_in_during_the_whole_switch_is_judged_exactly_once
                 until(lambda: len(calls) > at_switch + 40, seconds=PATIENCE_SECONDS)
                 stop.set()
                 caller.join()
-                until(lambda: nothing_waits(records), seconds=PATIENCE_SECONDS)
+                until(lambda: records.all_checks_ended, seconds=PATIENCE_SECONDS)
         finally:
             stop.set()
             caller.join()
@@ -171,9 +159,9 @@ def test_several_share_a_backfill_and_who_is_stopped_gives_back_what_it_holds(
     for _ in range(4):
         patient_id = records.patient()
         for number in range(3):
-            call(records, host, patient_id, day=number)
+            recorded_call(records, host, "0.95", patient_id, NOON + timedelta(days=number))
     with serving(records, host, Numbers()) as old, judging(old):
-        until(lambda: nothing_waits(records), seconds=PATIENCE_SECONDS)
+        until(lambda: records.all_checks_ended, seconds=PATIENCE_SECONDS)
     asked = threading.Event()
 
     def slow(handler: BaseHTTPRequestHandler) -> None:
@@ -236,7 +224,7 @@ def test_the_worker_of_an_encoder_that_is_not_active_any_more_says_so_and_waits(
         until(lambda: said("worker_started"))
         records.call("activate_encoder", NEXT)
         until(lambda: said("encoder_not_active"), seconds=20)
-        waiting = call(records, host, records.patient())
+        waiting = recorded_call(records, host, "0.95")
         time.sleep(0.5)
         assert said("encoder_not_active") == 1
         assert said("claimed") == 0
@@ -244,7 +232,7 @@ def test_the_worker_of_an_encoder_that_is_not_active_any_more_says_so_and_waits(
             old.check_ready()
         records.call("activate_encoder", ENCODER)
         until(lambda: said("encoder_active"), seconds=20)
-        until(lambda: nothing_waits(records), seconds=20)
+        until(lambda: records.all_checks_ended, seconds=20)
     assert records.one("select check_state from public.call_logs where id = %s", waiting) == "enrolled"
 
 

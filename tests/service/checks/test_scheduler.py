@@ -6,7 +6,7 @@ import http.server
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from fixtures.databases import Database
+from fixtures.processes import until
 from fixtures.records import Records, at_cosine
 from fixtures.running import settings_for
 from retrocare.checks.scheduler import Scheduler
@@ -76,13 +77,6 @@ def asked() -> Iterator[Functions]:
         yield found
 
 
-@pytest.fixture
-def records(database: Database) -> Records:
-    found = Records(database)
-    found.register()
-    return found
-
-
 @contextmanager
 def scheduler(database: Database, asked: Functions | None, **values: Any) -> Iterator[Scheduler]:
     given = {"functions_url": asked.url, "functions_key": SecretStr("the key")} if asked else {}
@@ -96,13 +90,6 @@ def scheduler(database: Database, asked: Functions | None, **values: Any) -> Ite
                 call.join(PATIENCE_SECONDS)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def alarm(records: Records) -> UUID:
     """Open an emergency that a caregiver can be told of; return the patient."""
     patient_id = records.patient()
@@ -112,12 +99,12 @@ def alarm(records: Records) -> UUID:
     return patient_id
 
 
-def test_a_round_asks_for_what_is_due_with_the_functions_key(records: Records, asked: Functions) -> None:
+def test_the_scheduler_asks_for_what_is_due_with_the_functions_key(records: Records, asked: Functions) -> None:
     patient_id = alarm(records)
     records.report("call-1", patient_id=patient_id)
     with scheduler(records.database, asked, reconcile_seconds=3600) as made:
         made.run_due()
-        wait_for(lambda: len(asked.asked) == 2)
+        until(lambda: len(asked.asked) == 2)
     assert sorted(asked.asked, key=str) == [
         ("collect-recordings", {"reconcile": True}, "Bearer the key"),
         ("notify-caregiver", {}, "Bearer the key"),
@@ -128,20 +115,20 @@ def test_without_work_nothing_is_called_but_the_reconciliation(records: Records,
     with scheduler(records.database, asked, reconcile_seconds=0.2) as made:
         for _ in range(3):
             made.run_due()
-        wait_for(lambda: asked.names() == ["collect-recordings"])
+        until(lambda: asked.names() == ["collect-recordings"])
         time.sleep(0.3)
         made.run_due()
-        wait_for(lambda: asked.names() == ["collect-recordings"] * 2)
+        until(lambda: asked.names() == ["collect-recordings"] * 2)
 
 
 def test_a_recording_that_is_due_is_collected_between_two_reconciliations(records: Records, asked: Functions) -> None:
     with scheduler(records.database, asked, reconcile_seconds=3600) as made:
         made.run_due()
-        wait_for(lambda: not made._calls["collect-recordings"].is_alive())
+        until(lambda: not made._calls["collect-recordings"].is_alive())
         now = datetime.now(UTC)
         records.report("call-1", patient_id=records.patient(), started_at=now, ended_at=now, at=now)
         made.run_due()
-        wait_for(lambda: len(asked.asked) == 2)
+        until(lambda: len(asked.asked) == 2)
     assert [body for _, body, _ in asked.asked] == [{"reconcile": True}, {}]
 
 
@@ -149,11 +136,11 @@ def test_a_slow_copy_keeps_no_message_waiting_and_is_not_asked_for_twice(records
     asked.held.clear()
     with scheduler(records.database, asked, reconcile_seconds=0.001) as made:
         made.run_due()
-        wait_for(lambda: asked.names() == ["collect-recordings"])
+        until(lambda: asked.names() == ["collect-recordings"])
         alarm(records)
         for _ in range(3):
             made.run_due()
-        wait_for(lambda: asked.names() == ["collect-recordings", "notify-caregiver"])
+        until(lambda: asked.names() == ["collect-recordings", "notify-caregiver"])
         asked.held.set()
 
 
@@ -178,7 +165,7 @@ def test_a_function_that_is_away_is_asked_again(records: Records, asked: Functio
     assert asked.names().count("notify-caregiver") == (2 if away == "refuses" else 0)
 
 
-def test_a_database_that_is_away_ends_no_round(records: Records) -> None:
+def test_a_database_that_is_away_stops_no_scheduler(records: Records) -> None:
     with scheduler(records.database, None) as made:
         records.do("revoke execute on function care.due_jobs from retrocare_service")
         made.run_due()
@@ -190,7 +177,7 @@ def test_the_service_runs_the_scheduler_and_is_not_ready_without_it(database: Da
     settings = settings_for(database, functions_url=asked.url, schedule_seconds=0.05)
     with opened_service(settings) as service:
         with working(service):
-            wait_for(lambda: "collect-recordings" in asked.names())
+            until(lambda: "collect-recordings" in asked.names())
             service.check_ready()
             assert service.scheduler is not None
         assert not service.scheduler.is_alive
@@ -207,4 +194,4 @@ def test_an_error_that_nobody_foresaw_ends_the_scheduler_and_is_seen(records: Re
 
     made = Scheduler(settings_for(records.database), Broken())  # type: ignore[arg-type]
     made.start()
-    wait_for(lambda: not made.is_alive)
+    until(lambda: not made.is_alive)

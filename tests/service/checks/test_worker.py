@@ -8,28 +8,23 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from uuid import UUID
 
 import httpx
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from faults.crashes import all_ended
 from fixtures.databases import Database
 from fixtures.inputs import RETROCARE
 from fixtures.numbers import Numbers, read_number
 from fixtures.processes import until
 from fixtures.records import NOON, Records
-from fixtures.running import RecordingHost, recording_host, running, settings_for
+from fixtures.running import RecordingHost, number_worker, recorded_call, running, settings_for
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.inference import Inference
 from retrocare.checks.pipeline import backoff, run_check
 from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory
-from retrocare.checks.worker import Worker
 from retrocare.cli.server import watched
 from retrocare.database.connection import connected
 from retrocare.errors import Unavailable
@@ -37,40 +32,14 @@ from retrocare.errors import Unavailable
 PATIENCE_SECONDS = 60
 
 
-@pytest.fixture
-def records(database: Database) -> Records:
-    found = Records(database)
-    found.register()
-    return found
+def after(release: threading.Event) -> VoiceprintFactory:
+    """Give what makes no voiceprint before it is released."""
 
+    def make(*arguments: object) -> Voiceprint:
+        release.wait(PATIENCE_SECONDS)
+        return read_number(*arguments)  # type: ignore[arg-type]
 
-@pytest.fixture
-def host() -> Iterator[RecordingHost]:
-    with recording_host() as found:
-        yield found
-
-
-@contextmanager
-def worker(
-    records: Records, host: RecordingHost, make: VoiceprintFactory = read_number, **settings: object
-) -> Iterator[Worker]:
-    usual = {"poll_seconds": 0.1, "lease_seconds": 30.0, "worker_lanes": 2, "fetch_private_hosts": host.named}
-    given = settings_for(records.database, **{**usual, **settings})
-    with connected(given) as database:
-        inference = Inference(Numbers())
-        made = Worker(given, database, inference, make)
-        made.start()
-        try:
-            yield made
-        finally:
-            made.stop()
-            inference.stop()
-
-
-def queue(records: Records, host: RecordingHost, content: bytes = b"0.9", patient_id: UUID | None = None) -> UUID:
-    name = f"{len(host.offered)}"
-    address = host.offer(name, content + b" " + name.encode())
-    return records.call_log(patient_id or records.patient(), NOON, "provider", address)
+    return make
 
 
 def states(records: Records) -> list[str]:
@@ -80,47 +49,43 @@ def states(records: Records) -> list[str]:
 def test_every_queued_call_comes_to_its_end(records: Records, host: RecordingHost) -> None:
     patient_id = records.patient()
     records.judge(patient_id)
-    for content in (b"0.9", b"-0.5", b"0.5"):
-        queue(records, host, content, patient_id)
-    with worker(records, host):
-        until(lambda: all_ended(records))
+    for content in ("0.9", "-0.5", "0.5"):
+        recorded_call(records, host, content, patient_id)
+    with number_worker(records.database, host):
+        until(lambda: records.all_checks_ended)
     assert states(records) == ["enrolled", "scored", "scored", "scored"]
     assert records.one("select level from public.caregiver_alerts") == "critical"
 
 
-def test_the_doorbell_is_heard_at_once_and_without_it_the_list_is_looked_at(
+def test_a_wake_up_is_followed_at_once_and_without_one_the_list_is_looked_at(
     records: Records, host: RecordingHost
 ) -> None:
-    with worker(records, host, poll_seconds=30.0) as made:
+    with number_worker(records.database, host, poll_seconds=30.0) as made:
         time.sleep(0.5)
-        queue(records, host)
+        recorded_call(records, host)
         begun = time.monotonic()
         made.wake()
-        until(lambda: all_ended(records))
+        until(lambda: records.all_checks_ended)
         assert time.monotonic() - begun < 10
-    with worker(records, host, poll_seconds=0.2):
+    with number_worker(records.database, host, poll_seconds=0.2):
         time.sleep(0.5)
-        queue(records, host)
-        until(lambda: all_ended(records))
+        recorded_call(records, host)
+        until(lambda: records.all_checks_ended)
 
 
 def test_recordings_are_fetched_while_another_is_encoded(records: Records, host: RecordingHost) -> None:
     asked: list[float] = []
     release = threading.Event()
 
-    def slow(*arguments: object) -> Voiceprint:
-        release.wait(PATIENCE_SECONDS)
-        return read_number(*arguments)  # type: ignore[arg-type]
-
     def refuse(handler: BaseHTTPRequestHandler) -> None:
         asked.append(time.monotonic())
         handler.send_error(503)
 
     for number in range(4):
-        queue(records, host)
+        recorded_call(records, host)
         host.answers[f"{number}"] = refuse
     host.answers.pop("0")
-    with worker(records, host, slow, worker_lanes=3):
+    with number_worker(records.database, host, after(release), worker_lanes=3):
         until(lambda: len(asked) >= 3)
         assert states(records)[0] == "leased"
         release.set()
@@ -129,48 +94,33 @@ def test_recordings_are_fetched_while_another_is_encoded(records: Records, host:
 
 def test_no_more_is_held_than_there_are_lanes(records: Records, host: RecordingHost) -> None:
     release = threading.Event()
-
-    def slow(*arguments: object) -> Voiceprint:
-        release.wait(PATIENCE_SECONDS)
-        return read_number(*arguments)  # type: ignore[arg-type]
-
     for _ in range(6):
-        queue(records, host)
-    with worker(records, host, slow, worker_lanes=2):
+        recorded_call(records, host)
+    with number_worker(records.database, host, after(release), worker_lanes=2):
         until(lambda: states(records).count("leased") == 2)
         time.sleep(0.5)
         assert states(records).count("leased") == 2
         release.set()
-        until(lambda: all_ended(records))
+        until(lambda: records.all_checks_ended)
 
 
 def test_leases_are_renewed_during_long_work(records: Records, host: RecordingHost) -> None:
     release = threading.Event()
-
-    def slow(*arguments: object) -> Voiceprint:
-        release.wait(PATIENCE_SECONDS)
-        return read_number(*arguments)  # type: ignore[arg-type]
-
-    queue(records, host)
-    with worker(records, host, slow, lease_seconds=1.0):
+    recorded_call(records, host)
+    with number_worker(records.database, host, after(release), lease_seconds=1.0):
         until(lambda: states(records) == ["leased"])
         time.sleep(2.5)
         assert records.one("select leased_until > now() from care.checks")
         release.set()
-        until(lambda: all_ended(records))
+        until(lambda: records.all_checks_ended)
     assert records.row("select state, attempts from care.checks") == {"state": "enrolled", "attempts": 1}
 
 
 def test_a_worker_that_stops_finishes_or_gives_back_what_it_holds(records: Records, host: RecordingHost) -> None:
     release = threading.Event()
-
-    def slow(*arguments: object) -> Voiceprint:
-        release.wait(PATIENCE_SECONDS)
-        return read_number(*arguments)  # type: ignore[arg-type]
-
     for _ in range(3):
-        queue(records, host)
-    with worker(records, host, slow, worker_lanes=2) as made:
+        recorded_call(records, host)
+    with number_worker(records.database, host, after(release), worker_lanes=2) as made:
         until(lambda: states(records).count("leased") == 2)
         begun = time.monotonic()
         made.stop(1.0)
@@ -179,21 +129,21 @@ def test_a_worker_that_stops_finishes_or_gives_back_what_it_holds(records: Recor
             {"state": "queued", "attempts": 0, "worker": None}
         ]
         release.set()
-    with worker(records, host):
-        until(lambda: all_ended(records))
+    with number_worker(records.database, host):
+        until(lambda: records.all_checks_ended)
     assert records.one("select count(*) from voice.embeddings") == 3
 
 
 def test_a_database_that_goes_away_is_waited_for(records: Records, host: RecordingHost) -> None:
-    with worker(records, host):
-        queue(records, host)
-        until(lambda: all_ended(records))
+    with number_worker(records.database, host):
+        recorded_call(records, host)
+        until(lambda: records.all_checks_ended)
         for _ in range(3):
             records.database.admin.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'retrocare'"
             )
-            queue(records, host)
-            until(lambda: all_ended(records))
+            recorded_call(records, host)
+            until(lambda: records.all_checks_ended)
     assert set(states(records)) == {"enrolled"}
 
 
@@ -207,15 +157,15 @@ def test_an_end_is_offered_until_the_database_takes_it(records: Records, host: R
         time.sleep(0.5)
         return read_number(*arguments)  # type: ignore[arg-type]
 
-    queue(records, host)
+    recorded_call(records, host)
     admin = psycopg.connect(make_conninfo(records.database.admin_url, dbname="template1"), autocommit=True)
-    with admin, worker(records, host, make):
+    with admin, number_worker(records.database, host, make):
         assert encoding.wait(PATIENCE_SECONDS)
         admin.execute(f"alter database {name} allow_connections false".encode())
         admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'retrocare'")
         time.sleep(1.5)
         admin.execute(f"alter database {name} allow_connections true".encode())
-        until(lambda: all_ended(records))
+        until(lambda: records.all_checks_ended)
     assert records.row("select state, attempts from care.checks") == {"state": "enrolled", "attempts": 1}
 
 
@@ -226,10 +176,10 @@ def test_the_times_of_the_patients_speech_reach_whoever_decodes(records: Records
         told.append(arguments[-1])
         return read_number(*arguments)  # type: ignore[arg-type]
 
-    call_log_id = queue(records, host)
+    call_log_id = recorded_call(records, host)
     records.do("update public.call_logs set speech_intervals = '[[1, 2.5]]' where id = %s", call_log_id)
-    with worker(records, host, make):
-        until(lambda: all_ended(records))
+    with number_worker(records.database, host, make):
+        until(lambda: records.all_checks_ended)
     assert told == [((1.0, 2.5),)]
 
 
@@ -323,7 +273,7 @@ def test_start_works_on_the_list_as_well_and_is_woken_over_http(database: Databa
         url = host.offer("monday.flac", RECORDINGS / "01-enrol-monday.flac")
         records.call_log(records.patient(), NOON, "provider", url)
         assert httpx.post(f"http://{address}/wake").json() == {"worker": True}
-        until(lambda: all_ended(records))
+        until(lambda: records.all_checks_ended)
         assert states(records) == ["enrolled"]
         shown = httpx.get(f"http://{address}/metrics").text
         assert 'retrocare_outcomes_total{reason="",state="enrolled"} 1.0' in shown
@@ -377,7 +327,7 @@ def test_the_end_of_a_thread_ends_the_process(database: Database) -> None:
 
 
 def test_the_end_of_a_workers_lane_ends_the_process_too(records: Records, host: RecordingHost) -> None:
-    with worker(records, host) as made:
+    with number_worker(records.database, host) as made:
         assert made.is_alive
         records.do("drop function voice.claim_checks")
         records.do(

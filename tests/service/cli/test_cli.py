@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from fixtures.commands import Run, bare_environment, objects, recording
-from fixtures.databases import Server, short_folder
+from fixtures.databases import short_folder
 from fixtures.inputs import RETROCARE, ROOT
 from fixtures.records import Records
 from retrocare.cli.demo import RECORDINGS
@@ -32,12 +32,6 @@ START_SECONDS = 120
 def folder() -> Iterator[Path]:
     with short_folder() as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def records(server: Server) -> Iterator[Records]:
-    with server.clone(server.migrated_template) as database:
-        yield Records(database)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fixtures.commands import Run, in_process, objects, recording
-from fixtures.databases import Server
 from fixtures.records import Records
 from fixtures.running import recording_host
 
@@ -40,12 +38,6 @@ COMMANDS = [
 ]
 PATIENT_COMMANDS = ["add", "set", "list", "flag", "unflag", "consent", "baseline", "withdraw-sample", "erase", "export"]
 WITHOUT_JSON = ("start", "worker", "patient", "key", "alert", "deliveries", "caregiver", "policy")
-
-
-@pytest.fixture(scope="module")
-def records(server: Server) -> Iterator[Records]:
-    with server.clone(server.migrated_template) as database:
-        yield Records(database)
 
 
 @pytest.fixture(scope="module")
