@@ -1,4 +1,4 @@
-"""The command line, as a user types it: real processes, real files, a real database."""
+"""The command line, as a user types it: real files, a real database, a process of its own where that says more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from fixtures.commands import Run, bare_environment, objects, recording
+from fixtures.commands import Run, bare_environment, in_process, objects, recording
 from fixtures.databases import short_folder
 from fixtures.inputs import RETROCARE, ROOT
 from fixtures.records import Records
@@ -35,34 +35,46 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def retrocare(records: Records, folder: Path) -> Run:
-    """Run a command on a database of its own."""
-    environment = bare_environment(DATABASE_URL=records.database.service_url)
+def retrocare(records: Records) -> Run:
+    """Run a command on the module's database, in this process."""
+    return in_process(DATABASE_URL=records.database.service_url)
+
+
+@pytest.fixture(scope="module")
+def environment(records: Records) -> dict[str, str]:
+    return bare_environment(DATABASE_URL=records.database.service_url)
+
+
+@pytest.fixture(scope="module")
+def own_process(environment: dict[str, str], folder: Path) -> Run:
+    """Run a command on the module's database as a user does: where the process, its start or its environment count."""
 
     def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [RETROCARE, *words]
-        given = {"cwd": folder, "env": environment | more, "capture_output": True, "text": True, "timeout": 120}
-        return subprocess.run(command, check=False, **given)  # type: ignore[call-overload, no-any-return]
+        command, given = [RETROCARE, *words], environment | more
+        return subprocess.run(
+            command, cwd=folder, env=given, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
 
-    run.environment = environment  # type: ignore[attr-defined]
     return run
 
 
-def test_a_patient_is_added_enrolled_judged_and_looked_up(retrocare: Run) -> None:
-    added = objects(retrocare("patient", "add", "Ana", "--timezone", "Europe/Lisbon", "--consent", "--json").stdout)
+def test_a_patient_is_added_enrolled_judged_and_looked_up(own_process: Run) -> None:
+    added = objects(own_process("patient", "add", "Ana", "--timezone", "Europe/Lisbon", "--consent", "--json").stdout)
     assert (added[0]["name"], added[0]["timezone"]) == ("Ana", "Europe/Lisbon")
-    enrolled = retrocare(
+    enrolled = own_process(
         "enroll", "Ana", *map(recording, ["01-enrol-monday", "02-enrol-tuesday", "03-enrol-wednesday"])
     )
     assert enrolled.returncode == 0, enrolled.stderr
     assert enrolled.stdout.count("enrolled") == 3
-    judged = retrocare("check", added[0]["id"], recording("10-another-voice"), "--at", "2026-11-20T12:00:00", "--json")
+    judged = own_process(
+        "check", added[0]["id"], recording("10-another-voice"), "--at", "2026-11-20T12:00:00", "--json"
+    )
     [row] = objects(judged.stdout)
     assert (row["state"], row["severity"], row["alert_type"]) == ("scored", "high", "emergency")
-    logs = objects(retrocare("logs", "Ana", "--json").stdout)
+    logs = objects(own_process("logs", "Ana", "--json").stdout)
     assert [log["id"] for log in logs] == [row["log_id"]]
     assert logs[0]["local_hour"] == 12.0
-    assert "emergency" in retrocare("patient", "list").stdout
+    assert "emergency" in own_process("patient", "list").stdout
 
 
 def test_embed_prints_what_is_promised_and_goes_on_after_a_file_that_fails(retrocare: Run, folder: Path) -> None:
@@ -220,10 +232,9 @@ def test_at_80_columns_no_id_is_folded_and_a_file_is_its_name(retrocare: Run, re
         assert id in piped.split(), piped
 
 
-def test_a_row_is_printed_as_soon_as_its_file_is_done(retrocare: Run, folder: Path) -> None:
+def test_a_row_is_printed_as_soon_as_its_file_is_done(environment: dict[str, str], folder: Path) -> None:
     pipe = folder / "slow.flac"
     os.mkfifo(pipe)
-    environment = retrocare.environment  # type: ignore[attr-defined]
     command = [RETROCARE, "embed", recording("12-silence"), str(pipe), "--json"]
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=-1, stderr=subprocess.DEVNULL, text=True)
     try:
@@ -272,48 +283,50 @@ def test_an_encoder_that_nobody_knows_is_refused_where_one_is_needed(retrocare: 
         assert "RETROCARE_ENCODER is one of auto, ecapa, ge2e" in done.stderr
 
 
-def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(retrocare: Run) -> None:
+def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(own_process: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = retrocare(
+        done = own_process(
             "start", "--port", str(taken.getsockname()[1]), DATABASE_URL="postgresql://nobody@127.0.0.1:1/x"
         )
     assert (done.returncode, "address already in use" in done.stderr) == (1, True), done.stderr
     assert "database" not in done.stderr
 
 
-def test_a_database_that_is_away_is_told(retrocare: Run) -> None:
-    done = retrocare("patient", "list", DATABASE_URL="postgresql://retrocare_service:hidden@127.0.0.1:1/postgres")
+def test_a_database_that_is_away_is_told(own_process: Run) -> None:
+    done = own_process("patient", "list", DATABASE_URL="postgresql://retrocare_service:hidden@127.0.0.1:1/postgres")
     assert (done.returncode, "database_unavailable" in done.stderr) == (1, True)
     assert "hidden" not in done.stderr
 
 
-def test_an_encoder_that_is_named_and_absent_is_an_error(retrocare: Run, folder: Path) -> None:
-    done = retrocare("embed", recording("01-enrol-monday"), RETROCARE_ENCODER="ecapa", RETROCARE_ECAPA_DIR=str(folder))
+def test_an_encoder_that_is_named_and_absent_is_an_error(own_process: Run, folder: Path) -> None:
+    done = own_process(
+        "embed", recording("01-enrol-monday"), RETROCARE_ENCODER="ecapa", RETROCARE_ECAPA_DIR=str(folder)
+    )
     assert done.returncode == 1
     assert "configuration_error" in done.stderr
 
 
-def test_the_service_refuses_to_be_reachable_without_a_key(retrocare: Run) -> None:
-    done = retrocare("start", "--host", "0.0.0.0")
+def test_the_service_refuses_to_be_reachable_without_a_key(own_process: Run) -> None:
+    done = own_process("start", "--host", "0.0.0.0")
     assert (done.returncode, "RETROCARE_API_KEY" in done.stderr) == (1, True)
 
 
-def test_doctor_says_what_is_there_and_what_is_missing(retrocare: Run) -> None:
-    rows = {row["part"]: row for row in objects(retrocare("doctor", "--json").stdout)}
+def test_doctor_says_what_is_there_and_what_is_missing(own_process: Run) -> None:
+    rows = {row["part"]: row for row in objects(own_process("doctor", "--json").stdout)}
     assert {rows[part]["state"] for part in ("Python", "decoder", "ge2e", "database")} == {"ok"}
     assert rows["ecapa"]["state"] == "absent"
     assert (rows["fetching"]["state"], "RETROCARE_FETCH_HOSTS" in rows["fetching"]["detail"]) == ("absent", True)
     assert "; release 1.0.0, and this is 1.0.0" in rows["database"]["detail"]
 
 
-def test_doctor_gives_up_on_a_silent_network_says_what_it_does_and_misses_nothing(retrocare: Run) -> None:
+def test_doctor_gives_up_on_a_silent_network_says_what_it_does_and_misses_nothing(own_process: Run) -> None:
     """A host that takes connections and never answers: of all, Storage, edge functions and the model hub."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         given = {"SUPABASE_URL": url, "SUPABASE_SECRET_KEY": "word", "RETROCARE_FUNCTIONS_URL": url, "HF_ENDPOINT": url}
         given |= {"RETROCARE_ENCODER": "auto"}
         begun = time.monotonic()
-        done = retrocare("doctor", "--json", **given)
+        done = own_process("doctor", "--json", **given)
         assert time.monotonic() - begun < 20
     rows = {row["part"]: row["state"] for row in objects(done.stdout)}
     assert (done.returncode, rows["Storage"], rows["edge functions"]) == (1, "missing", "missing")
