@@ -1,4 +1,4 @@
-"""What can be seen from outside: one log line a step, and what Prometheus asks for.
+"""What can be seen from outside: a log line for each step, and the metrics that Prometheus reads.
 
 A line carries ``call_log_id``, milliseconds and codes: never a person, an address or a vector.
 """

@@ -1,4 +1,4 @@
-"""What the environment decides. Every setting stands in ``.env.example`` with its default."""
+"""The settings, read from the environment. ``.env.example`` lists each with its default."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from retrocare.errors import ConfigurationError
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ENV_FILE = ".env"
 PREFIX = "RETROCARE_"
-EARLIER_DATA = Path(".retrocare")  # where releases before 1.0 kept the data: in the folder that a command was run in
+EARLIER_DATA = Path(".retrocare")  # where 0.1 kept the data, in the working directory
 
 
 def default_data_dir() -> Path:
-    """Return where the data are kept where no setting names a folder: the same one from wherever a command is run."""
+    """Return the default data folder, which does not depend on the working directory."""
     if EARLIER_DATA.is_dir():
         return EARLIER_DATA
     return Path("/var/lib/retrocare") if os.geteuid() == 0 else user_data_path("retrocare", appauthor=False)
 
 
 class Settings(BaseSettings):
-    """Read the environment, and ``.env`` of the current folder below it."""
+    """Hold the settings; the environment takes precedence over ``.env`` in the working directory."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True
@@ -128,7 +128,7 @@ def _listed(text: str) -> list[str]:
 def read_settings() -> Settings:
     """Read and check the settings.
 
-    Raises: ConfigurationError naming the first setting that is wrong, or misspelt.
+    Raises: ConfigurationError naming the first setting that is wrong or misspelt.
     """
     refuse_misspelt()
     try:
@@ -143,7 +143,7 @@ def read_settings() -> Settings:
 
 
 def refuse_misspelt() -> None:
-    """Refuse a name that is almost one of ours: a setting that is silently ignored is found out late.
+    """Refuse a name that is almost one of ours, since a setting that is silently ignored is noticed late.
 
     Raises: ConfigurationError.
     """

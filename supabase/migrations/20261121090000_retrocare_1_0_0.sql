@@ -6,13 +6,13 @@
 --
 -- The journey of one call:
 --
---     1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
---     2 the call is a row       call_logs                  one row per provider call id, however often it is reported
---     3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator
---     4 a check is queued       trigger request_check      care.checks, in the same transaction
---     5 audio becomes a vector  service/.../pipeline.py    fetch, decode, patient's channel, speech, encode
+--     1 the call ends           functions/call-webhook     authenticates the provider, calls receive_call_report()
+--     2 the call is a row       call_logs                  one row per call of the provider, however often it is reported
+--     3 the recording is here   call_logs.recording_ref    copied to Storage, or an address given by an integrator
+--     4 a check is queued       trigger request_check      a row of care.checks, in the same transaction
+--     5 audio becomes a vector  service, checks/pipeline   fetch, decode, the patient's channel, speech, encode
 --     6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
---     7 an alert is raised      public.caregiver_alerts    at most one open alert per patient
+--     7 an alert is raised      public.caregiver_alerts    at most one unresolved alert per patient
 --     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
 --
 -- `call_log_id` is the thread: the same word in SQL, Python, TypeScript and every log line.
@@ -1371,7 +1371,7 @@ alter table care.providers enable row level security;
 insert into care.providers (id) values ('vapi');
 comment on table care.providers is 'The phone providers whose calls are taken.';
 comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+comment on column care.providers.reconciliation_overlap_hours is 'How far a reconciliation looks back before the end of the last one: for clocks that differ, and updates that the provider lists late.';
 
 create table care.provider_accounts (
     id text constraint provider_accounts_pkey primary key
@@ -1466,7 +1466,7 @@ as $$
     where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
 $$;
 comment on function care.reconcile_since is
-    'From which update on an account''s calls must be listed: the last sweep, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+    'From which update on an account''s calls must be listed: the end of the last reconciliation, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
 
 create function care.finish_reconciliation(provider text, until timestamptz, account text default null)
@@ -9671,7 +9671,7 @@ comment on function care.wake_functions is
     'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
 revoke execute on function care.wake_functions from public;
 
--- Where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
+-- Where pg_cron exists, it runs each job by itself, and has the providers' calls reconciled every five minutes. Elsewhere
 -- `retrocare start` does both.
 create function care.schedule_jobs()
 returns boolean
@@ -9695,7 +9695,7 @@ begin
     execute 'select cron.schedule($1, $2, $3)'
     using 'retrocare-wake-functions', '* * * * *', 'select care.wake_functions()';
     execute 'select cron.schedule($1, $2, $3)'
-    using 'retrocare-provider-sweep', '*/5 * * * *', 'select care.wake_up(''collect-recordings'', ''{"sweep": true}'')';
+    using 'retrocare-reconcile-calls', '*/5 * * * *', 'select care.wake_up(''collect-recordings'', ''{"reconcile": true}'')';
     return true;
 end
 $$;
@@ -10078,7 +10078,7 @@ select care.expose(
 
 select care.expose(
     'care.receive_call_report', '{service_role}',
-    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.');
+    'For functions/call-webhook and reconciliation (service_role): one finished call, however often it is reported. Raises PT400.');
 
 select care.expose(
     'care.unreported_calls', '{service_role}',
@@ -10086,11 +10086,11 @@ select care.expose(
 
 select care.expose(
     'care.reconcile_since', '{service_role}',
-    'For functions/collect-recordings (service_role): from when on to list the provider''s calls.');
+    'For functions/collect-recordings (service_role): from which update on to list the provider''s calls.');
 
 select care.expose(
     'care.finish_reconciliation', '{service_role}',
-    'For functions/collect-recordings (service_role): every call made before until was asked for.');
+    'For functions/collect-recordings (service_role): every call that was last updated before until was listed.');
 
 select care.expose(
     'care.claim_recordings', '{service_role}',

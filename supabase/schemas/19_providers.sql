@@ -26,7 +26,7 @@ alter table care.providers enable row level security;
 insert into care.providers (id) values ('vapi');
 comment on table care.providers is 'The phone providers whose calls are taken.';
 comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a sweep of the provider''s calls looks back before the last one: for clocks that differ, and updates that the provider lists late.';
+comment on column care.providers.reconciliation_overlap_hours is 'How far a reconciliation looks back before the end of the last one: for clocks that differ, and updates that the provider lists late.';
 
 create table care.provider_accounts (
     id text constraint provider_accounts_pkey primary key
@@ -121,7 +121,7 @@ as $$
     where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
 $$;
 comment on function care.reconcile_since is
-    'From which update on an account''s calls must be listed: the last sweep, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+    'From which update on an account''s calls must be listed: the end of the last reconciliation, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
 
 create function care.finish_reconciliation(provider text, until timestamptz, account text default null)

@@ -220,7 +220,7 @@ comment on function care.wake_functions is
     'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
 revoke execute on function care.wake_functions from public;
 
--- Where pg_cron exists, it runs each job by itself, and looks through the provider's calls now and then. Elsewhere
+-- Where pg_cron exists, it runs each job by itself, and has the providers' calls reconciled every five minutes. Elsewhere
 -- `retrocare start` does both.
 create function care.schedule_jobs()
 returns boolean
@@ -244,7 +244,7 @@ begin
     execute 'select cron.schedule($1, $2, $3)'
     using 'retrocare-wake-functions', '* * * * *', 'select care.wake_functions()';
     execute 'select cron.schedule($1, $2, $3)'
-    using 'retrocare-provider-sweep', '*/5 * * * *', 'select care.wake_up(''collect-recordings'', ''{"sweep": true}'')';
+    using 'retrocare-reconcile-calls', '*/5 * * * *', 'select care.wake_up(''collect-recordings'', ''{"reconcile": true}'')';
     return true;
 end
 $$;

@@ -73,7 +73,7 @@ select care.expose(
 
 select care.expose(
     'care.receive_call_report', '{service_role}',
-    'For functions/vapi-webhook and sweeps of the provider (service_role): one finished call, however often it is reported. Raises PT400.');
+    'For functions/call-webhook and reconciliation (service_role): one finished call, however often it is reported. Raises PT400.');
 
 select care.expose(
     'care.unreported_calls', '{service_role}',
@@ -81,11 +81,11 @@ select care.expose(
 
 select care.expose(
     'care.reconcile_since', '{service_role}',
-    'For functions/collect-recordings (service_role): from when on to list the provider''s calls.');
+    'For functions/collect-recordings (service_role): from which update on to list the provider''s calls.');
 
 select care.expose(
     'care.finish_reconciliation', '{service_role}',
-    'For functions/collect-recordings (service_role): every call made before until was asked for.');
+    'For functions/collect-recordings (service_role): every call that was last updated before until was listed.');
 
 select care.expose(
     'care.claim_recordings', '{service_role}',

@@ -98,6 +98,13 @@ def test_every_word_of_the_database_that_callers_meet_is_in_the_reference(databa
     assert missing(set(values)) == []
 
 
+def test_every_column_of_a_call_is_in_the_reference(database: Database) -> None:
+    columns = Records(database).one(
+        "select array_agg(attname::text) from pg_attribute where attrelid = 'public.call_logs'::regclass and attnum > 0"
+    )
+    assert missing(set(columns)) == []
+
+
 def test_the_webhooks_sample_takes_what_is_signed_and_nothing_else() -> None:
     [sample] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     scope: dict[str, object] = {}

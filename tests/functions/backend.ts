@@ -1,9 +1,9 @@
 /**
  * The Supabase project that a test file works on: its addresses, a supabase-js client, and SQL as the superuser.
  *
- * `backend()` takes the project that RETROCARE_TEST_BACKEND describes (backend.py COMMAND sets it), or starts one of its
- * own, which ends when this process does. Call it once, at the top of a test file, before the first test, so that no
- * test is blamed for what it opens; and `fresh()` at the beginning of each test.
+ * `backend()` takes the project that RETROCARE_TEST_BACKEND describes (backend.py COMMAND sets it), or starts one of
+ * its own, which ends when this process does. Call it once, at the top of a test file, before the first test, so that
+ * no test is blamed for what it opens; and `fresh()` at the beginning of each test.
  */
 import { createClient, type SupabaseClient } from "npm:@supabase/supabase-js@2.119.0";
 import postgres from "npm:postgres@3.4.9";

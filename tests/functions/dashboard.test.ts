@@ -88,9 +88,9 @@ async function twoFamilies(role = "primary"): Promise<[Caregiver, Caregiver]> {
 
 /** What a code or a status says of a refusal; null where there was none. */
 async function refusal(
-  asked: PromiseLike<{ data: unknown; error: { code: string } | null; status: number }>,
+  request: PromiseLike<{ data: unknown; error: { code: string } | null; status: number }>,
 ): Promise<unknown> {
-  const { data, error, status } = await asked;
+  const { data, error, status } = await request;
   return error ? error.code || status : Array.isArray(data) && data.length === 0 ? "nothing" : null;
 }
 
@@ -130,13 +130,13 @@ Deno.test("no view shows a vector, nor does what is asked for by name", async ()
 
 Deno.test("a caregiver acknowledges, puts off and resolves an alert, and writes notes", async () => {
   const [rui] = await twoFamilies();
-  const ask = (name: string, values = {}) => rui.client.rpc(name, { alert_id: rui.alert, ...values });
-  assert.equal((await ask("acknowledge_alert")).data.state, "acknowledged");
+  const call = (name: string, values = {}) => rui.client.rpc(name, { alert_id: rui.alert, ...values });
+  assert.equal((await call("acknowledge_alert")).data.state, "acknowledged");
   const until = new Date(Date.now() + 1_800_000).toISOString();
-  assert.equal((await ask("snooze_alert", { until })).data.state, "snoozed");
-  const resolved = await ask("resolve_alert", { outcome: "ill", notes: "She has a cold." });
+  assert.equal((await call("snooze_alert", { until })).data.state, "snoozed");
+  const resolved = await call("resolve_alert", { outcome: "ill", notes: "She has a cold." });
   assert.equal(resolved.data.state, "resolved");
-  assert.equal(await refusal(ask("acknowledge_alert")), "PT409");
+  assert.equal(await refusal(call("acknowledge_alert")), "PT409");
   const { data: inbox } = await rui.client.from("alert_history").select().single();
   assert.deepEqual([inbox.resolved_by, inbox.outcome, inbox.notes], ["Rui", "ill", "She has a cold."]);
   const { data: history } = await rui.client.from("alert_changes").select().order("changed_at");
@@ -173,8 +173,8 @@ Deno.test("whatever is another family's is refused or not there, and stays as it
     assert.notEqual(await rpc(name, { patient_id: eva.patient, reason: "forged" }), null, name);
     assert.notEqual(await rpc(name, { patient_id: rui.patient, reason: "forged" }), null, name);
   }
-  for (const name of ["run_sweeps", "claim_deliveries", "claim_recordings", "claim_deletions"]) {
-    const values = name === "run_sweeps" ? {} : { worker: "w", count: 9, lease_seconds: 60 };
+  for (const name of ["run_job", "claim_deliveries", "claim_recordings", "claim_deletions"]) {
+    const values = name === "run_job" ? { job: "match_calls" } : { worker: "w", count: 9, lease_seconds: 60 };
     assert.notEqual(await rpc(name, values), null, name);
   }
   const { client } = rui;
@@ -243,8 +243,8 @@ Deno.test("a token that the project did not sign, or that has expired, opens not
     for (const name of [...VIEWS, ...TABLES]) {
       assert.notEqual(await refusal(client.from(name).select()), null, `${what}: ${name}`);
     }
-    const asked = client.rpc("acknowledge_alert", { alert_id: rui.alert });
-    assert.notEqual(await refusal(asked), null, what);
+    const request = client.rpc("acknowledge_alert", { alert_id: rui.alert });
+    assert.notEqual(await refusal(request), null, what);
     assert.notEqual(await refusal(client.rpc("export_patient", { patient_id: rui.patient })), null, what);
     assert.notEqual(await refusal(client.rpc("withdraw_consent", { patient_id: rui.patient })), null, what);
   }

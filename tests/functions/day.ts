@@ -1,7 +1,8 @@
 /**
- * A day is played: patients are phoned; the provider reports calls twice, out of order, or never; its addresses expire, and
- * recordings come late; the text message gateway refuses for an hour, and now and then takes a message and hangs up.
- * Everything is real but the provider, the gateway, and the clock, which each part is told. In the end everything is counted.
+ * A day is played: patients are phoned; the provider reports calls twice, out of order, or never; its addresses expire,
+ * and recordings come late; the text message gateway refuses for an hour, and now and then takes a message and hangs
+ * up. Everything is real but the provider, the gateway, and the clock, which each part is told. In the end everything
+ * is counted.
  *
  *     deno run --allow-all tests/functions/day.ts [--calls 200] [--patients 20] [--seed 1]
  */

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
+import type { Counts } from "../../supabase/functions/_shared/queue.ts";
 import { handle } from "../../supabase/functions/delete-recordings/index.ts";
 import { backend } from "./backend.ts";
 import { CALL, Records, wav } from "./records.ts";
-import { assertDiscreet, environment, listenToLines, serve } from "./serving.ts";
+import { assertDiscreet, call, environment, listenToLines, type Reply } from "./serving.ts";
 import { FakeVapi } from "./vapi.ts";
 
 const project = await backend();
@@ -10,7 +11,7 @@ const records = new Records(project);
 const lines = listenToLines();
 const LATER = new Date(Date.now() + 86_400_000).toISOString();
 
-/** A patient with one recording, at the provider and in Storage, who is then erased. Give the patient and the path. */
+/** Erase a patient who has one recording, at the provider and in Storage; returns the patient's id and the path. */
 async function erased(): Promise<{ patient: string; path: string }> {
   await project.fresh();
   const patient = await records.patient();
@@ -23,15 +24,19 @@ async function erased(): Promise<{ patient: string; path: string }> {
   return { patient, path };
 }
 
-async function ask(vapi: FakeVapi, body: unknown = {}, named: Record<string, string> = {}): Promise<Response> {
-  const settings = environment(project, { ...vapi.settings, ...named });
-  await using served = serve((request) => handle(request, settings));
-  const answer = await fetch(served.url, {
-    method: "POST",
-    body: JSON.stringify(body),
-    headers: { authorization: `Bearer ${settings.get("RETROCARE_FUNCTIONS_KEY")}` },
-  });
-  return new Response(await answer.text(), answer);
+function callFunction(
+  vapi: FakeVapi,
+  options: unknown = {},
+  named: Record<string, string> = {},
+  init: RequestInit = {},
+): Promise<Reply> {
+  return call((request) => handle(request, environment(project, { ...vapi.settings, ...named })), options, init);
+}
+
+async function deleteDue(...given: Parameters<typeof callFunction>): Promise<Counts> {
+  const { status, body } = await callFunction(...given);
+  assert.equal(status, 200, JSON.stringify(body));
+  return body.deleted;
 }
 
 async function states(): Promise<unknown[]> {
@@ -48,43 +53,41 @@ Deno.test("handle() deletes an erased recording from Storage and at the provider
   vapi.add(CALL);
   const { path } = await erased();
   assert.ok(await stored(path));
-  const answer = await ask(vapi);
-  assert.deepEqual(await answer.json(), { deleted: { claimed: 2, done: 2, failed: {} } });
+  assert.deepEqual(await deleteDue(vapi), { claimed: 2, done: 2, lost: 0, failed: {}, isDone: true });
   assert.equal(await stored(path), false);
   assert.equal(vapi.calls.size, 0);
   assert.deepEqual(await states(), [["storage_object", "done", null], ["provider_call", "done", null]]);
   const [noted] = await project
     .sql`select count(*)::int as count from care.audit_log where action = 'deletion_finished'`;
   assert.equal(noted!.count, 2);
-  assert.deepEqual(await (await ask(vapi)).json(), { deleted: { claimed: 0, done: 0, failed: {} } });
+  assert.deepEqual(await deleteDue(vapi), { claimed: 0, done: 0, lost: 0, failed: {}, isDone: true });
 });
 
-Deno.test("handle() takes what is not there any more as deleted", async () => {
+Deno.test("handle() counts as deleted what does not exist any more", async () => {
   await using vapi = new FakeVapi();
   const { path } = await erased();
   await project.client.storage.from(project.bucket).remove([path]);
-  assert.deepEqual(await (await ask(vapi)).json(), { deleted: { claimed: 2, done: 2, failed: {} } });
+  assert.deepEqual(await deleteDue(vapi), { claimed: 2, done: 2, lost: 0, failed: {}, isDone: true });
 });
 
-Deno.test("handle() believes no deletion that it does not see, and tries again", async () => {
+Deno.test("handle() takes no deletion on trust, and tries again", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL);
-  vapi.forgetsNothing = true;
+  vapi.keepsDeleted = true;
   await erased();
-  assert.deepEqual(await (await ask(vapi)).json(), {
-    deleted: { claimed: 2, done: 1, failed: { provider_unreachable: 1 } },
-  });
+  const first = await deleteDue(vapi);
+  assert.deepEqual([first.claimed, first.done, first.failed], [2, 1, { provider_unreachable: 1 }]);
   assert.deepEqual(await states(), [["storage_object", "done", null], [
     "provider_call",
     "queued",
     "provider_unreachable",
   ]]);
-  vapi.forgetsNothing = false;
-  assert.deepEqual(await (await ask(vapi, { at: LATER })).json(), { deleted: { claimed: 1, done: 1, failed: {} } });
+  vapi.keepsDeleted = false;
+  assert.deepEqual(await deleteDue(vapi, { at: LATER }), { claimed: 1, done: 1, lost: 0, failed: {}, isDone: true });
   assert.equal(vapi.calls.size, 0);
 });
 
-Deno.test("handle() says why the provider does not delete", async () => {
+Deno.test("handle() records why the provider does not delete", async () => {
   await using vapi = new FakeVapi();
   vapi.add(CALL);
   for (
@@ -95,23 +98,19 @@ Deno.test("handle() says why the provider does not delete", async () => {
     ] as const
   ) {
     await erased();
-    const answer = await (await ask(vapi, {}, named)).json();
-    assert.deepEqual(answer.deleted.failed, { [code]: 1 });
+    assert.deepEqual((await deleteDue(vapi, {}, named)).failed, { [code]: 1 });
   }
   assert.equal(vapi.calls.size, 1);
 });
 
-Deno.test("handle() is asked with the functions' key and a moment", async () => {
+Deno.test("handle() refuses a caller without the functions' key, and options that it does not know", async () => {
   await using vapi = new FakeVapi();
-  await using served = serve((request) => handle(request, environment(project, vapi.settings)));
-  const nobody = await fetch(served.url, { method: "POST" });
-  assert.equal(nobody.status, 401);
-  await nobody.body?.cancel();
-  assert.equal((await ask(vapi, { at: "yesterday" })).status, 400);
-  assert.equal((await ask(vapi, [])).status, 400);
+  assert.equal((await callFunction(vapi, {}, {}, { headers: {} })).status, 401);
+  assert.equal((await callFunction(vapi, { at: "yesterday" })).status, 400);
+  assert.equal((await callFunction(vapi, [])).status, 400);
 });
 
-Deno.test("handle() writes no person, key or path into a line", () => {
+Deno.test("handle() puts no person, key or path into a log line", () => {
   assert.ok(lines.length > 0);
   assertDiscreet(lines, ["Ana", "+351", "vapi-private-key", ".wav"]);
 });

@@ -1,15 +1,16 @@
-/** Caregivers who are to be told, and what has become of the messages to them. */
+/** Caregivers who are to be notified, and what came of the messages to them. */
 import assert from "node:assert/strict";
+import type { Counts } from "../../supabase/functions/_shared/queue.ts";
 import type { Delivery } from "../../supabase/functions/notify-caregiver/channel.ts";
 import { handle } from "../../supabase/functions/notify-caregiver/index.ts";
 import type { Backend } from "./backend.ts";
-import { environment, FUNCTIONS_KEY } from "./serving.ts";
+import { environment, run } from "./serving.ts";
 
 export const PATIENT = "Ana Albuquerque";
 export const CAREGIVER = "Bento Albuquerque";
 export const PHONE = "+351910000001";
 
-/** One that no database knows. */
+/** A delivery that is in no database. */
 export const DELIVERY: Delivery = {
   delivery_id: 1,
   idempotency_key: "11111111-2222-4333-8444-555555555555",
@@ -37,18 +38,10 @@ export interface Row {
   readonly [column: string]: unknown;
 }
 
-export interface Delivered {
-  readonly claimed: number;
-  readonly accepted: number;
-  readonly lost: number;
-  readonly failed: Record<string, number>;
-  readonly isDone: boolean;
-}
-
 export class Deliveries {
   constructor(readonly project: Backend) {}
 
-  /** A patient's voice has changed, and one caregiver hears of it. Give the patient's id. */
+  /** Raise an alert for a patient with one caregiver; returns the patient's id. */
   async raise(
     caregiver: { phone?: string; webhook_url?: string; name?: string; other_addresses?: Record<string, string> },
     level = "emergency",
@@ -69,25 +62,21 @@ export class Deliveries {
     return [...await this.project.sql<Row[]>`select * from care.deliveries order by id`];
   }
 
-  /** The only one. */
+  /** The row of the only delivery. */
   async row(): Promise<Row> {
     const [row, ...more] = await this.rows();
     assert.ok(row && more.length === 0);
     return row;
   }
 
-  /** Ask the function, as its schedule does. */
+  /** Run the function. */
   async notify(
     settings: Record<string, string>,
-    body: Record<string, unknown> = {},
-    patience: Parameters<typeof handle>[2] = {},
-  ): Promise<Delivered> {
-    const headers = { authorization: `Bearer ${FUNCTIONS_KEY}` };
-    const request = new Request("http://function", { method: "POST", headers, body: JSON.stringify(body) });
-    const answer = await handle(request, environment(this.project, settings), patience);
-    const said = await answer.json();
-    assert.equal(answer.status, 200, JSON.stringify(said));
-    return said.delivered;
+    options: Record<string, unknown> = {},
+    limits: Parameters<typeof handle>[2] = {},
+  ): Promise<Counts> {
+    const { delivered } = await run((request) => handle(request, environment(this.project, settings), limits), options);
+    return delivered;
   }
 
   /** The moment from which a failed delivery is due again. */

@@ -1,4 +1,4 @@
-/** The Python service beside a day that is played (judging.py): it judges what is queued when it is told what time it is. */
+/** The Python service of a simulated day (judging.py), which runs the queued checks when it is given the time. */
 import type { Backend } from "./backend.ts";
 
 export class Judge {
@@ -35,12 +35,12 @@ export class Judge {
     return Deno.readFile(`${this.folder}/${name}.wav`);
   }
 
-  /** When, in a stereo recording, the agent has ended and the patient begins: seconds. */
+  /** Where the patient begins in a stereo recording, after the agent: seconds. */
   async agentSeconds(): Promise<number> {
     return Number(await Deno.readTextFile(`${this.folder}/agent-seconds`));
   }
 
-  /** Bring everything that is queued to its end; give how many to which. */
+  /** Run every queued check; returns how many ended in each state. */
   async at(moment: string): Promise<Record<string, number>> {
     await this.input.write(new TextEncoder().encode(`${moment}\n`));
     const { value, done } = await this.lines.next();

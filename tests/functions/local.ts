@@ -7,7 +7,7 @@
 import { handle as collectRecordings } from "../../supabase/functions/collect-recordings/index.ts";
 import { handle as deleteRecordings } from "../../supabase/functions/delete-recordings/index.ts";
 import { handle as notifyCaregiver } from "../../supabase/functions/notify-caregiver/index.ts";
-import { handle as vapiWebhook } from "../../supabase/functions/vapi-webhook/index.ts";
+import { handle as callWebhook } from "../../supabase/functions/call-webhook/index.ts";
 import { type Backend, backend } from "./backend.ts";
 import { PHONE, Records } from "./records.ts";
 import { environment, FUNCTIONS_KEY } from "./serving.ts";
@@ -15,7 +15,7 @@ import { environment, FUNCTIONS_KEY } from "./serving.ts";
 const ROOT = new URL("../../", import.meta.url);
 const SECRET = "the-webhook-secret";
 const FUNCTIONS: Record<string, (request: Request, environment: Map<string, string>) => Promise<Response>> = {
-  "vapi-webhook": vapiWebhook,
+  "call-webhook": callWebhook,
   "collect-recordings": collectRecordings,
   "delete-recordings": deleteRecordings,
   "notify-caregiver": notifyCaregiver,
@@ -26,8 +26,8 @@ const READY_MILLISECONDS = 300_000;
 /** Serve the functions as Supabase does, and the demo's recordings beside them. */
 function serveFunctions(settings: Map<string, string>, port: number): Deno.HttpServer<Deno.NetAddr> {
   return Deno.serve({ port, hostname: "127.0.0.1", onListen: () => {} }, async (request) => {
-    const [, folder, ...path] = new URL(request.url).pathname.split("/");
-    const name = path.at(-1) ?? "";
+    const [, folder, ...path] = new URL(request.url).pathname.split("/"); // /functions/v1/NAME..., /recordings/NAME
+    const name = (folder === "functions" ? path[1] : path[0]) ?? "";
     if (folder === "functions" && Object.hasOwn(FUNCTIONS, name)) return await FUNCTIONS[name]!(request, settings);
     if (folder === "recordings" && /^[\w-]+\.flac$/.test(name)) {
       const content = await Deno.readFile(new URL(name, RECORDINGS)).catch(() => null);
@@ -85,7 +85,7 @@ async function arrange(project: Backend): Promise<string> {
 
 function sample(functions: string): string {
   return `CALL=01-enrol-monday
-curl -s ${functions}/vapi-webhook -H 'authorization: Bearer ${SECRET}' -d '{"message": {"type": "end-of-call-report",
+curl -s ${functions}/call-webhook/vapi -H 'authorization: Bearer ${SECRET}' -d '{"message": {"type": "end-of-call-report",
   "endedReason": "customer-ended-call", "call": {"id": "'$CALL'"}, "customer": {"number": "${PHONE}"},
   "artifact": {"presignedCustomerUrl": "${functions.replace("functions/v1", "recordings")}/'$CALL'.flac"}}}'`;
 }
@@ -109,7 +109,7 @@ async function main(words: readonly string[]): Promise<void> {
   const { host, database } = project.database;
   console.log(`
 the functions    ${functions}/{${Object.keys(FUNCTIONS).join(",")}}
-                 all but the first take 'authorization: Bearer ${FUNCTIONS_KEY}'
+                 all but call-webhook take 'authorization: Bearer ${FUNCTIONS_KEY}'
 the Data API     ${project.apiUrl}
                  secret key ${project.serviceKey}, publishable key ${project.publishableKey}
 the service      ${serviceUrl} (/docs shows its routes)

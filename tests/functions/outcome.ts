@@ -1,4 +1,4 @@
-/** What must have come of the day that was played, and what did. */
+/** What must have come of the simulated day, and what did. */
 import { type PlannedCall } from "./planning.ts";
 import type { Day } from "./playing.ts";
 
@@ -85,8 +85,8 @@ export async function outcome(day: Day): Promise<Outcome> {
       where deliveries.state = 'accepted' and told.judgement_id = alert_changes.judgement_id
     )`;
   if (unsaid!.count > 0) problems.push(`alert_sent is wrong in ${unsaid!.count} logs`);
-  const troubles = await sql`select kind, code from care.operator_issues()`;
-  for (const { kind, code } of troubles) problems.push(`left for the operator: ${kind} ${code}`);
+  const issues = await sql`select kind, code from care.operator_issues()`;
+  for (const { kind, code } of issues) problems.push(`left for the operator: ${kind} ${code}`);
 
   const planned = (is: (call: PlannedCall) => boolean) => day.calls.filter(is).length;
   return {
@@ -94,7 +94,7 @@ export async function outcome(day: Day): Promise<Outcome> {
     counts: {
       "calls": calls.length,
       "reported more than once": planned((call) => call.reports.length > 1),
-      "never reported, found by a sweep": planned((call) => call.reports.length === 0),
+      "never reported, found by reconciliation": planned((call) => call.reports.length === 0),
       "with an address that had expired": planned((call) => call.delivery === "expired" && call.voice !== "nobody"),
       "with a recording that came late": planned((call) =>
         call.delivery === "late recording" && call.voice !== "nobody"

@@ -18,7 +18,7 @@ export interface PlannedCall {
   readonly voice: "usual" | "changed" | "nobody";
   readonly endedReason: string;
   readonly delivery: Delivery;
-  /** Minutes after midnight at which the provider reports it; none where the report is lost. */
+  /** When the provider reports it, in minutes after midnight; empty if the report is lost. */
   readonly reports: readonly number[];
   /** From when on the provider has the recording. */
   readonly recordedAt: number;

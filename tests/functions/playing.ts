@@ -1,22 +1,22 @@
 /** The day itself: everybody who takes part in it, five minutes after five minutes. */
 import { handle as collectRecordings } from "../../supabase/functions/collect-recordings/index.ts";
 import { handle as notifyCaregiver } from "../../supabase/functions/notify-caregiver/index.ts";
-import { handle as vapiWebhook } from "../../supabase/functions/vapi-webhook/index.ts";
+import { handle as callWebhook } from "../../supabase/functions/call-webhook/index.ts";
 import type { Backend } from "./backend.ts";
 import { Judge } from "./judge.ts";
 import { generator, plan, type PlannedCall, type Size } from "./planning.ts";
-import { type Json, report } from "./reports.ts";
-import { Background, environment, serve, type Served } from "./serving.ts";
+import { report } from "./reports.ts";
+import { Background, environment, type Json, serve, type Served } from "./serving.ts";
 import { FakeTwilio } from "./twilio.ts";
 import { FakeVapi } from "./vapi.ts";
 
 const SECRET = "the-webhook-secret";
 const STEP_MINUTES = 5;
-const SWEEP_MINUTES = 30;
+const RECONCILE_MINUTES = 30;
 const BEGIN_MINUTE = 7 * 60;
 const END_MINUTE = 24 * 60;
 const REFUSING = { from: 14 * 60, until: 15 * 60 };
-/** How many of the alerts that somebody was told of are answered in each step. */
+/** The share of the alerts with a sent message that are acknowledged in each step. */
 const ANSWERED_SHARE = 0.1;
 
 export class Day implements AsyncDisposable {
@@ -51,7 +51,7 @@ export class Day implements AsyncDisposable {
     });
     this.#functions = serve((request) => {
       const name = new URL(request.url).pathname.slice(1);
-      if (name === "vapi-webhook") return vapiWebhook(request, this.#environment, this.#background.waitUntil);
+      if (name.startsWith("call-webhook/")) return callWebhook(request, this.#environment, this.#background.waitUntil);
       return (name === "notify-caregiver" ? notifyCaregiver : collectRecordings)(request, this.#environment);
     });
   }
@@ -78,9 +78,9 @@ export class Day implements AsyncDisposable {
       const at = this.#at(minute);
       this.#gatewayBehaves(minute);
       await this.#providerWorks(minute);
-      await this.#ask("collect-recordings", { at, sweep: minute % SWEEP_MINUTES === 0 });
+      await this.#run("collect-recordings", { at, reconcile: minute % RECONCILE_MINUTES === 0 });
       await this.judge.at(at);
-      await this.#ask("notify-caregiver", { at });
+      await this.#run("notify-caregiver", { at });
       await this.#caregiversAnswer(at);
       await this.#timePasses(at);
       if (minute % 60 === 0) this.say(await this.#soFar(minute / 60));
@@ -145,8 +145,8 @@ export class Day implements AsyncDisposable {
       endedAt: this.#at(call.minute + 5),
     }));
     const headers = { authorization: `Bearer ${SECRET}` };
-    const answer = await fetch(`${this.#functions.url}/vapi-webhook`, { method: "POST", headers, body });
-    if (!answer.ok) throw new Error(`vapi-webhook: ${answer.status} ${await answer.text()}`);
+    const answer = await fetch(`${this.#functions.url}/call-webhook/vapi`, { method: "POST", headers, body });
+    if (!answer.ok) throw new Error(`call-webhook: ${answer.status} ${await answer.text()}`);
     await answer.body?.cancel();
   }
 
@@ -163,16 +163,16 @@ export class Day implements AsyncDisposable {
   }
 
   #messages(call: PlannedCall): Json[] {
-    const said = { role: "bot", message: "How are you?", secondsFromStart: 0, duration: 1000 * this.#agentSeconds };
-    const heard = { role: "user", message: "Well.", secondsFromStart: this.#agentSeconds, duration: 12_000 };
-    return call.kind === "stereo" ? [said, heard] : [];
+    const agent = { role: "bot", message: "How are you?", secondsFromStart: 0, duration: 1000 * this.#agentSeconds };
+    const patient = { role: "user", message: "Well.", secondsFromStart: this.#agentSeconds, duration: 12_000 };
+    return call.kind === "stereo" ? [agent, patient] : [];
   }
 
   #recording(call: PlannedCall): Promise<Uint8Array> {
     return this.judge.recording(`${call.kind === "stereo" ? "stereo" : call.voice}-${call.number}`);
   }
 
-  /** Some of those who were told see to it. */
+  /** Some of the caregivers who got a message acknowledge the alert. */
   async #caregiversAnswer(at: string): Promise<void> {
     const open = await this.project.sql`
       select distinct on (caregiver_alerts.id) caregiver_alerts.id, patient_caregivers.user_id
@@ -199,13 +199,13 @@ export class Day implements AsyncDisposable {
     }
   }
 
-  async #ask(name: string, body: Json): Promise<void> {
+  async #run(name: string, body: Json): Promise<void> {
     const headers = { authorization: `Bearer ${this.#environment.get("RETROCARE_FUNCTIONS_KEY")}` };
     const url = `${this.#functions.url}/${name}`;
     const answer = await fetch(url, { method: "POST", headers, body: JSON.stringify(body) });
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(`${name}: ${answer.status} ${JSON.stringify(told)}`);
-    for (const count of Object.values(told.delivered?.failed ?? {})) this.refused += Number(count);
+    const result = await answer.json();
+    if (!answer.ok) throw new Error(`${name}: ${answer.status} ${JSON.stringify(result)}`);
+    for (const count of Object.values(result.delivered?.failed ?? {})) this.refused += Number(count);
   }
 
   async #soFar(hour: number): Promise<string> {

@@ -1,12 +1,12 @@
-/** Python programs that a test file works with: each says one line of JSON, and ends when its standard input does. */
+/** Python programs for tests: each prints one line of JSON, and ends when its standard input does. */
 
 export interface Program<Line> {
   readonly line: Line;
-  /** Let it end, and give what it said at last. */
+  /** End it; returns what it printed after its first line. */
   end(): Promise<string>;
 }
 
-/** Start a program of this folder, in the Python that has the service. */
+/** Start a program of this folder, with the Python in which the service is installed. */
 export async function started<Line>(name: string): Promise<Program<Line>> {
   const python = Deno.env.get("RETROCARE_PYTHON") ?? new URL("../../.venv/bin/python", import.meta.url).pathname;
   const process = new Deno.Command(python, {

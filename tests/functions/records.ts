@@ -1,4 +1,4 @@
-/** What is in the database before a function is asked, and what is in it then. */
+/** What the database holds before a function is called, and afterwards. */
 import type { Backend } from "./backend.ts";
 
 export const PHONE = "+351210000001";
@@ -54,7 +54,7 @@ export class Records {
     return new Uint8Array(await data.arrayBuffer());
   }
 
-  /** A report has come: the call waits for its recording. Give its id. */
+  /** Receive a report, so that the call waits for its recording; returns the call's id. */
   async reported(named: Record<string, unknown> = {}): Promise<string> {
     const { data, error } = await this.project.client.rpc("receive_call_report", {
       provider: "vapi",
@@ -70,7 +70,7 @@ export class Records {
   }
 }
 
-/** A wav of so many seconds, that nobody would want to hear. */
+/** A WAV file of noise. */
 export function wav(seconds = 0.5, channels = 1): Uint8Array {
   const length = Math.round(8000 * seconds) * channels * 2;
   const bytes = new Uint8Array(44 + length);

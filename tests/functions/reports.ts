@@ -1,7 +1,6 @@
-/** End-of-call reports as the provider sends them, by the age of the payload. */
+/** End-of-call reports as Vapi sends them. */
 import { CALL, PHONE } from "./records.ts";
-
-export type Json = Record<string, unknown>;
+import type { Json } from "./serving.ts";
 
 export const MESSAGES = [
   { role: "system", message: "Be kind.", time: 1763629200000, secondsFromStart: 0 },
@@ -10,7 +9,7 @@ export const MESSAGES = [
   { role: "user", message: "I am well.", time: 1763629210250, endTime: 1763629212500.5, secondsFromStart: 10.25 },
 ];
 
-/** As of 2026: everything on `artifact`, addresses signed. */
+/** A report as of 2026: everything is on `artifact`, and URLs are signed. */
 export function report(artifact: Json = {}, named: Json = {}): { message: Json } {
   return {
     message: {

@@ -1,8 +1,10 @@
-/** Functions as their callers meet them: over HTTP, on a free port of loopback; and the lines that they write. */
+/** Functions as their callers meet them: over HTTP, on a free port of loopback; and the lines that they log. */
 import assert from "node:assert/strict";
 import type { Backend } from "./backend.ts";
 
 export const FUNCTIONS_KEY = "the-functions-key";
+
+export type Json = Record<string, unknown>;
 
 export interface Served extends AsyncDisposable {
   /** `http://127.0.0.1:port` */
@@ -17,7 +19,7 @@ export function serve(answer: (request: Request) => Response | Promise<Response>
   return { url: `http://${named}`, named, [Symbol.asyncDispose]: () => server.shutdown() };
 }
 
-/** Speaks to each connection by hand: for answers that a proper server would not give. */
+/** Serves connections byte by byte, for responses that a proper server would not send. */
 export function speak(answer: (connection: Deno.Conn) => Promise<void>): Served {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const open = new Set<Deno.Conn>();
@@ -50,7 +52,42 @@ function close(connection: Deno.Conn): void {
   }
 }
 
-/** What a function's environment says, and what a test adds to it. */
+export interface Reply {
+  readonly status: number;
+  // deno-lint-ignore no-explicit-any -- a test asserts what it has
+  readonly body: any;
+  readonly type: string;
+}
+
+/** POST to a URL, with the functions' key unless `init` has other headers. What is not text or bytes is sent as JSON. */
+export async function post(url: string, payload: unknown, init: RequestInit = {}): Promise<Reply> {
+  const body = typeof payload === "string" || payload instanceof Uint8Array ? payload : JSON.stringify(payload);
+  const headers = { authorization: `Bearer ${FUNCTIONS_KEY}` };
+  const response = await fetch(url, { method: "POST", headers, body: body as BodyInit, ...init });
+  return { status: response.status, body: await response.json(), type: response.headers.get("content-type") ?? "" };
+}
+
+/** Serve a function for one POST. */
+export async function call(
+  handler: (request: Request) => Promise<Response>,
+  payload: unknown = {},
+  init: RequestInit = {},
+): Promise<Reply> {
+  await using served = serve(handler);
+  return await post(served.url, payload, init);
+}
+
+/** Serve a function for one POST that must succeed; returns the body of the response. */
+export async function run(
+  handler: (request: Request) => Promise<Response>,
+  payload: unknown = {},
+): Promise<Reply["body"]> {
+  const { status, body } = await call(handler, payload);
+  assert.equal(status, 200, JSON.stringify(body));
+  return body;
+}
+
+/** The environment of a function, with what a test adds to it. */
 export function environment(project: Backend, named: Record<string, string> = {}): Map<string, string> {
   return new Map(Object.entries({
     SUPABASE_URL: project.apiUrl,
@@ -60,7 +97,7 @@ export function environment(project: Backend, named: Record<string, string> = {}
   }));
 }
 
-/** Work that goes on behind an answer. */
+/** Work that goes on after a response. */
 export class Background {
   readonly #works: Promise<unknown>[] = [];
   readonly waitUntil = (work: Promise<unknown>): void => void this.#works.push(work);
@@ -74,7 +111,7 @@ export class Background {
   }
 }
 
-/** The lines that functions write from now on, in this file's process. */
+/** The lines that functions log from now on, in this file's process. */
 export function listenToLines(): string[] {
   const lines: string[] = [];
   console.error = (line: unknown) => void lines.push(String(line));

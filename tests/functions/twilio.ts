@@ -1,7 +1,7 @@
 /**
  * Speaks Twilio's API for messages: takes them, lists them newest first and by the page, and refuses as Twilio refuses.
  *
- * What it does with the next messages to a number is scripted; "take and ..." is what a caller cannot tell from "...".
+ * What it does with the next messages to a number is scripted. To a caller, "take and close" looks like "close".
  */
 import { Buffer } from "node:buffer";
 import { type Served, speak } from "./serving.ts";
@@ -30,7 +30,7 @@ export interface Message {
   readonly [more: string]: unknown;
 }
 
-interface Asked {
+interface TwilioRequest {
   readonly method: string;
   readonly target: string;
   readonly form: URLSearchParams;
@@ -39,14 +39,14 @@ interface Asked {
 export class FakeTwilio implements AsyncDisposable {
   /** What it has taken, oldest first. */
   readonly messages: Message[] = [];
-  readonly asked: Asked[] = [];
-  /** What is done with messages that no script is about. */
+  readonly requests: TwilioRequest[] = [];
+  /** What is done with messages that are not scripted. */
   unscripted: () => Deed = () => "take";
-  /** What is done to every list. */
+  /** What is done with every request for a list. */
   listing: Deed = "take";
-  /** What is done to every question for one message. */
+  /** What is done with every request for one message. */
   receipt: Deed = "take";
-  /** Where every list says that it goes on. */
+  /** The next page that every list names. */
   nextPage: string | undefined;
   /** Called before a message is answered. */
   meanwhile: () => Promise<void> = () => Promise.resolve();
@@ -69,7 +69,7 @@ export class FakeTwilio implements AsyncDisposable {
     this.#deeds.set(to, deeds);
   }
 
-  /** Have taken a message before. */
+  /** Add a message that was accepted before. */
   take(to: string, body: string, named: Partial<Message> = {}): Message {
     const message = {
       sid: `SM${String(++this.#count).padStart(32, "0")}`,
@@ -88,14 +88,14 @@ export class FakeTwilio implements AsyncDisposable {
     return message;
   }
 
-  /** What has become of the message that it took last. */
+  /** Set the status of the message that was accepted last. */
   report(status: string, errorCode: number | null = null): void {
     const last = this.messages.pop()!;
     this.messages.push({ ...last, status, error_code: errorCode });
   }
 
   count(method: string): number {
-    return this.asked.filter((one) => one.method === method).length;
+    return this.requests.filter((one) => one.method === method).length;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -103,10 +103,10 @@ export class FakeTwilio implements AsyncDisposable {
   }
 
   async #answer(connection: Deno.Conn): Promise<void> {
-    const { asked, authorization } = await read(connection);
-    this.asked.push(asked);
+    const { request, authorization } = await read(connection);
+    this.requests.push(request);
     if (authorization !== `Basic ${btoa(`${ACCOUNT}:${TOKEN}`)}`) return await refuse(connection, 401, 20003);
-    const url = new URL(asked.target, "http://twilio");
+    const url = new URL(request.target, "http://twilio");
     const [, sid] = /\/Messages\/([^/]+)\.json$/.exec(url.pathname) ?? [];
     if (sid !== undefined) {
       const found = this.messages.find((message) => message.sid === sid);
@@ -115,13 +115,13 @@ export class FakeTwilio implements AsyncDisposable {
       return found ? await write(connection, 200, found) : await refuse(connection, 404, 20404);
     }
     if (url.pathname !== `/2010-04-01/Accounts/${ACCOUNT}/Messages.json`) return await refuse(connection, 404, 20404);
-    const isSending = asked.method === "POST";
-    const deed = isSending ? this.#deeds.get(asked.form.get("To") ?? "")?.shift() ?? this.unscripted() : this.listing;
+    const isSending = request.method === "POST";
+    const deed = isSending ? this.#deeds.get(request.form.get("To") ?? "")?.shift() ?? this.unscripted() : this.listing;
     if (isSending) await this.meanwhile();
     if (typeof deed === "object") return await refuse(connection, deed.status, deed.code, deed.headers);
     const isTaking = deed.startsWith("take");
     const answer = isSending
-      ? isTaking ? this.take(asked.form.get("To") ?? "", asked.form.get("Body") ?? "") : {}
+      ? isTaking ? this.take(request.form.get("To") ?? "", request.form.get("Body") ?? "") : {}
       : this.#listed(url);
     if (deed.endsWith("hang")) return void await connection.read(new Uint8Array(1));
     if (deed.endsWith("close")) return;
@@ -129,14 +129,14 @@ export class FakeTwilio implements AsyncDisposable {
   }
 
   #listed(url: URL): Record<string, unknown> {
-    const asked = url.searchParams;
-    const from = asked.get("DateSent>");
+    const query = url.searchParams;
+    const from = query.get("DateSent>");
     const found = this.messages.toReversed().filter((message) =>
-      (!asked.has("To") || message.to === asked.get("To")) &&
+      (!query.has("To") || message.to === query.get("To")) &&
       (!from || (message.date_sent !== null && Date.parse(message.date_sent) >= Date.parse(from)))
     );
-    const size = Number(asked.get("PageSize") ?? 50), page = Number(asked.get("Page") ?? 0);
-    const next = new URLSearchParams(asked);
+    const size = Number(query.get("PageSize") ?? 50), page = Number(query.get("Page") ?? 0);
+    const next = new URLSearchParams(query);
     next.set("Page", String(page + 1));
     return {
       messages: found.slice(page * size, (page + 1) * size),
@@ -147,12 +147,12 @@ export class FakeTwilio implements AsyncDisposable {
   }
 }
 
-/** As Twilio writes a moment: RFC 2822, to the second. */
+/** A time as Twilio writes it: RFC 2822, to the second. */
 export function written(moment: Date): string {
   return moment.toUTCString().replace("GMT", "+0000");
 }
 
-async function read(connection: Deno.Conn): Promise<{ asked: Asked; authorization: string | undefined }> {
+async function read(connection: Deno.Conn): Promise<{ request: TwilioRequest; authorization: string | undefined }> {
   let bytes = Buffer.alloc(0);
   const more = async () => {
     const chunk = new Uint8Array(65_536);
@@ -167,13 +167,13 @@ async function read(connection: Deno.Conn): Promise<{ asked: Asked; authorizatio
   while (bytes.length < end + 4 + Number(headers.get("content-length") ?? 0)) await more();
   const [method = "", target = ""] = first.split(" ");
   const form = new URLSearchParams(bytes.subarray(end + 4).toString());
-  return { asked: { method, target, form }, authorization: headers.get("authorization") };
+  return { request: { method, target, form }, authorization: headers.get("authorization") };
 }
 
 /** Twilio's refusals quote what they refuse. */
 function refuse(connection: Deno.Conn, status: number, code?: number, headers = {}): Promise<void> {
-  const said = { status, message: "The number +351910000001 cannot be reached", ...(code ? { code } : {}) };
-  return write(connection, status, said, headers);
+  const refusal = { status, message: "The number +351910000001 cannot be reached", ...(code ? { code } : {}) };
+  return write(connection, status, refusal, headers);
 }
 
 async function write(

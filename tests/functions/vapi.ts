@@ -1,6 +1,6 @@
 /**
- * Stands for Vapi: its API, which sends whoever shows the key on to signed addresses, and the storage behind them, on
- * another port, which believes signatures and forgets them.
+ * Plays Vapi: its API, which redirects callers with its key to signed URLs, and on another port its storage, which serves
+ * those URLs until their signatures are removed.
  */
 import { serve, type Served } from "./serving.ts";
 
@@ -8,7 +8,7 @@ export const KEY = "vapi-private-key";
 export type Kind = "customer" | "stereo" | "mono";
 
 export interface FakeCall {
-  /** What GET /call/{id} gives beside the id. */
+  /** What GET /call/{id} returns besides the id. */
   call: Record<string, unknown>;
   recordings: Partial<Record<Kind, Uint8Array>>;
 }
@@ -24,11 +24,11 @@ export class FakeVapi implements AsyncDisposable {
   isOldestFirst = false;
   /** The list is sorted by updatedAt; else by createdAt. */
   isSortedByUpdate = false;
-  /** It says that a call is deleted, and keeps it. */
-  forgetsNothing = false;
-  /** Signatures that storage believes. */
+  /** DELETE answers 200, and the call stays. */
+  keepsDeleted = false;
+  /** Signatures that storage accepts. */
   readonly signatures = new Map<string, { content: Uint8Array; type: string }>();
-  /** Answers instead of everything else, where it returns something. */
+  /** Answers in place of the API where it returns a response. */
   instead: (request: Request) => Response | undefined | Promise<Response | undefined> = () => undefined;
   #signed = 0;
   readonly #api: Served;
@@ -58,7 +58,7 @@ export class FakeVapi implements AsyncDisposable {
     return made;
   }
 
-  /** An address of storage that works until it is forgotten. */
+  /** A signed URL in storage. */
   sign(content: Uint8Array, type = "audio/wav"): string {
     const signature = `secret-${++this.#signed}`;
     this.signatures.set(signature, { content, type });
@@ -81,7 +81,7 @@ export class FakeVapi implements AsyncDisposable {
     const found = this.calls.get(id);
     if (!found) return json(404, { message: "Not Found" });
     if (request.method === "DELETE") {
-      if (!this.forgetsNothing) this.calls.delete(id);
+      if (!this.keepsDeleted) this.calls.delete(id);
       return json(200, { id });
     }
     if (!kind) return json(200, { id, ...found.call });

@@ -274,7 +274,7 @@ def test_a_copy_of_which_nobody_told_is_deleted_too(records: Records, path: str)
 
 
 def test_the_kinds_of_files_are_those_that_are_copied() -> None:
-    source = (ROOT / "supabase" / "functions" / "_shared" / "audio.ts").read_text()
+    source = (ROOT / "supabase" / "functions" / "_shared" / "recordings" / "audio.ts").read_text()
     assert set(re.findall(r'extension: "(\w+)"', source)) == EXTENSIONS
 
 

@@ -206,7 +206,7 @@ def test_recordings_are_kept_in_a_private_bucket_that_takes_audio_of_50_mib(reco
     buckets = records.database.admin.execute(
         "select id, public, file_size_limit, allowed_mime_types from storage.buckets"
     ).fetchall()
-    audio = (ROOT / "supabase" / "functions" / "_shared" / "audio.ts").read_text()
+    audio = (ROOT / "supabase" / "functions" / "_shared" / "recordings" / "audio.ts").read_text()
     uploaded = set(re.findall(r'contentType: "([^"]+)"', audio))
     [(name, is_public, limit, types)] = buckets
     assert (name, is_public, limit, set(types)) == ("voice-recordings", False, 50 * 2**20, uploaded)

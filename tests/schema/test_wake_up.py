@@ -91,7 +91,7 @@ def test_every_minute_the_functions_are_woken_only_where_work_is_due(awake: Reco
     assert posts(awake) == []
 
 
-def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_sweep_of_the_provider(
+def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_reconciliation(
     empty_database: Database,
 ) -> None:
     empty_database.admin.execute(
@@ -108,7 +108,7 @@ def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_swee
     migrate(empty_database.owner_url)
     jobs = empty_database.admin.execute("select jobname, schedule, command from cron.job order by 1").fetchall()
     scheduled = {name: schedule for name, schedule, _ in jobs}
-    assert scheduled["retrocare-provider-sweep"] == "*/5 * * * *"
+    assert scheduled["retrocare-reconcile-calls"] == "*/5 * * * *"
     assert scheduled["retrocare-wake-functions"] == scheduled["retrocare-advance-alerts"] == "* * * * *"
     assert scheduled["retrocare-delete-old-recordings"] == "*/10 * * * *"
     assert empty_database.owner.execute("select 2 + count(*) from care.jobs").fetchone() == (len(scheduled),)
@@ -116,7 +116,7 @@ def test_where_pg_cron_exists_each_job_is_scheduled_by_itself_and_so_is_the_swee
     for _, _, command in jobs:
         empty_database.owner.execute(command)
     awake = empty_database.admin.execute("select url, body from net.posts").fetchall()
-    assert awake == [(FUNCTIONS + "collect-recordings", {"sweep": True})]
+    assert awake == [(FUNCTIONS + "collect-recordings", {"reconcile": True})]
 
 
 def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Records) -> None:

@@ -1,4 +1,4 @@
-"""HTTP requests come in; JSON, or a problem with a stable code, goes out.
+"""From HTTP requests to JSON, or a problem with a stable code.
 
 `app` has the routes, `payloads` what they take and give, `uploads` recordings in a request. `middleware` authenticates
 (`auth`) and bounds every request before it is parsed, `admission` bounds the work in hand, `problems` turns errors

@@ -1,4 +1,4 @@
-"""Admission: how much the synchronous routes take on. The rest is turned away at once, and told when to come again."""
+"""Admission: how much work the synchronous routes accept; the rest is refused at once with a time to retry."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from retrocare.settings import Settings
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.25  # how often it is looked whether the caller is still there
-DATABASE_SECONDS = 5.0  # how long a caller waits for a database that does not answer
+POLL_SECONDS = 0.25  # between two looks at whether the caller is still connected
+DATABASE_SECONDS = 5.0  # how long storing a result is retried while the database does not answer
 
 
 class Admission:
-    """Count the requests, and the seconds of audio, that are in hand."""
+    """Count the requests, and the seconds of audio, that are being worked on."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -34,7 +34,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[RequestBudget]:
-        """Let a request in, with a budget for its recordings.
+        """Admit a request, and yield the budget for its recordings.
 
         Raises: TooBusy.
         """
@@ -59,7 +59,7 @@ class Admission:
                 self.audio_seconds -= sum(reserved)
 
     async def run(self, request: Request, budget: RequestBudget, job: Callable[[], T]) -> T:
-        """Do a job in a thread of its own; its budget is cancelled when the caller, whose body was read, has gone."""
+        """Run a job in a thread, after the body was read; cancel its budget when the caller disconnects."""
         watch = asyncio.create_task(_watch(request, budget))
         try:
             return await run_in_threadpool(job)
@@ -70,7 +70,7 @@ class Admission:
             watch.cancel()
 
     def _take_on(self, seconds: float) -> None:
-        """Count seconds of audio; a recording that is alone is taken on whatever its length."""
+        """Count seconds of audio; a recording is always accepted where no other is being worked on."""
         with self._counting:
             if self.audio_seconds and self.audio_seconds + seconds > self.settings.admitted_audio_seconds:
                 raise too_busy(f"{self.audio_seconds:.0f} s of audio")
@@ -83,7 +83,7 @@ def too_busy(what: str) -> TooBusy:
 
 
 async def _watch(request: Request, budget: RequestBudget) -> None:
-    while not await request.is_disconnected():  # noqa: ASYNC110  # there is no event for it
+    while not await request.is_disconnected():  # noqa: ASYNC110  # Starlette has no event for it
         await asyncio.sleep(POLL_SECONDS)
     TURNED_AWAY.labels("caller_gone").inc()
     budget.cancelled.set()

@@ -1,4 +1,4 @@
-"""The routes. For machines: edge functions, triggers, operators. People use the Data API."""
+"""The routes, for machines: edge functions, database triggers, integrators. People use the Data API."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ Admitted = Annotated[Admission, Depends(admission_of)]
 
 
 def create_app(settings: Settings, service: Service) -> FastAPI:
-    """Make the application around an opened service."""
-    app = FastAPIOffline(  # Swagger UI from its own files: /docs asks no other host for anything
+    """Make the application for an opened service."""
+    app = FastAPIOffline(  # serves Swagger UI from its own files: /docs needs no other host
         docs_url="/docs",
         redoc_url=None,
         static_url="/docs/static",
@@ -88,13 +88,13 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.get("/readyz", tags=["operations"])
     def ready(service: Shared) -> payloads.Readiness:
-        """Say whether work can be taken: the model is warm, the database answers, the encoder is the active one."""
+        """Say whether checks can be run: the model is warm, the database answers, the encoder is the active one."""
         service.check_ready()
         return payloads.Readiness(encoder=service.encoder)
 
     @app.post("/wake", tags=["operations"], status_code=HTTPStatus.ACCEPTED, openapi_extra=guarded("check"))
     def wake(service: Shared) -> payloads.Woken:
-        """Look for work now; without a call, the list is looked at every few seconds."""
+        """Have the worker look for checks now; otherwise it polls every few seconds."""
         if service.worker:
             service.worker.wake()
         return payloads.Woken(worker=service.worker is not None)
@@ -107,7 +107,7 @@ def _add_routes(app: FastAPI) -> None:
         openapi_extra=guarded("admin"),
     )
     def prometheus(service: Shared) -> PlainTextResponse:
-        """Return what Prometheus asks for."""
+        """Return the metrics for Prometheus."""
         return PlainTextResponse(metrics.exposition(service), media_type=metrics.CONTENT_TYPE)
 
     @app.post("/embed", tags=["vectors"], openapi_extra=openapi(payloads.EmbedRequest) | guarded("embed"))
@@ -165,9 +165,9 @@ def _add_routes(app: FastAPI) -> None:
     ) -> payloads.CheckResponse:
         """Judge one recording of a patient; 202 where another worker holds it.
 
-        A recording that was judged before gives what was found then, with duplicateOf. The same Idempotency-Key with
-        the same request, within 24 hours, is about the same call; Idempotent-Replayed: true says that nothing was
-        done for the answer.
+        A recording that was judged before gives the first result, with duplicateOf. The same request with the same
+        Idempotency-Key within 24 hours is about the same call; Idempotent-Replayed: true says that the answer was
+        stored before.
         """
         recording = Recording(check_reference(body.audio_url), body.channel)
         caller = getattr(request.state, "caller", "")
@@ -187,7 +187,7 @@ def _add_routes(app: FastAPI) -> None:
         async with admission.admit() as budget:
             found, phases = await admission.run(request, budget, lambda: judge(budget))
         response.headers["Server-Timing"] = phases.server_timing
-        if idempotency_key and not phases.milliseconds:  # nothing was done for this request
+        if idempotency_key and not phases.milliseconds:  # the answer was stored before
             response.headers["Idempotent-Replayed"] = "true"
         if found.outcome in payloads.UNFINISHED:
             response.status_code = HTTPStatus.ACCEPTED

@@ -1,4 +1,4 @@
-"""Who may call: machines that show a key, each for what its scopes allow."""
+"""Authentication: callers show an API key, whose scopes say what they may do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retrocare.settings import LOOPBACK, Settings
 ApiScope = Literal["embed", "check", "read", "admin"]  # the SQL enum care.api_scope
 SCOPES: tuple[ApiScope, ...] = get_args(ApiScope)
 
-NEEDED_SCOPE = "x-scope"  # of an operation in OpenAPI: what a key must allow
+NEEDED_SCOPE = "x-scope"  # the extension of an OpenAPI operation that names the scope
 SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key of `retrocare key add`."},
     "apiKey": {
@@ -31,7 +31,7 @@ PUBLIC = frozenset({"/", "/health", "/readyz", "/openapi.json", "/docs", "/docs/
 
 
 def check_binding(settings: Settings, has_keys: bool) -> None:
-    """Refuse to be reachable by others without a key.
+    """Refuse to listen beyond loopback without a key.
 
     Raises: ConfigurationError.
     """
@@ -48,7 +48,7 @@ async def actor_of(
     """Return the name of the caller whose key has the scope, shown as ``Authorization: Bearer`` or ``X-API-Key``.
 
     RETROCARE_API_KEY has all scopes and no name. On loopback no key is asked for until the first one is made; revoking
-    the last one opens nothing. A key that is added or revoked counts from the next request on.
+    the last one does not lift that. A key that is added or revoked counts from the next request on.
 
     Raises: Unauthorized, Forbidden; Unavailable while the database is away.
     """
@@ -56,7 +56,7 @@ async def actor_of(
     if settings.api_key and hmac.compare_digest(shown.encode(), settings.api_key.get_secret_value().encode()):
         return ""
     if shown:
-        # Known by its hash: what is compared in the database says nothing of the key.
+        # Looked up by its hash, so that the time of the comparison tells nothing about the key.
         look_up = partial(service.database.use_api_key, hash_of(shown), scope)
         if found := await to_thread.run_sync(look_up, limiter=lookups):
             if not found["is_allowed"]:
@@ -71,7 +71,7 @@ async def actor_of(
 
 
 def guarded(scope: ApiScope) -> dict[str, Any]:
-    """Declare, as ``openapi_extra`` of a route, the scope that the gate asks for, and how its key is shown."""
+    """Declare, as ``openapi_extra`` of a route, the scope that a key needs, and how the key is sent."""
     return {NEEDED_SCOPE: scope, "security": [{name: []} for name in SECURITY_SCHEMES]}
 
 

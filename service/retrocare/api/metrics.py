@@ -1,4 +1,4 @@
-"""What ``GET /metrics`` answers: the counts of this process, and the state of the work list at that moment."""
+"""The answer to ``GET /metrics``: counters of this process, and the present state of the work list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 def exposition(service: Service) -> bytes:
-    """Write all metrics; where the database is away, ``retrocare_database_up`` is 0 and the list is left out."""
+    """Return all metrics as text; without the database, ``retrocare_database_up`` is 0 and its gauges are left out."""
     moment = CollectorRegistry(auto_describe=False)
     moment.register(_WorkList(service))
     return generate_latest(registry) + generate_latest(moment)
@@ -29,7 +29,7 @@ class _WorkList(Collector):
         self.service = service
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return []  # nothing is asked of the database before there is a reader
+        return []  # registering must not query the database
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         encoder = GaugeMetricFamily("retrocare_encoder_info", "The encoder in use.", labels=["encoder"])

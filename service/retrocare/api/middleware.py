@@ -21,13 +21,13 @@ from retrocare.errors import RetrocareError
 from retrocare.settings import Settings
 
 MAXIMUM_JSON_BYTES = 1_000_000
-KEY_LOOKUPS = 2  # at once: a flood of wrong keys takes no more connections, and none of the routes' threads
+KEY_LOOKUPS = 2  # at once, so that a flood of wrong keys takes no more connections, and no thread of the routes
 
 
 class AccessMiddleware:
     """Refuse callers without a key of the route's scope, then bodies that are too large or too slow.
 
-    Until the key is known nothing of the body is read. ``request.state.caller`` is the key's name afterwards.
+    Nothing of the body is read before the key is known. ``request.state.caller`` is then the key's name.
     """
 
     def __init__(self, app: ASGIApp, api: FastAPI, settings: Settings, service: Service) -> None:
@@ -58,7 +58,7 @@ class AccessMiddleware:
 
 
 def needed_scope(route: BaseRoute | None) -> ApiScope | None:
-    """Return what a key must allow to pass; None: no key. A route that declares nothing is for operators."""
+    """Return the scope that a route needs; None: no key. A route that declares no scope is for operators."""
     if route is None or getattr(route, "path", "") in PUBLIC:
         return None
     declared: ApiScope | None = _declared(route).get(NEEDED_SCOPE)
@@ -66,7 +66,7 @@ def needed_scope(route: BaseRoute | None) -> ApiScope | None:
 
 
 def _route(api: FastAPI, scope: Scope) -> BaseRoute | None:
-    """Return the route that will answer; none answers an unknown path, or a method that is not the route's."""
+    """Return the route that will answer; None for an unknown path, or a method that the route lacks."""
     return next((route for route in api.routes if route.matches(scope)[0] is Match.FULL), None)
 
 
@@ -84,7 +84,7 @@ def _told_length(headers: Headers) -> int | None:
 
 
 def _unread(answer: Response, headers: Headers) -> Response:
-    """Close the connection after a refusal, rather than read a body to its end that is large, or of unknown length."""
+    """Close the connection after refusing a body that is large or of unknown length, instead of reading it."""
     if "transfer-encoding" in headers or (_told_length(headers) or 0) > MAXIMUM_JSON_BYTES:
         answer.headers["Connection"] = "close"
     return answer
@@ -95,7 +95,7 @@ def _too_large(maximum_bytes: int) -> HTTPException:
 
 
 def _limited(receive: Receive, maximum_bytes: int, maximum_seconds: float) -> Receive:
-    """Receive a body that is neither larger, nor slower than the slowest answer."""
+    """Receive the body, bounded in size and time."""
     received, is_complete = 0, False
     deadline = time.monotonic() + maximum_seconds
 

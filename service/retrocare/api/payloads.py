@@ -1,4 +1,4 @@
-"""What goes into the routes and comes out of them, as OpenAPI shows it."""
+"""The bodies of requests and responses, as OpenAPI shows them."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ AlertType = Literal["warning", "emergency"]
 
 
 def example(**values: Any) -> ConfigDict:
-    """Show one body, as it is on the wire, in OpenAPI."""
+    """Return a model_config with an example for OpenAPI."""
     return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class Camel(BaseModel):
-    """Fields in camelCase on the wire, as the callers of these routes are coded."""
+    """A body with fields in camelCase, as the callers of these routes expect."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class Problem(BaseModel):
-    """An error, as application/problem+json (RFC 9457), with what callers of the earlier service read."""
+    """An error, as application/problem+json (RFC 9457), with the fields that callers of the earlier service read."""
 
     model_config = example(
         success=False,
@@ -205,7 +205,7 @@ IdempotencyKey = Annotated[
 
 
 def request_sha256(caller: str, route: str, body: BaseModel) -> bytes:
-    """Return what tells a repeated request from another one: the hash of who asks for what, spelt in one way."""
+    """Return the hash of caller, route and body, which tells a repeated request from a different one."""
     return hashlib.sha256("\n".join((caller, route, body.model_dump_json())).encode()).digest()
 
 

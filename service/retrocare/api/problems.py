@@ -1,4 +1,4 @@
-"""Errors become answers: application/problem+json with a stable code, in one place."""
+"""Errors become responses: application/problem+json (RFC 9457) with a stable code, in one place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def problem(status: int, code: str, detail: str, hint: str = "", retry_after: int | None = None) -> JSONResponse:
-    """Make the answer that says what was wrong and what to do."""
+    """Make the response that says what was wrong and what to do."""
     title = HTTPStatus(status).phrase
     body = Problem(error=detail, title=title, status=status, detail=detail, code=code, hint=hint or None)
     headers = {"WWW-Authenticate": "Bearer"} if status == HTTPStatus.UNAUTHORIZED else {}
@@ -43,7 +43,7 @@ def http_answer(error: HTTPException) -> JSONResponse:
 
 
 def add_problem_answers(app: FastAPI) -> None:
-    """Answer every error of a route as a problem."""
+    """Register handlers that answer every error of a route with a problem."""
 
     @app.exception_handler(RetrocareError)
     def ours(request: Request, error: RetrocareError) -> Response:
@@ -53,7 +53,7 @@ def add_problem_answers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
-        # What was sent is not repeated: it may be a vector, or the address of a recording.
+        # The input is not repeated: it may be a vector, or the URL of a recording.
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
         return problem(HTTPStatus.BAD_REQUEST, "bad_request", f"{where}: {first['msg']}")

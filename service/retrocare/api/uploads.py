@@ -1,4 +1,4 @@
-"""Recordings as the routes take them: addresses in JSON, or files in a form."""
+"""The recordings of a request: URLs in JSON, or files in a form."""
 
 from __future__ import annotations
 

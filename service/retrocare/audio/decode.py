@@ -29,16 +29,16 @@ MOST_CHANNELS = 8
 MOST_DECODED_BYTES = 3 << 29  # of float32: an hour of stereo at 48 kHz fits
 LARGEST_SAMPLE = 2.0**15  # floating point files may be on the scale of 16-bit integers, never beyond
 LENGTH_UNKNOWN = 1 << 48  # libsndfile's answer for streams that do not say how long they are is near 2**63
-FLAT_RUN = 3  # as many samples in a row at the peak are a clipped wave
+FLAT_RUN = 3  # so many samples in a row at the peak are clipped
 FLAT_TOLERANCE = 1.5 / 32768
-FAINTEST_CLIP = 0.1  # below a tenth of full scale, equal samples are coarse steps and no clipping
+FAINTEST_CLIP = 0.1  # below a tenth of full scale, equal samples are quantisation steps, not clipping
 PIECE_SECONDS = 5.0
 MOST_PIECES = 64  # of a channel that are kept: calls of up to 320 s are kept whole
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Hold some seconds of a channel."""
+    """Hold some seconds of one channel."""
 
     start: int  # its first sample, counted from the beginning of the recording
     samples: Samples
@@ -50,19 +50,19 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """Hold one channel of a recording: all of it, or pieces from all over a long one; and what was measured over all.
+    """Hold one channel of a recording, or of a long one pieces from all over it, and what was measured on the whole.
 
-    *Shapes*: clipping is (tenths of a second,), the share of each one's samples that stay at the recording's peak,
-    counted before resampling, which would hide it.
+    *Shapes*: clipping is (tenths of a second,): the share of samples that stay at the recording's peak, measured before
+    resampling, which would hide it.
     """
 
-    pieces: tuple[Piece, ...]  # as they follow, each of PIECE_SECONDS, but for the recording's last
+    pieces: tuple[Piece, ...]  # in their order, each of PIECE_SECONDS but the recording's last
     sample_rate: int  # 8000 where the file has less than 16 kHz, else 16000
     channel: NamedChannel
     seconds: float
     loudness: float  # root mean square of all samples that are not digital silence; 0 where there is none
     clipping: npt.NDArray[np.float64]
-    channel_margin_db: float | None = None  # where the channel was found by when the patient spoke
+    channel_margin_db: float | None = None  # where the channel was chosen by when the patient spoke
 
     @property
     def samples(self) -> Samples:
@@ -93,7 +93,7 @@ def decode(data: bytes, channel: Channel | None, maximum_seconds: float, interva
 
 
 def claimed_seconds(data: bytes) -> float:
-    """Return how long a recording says it is, undecoded; where it does not say, what its size allows at 32 kbit/s."""
+    """Return the length that a file claims, without decoding it; where it claims none, its size at 32 kbit/s."""
     try:
         with opened(data) as source:
             if 0 < source.frames < LENGTH_UNKNOWN and source.rate >= LOWEST_RATE:
@@ -179,7 +179,7 @@ class _PieceStore:
             self._cut_off(self._size)
 
     def pieces(self) -> tuple[tuple[Piece, ...], float]:
-        """Return them, no sample beyond -1..1, and the loudness of the whole."""
+        """Return the pieces, scaled to within -1..1, and the loudness of the whole."""
         if self._open:
             self._cut_off(len(self._open) // 4)
         scale = max(1.0, self._peak)

@@ -1,4 +1,4 @@
-"""A recording's bytes, whatever file they are, become blocks of samples; nothing here trusts a name or a header."""
+"""The bytes of any audio file become blocks of samples; neither its name nor its header is trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tenths = npt.NDArray[np.float32]  # (tenths of a second, frames, channels)
 
 @dataclass(frozen=True)
 class Source:
-    """Hold what a file says of itself, and its blocks while it is open."""
+    """Hold what a file says about itself, and yield its blocks while it is open."""
 
     rate: int
     channels: int
@@ -28,7 +28,7 @@ class Source:
     blocks: Iterator[Block]
 
     def tenths(self) -> Iterator[Tenths]:
-        """Cut the blocks into tenths of a second, many at a time; the recording's last one comes alone, and shorter."""
+        """Cut the blocks into tenths of a second, many at a time; the last one comes alone, and is shorter."""
         size = self.rate // 10
         rest = np.zeros((0, self.channels), np.float32)
         for block in self.blocks:
@@ -46,7 +46,7 @@ class Source:
 
 @contextmanager
 def opened(data: bytes) -> Iterator[Source]:
-    """Open a recording by what its first bytes are; its name and its content type have no say."""
+    """Open a recording by its first bytes, not by a name or a content type."""
     container = "mp4" if data[4:8] == b"ftyp" else "matroska" if data[:4] == b"\x1a\x45\xdf\xa3" else None
     if container:
         with _container(data, container) as source:
@@ -60,7 +60,7 @@ def opened(data: bytes) -> Iterator[Source]:
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carries no types
-    """Read from front to back only: soundfile seeks after every block, which a file of unknown length does not bear."""
+    """Read from front to back only: soundfile seeks after every block, which fails where the length is unknown."""
 
     def seekable(self) -> bool:
         return False
@@ -74,7 +74,7 @@ def _sound_blocks(file: _Forward) -> Iterator[Block]:
 
 @contextmanager
 def _container(data: bytes, container: str) -> Iterator[Source]:
-    """Open m4a or webm with PyAV; the format is named, so that no playlist can send it to other files."""
+    """Open m4a or webm with PyAV; the format is fixed, so that a playlist cannot make it open other files."""
     try:
         import av
     except ImportError:

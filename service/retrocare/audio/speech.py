@@ -1,4 +1,4 @@
-"""Which samples are speech, and whether there is enough of it, clean enough, to judge a voice by."""
+"""Which samples are speech, and whether it is enough, and clean enough, to judge a voice."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from retrocare.audio.decode import PIECE_SECONDS, Audio, Piece, Samples
 from retrocare.audio.vad import Stretches, find_stretches
 from retrocare.errors import NotAssessable
 
-SPEECH_RATE = 16_000  # of what find_speech returns
+SPEECH_RATE = 16_000  # Hz, of what find_speech returns
 BUDGET_SECONDS = 15.0  # more speech than this makes no better voiceprint: `scripts/bench budget` prints the curve
 VAD_LEVEL_DBFS = -23.0
 PIECES_AT_ONCE = 8
 FRAME_SECONDS = 0.03
 FLOOR_PERCENTILE = 10
-HIGHEST_SNR_DB = 60.0  # above it the pauses were made by a machine
+HIGHEST_SNR_DB = 60.0  # above it, the pauses are digital silence or nearly so
 LEAST_PAUSE_SECONDS = 0.3
 GOLDEN_SHARE = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
 class RecordingLimits:
-    """Hold what a policy row asks of a recording."""
+    """Hold what a policy demands of a recording."""
 
     minimum_speech_seconds: float
     minimum_snr_db: float
@@ -55,7 +55,7 @@ class AnalysedPiece:
 
 
 def find_speech(audio: Audio, limits: RecordingLimits, budget_seconds: float = BUDGET_SECONDS) -> Speech:
-    """Keep the speech of a recording, from pieces all over it, until there is as much as the budget and the limits ask.
+    """Collect speech from pieces all over a recording until there is as much as budget and limits demand.
 
     *Raises*: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
     """
@@ -109,7 +109,7 @@ def _find_pieces(audio: Audio, wanted: float) -> list[AnalysedPiece]:
 def _snr_db(pieces: list[AnalysedPiece], sample_rate: int) -> float | None:
     """Estimate speech level over noise level, the noise being the quietest tenth of the 30 ms frames.
 
-    Unknown (None) with less than 0.3 s of pauses, or above 60 dB. It errs upwards: it sees noise at its quietest. With
+    None with less than 0.3 s of pauses, or above 60 dB. It errs upwards, since it measures noise at its quietest. With
     five real noises mixed into LibriSpeech, a true 0 / 5 / 10 / 15 / 20 dB reads 2 / 6 / 10.5 / 15 / 19 in the two
     steadiest, about 8 / 11 / 15 / 18 / 21 in one that swells, and 12 / 14 / 17 / 21 / 24 and 22 or more in two that
     come and go. Beyond 20 dB it reads the recording's own floor. ``pytest -s -k known_noise`` prints the table.
@@ -144,7 +144,7 @@ def _clipped_share(pieces: list[AnalysedPiece], audio: Audio) -> float:
 
 
 def _spread(speech: Samples, budget_seconds: float, sample_rate: int) -> Samples:
-    """Cut speech to the budget: pieces of it, spread evenly."""
+    """Cut speech down to the budget, as pieces spread evenly over it."""
     if len(speech) <= budget_seconds * sample_rate:
         return speech
     pieces = max(1, round(budget_seconds / PIECE_SECONDS))

@@ -20,10 +20,10 @@ Intervals = Sequence[tuple[float, float]]  # when the patient spoke: (start, end
 
 
 SAME_CHANNEL = 1e-3  # channels whose difference is 30 dB below the first one carry one voice
-LEAST_TENTHS = 10  # inside the intervals, and outside of them: with less there is nothing to compare
-MOST_BEYOND = 0.2  # where more of the time lies beyond the recording, it is about another one
+LEAST_TENTHS = 10  # needed both inside and outside the intervals
+MOST_BEYOND = 0.2  # where a larger share lies beyond the recording, the intervals are of another call
 MOST_INTERVALS = 10_000
-QUIETEST = 1e-4  # of a channel's mean energy: pauses deeper than 40 dB tell no more
+QUIETEST = 1e-4  # of a channel's mean energy: the floor for pauses, 40 dB down
 LEAST_MARGIN_DB = 12.0
 LEAST_MATCH = 0.76
 
@@ -32,8 +32,8 @@ LEAST_MATCH = 0.76
 class Match:
     """Say which of two channels fits the intervals, and how well.
 
-    margin_db is by how much more that channel rises inside the intervals than the other one does. match is the chance
-    that, of one tenth inside and one outside, the inside one is where that channel is the stronger: 0.5 is no relation.
+    margin_db is how much more that channel rises inside the intervals than the other one. match is the probability that
+    the channel is stronger in a random tenth inside than in a random tenth outside: 0.5 means no relation.
     """
 
     channel: int
@@ -42,9 +42,9 @@ class Match:
 
     @property
     def is_clear(self) -> bool:
-        """Say whether to rely on it.
+        """Say whether the match is reliable.
 
-        Measured on calls put together from the speech of two people, the times late, early and in part missing, with
+        Measured on calls put together from the speech of two people, with times that are late, early or missing,
         barge-in, echo and line noise (``pytest -s tests/service/audio/test_stereo.py`` prints it): of 200 calls of 40
         to 120 s, 199 right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. With the
         times of another call, 194 of 199 are refused and 1 is wrong. Where the agent's times are reported as the
@@ -80,7 +80,7 @@ class ChannelComparison:
         if inside is None or inside.sum() < LEAST_TENTHS or (~inside).sum() < LEAST_TENTHS:
             return None
         quietest = energies.mean(axis=0) * QUIETEST + np.finfo(float).tiny
-        level_db = 10 * np.log10(energies + quietest)  # a channel's gain shifts it, and cancels out below
+        level_db = 10 * np.log10(energies + quietest)  # a channel's gain is an offset, which cancels out below
         left_over_right = level_db[:, 0] - level_db[:, 1]
         within, without = left_over_right[inside], np.sort(left_over_right[~inside])
         margin_db = float(within.mean() - without.mean())
@@ -90,14 +90,14 @@ class ChannelComparison:
 
 
 def intervals_of(given: object) -> Intervals:
-    """Read ``[[start, end], ...]`` from outside; what is not that, wholly, says nothing."""
+    """Read ``[[start, end], ...]`` from an untrusted source; return nothing where any of it is malformed."""
     if not isinstance(given, list) or len(given) > MOST_INTERVALS:
         return ()
     found: list[tuple[float, float]] = []
     for pair in given:
         if not isinstance(pair, list) or len(pair) != 2:
             return ()
-        times = [float(time) for time in pair if type(time) in (int, float) and abs(time) < 1e9]  # NaN is not below
+        times = [float(time) for time in pair if type(time) in (int, float) and abs(time) < 1e9]  # also excludes NaN
         if len(times) != 2:
             return ()
         found.append((times[0], times[1]))
@@ -105,7 +105,7 @@ def intervals_of(given: object) -> Intervals:
 
 
 def _inside(intervals: Intervals, tenths: int, seconds: float) -> npt.NDArray[np.bool_] | None:
-    """Mark the tenths in which the patient spoke; None where too much of it lies beyond the recording."""
+    """Mark the tenths in which the patient spoke; None where too many lie beyond the recording."""
     inside = np.zeros(tenths, bool)
     told = kept = 0.0
     for start, end in intervals:

@@ -1,7 +1,7 @@
-"""Where people speak: silero's voice activity network, run by ONNX Runtime over many pieces of a call at once.
+"""Voice activity detection: silero's network, run by ONNX Runtime over many pieces of a call at once.
 
-The network comes with the package silero-vad; importing that would import torch, which takes seconds and 200 MB, for
-what is done here in a few lines. They find what silero's own ``get_speech_timestamps`` finds, to the sample.
+The network is a file of the package silero-vad. The package itself is not imported, since that imports torch, which
+takes seconds and 200 MB. The result equals that of silero's own ``get_speech_timestamps``, to the sample.
 
 *Source*: Silero Team, Silero VAD 6.2 (MIT): network, thresholds and durations.
 """
@@ -28,7 +28,7 @@ STATE = (2, 128)  # of the network, for each piece
 def find_stretches(pieces: npt.NDArray[np.float32], sample_rate: int) -> list[Stretches]:
     """Find the stretches of speech in each piece.
 
-    *Shapes*: pieces is (pieces, samples), at 8 or 16 kHz; telephone speech that was upsampled is hardly heard.
+    *Shapes*: pieces is (pieces, samples), at 8 or 16 kHz; upsampled telephone speech is hardly detected.
     """
     frame = sample_rate * 32 // 1000
     return [
@@ -38,7 +38,7 @@ def find_stretches(pieces: npt.NDArray[np.float32], sample_rate: int) -> list[St
 
 
 def _probabilities(pieces: npt.NDArray[np.float32], frame: int, sample_rate: int) -> npt.NDArray[np.float32]:
-    """Return the chance of speech in each frame, (pieces, frames); the network sees each with the end of the last."""
+    """Return the probability of speech in each frame, (pieces, frames); a frame is preceded by the end of the last."""
     context, frames = frame // 8, -(-pieces.shape[1] // frame)
     padded = np.pad(pieces, ((0, 0), (context, frames * frame - pieces.shape[1])))
     state = np.zeros((STATE[0], len(pieces), STATE[1]), np.float32)
@@ -52,7 +52,7 @@ def _probabilities(pieces: npt.NDArray[np.float32], frame: int, sample_rate: int
 
 
 def _stretches(chances: npt.NDArray[np.float32], frame: int, samples: int, sample_rate: int) -> Stretches:
-    """Say where speech begins, and where it ends: with the first of the frames that make a pause."""
+    """Return where speech begins and ends; it ends with the first frame of a pause."""
     found: Stretches = []
     begun = paused = None
     for at, chance in zip(range(0, samples, frame), chances.tolist(), strict=True):
@@ -69,7 +69,7 @@ def _stretches(chances: npt.NDArray[np.float32], frame: int, samples: int, sampl
 
 
 def _with_margins(stretches: Stretches, samples: int, sample_rate: int) -> Stretches:
-    """Let each stretch begin a little earlier and end a little later; the pauses between are longer than both."""
+    """Extend each stretch by a margin at both ends; pauses are longer than two margins."""
     margin = int(MARGIN_SECONDS * sample_rate)
     return [(max(0, start - margin), min(samples, end + margin)) for start, end in stretches]
 

@@ -1,4 +1,4 @@
-"""A check of the work list comes in; it goes out with exactly one end.
+"""From a check on the work list to its one end.
 
 `pipeline` runs one check: it reads the recording, makes the `voiceprint` in the one `inference` thread, within the
 caller's `budget`, and calls the SQL function that judges it. `worker` claims checks and runs them, `scheduler` runs

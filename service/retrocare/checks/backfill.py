@@ -1,7 +1,7 @@
-"""Bulk: what is kept is embedded again, by a new encoder or after an import; then the new encoder becomes active.
+"""The backfill: kept recordings are embedded again, by a new encoder or after an import; then it becomes active.
 
-The work is on the list of checks, after all other work: any number of processes on any number of hosts share it, and
-one that is stopped loses nothing. What is to be done, and when it is done, SQL decides.
+Its checks are on the work list behind all others. Any number of processes on any number of hosts share them, and a
+process that is stopped loses nothing. SQL decides what is to be done, and when it is done.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from retrocare.errors import Conflict, DatabaseUnavailable
 T = TypeVar("T")
 
 POLL_SECONDS = 1.0
-ROWS = 10_000  # of one transaction
-PASSES = 3  # the first does it, the others what calls have changed meanwhile
-ACTIVATIONS = 20  # attempts to take over, while calls change the baselines that are to be followed
-HOLD_SECONDS = 20.0  # longer than the last recordings take
+ROWS = 10_000  # per transaction
+PASSES = 3  # the first does the work, the others what calls have changed meanwhile
+ACTIVATIONS = 20  # attempts, while calls go on changing baselines
+HOLD_SECONDS = 20.0  # for how long calls are held: longer than the last recordings take
 
 
 class Backfill:
-    """Work until nothing is left that this encoder could embed, and every baseline that can be rebuilt is.
+    """Embed everything that this encoder can embed, and rebuild every baseline that can be rebuilt.
 
-    ``on_progress`` hears how many recordings wait; ``on_away`` hears that the database does not answer, and in how many
-    seconds it is asked again.
+    ``on_progress`` is called with the number of recordings that wait; ``on_away`` is called while the database does not
+    answer, with the error and the seconds until the next attempt.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Backfill:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Run a worker meanwhile; at the end, its leases are given back."""
+        """Run a worker inside the block; at its end, the leases that it holds are given back."""
         service = self.service
         worker = service.worker = Worker(service.settings, self.database, service.inference, self.factory)
         worker.start()
@@ -58,13 +58,13 @@ class Backfill:
             service.worker = None
 
     def finish(self) -> None:
-        """Do what can be done now, and what was added meanwhile. Raises: Unavailable where a thread has ended."""
+        """Do what can be done now, and what is added meanwhile. Raises: Unavailable where a thread has ended."""
         for _ in range(PASSES):
             if not self.make_pass():
                 return
 
     def make_pass(self) -> bool:
-        """Queue what is missing, wait until it has its end, rebuild; return whether there was anything to do."""
+        """Queue what is missing, wait for it, rebuild baselines; return whether there was anything to do."""
         opened = self._all(lambda: self.database.open_backfill(self.encoder, self.is_history, ROWS))
         if self.service.worker:
             self.service.worker.wake()
@@ -82,9 +82,8 @@ class Backfill:
     def activate(self, accepts_unrecoverable: bool) -> int:
         """Make this encoder the active one and return how many waiting calls it took over.
 
-        Calls are judged meanwhile, and change the baselines that are to be followed: the last of them are kept waiting
-        for the seconds that it takes.
-        Raises: Conflict where baselines of patients cannot be rebuilt, or nothing can be done about what is missing.
+        Calls go on being judged and change the baselines that have to be rebuilt; in the last seconds they are held.
+        Raises: Conflict where a patient's baseline cannot be rebuilt.
         """
         for _ in range(ACTIVATIONS):
             self.make_pass()
@@ -98,7 +97,7 @@ class Backfill:
         raise refusal
 
     def _all(self, work: Callable[[], int]) -> int:
-        """Do a piece of work until none is left; return how much it was."""
+        """Repeat a piece of work until none is left; return how much it was."""
         done = 0
         while some := self._retried(work):
             done += some
@@ -109,7 +108,7 @@ class Backfill:
 
 
 def until_answered(ask: Callable[[], T], on_away: Callable[[DatabaseUnavailable, float], None]) -> T:
-    """Ask until the database answers, and return its answer: work that takes days sees the database restarted."""
+    """Repeat until the database answers: a backfill that takes days outlives restarts of the database."""
     for wait in backoff(first=1.0):
         try:
             return ask()

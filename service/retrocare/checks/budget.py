@@ -1,4 +1,4 @@
-"""What a caller grants to the work on one recording: how long, how much, and whether anybody still waits."""
+"""The budget of one caller: how long it waits, how much it may use, and whether it still waits at all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ DATABASE_SECONDS = 120.0
 
 
 class RequestBudget:
-    """Bound the work for one caller; without arguments nothing but the check's lease bounds it.
+    """Bound the work for one caller; without arguments only the check's lease bounds it.
 
-    ``seconds`` is how long the caller waits, ``cancelled`` is set when nobody waits any more, ``reserve`` is told the
-    recording before it is decoded and raises where that is more than can be taken on. ``database_seconds`` is for how
-    long a result is offered to a database that does not answer.
+    ``seconds`` is how long the caller waits. ``cancelled`` is set when it waits no longer. ``reserve`` is called with
+    the recording before it is decoded, and raises where that is more than the process can take on.
+    ``database_seconds`` is how long storing a result is retried while the database does not answer.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RequestBudget:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def check(self) -> None:
-        """Raise Cancelled or DeadlineExceeded where the result is of no use any more."""
+        """Raise Cancelled or DeadlineExceeded once nobody can use the result."""
         if self.cancelled.is_set():
             raise Cancelled("Nobody waits for the answer any more")
         if self.remaining() == 0:

@@ -1,4 +1,4 @@
-"""Why a recording was not judged, in a sentence with its numbers: what was measured, what is needed, what to do."""
+"""Why a recording was not judged, in a sentence: what was measured, what is needed, what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from retrocare.audio.speech import RecordingLimits
 
-# Reasons that need no number; what not_assessable recordings lack is said by ``explain`` itself.
+# Reasons without numbers; ``explain`` writes the others.
 SENTENCES = {
     "sick_without_baseline": "The patient is noted as unwell and has no baseline yet. The next healthy call enrols.",
     "sick_at_enrolment": "The patient was noted as unwell on that day. Enrol recordings of healthy days.",

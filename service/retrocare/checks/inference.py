@@ -1,4 +1,4 @@
-"""The one thread in which recordings become voiceprints: the routes and the worker wait here for their turn."""
+"""The one thread that makes voiceprints: routes and workers queue for it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from retrocare.observability import log
 T = TypeVar("T")
 Job = tuple["Future[Any]", Callable[[], Any]]
 
-STOP_SECONDS = 1.0  # for a job in hand; a thread that the interpreter cuts off may take the process down with it
-HUNG_SECONDS = 600.0  # the longest call takes seconds: a thread that is busy for so long does not come back
+STOP_SECONDS = 1.0  # for the job that runs; a thread that is cut off while the interpreter exits may crash the process
+HUNG_SECONDS = 600.0  # the longest call takes seconds: a thread that is busy for longer is stuck
 
 
 class Inference:
-    """Run jobs one after the other. A job's error is its own; what ends the thread ends all that wait, at once."""
+    """Run jobs one after the other; errors are raised where a job was submitted. If the thread ends, all jobs fail."""
 
     def __init__(self, encoder: Encoder, hung_seconds: float = HUNG_SECONDS) -> None:
         self.encoder = encoder
@@ -35,12 +35,12 @@ class Inference:
 
     @property
     def is_alive(self) -> bool:
-        """Say whether jobs are still done: the thread is there, and not stuck in one."""
+        """Say whether jobs are still run: the thread exists, and is not stuck in one."""
         since = self._busy_since
         return not self._has_ended and (since is None or time.monotonic() - since < self._hung_seconds)
 
     def run(self, job: Callable[[], T], wait_seconds: float | None = None) -> T:
-        """Do a job when its turn comes, and return what it returns.
+        """Run a job when its turn comes, and return what it returns.
 
         Raises: what the job raises; ThreadEnded; DeadlineExceeded where its turn did not come in time.
         """
@@ -57,7 +57,7 @@ class Inference:
             raise
 
     def stop(self) -> None:
-        """End the thread after the jobs that were asked for, and wait for it a while."""
+        """End the thread after the jobs that are queued, and wait a moment for it."""
         self._jobs.put(None)
         self._thread.join(STOP_SECONDS)
 
@@ -79,10 +79,10 @@ class Inference:
 
 
 def _done(future: Future[Any], job: Callable[[], Any]) -> bool:
-    """Do a job; False where it took the thread with it."""
+    """Run a job; return False where it ends the thread."""
     try:
         future.set_result(job())
-    except Exception as error:  # noqa: BLE001  # it is raised where the job was asked for
+    except Exception as error:  # noqa: BLE001  # it is raised where the job was submitted
         future.set_exception(error)
     except BaseException:  # noqa: BLE001  # such as SystemExit
         log.critical("inference_ended", exc_info=True)

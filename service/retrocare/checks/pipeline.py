@@ -78,7 +78,7 @@ def run_check(
         log.exception("failed", extra={"fields": {"call_log_id": str(claim.call_log_id)}})
         _report(claim, database.fail_check(claim, "internal_error", type(failure).__name__, False), "internal_error")
         raise
-    except BaseException:  # Ctrl-C or SIGTERM: an upload is nobody else's, any other check is given back
+    except BaseException:  # Ctrl-C or SIGTERM: give the check back; an upload, which nobody else has, fails
         with suppress(RetrocareError):
             _ = database.release_check(claim) or database.fail_check(claim, "interrupted", "interrupted", False)
         raise

@@ -1,4 +1,4 @@
-"""The settings, the database and the encoder, opened together: what everybody judges with."""
+"""The settings, the database and the encoder, opened together: what every way of judging needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from retrocare.settings import Settings
 
 
 class Service:
-    """What judges one recording after the other."""
+    """Embed or judge recordings with one encoder and one database."""
 
     def __init__(self, settings: Settings, database: Database, inference: Inference, why: str) -> None:
         self.settings, self.database, self.inference, self.why = settings, database, inference, why
@@ -41,11 +41,11 @@ class Service:
         return self.inference.encoder.id
 
     def has_keys(self) -> bool:
-        """Say whether a key of the database stands."""
+        """Say whether the database has a key that is not revoked."""
         return any(key["revoked_at"] is None for key in self.database.api_keys())
 
     def ever_had_keys(self) -> bool:
-        """Say whether a key was ever made, revoked ones included; while the database is away, what was so before."""
+        """Say whether a key was ever made, revoked or not; repeat the last answer while the database is away."""
         if not self._ever_had_keys:
             try:
                 self._ever_had_keys = bool(self.database.api_keys())
@@ -55,7 +55,7 @@ class Service:
         return self._ever_had_keys
 
     def check_ready(self) -> None:
-        """Raise Unavailable where no work can be taken: a thread or the database is gone, another encoder is active."""
+        """Raise Unavailable where no check can be run: a thread or the database is gone, another encoder is active."""
         self.check_threads()
         active = self.database.active_encoder()
         if active != self.encoder:
@@ -66,7 +66,7 @@ class Service:
             )
 
     def check_threads(self) -> None:
-        """Raise Unavailable where a thread has ended that work needs."""
+        """Raise Unavailable where a thread that checks need has ended."""
         if not self.inference.is_alive:
             raise ThreadEnded("The inference thread", code="inference_ended")
         if self.worker and not self.worker.is_alive:
@@ -87,9 +87,9 @@ class Service:
     def judge(
         self, recording: Recording, patient_id: UUID, budget: RequestBudget | None = None, **call: Any
     ) -> tuple[Row, Phases]:
-        """Bring one recording to its end and return the row of voice.check_result, and how long each phase took.
+        """Judge one recording; return its row of voice.check_result, and how long each phase took.
 
-        Where another worker holds the check, or it has ended before, the row says so. Raises: RetrocareError.
+        Where another worker holds the check, or it had ended before, that row is returned. Raises: RetrocareError.
         """
         self.check_ready()
         claim = self.database.open_recording(
@@ -119,7 +119,7 @@ class Service:
 
 @contextmanager
 def opened_service(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Iterator[Service]:
-    """Open the database, load and register the encoder; ``say`` hears which, why, and each migration applied.
+    """Open the database, load and register the encoder; ``say`` gets a line for each step that takes a while.
 
     Raises: ConfigurationError, Unavailable.
     """
@@ -146,7 +146,7 @@ def opened_service(settings: Settings, say: Callable[[str], None] = lambda line:
 def working(service: Service) -> Iterator[Worker]:
     """Run a worker and the scheduler beside whatever else is done.
 
-    Raises: Unavailable where another encoder is active: its checks are not ours.
+    Raises: Unavailable where another encoder is active.
     """
     service.check_ready()
     worker = service.worker = Worker(service.settings, service.database, service.inference)

@@ -20,29 +20,29 @@ from retrocare.errors import NotAssessable
 
 @dataclass(frozen=True, eq=False)
 class Voiceprint:
-    """Hold one voice and what it was made of."""
+    """Hold the embedding of one recording, and what was measured on the way to it."""
 
     embedding: npt.NDArray[np.float32]  # (dimension,), length 1
     encoder: str
     windows: int
-    outlier_windows: int  # left out: of somebody else
+    outlier_windows: int  # left out, as somebody else's
     agreement: float  # mean cosine of the windows to the embedding
     speech_seconds: float
     snr_db: float | None
     clipped_share: float
     channel: NamedChannel
     audio_sha256: bytes
-    channel_margin_db: float | None = None  # by how much it was told from the other one, where that was needed
+    channel_margin_db: float | None = None  # between the channels, where one had to be chosen
 
     @property
     def stored(self) -> dict[str, Any]:
-        """Return what voice.complete_check stores."""
+        """Return the arguments of voice.complete_check."""
         names = ("embedding", "audio_sha256", "speech_seconds", "snr_db", "quality")
         return {name: getattr(self, name) for name in names}
 
     @property
     def quality(self) -> dict[str, Any]:
-        """Return what is kept beside the vector, as voice.embeddings.quality."""
+        """Return the measures that are stored as voice.embeddings.quality."""
         return {
             "windows": self.windows,
             "outlier_windows": self.outlier_windows,
@@ -63,7 +63,7 @@ def make_voiceprint(
 ) -> Voiceprint | NotAssessable:
     """Turn a recording into a voiceprint, or say why it cannot be judged.
 
-    ``intervals`` is when the patient spoke, where the channel has to be found by it.
+    ``intervals`` is when the patient spoke; it tells the channels of a stereo recording apart.
     """
     try:
         audio = decode(recording, channel, limits.maximum_call_seconds, intervals)

@@ -23,7 +23,7 @@ from retrocare.recordings.fetch import fetch
 from retrocare.settings import Settings
 
 RENEWALS_A_LEASE = 3
-STOP_SECONDS = 8.0  # how long work in hand may go on after the worker was told to stop
+STOP_SECONDS = 8.0  # how long the checks that are held may go on after stop()
 
 
 class Worker:
@@ -48,7 +48,7 @@ class Worker:
         self._threads = [threading.Thread(target=self._lane, name=f"lane-{n}") for n in range(settings.worker_lanes)]
         self._threads.append(threading.Thread(target=self._renew, name="renewal"))
         for thread in self._threads:
-            thread.daemon = True  # a fetch that hangs must not keep the process
+            thread.daemon = True  # a fetch that hangs must not keep the process alive
 
     def start(self) -> None:
         for thread in self._threads:
@@ -56,7 +56,7 @@ class Worker:
         event("worker_started", worker=self.name, lanes=self.settings.worker_lanes, encoder=self.inference.encoder.id)
 
     def wake(self) -> None:
-        """Look for work now."""
+        """Claim checks now, rather than at the next poll."""
         self._woken.set()
 
     @property
@@ -121,7 +121,7 @@ class Worker:
         raise AssertionError("backoff never ends")
 
     def _notice(self, active: str | None) -> None:
-        """Say it when another encoder becomes active: the calls that wait are its own, until ours is active again."""
+        """Log it when another encoder becomes active: the waiting calls are for that one until ours is active again."""
         if active != self._active:
             self._active, ours = active, self.inference.encoder.id
             event("encoder_active" if active == ours else "encoder_not_active", encoder=ours, active=active)
@@ -149,7 +149,7 @@ class Worker:
         return fetch(claim.recording_ref or "", self.settings)
 
     def _renew(self) -> None:
-        """Keep the leases of what is in hand; a lease that is lost anyway is refused when the check is completed."""
+        """Renew the leases of the checks that are held; where one is lost, completing the check is refused."""
         while not self._stopping.wait(self.settings.lease_seconds / RENEWALS_A_LEASE):
             for claim in list(self._held.values()):
                 try:

@@ -1,4 +1,4 @@
-"""Commands come in; tables or JSON go out on standard output, everything else on standard error.
+"""From commands to tables or JSON on standard output, everything else on standard error.
 
 `main` has the commands about recordings and puts the others together, one module a group; `server` runs the service,
 `doctor` checks the set-up, `demo` shows the main job, and `console` has what all commands share.

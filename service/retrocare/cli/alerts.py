@@ -1,4 +1,4 @@
-"""The commands ``retrocare alert`` and ``retrocare deliveries``: what the care team does about alerts and messages."""
+"""The commands ``retrocare alert`` and ``retrocare deliveries``: answers to alerts, and messages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def list_alerts(
 
 @app.command("acknowledge")
 def acknowledge(alert: Alert, as_json: Json = False) -> None:
-    """Say that the care team sees to it: reminders stop, and those who were told hear of it."""
+    """Say that the care team is taking care of an alert: reminders stop, and those who were told are informed."""
     with opened() as database:
         show([database.acknowledge_alert(find_alert(database, alert))], as_json, ANSWERED)
 
@@ -54,7 +54,7 @@ def resolve(
     note: Annotated[str | None, typer.Option(help="In words, for the caregivers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say that it is over. `ill` notes a health flag as well, which ends by itself."""
+    """Close an alert. The outcome `ill` also sets a health flag, which ends by itself."""
     if outcome not in OUTCOMES:
         raise typer.BadParameter(f"--outcome is one of {', '.join(OUTCOMES)}, not {outcome}")
     with opened() as database:
@@ -95,7 +95,7 @@ def requeue(
     dead: Annotated[bool, typer.Option("--dead", help="Every dead message.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Queue dead messages again; what was answered or overtaken meanwhile is not sent."""
+    """Queue dead messages again; those whose alert was answered or raised meanwhile are not sent."""
     if bool(ids) == dead:
         raise typer.BadParameter("give ids, or --dead for all")
     with opened() as database:

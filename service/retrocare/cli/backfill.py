@@ -39,7 +39,7 @@ def backfill(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Embed what is kept, with a new encoder or after an import; calls go first. Ctrl-C stops it; again, it goes on."""
+    """Embed kept recordings with a new encoder or after an import. Ctrl-C stops it; run it again to go on."""
     with reported():
         settings = read_settings().model_copy(update={"encoder": encoder} if encoder else {})
         found, is_done = run(
@@ -58,7 +58,7 @@ def backfill(
 
 
 def run(settings: Settings, *, is_history: bool, activates: bool, accepts_unrecoverable: bool) -> tuple[Row, bool]:
-    """Do it from beginning to end; return what stands now, and whether nothing remains.
+    """Run a backfill; return its status, and whether nothing remains to be done.
 
     Raises: ConfigurationError, Unavailable.
     """
@@ -99,7 +99,7 @@ def tell_wait(away: DatabaseUnavailable, wait: float) -> None:
 
 
 class Meter:
-    """Tell from how many recordings wait how many are done, how fast, and how long the others will take."""
+    """Derive progress, speed and the time left from the number of recordings that wait."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.begun_at = clock, clock()

@@ -1,4 +1,4 @@
-"""The commands about a patient's baseline: its versions, the way back to one, and the way out for a wrong sample."""
+"""The commands about a patient's baseline: list its versions, restore one, withdraw a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def baseline(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """List the versions of a patient's baseline, newest first, or go back to an earlier one."""
+    """List the versions of a patient's baseline, newest first, or restore an earlier one."""
     with opened() as database:
         patient_id = find(database, patient)
         if restore is not None:
@@ -39,7 +39,7 @@ def withdraw_sample(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Take one call out of a patient's baseline, for instance because it was somebody else."""
+    """Remove one call from a patient's baseline, for instance because somebody else spoke."""
     with opened() as database:
         patient_id = find(database, patient)
         goes = [

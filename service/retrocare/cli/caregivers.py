@@ -69,7 +69,7 @@ def change_caregiver(
     account: Account = None,
     as_json: Json = False,
 ) -> None:
-    """Change a caregiver: what is not given stays, an empty text unsets."""
+    """Change a caregiver: what is not given stays, an empty text clears it."""
     given = contact(role, name, phone, webhook, known_as, language, account)
     with opened() as database:
         present = find_caregiver(database, caregiver)
@@ -95,7 +95,7 @@ def remove_caregiver(caregiver: Caregiver, yes: Yes = False, as_json: Json = Fal
 
 @app.command("webhook-secret")
 def webhook_secret(url: str, as_json: Json = False) -> None:
-    """Print the secret that messages to this webhook are signed with; its receiver needs it, and no other secret."""
+    """Print the secret with which messages to this webhook are signed; its receiver needs this one and no other."""
     with reported():
         secret = read_settings().alert_webhook_secret
         if secret is None:
@@ -119,7 +119,7 @@ def contact(
 
 
 def find_caregiver(database: Database, caregiver: str) -> Row:
-    """Return the caregiver whom an id or a name stands for."""
+    """Return the caregiver with this id or name."""
     found = [row for row in database.caregiver_list(None) if caregiver in (str(row["id"]), row["name"])]
     if len(found) == 1:
         return found[0]

@@ -1,4 +1,4 @@
-"""What all commands share: what they take, how they ask, how they end, and how they print.
+"""What all commands share: common options, questions, errors and output.
 
 Results go to standard output, everything else to standard error.
 """
@@ -41,13 +41,13 @@ messages = Console(stderr=True)
 
 
 def say(line: str) -> None:
-    """Tell whoever waits what is going on; server notices about what exists already tell nothing."""
+    """Print a line of progress; notices of the server about objects that exist already are dropped."""
     if not line.startswith("NOTICE") or "skipping" not in line:
         messages.print(f"[dim]{escape(line)}[/dim]", highlight=False, soft_wrap=True)
 
 
 def complain(error: RetrocareError, about: str = "") -> None:
-    """Say what was wrong, and what to do."""
+    """Print an error and its hint."""
     where = f"{about}: " if about else ""
     messages.print(f"[red]error[/red] {escape(where + str(error))} ({error.code})", highlight=False, soft_wrap=True)
     if error.hint:
@@ -55,7 +55,7 @@ def complain(error: RetrocareError, about: str = "") -> None:
 
 
 def confirm(question: str, goes: Sequence[str], yes: bool) -> None:
-    """Say what a command destroys and ask whether it may. Raises: BadRequest where nobody said yes."""
+    """Say what a command destroys, and ask. Raises: BadRequest unless the answer is yes."""
     for line in goes:
         say(line)
     if not yes and not (sys.stdin.isatty() and typer.confirm(question, err=True)):
@@ -67,12 +67,12 @@ def print_json(value: object) -> None:
 
 
 def print_json_line(value: object) -> None:
-    """Print one of several, at once: whoever reads need not wait for the others."""
+    """Print one JSON object at once, so that a reader need not wait for the others."""
     print(json.dumps(value, default=str), flush=True)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Print rows as a table; where the terminal is too narrow for it, each as a block: no id is ever folded."""
+    """Print rows as a table, or each as a block where the terminal is too narrow; an id is never folded."""
     if not rows:
         return say("Nothing to show.")
     names = list(columns or rows[0])
@@ -99,7 +99,7 @@ def spaced(texts: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def put(markup: str) -> None:
-    """Print one line of a result as it is, however long."""
+    """Print one line of a result without wrapping it."""
     results.print(markup, soft_wrap=True, highlight=False)
 
 
@@ -123,14 +123,14 @@ def cell(value: object, column: str) -> str:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """End the command with exit status 1 and a clear message where ours is the error, or the disk's."""
+    """End the command with exit status 1 and a message for an error of ours, or a full disk."""
     try:
         yield
     except RetrocareError as error:
         complain(error)
         raise typer.Exit(1) from None
     except OSError as error:
-        if error.errno != errno.ENOSPC and "No space left" not in str(error):  # copying many files says it in words
+        if error.errno != errno.ENOSPC and "No space left" not in str(error):  # shutil puts it into words
             raise
         complain(Unavailable(*NO_SPACE, "no_space"))
         raise typer.Exit(1) from None
@@ -144,7 +144,7 @@ def opened() -> Iterator[Database]:
 
 @contextmanager
 def naming(**values: object) -> Iterator[None]:
-    """Put the value that was given into the refusal of a constraint: constraint=value."""
+    """Put the given value (constraint=value) into the message when that constraint refuses it."""
     try:
         yield
     except Unprocessable as error:
@@ -154,7 +154,7 @@ def naming(**values: object) -> Iterator[None]:
 
 
 def find(database: Database, patient: str) -> UUID:
-    """Return the id of the patient whom an id or a name stands for."""
+    """Return the id of the patient with this id or name."""
     found = [row for row in database.patient_list() if patient in (str(row["id"]), row["name"])]
     if len(found) == 1:
         return UUID(str(found[0]["id"]))

@@ -1,6 +1,6 @@
 """The demo: a patient is enrolled, later calls are judged, and the database shows what it holds.
 
-Nothing is staged: each recording goes the way of a real one, and each score is computed by a SQL function.
+Nothing is staged: each recording is processed as a real one, and each score is computed by a SQL function.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 from retrocare.checks.service import Service, opened_service
-from retrocare.cli.console import print_json, print_rows, results, say
+from retrocare.cli.console import print_json, print_rows, put, results, say
 from retrocare.database.client import Row
 from retrocare.errors import BadRequest
 from retrocare.recordings.fetch import Recording
@@ -48,7 +48,7 @@ STORY = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One recording, and what the audience is told that it is."""
+    """One recording and its caption."""
 
     file: Path
     caption: str
@@ -56,7 +56,7 @@ class Scene:
 
 
 def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
-    """Play the story on an embedded database of its own and print it: its people are on no operator's list.
+    """Play the story on an embedded database of its own, so that its people are on no operator's list.
 
     Raises: ConfigurationError, Unavailable, BadRequest where the folder of recordings does not fit.
     """
@@ -74,9 +74,9 @@ def run(settings: Settings, speech: Path | None, as_json: bool) -> None:
     print_rows(rows, SHOWN)
     results.print(f"\nWhat the database now holds of {name}:\n")
     print_rows(held)
-    results.print("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
+    put("\nEach score was computed by voice.complete_check(), in SQL, over pgvector columns.")
     if not speech:
-        results.print("The voices are synthetic: they show how it works, not how well it hears illness.")
+        put("The voices are synthetic: they show how it works, not how well it hears illness.")
     command = f'RETROCARE_DATA_DIR={settings.data_dir} {program()} check "{name}" your-recording.wav'
     results.print(f"\nNow with a recording of your own:\n\n    {command}\n", highlight=False, soft_wrap=True)
 
@@ -109,13 +109,13 @@ def play(service: Service, patient_id: UUID, scenes: list[Scene], quiet: bool) -
 
 
 def synthesised() -> Iterator[Scene]:
-    """Give the recordings that come with the package."""
+    """Yield the recordings that come with the package."""
     for stem, caption in STORY.items():
         yield Scene(RECORDINGS / f"{stem}.flac", caption, is_enrolment="enrol" in stem)
 
 
 def recorded(speech: Path) -> Iterator[Scene]:
-    """Give real recordings: the first folder is the patient, the others answer the patient's telephone."""
+    """Yield real recordings: the first folder is the patient, the others answer in the patient's place."""
     people = [longest(folder) for folder in sorted(speech.glob("*/"))]
     people = [files for files in people if files]
     if len(people) < 2 or len(people[0]) <= ENROLLED_FROM:
@@ -131,6 +131,6 @@ def recorded(speech: Path) -> Iterator[Scene]:
 
 
 def longest(folder: Path) -> list[Path]:
-    """Give the files of a folder, the largest first: short ones hold too little speech."""
+    """Return the files of a folder, the largest first: short ones hold too little speech."""
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(files, key=lambda path: (-path.stat().st_size, path))

@@ -1,4 +1,4 @@
-"""What ``retrocare doctor`` looks at, in the order in which a call needs it."""
+"""What ``retrocare doctor`` checks, in the order in which a call needs it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retrocare.encoders.loading import AUTO, load_encoder
 from retrocare.errors import RetrocareError
 from retrocare.settings import Settings
 
-NETWORK_SECONDS = 6.0  # for everything that is asked over the network, together
+NETWORK_SECONDS = 6.0  # for all requests over the network together
 ONE_ANSWER_SECONDS = 3.0
 
 
@@ -113,7 +113,7 @@ class Doctor:
 
 
 def diagnose(settings: Settings, say: Callable[[str], object] = lambda line: None) -> Iterator[Row]:
-    """Try each thing for real; a row says ok, absent (can be done without) or missing, and what to do."""
+    """Try each part for real; a row says ok, absent (optional) or missing, and what to do."""
     doctor = Doctor(settings)
     attempts: list[tuple[str, Callable[[], str], bool]] = [
         ("Python", platform.python_version, True),

@@ -1,4 +1,4 @@
-"""Before a baseline is replaced: do the recordings sound like the patient, and may it be replaced at all?"""
+"""The check before a baseline is replaced: do the recordings sound like the patient?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retrocare.recordings.fetch import Recording
 def check_replacement(
     service: Service, patient_id: UUID, name: str, files: Sequence[Path], channel: Any, yes: bool
 ) -> None:
-    """Refuse recordings unlike the patient's complete baseline; ask before like ones replace it. Nothing is stored.
+    """Refuse recordings unlike the patient's complete baseline; ask before others replace it. Nothing is stored.
 
     Raises: Unprocessable, BadRequest where nobody said yes.
     """
@@ -39,7 +39,7 @@ def check_replacement(
 
 
 def _compared(service: Service, patient_id: UUID, file: Path, channel: Any) -> Row | None:
-    """Compare one recording with the baseline; None where either cannot be: enrolling says why."""
+    """Compare one recording with the baseline; None where that is impossible: enrolling then says why."""
     try:
         made, _ = service.embed(Recording(channel=channel, content=file))
     except RetrocareError:

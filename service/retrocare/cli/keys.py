@@ -22,7 +22,7 @@ def add_key(
     scope: Annotated[list[str], typer.Option(help="embed, check, read or admin; several times for several.")],
     as_json: Json = False,
 ) -> None:
-    """Make a key and show it, this once."""
+    """Make a key and show it, only this once."""
     if unknown := [given for given in scope if given not in SCOPES]:
         raise typer.BadParameter(f"--scope is one of {', '.join(SCOPES)}, not {unknown[0]}")
     key = f"rcv_{secrets.token_urlsafe(32)}"

@@ -88,7 +88,7 @@ def end_cleanly(
     ] = False,
 ) -> None:
     """RetroCare Voice: voice embeddings in PostgreSQL, judged by SQL functions."""
-    # Unlike Ctrl-C, SIGTERM would end the process on the spot, and leave the embedded database running.
+    # By default SIGTERM ends the process on the spot and would leave the embedded database running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
@@ -102,7 +102,7 @@ def demo(
     from retrocare.cli import demo as story
 
     with reported():
-        # The demo's own voices are no business of a database that is in use: it always has the embedded one.
+        # The demo always uses an embedded database, so that its voices never enter one that is in use.
         settings = read_settings().model_copy(update={"encoder": encoder, "database_url": None})
         story.run(settings, speech, as_json)
 
@@ -145,7 +145,7 @@ def enroll(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Enrol a patient from healthy recordings, together one enrolment; three make a complete baseline."""
+    """Enrol a patient from healthy recordings; three of one enrolment make a complete baseline."""
     from retrocare.checks.service import opened_service
     from retrocare.cli.enrolment import check_replacement
 
@@ -185,7 +185,7 @@ def judge(
     limits = service.database.limits(service.encoder)
 
     def one(file: Path) -> Row:
-        # Read first: a name that is mistyped leaves nothing in the patient's record.
+        # Read first, so that a mistyped name leaves nothing in the patient's record.
         recording = Recording(channel=channel, content=Recording(content=file).read(service.settings))
         row, _ = service.judge(recording, patient_id, occurred_at=moment(at), **call)
         if row["reason"]:
@@ -202,7 +202,7 @@ def judge(
 def each(
     files: Sequence[Path], label: str, work: Callable[[Path], Row], columns: Sequence[str], as_json: bool
 ) -> tuple[list[Row], bool]:
-    """Do the work of each file and print what came of it, JSON at once; one that fails leaves the others to be done."""
+    """Run the work for each file and print the results, JSON at once; a failure does not stop the rest."""
     rows, failed = [], False
     for file in track(files, label, console=messages, transient=True, disable=not messages.is_terminal):
         try:

@@ -1,4 +1,4 @@
-"""The operator's commands: run the service, look after the list of checks and the database."""
+"""The operator's commands: run the service, look after the work list and the database."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from retrocare.errors import BadRequest
 from retrocare.settings import read_settings
 
 ISSUES = ("kind", "subject", "code", "detail", "patient_id", "occurred_at")
-PAST = ("recording_lost", "delivery_dead")  # nothing can be done about these after a while
+PAST = ("recording_lost", "delivery_dead")  # issues that are over; only recent ones are listed
 LISTED = ("id", "state", "is_backfill", "reason", "attempts", "run_at", "worker", "error_code", "call_log_id")
 
 
 def start(
     host: Annotated[str | None, typer.Option(help="Where to listen; loopback by default.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="8000 by default; 0: any free one.")] = None,
-    work: Annotated[bool, typer.Option(help="Work on the list of checks as well.")] = True,
+    work: Annotated[bool, typer.Option(help="Run a worker and the scheduler as well.")] = True,
 ) -> None:
-    """Run the HTTP service, and a worker beside it, until Ctrl-C."""
+    """Run the HTTP service, a worker and the scheduler until Ctrl-C."""
     with reported():
         settings = read_settings()
         given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -47,7 +47,7 @@ def start(
 
 
 def worker() -> None:
-    """Work on the list of checks until Ctrl-C, without the HTTP service. Any number of these share the list."""
+    """Run a worker and the scheduler until Ctrl-C, without the HTTP service. Any number share the work list."""
     with reported():
         settings = read_settings()
         from retrocare.cli.server import work
@@ -82,7 +82,7 @@ def issues(
     ] = 30,
     as_json: Json = False,
 ) -> None:
-    """List everything that waits for you: calls of nobody known, lost recordings, messages that cannot be sent."""
+    """List what waits for the operator: calls of unknown people, lost recordings, messages that cannot be sent."""
     since = datetime.now(UTC) - timedelta(days=days)
     with opened() as database:
         found = [
@@ -111,7 +111,7 @@ def migrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring the database up to date; applied migrations are passed over."""
+    """Apply the migrations that are not applied yet."""
     from retrocare.database import migrations
 
     applied: list[str] = []
@@ -128,7 +128,8 @@ def migrate(
         else:
             with connected(settings, hear):
                 applied = [step for step in applied if step[0].isdigit()]
-        told = f"{len(applied)} migrations applied; the database is up to date."
+        count = f"{len(applied)} migration{'s' if len(applied) != 1 else ''}"
+        told = f"{count} applied; the database is up to date."
         print_json({"applied": applied}) if as_json else print(told)
 
 
@@ -151,7 +152,7 @@ def database_url(
 
 
 def doctor(as_json: Json = False) -> None:
-    """Look at everything that a check needs, and say what is missing."""
+    """Check everything that judging a call needs, and say what is missing."""
     from retrocare.cli.doctor import diagnose
 
     rows = []

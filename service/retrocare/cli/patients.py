@@ -93,7 +93,7 @@ def warn_of_unknown_flags(database: Database) -> None:
 
 @app.command("flag")
 def flag_patient(patient: PatientName, flag: str, since: When = None, yes: Yes = False, as_json: Json = False) -> None:
-    """Note that a patient is unwell, in any words: calls of that time enrol nothing, and leave the baseline."""
+    """Note that a patient is unwell, in any words: calls of that time are kept out of the baseline."""
     if not flag.strip():
         raise typer.BadParameter("a flag says something")
     with opened() as database:

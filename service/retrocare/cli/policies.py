@@ -17,7 +17,7 @@ Encoder = Annotated[str | None, typer.Option(help="Whose, such as ge2e-v1; the a
 
 @app.command("show")
 def show_policy(encoder: Encoder = None, as_json: Json = False) -> None:
-    """Show what calls are judged by."""
+    """Show the thresholds and limits."""
     with opened() as database:
         policy = database.policy(chosen(database, encoder))
     print_json(policy) if as_json else print_rows(
@@ -31,7 +31,7 @@ def set_policy(
     encoder: Encoder = None,
     as_json: Json = False,
 ) -> None:
-    """Change thresholds or limits, from the next call on; those of one command change together."""
+    """Change thresholds or limits from the next call on; all of one command change together."""
     given = {}
     for change in changes:
         name, separator, value = change.partition("=")

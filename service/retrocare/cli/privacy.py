@@ -32,7 +32,7 @@ def erase(
 def erase_voice(
     database: Database, patient_id: UUID, name: str, reason: str, yes: bool, as_json: bool, *, person: bool = False
 ) -> None:
-    """Say what would go, ask, and show what went; without a voice there is no consent either."""
+    """Say what would be erased, ask, erase it, and show what was; the consent ends with it."""
     rows = database.erasure_preview(patient_id)
     goes = [f"Of {name} would go: {', '.join(str(row['row_count']) + ' ' + row['erased'] for row in rows)}."]
     goes += ["The patient, every call, score and alert would go as well."] if person else []
@@ -65,7 +65,7 @@ def tombstones(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Print who was erased, JSON a line, to be kept apart from the backups; or replay such a file after a restore."""
+    """Print who was erased, to be kept apart from backups; or replay such a file after a restore."""
     with opened() as database:
         if replay is None:
             for row in database.tombstones():

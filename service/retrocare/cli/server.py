@@ -1,4 +1,4 @@
-"""Run the HTTP service and the worker: one process, one model. Where a thread of theirs ends, the process ends too."""
+"""Run the HTTP service and the worker in one process; if one of their threads ends, so does the process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from retrocare.observability import event, write_events
 from retrocare.settings import Settings
 
 LOOK_SECONDS = 0.5
-GRACE_SECONDS = 8  # requests in hand are answered, or cut off
+GRACE_SECONDS = 8  # for requests that are being answered
 
 
 def serve(settings: Settings, *, with_worker: bool = True) -> None:
@@ -39,7 +39,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
                 port=settings.port,
                 workers=1,
                 access_log=False,
-                log_config=None,  # its lines are events, as all others
+                log_config=None,  # its lines are written as events, like all others
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
         )
@@ -47,7 +47,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
         def end() -> None:
             server.should_exit = True
 
-        # The server raises the signal that ended it once more, when it is done: here, it has done its work.
+        # When it is done, uvicorn raises the signal that ended it once more.
         beside = working(service) if with_worker else nullcontext()
         with watched(service, end), suppress(SystemExit, KeyboardInterrupt), beside:
             server.run()
@@ -71,7 +71,7 @@ def not_listening(settings: Settings, why: str) -> ConfigurationError:
 
 
 def work(settings: Settings) -> None:
-    """Work on the list until SIGINT or SIGTERM. Raises as ``serve`` does."""
+    """Run a worker and the scheduler until SIGINT or SIGTERM. Raises as ``serve`` does."""
     write_events()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""Python values come in; SQL functions are called by the names of their arguments; rows, or our errors, go out.
+"""From Python values to the rows, or the errors, of SQL functions.
 
 `client` has one Python function per SQL function, `errors` makes PostgreSQL's errors ours, `connection` opens the
 database that the settings name. `migrations` brings a database up to date and `releases` says which ones this service

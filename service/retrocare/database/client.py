@@ -1,4 +1,4 @@
-"""One Python function per SQL function called, by the names of its arguments: what SQL can decide is decided there."""
+"""One Python method per SQL function, called by the names of its arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONGEST_LIST = 10_000  # rows of one answer
 
 @dataclass(frozen=True)
 class Contact:
-    """Who a caregiver is and how they are reached; of a change, None leaves what is known."""
+    """Who a caregiver is and how to reach them; in a change, None keeps the present value."""
 
     role: str | None = None
     name: str | None = None
@@ -44,11 +44,11 @@ class Contact:
 
 @dataclass(frozen=True)
 class Claim:
-    """A check in our hands (row of voice.claim), or, without lease_token, what became of it."""
+    """A leased check (a row of voice.claim); without lease_token, one that is not ours."""
 
     check_id: int
     lease_token: UUID | None
-    lost_leases: int  # above 0, this recording may kill whoever touches it
+    lost_leases: int  # above 0, the recording may crash the process
     state: str
     call_log_id: UUID
     recording_ref: str | None
@@ -63,7 +63,11 @@ class Database:
     def __init__(
         self, pool: ConnectionPool[psycopg.Connection[DictRow]], service_url: str, owner_url: str | None = None
     ) -> None:
-        self._pool, self.service_url, self.owner_url = pool, service_url, owner_url  # the owner's: of the embedded one
+        self._pool, self.service_url, self.owner_url = (
+            pool,
+            service_url,
+            owner_url,
+        )  # owner_url: of the embedded database only
 
     def _rows(self, function: str, /, **arguments: object) -> list[Row]:
         with self._connection() as connection:
@@ -134,9 +138,9 @@ class Database:
         idempotency_key: str | None = None,
         request_sha256: bytes | None = None,
     ) -> Claim:
-        """Lease the check of a call; a recording without one gets its call first, in the same transaction.
+        """Lease the check of a call; where no call is given, make one for the recording in the same transaction.
 
-        The same idempotency key of the same caller is about the same call.
+        A repeated idempotency key of one caller stands for the same call.
         """
         with self._connection() as connection, connection.transaction():
             [call] = _call(
@@ -248,19 +252,19 @@ class Database:
         return self._rows("care.api_key_list")
 
     def use_api_key(self, key_sha256: bytes, scope: str) -> Row | None:
-        """Return whose key this is and whether it allows that; None where it is nobody's."""
+        """Return whose key this is and whether it has the scope; None for an unknown key."""
         return next(iter(self._rows("care.use_api_key", key_sha256=key_sha256, scope=scope)), None)
 
     # time, and the operator
 
     def due_jobs(self, *, all_of_them: bool = False) -> list[str]:
-        """Return the jobs whose turn it is, or all, in the order in which to run them."""
+        """Return the jobs that are due, or all of them, in the order in which to run them."""
         if all_of_them:
             return self._values("care.due_jobs", at="infinity")
         return self._values("care.due_jobs")
 
     def run_job(self, job: str) -> int | None:
-        """Do what is due of a job; return how much, -1 where it failed, None while another run is under way."""
+        """Run a job; return how much it did, -1 where it failed, None while another run is under way."""
         done: int | None = self._value("care.run_job", job=job)
         return done
 
@@ -372,7 +376,7 @@ class Database:
     def compare_with_baseline(
         self, patient_id: UUID, encoder: str, embedding: npt.NDArray[np.float32], snr_db: float | None
     ) -> Row | None:
-        """Return how a voice compares with a complete baseline; None where there is none."""
+        """Compare a voice with the patient's complete baseline; None where there is none."""
         found = self._rows(
             "voice.compare_with_baseline",
             patient_id=patient_id,
@@ -447,7 +451,7 @@ class Database:
         return dict(self._value("voice.set_policy", encoder=encoder, changes=Jsonb(changes)))
 
     def call_measures(self, call_log_id: UUID) -> Row:
-        """Return what was measured of a call's recording; empty where nothing was."""
+        """Return what was measured in a call's recording; empty where nothing was."""
         return dict(self._value("care.call_measures", call_log_id=call_log_id) or {})
 
     def setup_report(self) -> Row:
@@ -455,7 +459,7 @@ class Database:
 
 
 def _call(connection: psycopg.Connection[DictRow], function: str, /, **arguments: object) -> list[Row]:
-    """Call a function by the names of its arguments: a release may add arguments with defaults, in any place."""
+    """Call a function by the names of its arguments, so that a release may add arguments with defaults anywhere."""
     named = [f'"{name}" => %s{"::extensions.vector" * isinstance(a, Vector)}' for name, a in arguments.items()]
     values = [argument.to_text() if isinstance(argument, Vector) else argument for argument in arguments.values()]
     return connection.execute(f"select * from {function}({', '.join(named)})".encode(), values).fetchall()

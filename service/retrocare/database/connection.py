@@ -1,4 +1,4 @@
-"""The database that the settings name, opened; the embedded one is started first, and brought up to date."""
+"""Opening the database that the settings name; the embedded one is started and migrated first."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from retrocare.settings import Settings
 
 @contextmanager
 def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
-    """Open the database that the settings name; the embedded one is started, brought up to date, and stopped if unused.
+    """Open the database that the settings name; the embedded one is started, migrated, and stopped when unused.
 
-    Raises: Unavailable, also of another release than this service works on; ConfigurationError.
+    Raises: Unavailable, also where the releases do not fit; ConfigurationError.
     """
     if settings.database_url:
         url = settings.database_url.get_secret_value()
@@ -39,7 +39,7 @@ def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: 
         except MigrationFailed as failure:
             if failure.code not in ("made_by_0_1", "baseline_changed"):
                 raise
-            # No way leads from this data to this release. It is kept, and this release starts with an empty database.
+            # These data cannot be upgraded. They are kept, and this release starts with an empty database.
             on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
             migrate(server.owner_url(), on_step)
         with _pooled(server.service_url(), settings) as pool:
@@ -53,7 +53,7 @@ def _checked(database: Database) -> Database:
 
 @contextmanager
 def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Connection[DictRow]]]:
-    # No prepared statements: a pooler in transaction mode lends another session to each transaction.
+    # No prepared statements: a pooler in transaction mode uses another session for each transaction.
     arguments = {
         "autocommit": True,
         "prepare_threshold": None,
@@ -70,6 +70,6 @@ def _pooled(url: str, settings: Settings) -> Iterator[ConnectionPool[psycopg.Con
         check=ConnectionPool.check_connection,
     )
     with translated(), psycopg.connect(url, connect_timeout=int(CONNECT_SECONDS)):
-        pass  # say at once, and clearly, what is wrong
+        pass  # fail at once, and with a clear error
     with pool:
         yield pool

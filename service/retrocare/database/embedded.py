@@ -1,8 +1,8 @@
 """A PostgreSQL with pgvector in a data folder, made to look like hosted Supabase.
 
 Any number of commands share one server. Each holds a shared lock on ``postgres-18.users`` while it works, which the
-kernel takes back however a process ends; ``postgres-18.turn`` is held while starting or stopping. Who leaves last stops
-the server; if the last one was killed, the next command finds the server running, and stops it when it leaves.
+kernel releases however the process ends; ``postgres-18.turn`` is held while starting or stopping. The last command to
+end stops the server. If that one was killed, the next command finds the server running and stops it at its end.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from retrocare.database.programs import OWN_DATABASE, OnStep, Programs, find_pro
 from retrocare.errors import ConfigurationError, Unavailable
 
 BOOTSTRAP = Path(__file__).with_name("embedded.sql")
-START_SECONDS = 90  # recovery after a crash may take its time
+START_SECONDS = 90  # recovery after a crash may take long
 LONGEST_SOCKET_PATH = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
-LONGEST_LOG = 10_000_000  # bytes; a longer one is begun anew at the next start
+LONGEST_LOG = 10_000_000  # bytes; a longer log is deleted at the next start
 
-# As hosted Supabase; and no statement, row or vector is written to the log.
+# As on hosted Supabase, except that no statement, row or vector is written to the log.
 SERVER_SETTINGS = {
     "listen_addresses": "",
     "timezone": "UTC",
@@ -45,20 +45,20 @@ SERVER_SETTINGS = {
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """Where the running server listens: only on a socket, in a folder that no other user of the machine may enter."""
+    """Where the server listens: on a socket in a folder that no other user of the machine may enter."""
 
     socket_dir: Path
 
     def owner_url(self, database: str = "postgres") -> str:
-        """Return the login of the migrations' owner, which is no superuser."""
+        """Return the URL of the migrations' owner, which is not a superuser."""
         return self._url("postgres", database)
 
     def service_url(self, database: str = "postgres") -> str:
-        """Return the login of the service; its role exists once the migrations are applied."""
+        """Return the URL of the service's login, which exists once the migrations are applied."""
         return self._url("retrocare_service", database)
 
     def admin_url(self, database: str = "postgres") -> str:
-        """Return the superuser's login, for the bootstrap and for tests."""
+        """Return the superuser's URL, for the bootstrap and for tests."""
         return self._url("supabase_admin", database)
 
     def _url(self, role: str, database: str) -> str:
@@ -100,12 +100,12 @@ def embedded(
             yield server
         finally:
             with _locked(turn), suppress(BlockingIOError):
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while somebody else is there
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while another command holds it
                 cluster.stop()
 
 
 def bootstrap(admin_url: str) -> None:
-    """Make one database look like hosted Supabase, in one transaction, unless this very script was run on it."""
+    """Make a database look like hosted Supabase, in one transaction, unless this script was run on it before."""
     script = BOOTSTRAP.read_text(encoding="utf-8")
     mark = f"retrocare bootstrap {hashlib.sha256(script.encode()).hexdigest()[:16]}"
     with psycopg.connect(admin_url, options="-c client_min_messages=warning") as connection:
@@ -116,7 +116,7 @@ def bootstrap(admin_url: str) -> None:
 
 
 class _Cluster:
-    """The data of one PostgreSQL version and the server on them; whoever calls holds the turn."""
+    """The data of one PostgreSQL version and the server on them; callers hold the lock ``turn``."""
 
     def __init__(self, pgdata: Path, version: int, settings: Mapping[str, str], on_step: OnStep) -> None:
         self.pgdata, self.version, self.settings, self.on_step = pgdata, version, settings, on_step
@@ -128,14 +128,14 @@ class _Cluster:
         return find_programs(self.version, self.pgdata, self.on_step)
 
     def running(self) -> EmbeddedServer | None:
-        """Return the server of this very folder if it answers; wait while it starts or recovers."""
+        """Return the server of this folder if it answers; wait while it starts or recovers."""
         deadline = time.monotonic() + START_SECONDS
         while lines := self._pid_lines():
             try:
                 server = EmbeddedServer(Path(lines[4]))
                 with psycopg.connect(server.admin_url(), connect_timeout=10) as connection:
                     folder = connection.execute("select current_setting('data_directory')").fetchone()
-                return server if folder == (str(self.pgdata),) else None  # else: the folder is a copy of another
+                return server if folder == (str(self.pgdata),) else None  # otherwise the folder is a copy of another
             except (IndexError, psycopg.OperationalError) as error:
                 if not self._is_alive(lines[0]):
                     return None
@@ -145,13 +145,13 @@ class _Cluster:
         return None
 
     def start(self) -> EmbeddedServer:
-        """Start a server that is not running, on new data if there are none; what a crash left does not stop it."""
+        """Start the server, on new data if there are none; files that a crash left do not keep it from starting."""
         if not self.pgdata.exists():
             self._create()
         lines = self._pid_lines()
         if lines and not self._is_alive(lines[0]):
             for stale in (self.pid_file, self.pgdata / ".s.PGSQL.5432.lock"):
-                stale.unlink(missing_ok=True)  # the number in it may by now be any other process, or a zombie
+                stale.unlink(missing_ok=True)  # its process id may by now be another process, or a zombie
         if self.log.exists() and self.log.stat().st_size > LONGEST_LOG:
             self.log.unlink()
         settings = {**self.settings, "unix_socket_directories": str(self._socket_dir())}
@@ -165,10 +165,10 @@ class _Cluster:
             words = "\n".join([output, *self._last_lines()])
             if "shared memory block" not in words or time.monotonic() > deadline:
                 raise self._unavailable(words)
-            time.sleep(0.2)  # the children of a killed server have not all gone yet
+            time.sleep(0.2)  # children of a killed server are still ending
 
     def stop(self) -> None:
-        """Stop the server if it runs; transactions that are open are rolled back."""
+        """Stop the server if it runs; open transactions are rolled back."""
         lines = self._pid_lines()
         if lines and self._is_alive(lines[0]):
             self.programs.run("pg_ctl", "-D", str(self.pgdata), "-w", "-m", "fast", "stop")
@@ -181,7 +181,7 @@ class _Cluster:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self.programs.lend(unfinished)
-        # The same order of text on every machine; 16 knows no C.UTF-8 of its own.
+        # The same collation on every machine; 16 has no builtin C.UTF-8.
         locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"] if self.version >= 17 else []
         login = ["--auth=trust", "--username=supabase_admin"]
         status, output = self.programs.run(
@@ -193,7 +193,7 @@ class _Cluster:
 
     def _socket_dir(self) -> Path:
         is_short = len(os.fsencode(self.pgdata / ".s.PGSQL.5432.lock")) <= LONGEST_SOCKET_PATH
-        if is_short and "," not in str(self.pgdata):  # to clients, a comma separates two servers
+        if is_short and "," not in str(self.pgdata):  # clients read a comma as a separator of hosts
             return self.pgdata
         folder = Path(tempfile.mkdtemp(prefix="retrocare-", dir="/tmp"))
         self.programs.lend(folder)
@@ -209,7 +209,7 @@ class _Cluster:
         return self.log.read_text(errors="replace").splitlines()[-5:] if self.log.exists() else []
 
     def _is_alive(self, pid: str) -> bool:
-        """Tell whether that process is a server on these data, and not another that was given its number."""
+        """Say whether that process is a server on these data, and not another process with a reused id."""
         try:
             return str(self.pgdata) in psutil.Process(int(pid)).cmdline()
         except (ValueError, psutil.Error):
@@ -223,7 +223,7 @@ class _Cluster:
 
 @contextmanager
 def _opened(data_dir: Path, name: str) -> Iterator[int]:
-    """Open a file that is only ever locked; make its folder first."""
+    """Open a lock file; make its folder first."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT, 0o600)

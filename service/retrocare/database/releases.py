@@ -1,7 +1,7 @@
-"""Releases: which one the database is, which one this service is, and whether they work together.
+"""Releases: that of the database, that of this service, and whether they work together.
 
-A release is brought to the database first, then to the services: so a service meets a database that is as new as
-itself, or newer, and ``care.release()`` says how old a service may be that works on it.
+The database is upgraded first, then the services. So a service meets a database that is as new as itself or newer, and
+``care.release()`` says which services still work on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from retrocare.errors import Unavailable
 
 
 class Release(NamedTuple):
-    """A version by its numbers: of 1.0.0.dev0 and 1.0.0, the same."""
+    """The three numbers of a version; 1.0.0.dev0 and 1.0.0 have the same."""
 
     major: int
     minor: int
@@ -26,7 +26,7 @@ class Release(NamedTuple):
 
 
 def release_of(version: str) -> Release:
-    """Read a version, or the name of a migration. Raises: ValueError where there is none in it."""
+    """Read the release in a version or in the name of a migration. Raises: ValueError where there is none."""
     found = re.search(r"(?:^|_)(\d+)[._](\d+)[._](\d+)", version)
     if not found:
         raise ValueError(f"{version!r} names no release")
@@ -44,7 +44,7 @@ def needed_release() -> Release:
 
 
 def check_release(found: dict[str, Any]) -> None:
-    """Refuse a database, a row of care.release(), that this service does not work on. Raises: Unavailable."""
+    """Refuse a database, given its row of care.release(), that this service does not work on. Raises: Unavailable."""
     database, oldest = release_of(found["version"]), release_of(found["oldest_service"])
     if database < needed_release():
         raise Unavailable(

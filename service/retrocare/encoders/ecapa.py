@@ -62,7 +62,7 @@ def _load(folder: Path) -> Any:
         return EncoderClassifier.from_hparams(
             source=str(folder),
             savedir=None,
-            overrides={"pretrained_path": str(folder)},  # without it the hub is asked even for a local folder
+            overrides={"pretrained_path": str(folder)},  # without it SpeechBrain asks the hub even for a local folder
             overrides_must_match=False,
             fetch_config=FetchConfig(allow_network=False),
             local_strategy=LocalStrategy.NO_LINK,
@@ -75,11 +75,11 @@ def _load(folder: Path) -> Any:
 def make_torchaudio_importable() -> None:
     """Let SpeechBrain import torchaudio where the real one cannot be: PyPI's is linked against CUDA.
 
-    ECAPA never calls it, so that an empty module serves.
+    ECAPA never calls it, so an empty module will do.
     """
     try:
         import torchaudio  # noqa: F401
     except (ImportError, OSError):
         stand_in = ModuleType("torchaudio")
-        stand_in.__version__ = "2.9.0"  # type: ignore[attr-defined]  # from here on SpeechBrain asks it nothing
+        stand_in.__version__ = "2.9.0"  # type: ignore[attr-defined]  # SpeechBrain asks for nothing else
         sys.modules["torchaudio"] = stand_in

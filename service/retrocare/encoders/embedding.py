@@ -10,7 +10,7 @@ import numpy.typing as npt
 from retrocare.audio.decode import Samples
 from retrocare.encoders.protocol import SAMPLE_RATE, Encoder, Vectors, Windows
 
-LEAST_WINDOWS = 3  # of two that differ, nobody can say which is the stranger's
+LEAST_WINDOWS = 3  # with two that differ, neither is the outlier
 OUTLIER_SHARE = 0.8  # of the median cosine: a window with less of it is somebody else's
 
 
@@ -19,15 +19,15 @@ class Embedding:
     """Hold a voice as one unit vector; agreement is the mean cosine of its windows to it, 1 where all agree."""
 
     vector: npt.NDArray[np.float32]  # (dimension,)
-    windows: int  # that it is the mean of
-    outlier_windows: int  # that were left out: of somebody else
+    windows: int  # in the mean
+    outlier_windows: int  # left out, as somebody else's
     agreement: float
 
 
 def embed(samples: Samples, encoder: Encoder) -> Embedding:
-    """Encode speech at 16 kHz: the mean of windows that leave no sample out, but for those of somebody else.
+    """Encode speech at 16 kHz as the mean of its windows, without those of somebody else.
 
-    *Raises*: RuntimeError where the network gives what is no direction (zero, infinite, not a number).
+    *Raises*: RuntimeError where the network returns a vector without a direction (zero, infinite, not a number).
     """
     vectors = encoder.encode(cut(samples, encoder.window_seconds)).astype(np.float64)
     kept = vectors[same_speaker(vectors)]
@@ -53,9 +53,9 @@ def same_speaker(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def cut(samples: Samples, window_seconds: float) -> Windows:
-    """Cut speech into as many windows as cover every sample, evenly spaced, the last one ending at the end.
+    """Cut speech into evenly spaced windows that cover every sample; the last one ends with the speech.
 
-    Speech that is shorter than a window is one window, as it is.
+    Speech that is shorter than a window is one shorter window.
     """
     size = round(window_seconds * SAMPLE_RATE)
     starts = np.linspace(0, len(samples) - size, -(-len(samples) // size)).round().astype(int)

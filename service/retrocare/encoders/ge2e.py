@@ -16,7 +16,7 @@ from retrocare.encoders.spectrum import PowerSpectrum
 from retrocare.encoders.weights import ge2e_weights
 
 FRAME, HOP, BANDS = 400, 160, 40  # samples, samples, mel bands
-LEVEL_DBFS = -30.0  # the network sees power, not its logarithm: loudness must be taken out first
+LEVEL_DBFS = -30.0  # the network takes power, not its logarithm, so loudness is levelled first
 
 
 class Ge2e:

@@ -1,7 +1,7 @@
-"""Networks run by ONNX Runtime: a third less work than in torch, and torch need not even be imported.
+"""Networks run by ONNX Runtime: a third less work than in torch, and torch need not be imported.
 
-The first start exports the loaded network into the model folder, in a process of its own, and compares the two; every
-start compares the file with what torch had answered then. What does not agree is not used.
+The first start exports the network into the model folder, in a process of its own, and compares the two. Every start
+compares the file with torch's answers, which it carries. A network that does not agree is not used.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from retrocare.encoders.protocol import SAMPLE_RATE, TorchEncoder, Vectors, Wind
 from retrocare.encoders.weights import Weights
 from retrocare.errors import ConfigurationError
 
-LEAST_COSINE = 0.9999  # between what torch and ONNX Runtime say of the same window
+LEAST_COSINE = 0.9999  # between torch's and ONNX Runtime's vectors of one window
 OPSET = 17
-EXPECTED, DESCRIBED = "retrocare.expected", "retrocare.encoder"  # what the file carries beside the network
+EXPECTED, DESCRIBED = "retrocare.expected", "retrocare.encoder"  # the metadata of the file
 EXPORT_SECONDS = 300.0
 
 
 class OnnxEncoder:
-    """Encode windows by themselves: on a CPU a batch gains nothing, and costs its memory.
+    """Encode windows one by one: on a CPU a batch gains nothing and costs memory.
 
-    *Raises*: ConfigurationError where the file cannot be read, or does not say what torch said.
+    *Raises*: ConfigurationError where the file cannot be read, or does not agree with torch.
     """
 
     def __init__(self, file: Path, threads: int) -> None:
-        # A window a thread: threads that share a window take a tenth more work for it, and spin while they wait.
+        # One window per thread: threads that share a window take a tenth more work, and spin while they wait.
         self.threads = threads
         self._each = ThreadPoolExecutor(threads, "encoding").map if threads > 1 else map
         options = onnxruntime.SessionOptions()
@@ -56,7 +56,7 @@ class OnnxEncoder:
         self.window_seconds: float = described["window_seconds"]
         self.agreement = float((self._answers() * expected).sum(axis=1).min())
         if not self.agreement >= LEAST_COSINE:
-            raise ConfigurationError(f"{file} does not say what torch said: cosine {self.agreement:.6f}")
+            raise ConfigurationError(f"{file} does not agree with torch: cosine {self.agreement:.6f}")
 
     def encode(self, windows: Windows) -> Vectors:
         return unit(np.concatenate(list(self._each(self._answer, windows))))
@@ -81,7 +81,7 @@ def load_exported(
         try:
             return OnnxEncoder(file, threads)
         except ConfigurationError:
-            file.unlink(missing_ok=True)  # cut short, or of another ONNX Runtime: once more
+            file.unlink(missing_ok=True)  # cut short, or made for another ONNX Runtime: export it again
     say(f"Exporting {weights.id} for ONNX Runtime, and comparing it with torch: once, some ten seconds.")
     command = [sys.executable, "-m", "retrocare.encoders.onnx", weights.family, str(weights.path), str(file)]
     try:
@@ -98,9 +98,9 @@ def load_exported(
 
 
 def export(encoder: TorchEncoder, file: Path) -> None:
-    """Write the network of an encoder, and what torch says of the probes, into one file.
+    """Write an encoder's network, and torch's answers for the probes, into one file.
 
-    *Raises*: ConfigurationError where ONNX Runtime does not say the same of them; then nothing is written.
+    *Raises*: ConfigurationError where ONNX Runtime does not agree with them; then nothing is written.
     """
     import onnx
     import torch
@@ -109,7 +109,9 @@ def export(encoder: TorchEncoder, file: Path) -> None:
     described = {"id": encoder.id, "dimension": encoder.dimension, "window_seconds": encoder.window_seconds}
     carried = {DESCRIBED: json.dumps(described), EXPECTED: json.dumps(expected.tolist())}
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of every number that it takes for a constant: hence the probes
+        warnings.simplefilter(
+            "ignore"
+        )  # tracing warns of every number that it takes for a constant; the probes tell whether it matters
         unfinished = Path(folder) / file.name
         torch.onnx.export(
             encoder.network,
@@ -128,7 +130,7 @@ def export(encoder: TorchEncoder, file: Path) -> None:
 
 
 def probes(window_seconds: float) -> list[Windows]:
-    """Give the windows by which two runtimes are compared: a whole one and shorter ones, swelling noise and tones."""
+    """Return the windows on which two runtimes are compared: noise and tones that swell, of three lengths."""
     random = np.random.default_rng(0)
     found = []
     for seconds in (window_seconds, 0.7 * window_seconds, 0.4):
@@ -140,14 +142,14 @@ def probes(window_seconds: float) -> list[Windows]:
 
 
 def _revision(weights: Weights) -> str:
-    """Change with the weights and with the code that makes the file."""
+    """Return a word that changes with the weights and with the code that exports them."""
     sources = [Path(__file__).with_name(f"{name}.py") for name in ("onnx", "spectrum", weights.family)]
     parts = [weights.digest.encode(), *(source.read_bytes() for source in sources)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
 def main() -> None:
-    """Export: FAMILY WEIGHTS FILE. A process of its own, since whoever only serves need not load torch."""
+    """Export FAMILY WEIGHTS FILE, in a process of its own: a service need not load torch."""
     family, path, file = sys.argv[1:]
     try:
         export(load_in_torch(family, Path(path)), Path(file))

@@ -1,4 +1,4 @@
-"""Which trained weights are at hand, where, and what they are called; nothing here loads a network.
+"""The trained weights: which are at hand, where, and under which id; nothing here loads a network.
 
 *Source*: ECAPA-TDNN: model card speechbrain/spkrec-ecapa-voxceleb (Apache-2.0), trained on VoxCeleb 1 and 2. GE2E: C.
 Jemine, PyPI package Resemblyzer 0.1.4 (Apache-2.0), trained on LibriSpeech "other" and VoxCeleb 1 and 2.
@@ -18,7 +18,7 @@ from pathlib import Path
 from retrocare.errors import ConfigurationError
 
 REPOSITORY = "speechbrain/spkrec-ecapa-voxceleb"
-REVISION = "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286"  # a model folder can run code when it is read: never "main"
+REVISION = "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286"  # pinned, never "main": reading a model folder can run code
 CHECKPOINT, DESCRIPTION = "embedding_model.ckpt", "hyperparams.yaml"
 KNOWN = {
     "0575cb64845e6b9a10db9bcb74d5ac32b326b8dc90352671d345e2ee3d0126a2": "ecapa-voxceleb-v1",
@@ -47,7 +47,7 @@ class Weights:
 
 
 def ecapa_weights(folder: Path) -> Weights:
-    """Name the weights of a folder in SpeechBrain's format.
+    """Describe the weights in a folder of SpeechBrain's format.
 
     *Raises*: ConfigurationError where it is not complete.
     """
@@ -58,7 +58,7 @@ def ecapa_weights(folder: Path) -> Weights:
 
 
 def ge2e_weights(file: Path | None = None) -> Weights:
-    """Name the weights of a file, or those of the package Resemblyzer, which is never imported: it wants a compiler.
+    """Describe the weights in a file, or in the package Resemblyzer, which is not imported: that needs a compiler.
 
     *Raises*: ConfigurationError where they are missing.
     """
@@ -74,10 +74,10 @@ def ge2e_weights(file: Path | None = None) -> Weights:
 def fetch_ecapa(model_dir: Path, seconds: float) -> Path:
     """Find ECAPA's folder in the model folder or the hub's cache, or download it within the given time.
 
-    The download is a process of its own, because a hub that hangs cannot be interrupted from within; what it had
+    The download runs in a process of its own, since a hub that hangs cannot be interrupted from within. What was
     received is kept for the next time.
 
-    *Raises*: ConfigurationError where it did not come.
+    *Raises*: ConfigurationError where it did not arrive.
     """
     folder = model_dir / REPOSITORY.rpartition("/")[2]
     if is_complete(folder):
@@ -93,7 +93,7 @@ def fetch_ecapa(model_dir: Path, seconds: float) -> Path:
         raise ConfigurationError(f"its weights did not come within {seconds:g} s", hint=HINT) from None
     except subprocess.CalledProcessError:
         raise ConfigurationError("the model hub could not be reached", hint=HINT) from None
-    with suppress(OSError):  # another process that fetched at the same time was first
+    with suppress(OSError):  # another process finished the same download first
         partial.rename(folder)
     return folder
 

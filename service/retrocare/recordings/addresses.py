@@ -1,6 +1,6 @@
-"""Who may be asked for a recording: URLs taken apart, the hosts that are allowed, and the addresses that are public.
+"""Where recordings may be fetched from: parsing URLs, the allowed hosts, and which IP addresses are public.
 
-A URL is parsed by narrower rules than any client's, so that no client can read it in another way.
+The parser is stricter than any HTTP client's, so that no client can understand a URL in another way.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _URL = re.compile(r"(https?)://([^/?#]*@)?(\[[^\]/?#]*\]|[^:/?#]*)(:[^/?#]*)?([/
 _PORT = re.compile(r":([1-9][0-9]{0,4})")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$)(?:{_LABEL}\.)*{_LABEL}")
-_NUMBER_LAST = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # what some clients take for an IPv4 address
+_NUMBER_LAST = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")  # some clients read these as an IPv4 address
 
 _GLOBAL_UNICAST, _NAT64 = IPv6Network("2000::/3"), IPv6Network("64:ff9b::/96")
-# IANA's special-purpose registries and one cloud's metadata; 6to4 and Teredo (in 2001::/23) lead anywhere.
+# IANA's special-purpose registries and one cloud's metadata; 6to4 and Teredo (in 2001::/23) can embed any address.
 _NOT_PUBLIC_4 = (
     "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 "
     "192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4"
@@ -34,7 +34,7 @@ _NOT_PUBLIC = [ip_network(network) for network in f"{_NOT_PUBLIC_4} {_NOT_PUBLIC
 
 @dataclass(frozen=True)
 class Url:
-    """An http(s) URL, taken apart."""
+    """The parts of an http(s) URL."""
 
     scheme: str
     host: str  # lower case, without a trailing dot; an IPv6 address without its brackets
@@ -58,7 +58,7 @@ class Url:
 
 
 def parse_url(text: str) -> Url:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises: FetchFailed with refusal characters, scheme, credentials, host or port.
     """
@@ -86,9 +86,9 @@ def parse_url(text: str) -> Url:
 
 
 def check_allowed(url: Url, settings: Settings, is_redirected: bool = False) -> bool:
-    """Return whether the host is named as private: then neither its scheme nor its addresses matter.
+    """Return whether the host is listed as private: then neither its scheme nor its addresses matter.
 
-    Where a redirect led is not told.
+    The error does not say where a redirect led.
 
     Raises: FetchFailed with refusal scheme, host or port.
     """
@@ -113,7 +113,7 @@ def check_allowed(url: Url, settings: Settings, is_redirected: bool = False) -> 
 
 
 def how_to_allow(url: Url, settings: Settings, is_host: bool) -> str:
-    """Name the setting that would allow this URL, given those that are set; ``is_host``: its host is allowed."""
+    """Name the setting that would allow this URL; ``is_host`` says that its host is allowed already."""
     if url.port != PORTS[url.scheme] or _is_private_name(url.host):
         return _add("RETROCARE_FETCH_PRIVATE_HOSTS", url.with_port, settings.fetch_private_hosts)
     hints = []
@@ -127,18 +127,18 @@ def how_to_allow(url: Url, settings: Settings, is_host: bool) -> str:
 
 
 def _add(setting: str, host: str, already: str) -> str:
-    """Say how to name one more host; those that are named already are not told."""
+    """Say how to add a host to a setting, without repeating the hosts that it has."""
     return f"Add {host} to {setting}." if already.strip() else f"Set {setting}={host}."
 
 
 def _is_private_name(host: str) -> bool:
-    """Say whether a host, by its name alone, can only be a private one."""
+    """Say whether the name alone shows that a host is private."""
     is_address = ":" in host or bool(_NUMBER_LAST.fullmatch(host))
     return not is_public(host) if is_address else "." not in host
 
 
 def is_public(address: str) -> bool:
-    """Say whether an IP address is global unicast; one that stands for an IPv4 address is judged as that."""
+    """Say whether an IP address is global unicast; an IPv6 address that embeds an IPv4 one counts as that."""
     try:
         found = ip_address(address)
     except ValueError:

@@ -1,6 +1,6 @@
-"""One way to get the bytes of a recording: a URL, a Supabase Storage object, or a file.
+"""The one way to the bytes of a recording: from a URL, a Supabase Storage object, or a file.
 
-What a recording is, its bytes say (``audio``); the Content-Type of whoever sent them is not looked at.
+The Content-Type is ignored: the bytes themselves say what they are (`audio`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOT_IN_NAMES = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff%\\]")
 
 @dataclass(frozen=True)
 class Recording:
-    """Where a recording is (an address, a file, or the bytes that were sent), and where the patient is in it."""
+    """Where a recording is (a reference, a file, or bytes that were sent), and on which channel the patient is."""
 
     reference: str | None = None
     channel: NamedChannel | None = None
@@ -43,7 +43,7 @@ class Recording:
 
 
 def check_reference(reference: str) -> str:
-    """Return the reference if it is one that can be meant; whether it is allowed, ``fetch`` says.
+    """Return the reference if it is well formed; whether it is allowed is decided by ``fetch``.
 
     Raises: BadRequest with bad_recording_reference.
     """
@@ -118,7 +118,7 @@ def storage_client(settings: Settings) -> Client:
 
 
 class _Guarded(httpx.BaseTransport):
-    """Carry the Supabase client's requests within the budget of the guard; SUPABASE_URL may lead anywhere."""
+    """Send the Supabase client's requests within a FetchBudget; SUPABASE_URL itself may be any host."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,8 +1,8 @@
-"""The guarded GET: at which address a host is asked, for how long and for how much.
+"""A GET that cannot be led to another host (SSRF), and that is bounded in time and size.
 
-A host is resolved once; every answer must be public, and the connection goes to exactly these answers, while SNI,
-certificate and Host header keep the name. No proxy, no cookie, no credential. An error says what kind of thing was
-wrong, never the address behind a name, a query string or a body; ``refusal`` is the kind in a word, for counting.
+A host is resolved once. Every address must be public, and the connection goes to exactly those addresses, while SNI,
+certificate and Host header keep the name. No proxy, cookie or credential is used. An error says what was wrong, but
+never an IP address, a query string or a body; ``refusal`` is the reason in one word, for counting.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Resolver = Callable[[str], Iterable[str]]  # a host's name -> its addresses; rai
 Headers = Sequence[tuple[bytes, bytes]]
 
 MOST_REDIRECTS = 3
-SILENCE_SECONDS = 10.0  # the longest wait for a name, a connection, or the next bytes
+SILENCE_SECONDS = 10.0  # the longest wait for an address, a connection, or the next bytes
 HEADERS = [(b"User-Agent", b"retrocare-voice"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity")]
 FRAMING_BYTES = 1_000_000  # headers, chunk sizes and redirects may take this much beside the recording
 
 for _name in ("httpcore", "httpx"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # below it they write addresses with their query strings
+    logging.getLogger(_name).setLevel(logging.WARNING)  # at lower levels they log URLs with their query strings
 
 
 def system_resolver(host: str) -> list[str]:
-    """Return the addresses that the operating system knows."""
+    """Resolve a host by the operating system."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
@@ -51,7 +51,7 @@ def _trusted() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Network:
-    """How names become addresses, addresses connections, and which certificates are believed."""
+    """How hosts are resolved and connected to, and which certificates are trusted."""
 
     resolve: Resolver = system_resolver
     backend: httpcore.NetworkBackend = field(default_factory=httpcore.SyncBackend)
@@ -62,7 +62,7 @@ INTERNET = Network()
 
 
 class FetchBudget:
-    """How long, and how many bytes, one fetch may still take."""
+    """How many seconds and bytes one fetch may still take."""
 
     def __init__(self, settings: Settings) -> None:
         self.seconds, self.bytes, self._received = settings.fetch_seconds, settings.maximum_recording_bytes, 0
@@ -105,7 +105,7 @@ def get(url: str, settings: Settings, network: Network = INTERNET) -> bytes:
 
 
 def resolve(host: str, budget: FetchBudget, network: Network) -> list[str]:
-    """Return the host's addresses; a resolver that hangs is left behind.
+    """Return the host's addresses; a resolver that hangs is abandoned.
 
     Raises: FetchFailed.
     """
@@ -131,9 +131,9 @@ def resolve(host: str, budget: FetchBudget, network: Network) -> list[str]:
 def send_get(
     url: Url, headers: Headers, addresses: list[str], budget: FetchBudget, network: Network
 ) -> Iterator[httpcore.Response]:
-    """Send one GET to one of the addresses, and give the answer, its body unread.
+    """Send one GET to one of the addresses; yield the response with its body unread.
 
-    Raises: FetchFailed, whatever breaks while the answer is in use.
+    Raises: FetchFailed for every network error inside the block.
     """
     wanted = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
     pinned = _Pinned(addresses, budget, network.backend)
@@ -193,7 +193,7 @@ def _header(response: httpcore.Response, name: bytes) -> list[bytes]:
 
 
 class _Pinned(httpcore.NetworkBackend):
-    """Connect to the addresses that were checked, whatever host the client names."""
+    """Connect only to the addresses that were checked, whatever host the client asks for."""
 
     def __init__(self, addresses: list[str], budget: FetchBudget, backend: httpcore.NetworkBackend) -> None:
         self._addresses, self._limits, self._backend = addresses, budget, backend
@@ -209,7 +209,7 @@ class _Pinned(httpcore.NetworkBackend):
 
 
 class _Limited(httpcore.NetworkStream):
-    """Let no single step outlast the budget, whatever time-out the client gives."""
+    """Bound every read and write by the budget, whatever time-out the client asks for."""
 
     def __init__(self, stream: httpcore.NetworkStream, budget: FetchBudget) -> None:
         self._stream, self._limits = stream, budget

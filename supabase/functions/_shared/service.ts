@@ -1,24 +1,22 @@
-/** The Python service's doorbell. It polls anyway: a bell that is not heard costs seconds, and nothing else. */
-import { log } from "./events.ts";
+/** Waking the Python service. It polls anyway, so that a wake-up that fails costs seconds and nothing else. */
+import { log } from "./log.ts";
 import type { Settings } from "./settings.ts";
 
 const WAKE_MILLISECONDS = 5_000;
 
-/** Have the service look for work now, where PYTHON_SERVICE_URL says where it is. Never fails. */
-export async function wakeService(settings: Settings): Promise<boolean> {
-  if (!settings.serviceUrl) return false;
+/** Have the service look for work now, if PYTHON_SERVICE_URL is set. Never fails. */
+export async function wakeService(settings: Settings): Promise<void> {
+  if (!settings.serviceUrl) return;
   try {
-    const answer = await fetch(`${settings.serviceUrl}/wake`, {
+    const response = await fetch(`${settings.serviceUrl}/wake`, {
       method: "POST",
       headers: settings.serviceKey ? { authorization: `Bearer ${settings.serviceKey}` } : {},
       redirect: "manual",
       signal: AbortSignal.timeout(WAKE_MILLISECONDS),
     });
-    await answer.body?.cancel();
-    if (!answer.ok) log("warning", "wake_refused", { status: answer.status });
-    return answer.ok;
+    await response.body?.cancel();
+    if (!response.ok) log("warning", "wake_up_refused", { status: response.status });
   } catch {
-    log("warning", "wake_failed");
-    return false;
+    log("warning", "wake_up_failed");
   }
 }

@@ -1,49 +1,53 @@
 /**
- * Copies recordings that are due from the provider into Storage. Asked by the database's doorbell, by a schedule, or by
- * an operator: POST `{call_log_id?, at?, sweep?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
+ * Copies recordings that are due from the phone providers into Storage. Called by the database's wake-ups, by a
+ * schedule or by an operator: POST `{call_log_id?, at?, reconcile?}`, with RETROCARE_FUNCTIONS_KEY as bearer.
  *
- * It promises: it may be asked at any moment, by any number of callers, and ends within a minute or two; what it did not
- * come to is due still. With `sweep` it first asks the provider for calls that were never reported. The answer counts
- * what was done; one recording's failure is a row with a code, and no failure of the request.
+ * It may be called at any time, by any number of callers, and ends within a minute or two; what it did not get to is
+ * due still. With `reconcile` it first looks through the providers' calls for those that were never reported. The
+ * response counts what was done; the failure of one recording is a row with a code, not a failure of the request.
  */
-import { collect, type Errand } from "../_shared/collecting.ts";
-import { type Asked, misunderstood, readAsked, RUN_MILLISECONDS } from "../_shared/errands.ts";
-import { log } from "../_shared/events.ts";
-import { answered } from "../_shared/problems.ts";
-import { isUuid } from "../_shared/requests.ts";
+import { respond } from "../_shared/http/problems.ts";
+import { isUuid } from "../_shared/http/requests.ts";
+import { log } from "../_shared/log.ts";
+import { collect } from "../_shared/recordings/collect.ts";
+import { invalidOptions, readRunOptions, RUN_MILLISECONDS, type RunRequest } from "../_shared/run_options.ts";
 import { type Environment, readSettings } from "../_shared/settings.ts";
-import { sweep } from "../_shared/sweeping.ts";
+import { PROVIDERS } from "../providers/registry.ts";
+import { reconcile } from "./reconcile.ts";
 
-const SWEEP_MILLISECONDS = 25_000;
+const RECONCILE_MILLISECONDS = 25_000;
 
 export function handle(
   request: Request,
   environment: Environment = Deno.env,
   runMilliseconds = RUN_MILLISECONDS,
+  providers = PROVIDERS,
 ): Promise<Response> {
-  return answered("collect-recordings", async () => {
+  return respond("collect-recordings", async () => {
     const begun = performance.now();
-    const asked = errandOf(await readAsked(request, environment));
-    const settings = readSettings(environment);
-    const sweepUntil = begun + Math.min(SWEEP_MILLISECONDS, runMilliseconds);
-    const swept = asked.isSweep ? await sweep(settings, sweepUntil, asked.at) : undefined;
-    const collected = await collect(settings, { ...asked, until: begun + runMilliseconds });
-    log("info", "collected", {
+    const run = await readRunOptions(request, environment, runMilliseconds);
+    const { callLogId, isReconciling } = fieldsOf(run);
+    const settings = readSettings(environment, providers);
+    const reconcileUntil = Math.min(begun + RECONCILE_MILLISECONDS, run.options.until);
+    const reconciled = isReconciling ? await reconcile(settings, { ...run.options, until: reconcileUntil }) : undefined;
+    const collected = await collect(settings, { ...run.options, ...(callLogId ? { callLogId } : {}) });
+    log("info", "run_finished", {
+      function: "collect-recordings",
       claimed: collected.claimed,
-      stored: collected.stored,
-      listed: swept?.listed,
-      received: swept?.received,
+      done: collected.done,
+      is_done: collected.isDone,
+      reconciled: reconciled && Object.values(reconciled).reduce((sum, { received }) => sum + received, 0),
       ms: Math.round(performance.now() - begun),
     });
-    return Response.json({ collected, ...(swept ? { swept } : {}) });
+    return Response.json({ collected, ...(reconciled ? { reconciled } : {}) });
   });
 }
 
-function errandOf({ at, fields }: Asked): Omit<Errand, "until"> & { readonly isSweep: boolean } {
-  const { call_log_id: callLogId, sweep: isSweep = false } = fields;
-  if (callLogId !== undefined && !isUuid(callLogId)) throw misunderstood("call_log_id is no uuid");
-  if (typeof isSweep !== "boolean") throw misunderstood("sweep is neither true nor false");
-  return { ...(callLogId ? { callLogId } : {}), ...(at ? { at } : {}), isSweep };
+function fieldsOf({ fields }: RunRequest): { callLogId?: string; isReconciling: boolean } {
+  const { call_log_id: callLogId, reconcile = false } = fields;
+  if (callLogId !== undefined && !isUuid(callLogId)) throw invalidOptions("call_log_id must be a UUID");
+  if (typeof reconcile !== "boolean") throw invalidOptions("reconcile must be true or false");
+  return { isReconciling: reconcile, ...(callLogId ? { callLogId } : {}) };
 }
 
 if (import.meta.main) Deno.serve((request) => handle(request));

@@ -1,5 +1,5 @@
-/** What a channel is: a function that hands one message to a provider, and how that fails. */
-import type { Network } from "../_shared/exchange.ts";
+/** What a channel is: a function that hands one message to a provider; and how that fails. */
+import type { Network } from "../_shared/http/pinned_client.ts";
 import type { Environment, Settings } from "../_shared/settings.ts";
 
 /** A row of claim_deliveries(). */
@@ -15,11 +15,11 @@ export interface Delivery {
   readonly level: "warning" | "emergency" | "critical";
   readonly change: string;
   readonly alert_id: string;
-  /** Of the sign; null: no call is behind it. */
+  /** The call that the alert comes from; null: none. */
   readonly call_log_id: string | null;
   readonly patient_id: string;
   readonly attempts: number;
-  /** How an earlier attempt ended is not known. */
+  /** It is not known how an earlier attempt ended. */
   readonly may_have_been_sent: boolean;
   readonly created_at: string;
 }
@@ -32,28 +32,28 @@ export interface Tools {
   readonly seconds: number;
 }
 
-/** Hand a message over; give the provider's id of it, or null where it has none. Raises a DeliveryFailure. */
+/** Hand a message over; returns the provider's id of it, or null if it has none. Raises a DeliveryFailure. */
 export type Channel = (delivery: Delivery, tools: Tools) => Promise<string | null>;
 
-/** What became of a message, by the provider's id of it; pending: it is not known yet. Raises a DeliveryFailure. */
+/** What became of a message, by the provider's id; pending: it is not known yet. Raises a DeliveryFailure. */
 export type Receipt = (providerMessageId: string, tools: Tools) => Promise<Received>;
 
 export interface Received {
   readonly outcome: "delivered" | "undelivered" | "pending";
-  /** The provider's code for it, where it gave one. */
+  /** The provider's code, if it gave one. */
   readonly code?: string;
 }
 
 export interface FailureDetails {
-  /** Trying again is of no use. */
+  /** Another attempt would fail, too. */
   readonly isPermanent?: boolean;
-  /** The provider may have taken it all the same. */
+  /** The provider may have accepted it nevertheless. */
   readonly mayHaveBeenSent?: boolean;
-  /** It stays so until the operator mends it. */
+  /** Only the operator can mend it. */
   readonly isOperators?: boolean;
 }
 
-/** `code` is stable; the message is ours, and never has a number, a name, a provider's words or an address in it. */
+/** `code` is stable; the message is our own: no phone number, name or address, and nothing that the provider wrote. */
 export class DeliveryFailure extends Error {
   readonly isPermanent: boolean;
   readonly mayHaveBeenSent: boolean;
@@ -68,7 +68,7 @@ export class DeliveryFailure extends Error {
   }
 }
 
-/** Give a channel's setting. Raises a DeliveryFailure that names it: it is tried again, as it may be set meanwhile. */
+/** A channel's setting. Raises a DeliveryFailure that names it, and that is retried: it may be set meanwhile. */
 export function setting(channel: string, name: string, tools: Tools): string {
   const value = tools.environment.get(name);
   if (!value) throw notConfigured(channel, `${name} is not set.`);

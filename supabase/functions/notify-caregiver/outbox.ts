@@ -1,5 +1,5 @@
-/** The outbox as it is worked on: one method for each SQL function. */
-import { Database } from "../_shared/database.ts";
+/** The outbox of messages to caregivers: one method for each SQL function. */
+import { Database } from "../_shared/database/client.ts";
 import type { Settings } from "../_shared/settings.ts";
 import type { Delivery, DeliveryFailure } from "./channel.ts";
 
@@ -18,11 +18,17 @@ export class Outbox {
     this.#database = new Database(settings);
   }
 
-  claim(worker: string, count: number, leaseSeconds: number): Promise<Delivery[]> {
-    return this.#database.rpc("claim_deliveries", { worker, count, lease_seconds: leaseSeconds, at: this.at });
+  async claim(worker: string, leaseSeconds: number): Promise<Delivery | undefined> {
+    const [delivery]: Delivery[] = await this.#database.rpc("claim_deliveries", {
+      worker,
+      count: 1,
+      lease_seconds: leaseSeconds,
+      at: this.at,
+    });
+    return delivery;
   }
 
-  /** Say whether the lease still held. */
+  /** Returns whether the lease still held. */
   finish(delivery: Delivery, providerMessageId: string | null): Promise<boolean> {
     return this.#database.rpc("finish_delivery", {
       delivery_id: delivery.delivery_id,
@@ -32,7 +38,7 @@ export class Outbox {
     });
   }
 
-  /** Give the state that the delivery is in now. */
+  /** Returns the state of the delivery. */
   fail(delivery: Delivery, failure: DeliveryFailure): Promise<string> {
     return this.#database.rpc("fail_delivery", {
       delivery_id: delivery.delivery_id,
@@ -45,11 +51,12 @@ export class Outbox {
     });
   }
 
+  /** Receipts are not leased: each claim is counted, and the receipt may be due again at once. */
   claimReceipts(count: number): Promise<ReceiptClaim[]> {
     return this.#database.rpc("claim_receipts", { count, at: this.at });
   }
 
-  /** Give the state that the delivery is in now. */
+  /** Returns the state of the delivery. */
   finishReceipt(claim: ReceiptClaim, isDelivered: boolean, message: string | null): Promise<string | null> {
     return this.#database.rpc("finish_receipt", {
       delivery_id: claim.delivery_id,

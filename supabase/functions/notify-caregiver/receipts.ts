@@ -1,55 +1,56 @@
 /**
- * Asking what became of messages that were accepted: a text message may be accepted and never arrive.
+ * Receipts: what became of messages that were accepted. A text message may be accepted and never arrive.
  *
- * The database counts the questions; one that fails is followed by the next, and after the last the message counts as
+ * The database counts how often the provider was asked about a message; after the last time the message counts as
  * accepted and nothing more.
  */
-import { log } from "../_shared/events.ts";
-import { kind } from "../_shared/problems.ts";
+import { errorKind } from "../_shared/http/problems.ts";
+import { log } from "../_shared/log.ts";
+import { type Counts, drain, type Outcome } from "../_shared/queue.ts";
+import type { RunOptions } from "../_shared/run_options.ts";
 import { DeliveryFailure, type Receipt, type Tools } from "./channel.ts";
 import { smsReceipt } from "./channels/sms.ts";
 import { Outbox, type ReceiptClaim } from "./outbox.ts";
 
-/** The channels whose provider can say it. */
+/** The channels whose provider knows. */
 const RECEIPTS: Readonly<Record<string, Receipt>> = { sms: smsReceipt };
 const LANES = 4;
 const BATCH = 100;
 
-export interface Receipts {
-  readonly asked: number;
-  readonly delivered: number;
-  readonly undelivered: number;
-}
-
-/** Ask for the receipts that are due, until a moment of performance.now(). Raises a Problem where the database does not answer. */
-export async function collectReceipts(tools: Tools, until: number, at?: string): Promise<Receipts> {
+/**
+ * Get the receipts that are due. `done` are the messages that arrived; `undelivered` did not, and `receipt_pending` are
+ * those of which the provider does not know yet. Raises a Problem if the database does not answer.
+ */
+export async function collectReceipts(tools: Tools, { at, until }: RunOptions): Promise<Counts> {
   const outbox = new Outbox(tools.settings, at);
-  const claims = performance.now() < until ? await outbox.claimReceipts(BATCH) : [];
-  const outcomes: string[] = [];
-  const lane = async () => {
-    for (let claim = claims.shift(); claim && performance.now() < until; claim = claims.shift()) {
-      outcomes.push(await settle(claim, outbox, tools));
-    }
-  };
-  await Promise.all(Array.from({ length: LANES }, lane));
-  const count = (wanted: string) => outcomes.filter((outcome) => outcome === wanted).length;
-  return { asked: outcomes.length, delivered: count("delivered"), undelivered: count("undelivered") };
+  // Claimed together: one by one, an overdue receipt would be claimed up to three times in this run.
+  let batch: Promise<ReceiptClaim[]> | undefined;
+  const counts = await drain({
+    claim: async () => (await (batch ??= outbox.claimReceipts(BATCH))).shift(),
+    work: (claim) => readReceipt(claim, outbox, tools),
+    until,
+    lanes: LANES,
+  });
+  return { ...counts, isDone: counts.isDone && counts.claimed < BATCH };
 }
 
-async function settle(claim: ReceiptClaim, outbox: Outbox, tools: Tools): Promise<string> {
+async function readReceipt(claim: ReceiptClaim, outbox: Outbox, tools: Tools): Promise<Outcome> {
   const fields = { delivery_id: claim.delivery_id, call_log_id: claim.call_log_id, channel: claim.channel };
   const receipt = Object.hasOwn(RECEIPTS, claim.channel) ? RECEIPTS[claim.channel] : undefined;
-  if (!receipt) return "pending";
+  if (!receipt) return { failed: "receipt_pending" };
+  let received;
   try {
-    const { outcome, code } = await receipt(claim.provider_message_id, tools);
-    if (outcome === "pending") return outcome;
-    const why = `The provider could not deliver the message${code ? ` (${code})` : ""}.`;
-    await outbox.finishReceipt(claim, outcome === "delivered", outcome === "delivered" ? null : why);
-    log(outcome === "delivered" ? "info" : "error", `message_${outcome}`, { ...fields, code });
-    return outcome;
+    received = await receipt(claim.provider_message_id, tools);
   } catch (error) {
     if (!(error instanceof DeliveryFailure)) throw error;
-    log("warning", "receipt_failed", { ...fields, code: error.code, error: kind(error) });
-    return "pending";
+    log("warning", "receipt_failed", { ...fields, code: error.code, error: errorKind(error) });
+    return { failed: error.code };
   }
+  const { outcome, code } = received;
+  if (outcome === "pending") return { failed: "receipt_pending" };
+  const isDelivered = outcome === "delivered";
+  const reason = `The provider could not deliver the message${code ? ` (${code})` : ""}.`;
+  await outbox.finishReceipt(claim, isDelivered, isDelivered ? null : reason);
+  log(isDelivered ? "info" : "error", `message_${outcome}`, { ...fields, code });
+  return isDelivered ? "done" : { failed: "undelivered" };
 }

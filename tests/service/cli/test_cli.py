@@ -275,9 +275,9 @@ def test_a_setting_that_is_wrong_is_named(retrocare: Run) -> None:
         assert f"{name}:" in done.stderr
 
 
-def test_an_encoder_that_nobody_knows_is_refused_where_one_is_needed(retrocare: Run, tmp_path: Path) -> None:
+def test_an_encoder_that_nobody_knows_is_refused_where_one_is_needed(own_process: Run, tmp_path: Path) -> None:
     for command in (("check", "Ana", str(tmp_path / "call.wav")), ("backfill",), ("start",)):
-        done = retrocare(*command, RETROCARE_ENCODER="mfcc", PORT="0")
+        done = own_process(*command, RETROCARE_ENCODER="mfcc", PORT="0")
         assert done.returncode == 1
         assert "no encoder is called 'mfcc'" in done.stderr
         assert "RETROCARE_ENCODER is one of auto, ecapa, ge2e" in done.stderr

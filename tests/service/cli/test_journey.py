@@ -1,12 +1,12 @@
 """The journey of one call. The same eight lines stand in the README and at the top of the schema.
 
-1 the call ends           functions/vapi-webhook     verifies the sender, calls receive_call_report()
-2 the call is a row       call_logs                  one row per provider call id, however often it is reported
-3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by the integrator
-4 a check is queued       trigger request_check      care.checks, in the same transaction
-5 audio becomes a vector  service/.../pipeline.py    fetch, decode, patient's channel, speech, encode
+1 the call ends           functions/call-webhook     authenticates the provider, calls receive_call_report()
+2 the call is a row       call_logs                  one row per call of the provider, however often it is reported
+3 the recording is here   call_logs.recording_ref    copied to Storage, or an address given by an integrator
+4 a check is queued       trigger request_check      a row of care.checks, in the same transaction
+5 audio becomes a vector  service, checks/pipeline   fetch, decode, the patient's channel, speech, encode
 6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
-7 an alert is raised      public.caregiver_alerts    at most one open alert per patient
+7 an alert is raised      public.caregiver_alerts    at most one unresolved alert per patient
 8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
 """
 

@@ -328,5 +328,5 @@ def test_load_encoder_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(m
 
 
 def test_importing_the_encoder_module_does_not_import_torch() -> None:
-    program = "import sys, retrocare.encoders.encoder, retrocare.audio.speech; print('torch' in sys.modules)"
+    program = "import sys, retrocare.encoders.loading, retrocare.audio.speech; print('torch' in sys.modules)"
     assert run_python(program) == "False"

@@ -82,7 +82,7 @@ def test_a_file_that_does_not_say_what_torch_said_is_refused(exported: Path) -> 
     agreed = OnnxEncoder(file, 1)
     assert agreed.agreement > 0.99999
     altered(file, lambda expected: expected[0].reverse())
-    with pytest.raises(ConfigurationError, match="does not say what torch said"):
+    with pytest.raises(ConfigurationError, match="does not agree with torch"):
         OnnxEncoder(file, 1)
 
 
@@ -105,7 +105,7 @@ def test_an_export_that_disagrees_with_torch_leaves_no_file_behind(tmp_path: Pat
         def encode(self, windows: object) -> np.ndarray:
             return np.eye(1, self.dimension, dtype=np.float32)
 
-    with pytest.raises(ConfigurationError, match="does not say what torch said"):
+    with pytest.raises(ConfigurationError, match="does not agree with torch"):
         export(Disagreeing(), tmp_path / "network.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,17 +1,18 @@
 /**
- * A signed POST to an address that a caregiver, or who cares for them, has entered.
+ * A signed POST to a URL that was entered for a caregiver.
  *
- * `X-RetroCare-Signature` is the HMAC-SHA256, in hex, of `{X-RetroCare-Timestamp}.{body}` with the receiver's secret; the
- * timestamp is in seconds, of this attempt. `Idempotency-Key` is the same at each attempt: who has seen it, has seen it all.
+ * `X-RetroCare-Signature` is the HMAC-SHA256, in hex, of `{X-RetroCare-Timestamp}.{body}` with the receiver's secret;
+ * the timestamp is in seconds, of this attempt. `Idempotency-Key` is the same at each attempt, so that a receiver can
+ * recognise a message that it has already.
  */
 import { createHmac } from "node:crypto";
-import { asked, NoReply } from "../asking.ts";
 import { type Channel, DeliveryFailure, setting } from "../channel.ts";
+import { NoResponse, requestProvider } from "../provider_request.ts";
 
-/** The address is gone, or says that there is none. */
+/** Statuses that say that the URL is gone for good. */
 const GONE = [404, 410];
 
-/** The secret of one receiver, so that no receiver can sign as we do to another: HMAC-SHA256 of its address, in hex. */
+/** A receiver's own secret, the HMAC-SHA256 of its URL in hex: with it, no receiver can forge messages to another. */
 export function receiverSecret(masterSecret: string, address: string): string {
   return createHmac("sha256", masterSecret).update(address).digest("hex");
 }
@@ -31,7 +32,7 @@ export const webhook: Channel = async (delivery, tools) => {
     sent_at: now.toISOString(),
     delivery_id: delivery.delivery_id,
   });
-  const question = {
+  const request = {
     method: "POST",
     headers: {
       "content-type": "application/json",
@@ -41,20 +42,22 @@ export const webhook: Channel = async (delivery, tools) => {
     },
     body: new TextEncoder().encode(body),
   } as const;
-  const status = await asked(delivery.address, question, tools, (answer) => Promise.resolve(answer.status))
+  const status = await requestProvider(delivery.address, request, tools, ({ status }) => Promise.resolve(status))
     .catch(failed);
   if (status >= 200 && status < 300) return null;
-  throw new DeliveryFailure(`webhook_${status}`, `The webhook's host answered ${status}.`, {
-    isPermanent: GONE.includes(status),
-    mayHaveBeenSent: status >= 500,
-  });
+  throw new DeliveryFailure(
+    `webhook_${status}`,
+    `The webhook's host answered ${status}.`,
+    { isPermanent: GONE.includes(status), mayHaveBeenSent: status >= 500 },
+  );
 };
 
 function failed(error: unknown): never {
-  if (!(error instanceof NoReply)) throw error;
+  if (!(error instanceof NoResponse)) throw error;
   const code = error.isRefused ? "webhook_refused" : "webhook_unreachable";
-  throw new DeliveryFailure(code, `The webhook was not told: ${error.message}.`, {
-    isPermanent: error.isRefused,
-    mayHaveBeenSent: error.isArrived,
-  });
+  throw new DeliveryFailure(
+    code,
+    `The webhook was not reached: ${error.message}.`,
+    { isPermanent: error.isRefused, mayHaveBeenSent: error.mayHaveArrived },
+  );
 }
