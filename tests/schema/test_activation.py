@@ -369,7 +369,7 @@ def test_a_call_that_is_opened_during_activation_is_opened_once(
     assert check(records, call)["model"] == NEXT
 
 
-def test_a_call_that_comes_in_during_activation_is_found_by_the_sweep(
+def test_a_call_that_comes_in_during_activation_is_found_by_the_job(
     records: Records, patient_id: UUID, connect: Callable[[bool], Service]
 ) -> None:
     """Its transaction has read that the old encoder is active; it holds up nobody, and is not forgotten."""

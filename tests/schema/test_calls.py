@@ -314,12 +314,12 @@ def test_calls_that_are_held_one_after_the_other_are_the_operators(records: Reco
     )
 
 
-def test_a_sweep_that_ended_in_the_future_passes_over_nothing(records: Records) -> None:
+def test_a_reconciliation_that_ended_in_the_future_passes_over_nothing(records: Records) -> None:
     records.rpc("finish_reconciliation", provider="vapi", until="2999-01-01")
     assert (
         NOON - timedelta(days=1) < records.rpc("reconcile_since", provider="vapi", at=NOON)[0]["reconcile_since"] < NOON
     )
 
 
-def test_a_provider_that_was_never_swept_is_swept_as_far_back_as_it_keeps_recordings(records: Records) -> None:
+def test_a_first_reconciliation_looks_as_far_back_as_the_provider_keeps_recordings(records: Records) -> None:
     assert records.rpc("reconcile_since", provider="vapi", at=NOON)[0]["reconcile_since"] == NOON - timedelta(days=14)

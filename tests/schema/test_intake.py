@@ -1,4 +1,4 @@
-"""A finished call is reported once or ten times, by the webhook or by a sweep: it is one call.
+"""A finished call is reported once or ten times, by the webhook or by the reconciliation: it is one call.
 
 It is judged only if the patient was on it.
 """
@@ -253,7 +253,7 @@ def test_a_call_of_nobody_known_is_kept_for_the_operator(
     assert records.rpc("unreported_calls", provider="vapi", provider_call_ids=["call-1"]) == []
 
 
-def test_a_sweep_takes_it_in_once_the_patient_has_the_number(records: Records) -> None:
+def test_a_job_takes_it_in_once_the_patient_has_the_number(records: Records) -> None:
     patient_id = records.patient()
     records.report("call-1", phone="+4930777777", summary="Talked.", speech_intervals=Jsonb([[1, 2]]))
     records.do("update public.patients set phone = '+4930777777'")
@@ -287,7 +287,7 @@ def test_calls_that_were_never_reported_are_named(records: Records, patient_id: 
     assert sorted(row["unreported_calls"] for row in missing) == ["call-2", "call-3"]
 
 
-def test_a_sweep_begins_where_the_last_one_ended_with_an_overlap(records: Records) -> None:
+def test_a_reconciliation_begins_where_the_last_one_ended_with_an_overlap(records: Records) -> None:
     def since() -> object:
         return records.rpc("reconcile_since", provider="vapi", at=NOON)[0]["reconcile_since"]
 

@@ -1,4 +1,4 @@
-"""The doorbells and the clock. pg_net, Vault and pg_cron are on Supabase only: tables and a view stand for them."""
+"""Wake-ups and the clock. pg_net, Vault and pg_cron are on Supabase only: tables and a view stand for them."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_a_new_check_rings_at_the_service_with_its_key(awake: Records) -> None:
 FUNCTIONS = "https://project.example.org/functions/v1/"
 
 
-def test_a_reported_call_rings_at_the_collection_with_the_functions_key(awake: Records) -> None:
+def test_a_reported_call_wakes_the_collection_with_the_functions_key(awake: Records) -> None:
     awake.report("call-1", patient_id=awake.patient())
     assert posts(awake) == [(FUNCTIONS + "collect-recordings", "Bearer another key", 2000)]
 
 
-def test_a_new_alert_rings_at_the_sender_in_the_same_transaction(awake: Records) -> None:
+def test_a_new_alert_wakes_the_sender_in_the_same_transaction(awake: Records) -> None:
     patient_id = awake.patient()
     awake.caregiver(patient_id)
     awake.judge(patient_id)
@@ -134,7 +134,7 @@ def test_without_pg_net_and_vault_a_check_is_queued_all_the_same(records: Record
         "revoke usage on schema net from postgres",
     ],
 )
-def test_a_broken_doorbell_never_keeps_a_check_from_being_queued(awake: Records, breakage: str) -> None:
+def test_a_broken_wake_up_never_keeps_a_check_from_being_queued(awake: Records, breakage: str) -> None:
     awake.database.admin.execute(breakage.encode())
     queue(awake)
     assert awake.one("select state from care.checks") == "queued"
