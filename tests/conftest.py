@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from databases import Database, Server, short_folder
-from inputs import MODELS, SPEECH, TESTS
-from networks import SMALL, write_ecapa
-from next_release import NextRelease, copied
+from fixtures.databases import Database, Server, short_folder
+from fixtures.inputs import MODELS, SPEECH, TESTS
+from fixtures.networks import SMALL, write_ecapa
+from fixtures.next_release import NextRelease, copied
+from fixtures.records import Records
 from retrocare.database.embedded import embedded
 
 GIVEN_URL = os.environ.get("RETROCARE_TEST_DATABASE_URL", "")
@@ -28,10 +29,10 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests/sql, and tests that name postgres_version themselves, on every version; the rest on one."""
+    """Run tests/schema, and tests that name postgres_version themselves, on every version; the rest on one."""
     if "postgres_version" in metafunc.fixturenames:
         asks = "postgres_version" in metafunc.function.__code__.co_varnames[: metafunc.function.__code__.co_argcount]
-        on_all = asks or TESTS / "sql" in metafunc.definition.path.parents
+        on_all = asks or TESTS / "schema" in metafunc.definition.path.parents
         versions = VERSIONS if on_all else VERSIONS[-1:]
         metafunc.parametrize("postgres_version", versions, ids=lambda v: f"pg{v or ''}", scope="session")
 
@@ -67,6 +68,14 @@ def database(server: Server) -> Iterator[Database]:
     """A database of its own for each test, with the migrations applied."""
     with server.clone(server.migrated_template) as cloned:
         yield cloned
+
+
+@pytest.fixture
+def records(database: Database) -> Records:
+    """The rows of a database of its own, in which one encoder of three dimensions is registered."""
+    found = Records(database)
+    found.register()
+    return found
 
 
 @pytest.fixture

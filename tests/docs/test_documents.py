@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import typer
 
-from databases import Database
-from inputs import TESTS
-from records import Records
+from fixtures.databases import Database
+from fixtures.inputs import ROOT
+from fixtures.records import Records
 from retrocare.cli.main import app
 
-ROOT = TESTS.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a hosted project has beside the tables, as far as the documents use it.
 HOSTED = """

@@ -4,7 +4,7 @@
     backend.py COMMAND ...    runs a command with that line in RETROCARE_TEST_BACKEND, and exits as the command does
 
 The API is ``@supabase/lite``, on a free port of loopback, run by the Deno in node_modules. It grants everything in
-``public`` to the API roles, so grants are tested elsewhere (tests/sql). Its database can be set back between tests:
+``public`` to the API roles, so grants are tested elsewhere (tests/schema). Its database can be set back between tests:
 ``call fixture.reset()`` leaves what the migrations left.
 """
 
@@ -32,8 +32,8 @@ from psycopg.conninfo import conninfo_to_dict
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "service")]
 
-import inputs  # noqa: E402, F401  # which the processes that are started inherit
-from databases import Database, Server, short_folder  # noqa: E402
+from fixtures import inputs  # noqa: E402, F401  # which the processes that are started inherit
+from fixtures.databases import Database, Server, short_folder  # noqa: E402
 from retrocare.database.embedded import embedded  # noqa: E402
 
 DENO = HERE / "node_modules" / ".bin" / "deno"

@@ -1,4 +1,4 @@
-"""What the service's guard is tested with (tests/ssrf.py, tests/listeners.py), for the guard of the edge functions.
+"""What the service's guard is tested with (ssrf.py and listeners.py of fixtures), for the guard of the edge functions.
 
 Says in one line of JSON where the hosts listen and what is expected, serves them until its standard input ends, and
 then says whether the canary, which nobody may reach, was reached.
@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "service")]
 
-import ssrf  # noqa: E402
-from listeners import AGAIN, HELLO, Authority, Canary, listening  # noqa: E402
+from fixtures import ssrf  # noqa: E402
+from fixtures.listeners import AGAIN, HELLO, Authority, Canary, listening  # noqa: E402
 
 
 def main() -> None:

@@ -45,8 +45,8 @@ class Match:
         """Say whether the match is reliable.
 
         Measured on calls put together from the speech of two people, with times that are late, early or missing,
-        barge-in, echo and line noise (``pytest -s tests/test_channels.py`` prints it): of 200 calls of 40 to 120 s, 199
-        right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. With the
+        barge-in, echo and line noise (``pytest -s tests/service/audio/test_stereo.py`` prints it): of 200 calls of 40
+        to 120 s, 199 right and 1 refused; of 100 calls of half a minute, 92 right and 8 refused; none wrong. With the
         times of another call, 194 of 199 are refused and 1 is wrong. Where the agent's times are reported as the
         patient's, the agent is taken: 37 of 40.
         """

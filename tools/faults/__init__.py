@@ -1,0 +1,1 @@
+"""What goes wrong, on purpose. ``scripts/faults`` runs it at length, ``tests/tools/test_faults.py`` small."""
