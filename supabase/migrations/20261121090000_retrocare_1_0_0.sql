@@ -5674,7 +5674,7 @@ begin
             errcode = 'RV007',
             message = format('Of %s baselines, %s are not rebuilt under %s, and %s cannot be',
                 missing.of_all, missing.unfinished, activate_encoder.encoder, missing.lost),
-            hint = '`retrocare backfill` rebuilds them, and lists who would be left behind; --leave-behind accepts that they enrol anew.';
+            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be; `--accept-unrecoverable` lets these patients enrol anew.';
     end if;
 
     update care.models set is_active = false where models.signal = 'voice' and models.is_active;

@@ -19,6 +19,13 @@ from fixtures.records import Records
 from retrocare.cli.main import app
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Files whose messages, hints and comments name commands.
+SOURCES = [
+    path
+    for folder, ending in (("service/retrocare", "py"), ("supabase/schemas", "sql"), ("supabase/functions", "ts"))
+    for path in sorted((ROOT / folder).rglob(f"*.{ending}"))
+    if "`retrocare " in path.read_text()
+]
 # What a hosted project has beside the tables, as far as the documents use it.
 HOSTED = """
 create schema vault;
@@ -80,10 +87,10 @@ def test_every_command_line_of_a_document_is_one_that_the_command_takes(page: Pa
             pytest.fail(f"{line}: {error}")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_every_command_that_a_document_mentions_exists_with_its_options(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES + SOURCES, ids=names(PAGES + SOURCES))
+def test_every_command_that_a_document_or_a_message_mentions_exists_with_its_options(page: Path) -> None:
     for mentioned in re.findall(r"`retrocare ([^`\n]*)`", page.read_text()):
-        words = [word for word in re.split(r"\s+", mentioned.replace("`", "")) if word]
+        words = re.sub(r"\{\w+\}", " ", mentioned).split()  # less what an f-string puts in
         command, rest = find_command(words)
         if hasattr(command, "commands"):
             assert not rest or rest[0].startswith("-"), mentioned
