@@ -233,14 +233,14 @@ def test_an_upload_whose_lease_ran_out_is_lost_and_says_so(records: Records) -> 
     }
 
 
-def test_burying_a_lost_upload_waits_for_nobody_who_opens_the_call(records: Records) -> None:
+def test_ending_a_lost_upload_waits_for_nobody_who_opens_the_call(records: Records) -> None:
     """Both lock the check and its call: one after the other they would wait for each other for ever."""
     call_log_id = records.call_log(records.patient())
     records.open(call_log_id, lease_seconds=-1)
     with psycopg.connect(records.database.owner_url) as other:
         other.execute("select from public.call_logs where id = %s for no key update", [call_log_id])
-        with psycopg.connect(records.database.service_url, options="-c lock_timeout=2s") as burying:
-            burying.execute("select from voice.claim_checks(%s, 'worker', 10, 60)", [ENCODER])
+        with psycopg.connect(records.database.service_url, options="-c lock_timeout=2s") as other:
+            other.execute("select from voice.claim_checks(%s, 'worker', 10, 60)", [ENCODER])
     assert records.one("select state from care.checks") == "leased"
     records.claims()
     assert records.one("select state from care.checks") == "dead"

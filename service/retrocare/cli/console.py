@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from retrocare.database.client import Database, Row
 from retrocare.database.connection import connected
-from retrocare.database.errors import NO_SPACE, SENTENCES, refusal
+from retrocare.database.errors import NO_SPACE, SENTENCES, constraint_message
 from retrocare.errors import BadRequest, NotFound, RetrocareError, Unavailable, Unprocessable
 from retrocare.settings import Settings, read_settings
 
@@ -149,7 +149,7 @@ def naming(**values: object) -> Iterator[None]:
         yield
     except Unprocessable as error:
         if error.code in values and error.code in SENTENCES:
-            raise Unprocessable(*refusal(error.code, repr(values[error.code])), error.code) from None
+            raise Unprocessable(*constraint_message(error.code, repr(values[error.code])), error.code) from None
         raise
 
 

@@ -32,7 +32,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
     check_port(settings)
     with opened_service(settings, say) as service:
         check_binding(settings, service.has_keys())
-        server = uvicorn.Server(
+        server = Server(
             uvicorn.Config(
                 create_app(settings, service),
                 host=settings.host,
@@ -54,6 +54,16 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
             service.check_threads()
         if not server.started:
             raise not_listening(settings, "it was taken meanwhile")
+
+
+class Server(uvicorn.Server):
+    """Say that the service is ready, and where, as soon as it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            event("ready", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 def check_port(settings: Settings) -> None:

@@ -69,7 +69,7 @@ NO_SPACE = ("No space is left on the database's disk", "Make some, then try agai
 NOT_MIGRATED = ("3F000", "42883", "42P01", "42501", "28000")
 
 
-def refusal(constraint: str, value: object = "that") -> tuple[str, str]:
+def constraint_message(constraint: str, value: object = "that") -> tuple[str, str]:
     """Return the message and the hint for a violated constraint."""
     told, hint = SENTENCES.get(constraint, (f"Refused: {constraint.replace('_', ' ')}", ""))
     return told.format(value=value), hint
@@ -89,7 +89,7 @@ def translated() -> Iterator[None]:
             raise kind(error.diag.message_primary or code, error.diag.message_hint or "", code) from error
         if isinstance(error, psycopg.IntegrityError):
             name = error.diag.constraint_name or "integrity"
-            raise Unprocessable(*refusal(name), name) from error
+            raise Unprocessable(*constraint_message(name), name) from error
         if error.sqlstate in NOT_MIGRATED:
             hint = "Run `retrocare migrate` with the owner's login, and log in as retrocare_service."
             raise Unavailable("The database lacks what this service calls", hint, "not_migrated") from error
