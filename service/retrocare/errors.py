@@ -1,4 +1,4 @@
-"""Every error that a caller may see, each with a stable code.
+"""Every error that a caller may see, each with a stable code; the subclasses of other modules are listed as well.
 
     RetrocareError                     code, HTTP status, is_permanent, ends_check
     |- BadRequest                      400  the request cannot be understood
@@ -17,7 +17,8 @@
     |  |- ThreadEnded                       a thread of this process is gone
     |  |- DeadlineExceeded                  the answer would come too late
     |  `- Cancelled                         nobody waits for the answer any more
-    `- ConfigurationError              raised at start-up only
+    |- MigrationFailed (database)           a migration was not applied
+    `- ConfigurationError                   a setting is missing or wrong
 
 ``NotAssessable`` is no failure but an answer: this recording cannot be judged, and the caregivers may see why.
 """

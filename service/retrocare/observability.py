@@ -9,12 +9,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+Say = Callable[[str], object]  # is told, in a sentence, of what takes a while or was not asked for
 
 log = logging.getLogger("retrocare")
 registry = CollectorRegistry()
@@ -39,6 +41,10 @@ def event(name: str, call_log_id: UUID | None = None, **fields: object) -> None:
     """Write one line; its fields are numbers, states and codes."""
     call = {"call_log_id": str(call_log_id)} if call_log_id else {}
     log.info(name, extra={"fields": call | fields})
+
+
+def silently(line: str) -> None:
+    """Ignore a line."""
 
 
 class Phases:
@@ -83,6 +89,6 @@ def write_events() -> None:
     """Write the events of this process to standard error, a JSON object a line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
-    for logger in (log, logging.getLogger("uvicorn")):
+    for logger, level in ((log, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)

@@ -50,11 +50,10 @@ Deno.test("scripts/local shows judged calls and the message, and judges the repo
     assert.match(printed, /04-usual-thursday +scored, low, 0\.0\d\d\n/);
     assert.match(printed, /10-another-voice +scored, high, emergency, 0\.\d{3}\n/);
     assert.match(printed, /What Rui is told:\n\nemergency for Rui: .*Mum/);
-    const [, sample] = /(CALL=[^]*?'\$CALL'[^]*?\n)\n/.exec(printed)!;
+    const [, sample] = /(CALL=[^]*?'\$FILE'[^]*?\n)\n/.exec(printed)!;
     const posted = await new Deno.Command("bash", { args: ["-c", sample!] }).output();
     assert.equal(JSON.parse(new TextDecoder().decode(posted.stdout)).disposition, "judge");
-    const state = async () =>
-      (await records.calls()).find((call) => call.provider_call_id === "02-enrol-tuesday")?.check_state;
+    const state = async () => (await records.calls()).find((call) => call.provider_call_id === "my-call")?.check_state;
     for (let waited = 0; waited < 300 && await state() !== "scored"; waited++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
@@ -64,3 +63,21 @@ Deno.test("scripts/local shows judged calls and the message, and judges the repo
     assert.equal((await process.status).code, 0);
   }
 });
+
+for (
+  const [words, told] of [
+    [["--nope", "1"], "there is no option --nope"],
+    [["--port"], "--port needs a value"],
+    [["--port", "abc"], "--port is a number up to 65535, not abc"],
+    [["--recordings", "/nonexistent"], "--recordings: /nonexistent is no folder"],
+  ] as const
+) {
+  Deno.test(`scripts/local ${words.join(" ")} says what is wrong and starts nothing`, async () => {
+    const { code, stdout } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--quiet", "--no-check", "--config", "deno.json", "--allow-all", LOCAL, ...words],
+      cwd: new URL(".", import.meta.url),
+    }).output();
+    assert.equal(code, 2);
+    assert.ok(new TextDecoder().decode(stdout).startsWith(`scripts/local: ${told}`));
+  });
+}

@@ -11,7 +11,7 @@ from bench import budget, calls, completion, start, steps
 from bench.pattern import adjusted
 from fixtures.databases import Database
 from fixtures.records import Records, text
-from retrocare.audio.speech import BUDGET_SECONDS
+from retrocare.audio.speech import KEPT_SECONDS
 from retrocare.encoders.loading import load_encoder
 
 
@@ -75,7 +75,7 @@ def test_a_start_is_measured_until_the_service_is_ready(data_folder: Path, ecapa
 
 def test_the_budget_is_tried_on_real_speech(speech_dir: Path, models: Path) -> None:
     encoder = load_encoder("ge2e", model_dir=models, ecapa_dir=None).encoder
-    few, whole = (BUDGET_SECONDS, math.inf)
+    few, whole = (KEPT_SECONDS, math.inf)
     points = budget.bench_budget(speech_dir, encoder, (few, whole), windows=(), splits=1, tell=lambda _: None)
     assert [(point.corpus, point.budget_seconds) for point in points] == [
         (corpus, seconds) for corpus in budget.CORPORA for seconds in (few, whole)

@@ -19,7 +19,7 @@ import soundfile
 
 from fixtures.hostile import written
 from retrocare.audio.decode import Audio, Samples, decode
-from retrocare.audio.speech import BUDGET_SECONDS, RecordingLimits, find_speech
+from retrocare.audio.speech import KEPT_SECONDS, RecordingLimits, find_speech
 from retrocare.encoders.embedding import embed, same_speaker, unit
 from retrocare.encoders.protocol import Encoder, Vectors, Windows
 
@@ -100,7 +100,7 @@ def bench_budget(
     """Try every budget with the encoder's window, and every window with the service's budget and with no budget."""
     own = encoder.window_seconds
     tried = [(own, budget) for budget in budgets]
-    tried += [(window, budget) for window in windows for budget in (BUDGET_SECONDS, WHOLE) if window != own]
+    tried += [(window, budget) for window in windows for budget in (KEPT_SECONDS, WHOLE) if window != own]
     points = []
     for corpus in CORPORA:
         same: dict[tuple[float, float], list[float]] = defaultdict(list)
@@ -155,8 +155,8 @@ def bench_outliers(speech_dir: Path, encoder: Encoder, shares: Sequence[float] =
     found = []
     for corpus in CORPORA:
         halves = [call for calls in next(calls_of(speech_dir / corpus, 1)) for call in calls]
-        heard = [find_speech(call, ANYTHING, 2 * BUDGET_SECONDS).samples for call in halves]
-        people = [samples for samples in heard if len(samples) >= BUDGET_SECONDS * 16_000]
+        heard = [find_speech(call, ANYTHING, 2 * KEPT_SECONDS).samples for call in halves]
+        people = [samples for samples in heard if len(samples) >= KEPT_SECONDS * 16_000]
         pairs = [
             (one, people[(n + k) % len(people)]) for n, one in enumerate(people) for k in (2, 5, len(people) // 2 + 1)
         ]
@@ -167,7 +167,7 @@ def bench_outliers(speech_dir: Path, encoder: Encoder, shares: Sequence[float] =
 
 def _mixed(corpus: str, share: float, pairs: Sequence[tuple[Samples, Samples]], encoder: Encoder) -> Mixture:
     size = round(encoder.window_seconds * 16_000)
-    count = int(BUDGET_SECONDS * 16_000) // size
+    count = int(KEPT_SECONDS * 16_000) // size
     own = count - round(share * count)
     moved: list[tuple[float, float]] = []
     kept: list[npt.NDArray[np.bool_]] = []
@@ -236,10 +236,10 @@ def failures(points: Sequence[Point], window_seconds: float) -> list[str]:
     wrong = []
     for corpus in CORPORA:
         of_corpus = {(p.window_seconds, p.budget_seconds): p for p in points if p.corpus == corpus}
-        ours, whole = of_corpus[window_seconds, BUDGET_SECONDS], of_corpus[window_seconds, WHOLE]
+        ours, whole = of_corpus[window_seconds, KEPT_SECONDS], of_corpus[window_seconds, WHOLE]
         if ours.equal_error_rate > whole.equal_error_rate or ours.flagged_share < whole.flagged_share:
             wrong.append(
-                f"{corpus}: {BUDGET_SECONDS:g} s err in {ours.equal_error_rate:.2%} and flag {ours.flagged_share:.2%}, "
+                f"{corpus}: {KEPT_SECONDS:g} s err in {ours.equal_error_rate:.2%} and flag {ours.flagged_share:.2%}, "
                 f"the whole recording in {whole.equal_error_rate:.2%} and {whole.flagged_share:.2%}"
             )
     return wrong

@@ -28,10 +28,12 @@ const CALLS = ["01-enrol-monday", "04-usual-thursday", "10-another-voice"];
 const READY_SECONDS = 300;
 const JUDGED_SECONDS = 60;
 
+const SERVED = /^[\w.-]+\.\w+$/;
+
 interface Options {
   readonly port: number;
   readonly encoder: string;
-  /** The folder whose files are served at /recordings/. */
+  /** A folder whose files are served at /recordings/, beside those of the demo. */
   readonly recordings: string;
 }
 
@@ -176,9 +178,11 @@ class Stack implements AsyncDisposable {
     if (folder === "functions" && Object.hasOwn(FUNCTIONS, name)) {
       return await FUNCTIONS[name]!(request, this.#settings);
     }
-    if (folder === "recordings" && /^[\w-]+\.\w+$/.test(name)) {
-      const content = await Deno.readFile(`${this.options.recordings}/${name}`).catch(() => null);
-      if (content) return new Response(content);
+    if (folder === "recordings" && SERVED.test(name)) {
+      for (const place of [this.options.recordings, RECORDINGS]) {
+        const content = await Deno.readFile(`${place}/${name}`).catch(() => null);
+        if (content) return new Response(content);
+      }
     }
     return new Response("There is nothing here.\n", { status: 404 });
   }
@@ -211,43 +215,63 @@ async function arrange(stack: Stack): Promise<string> {
   return patient;
 }
 
+/** A report to post: of the first file in the folder of one's own recordings, or of one of the demo's. */
 function sample(stack: Stack): string {
-  return `CALL=02-enrol-tuesday
+  const own = stack.options.recordings === RECORDINGS ? [] : servedFiles(stack.options.recordings);
+  const [file = "02-enrol-tuesday.flac"] = own;
+  return `CALL=my-call FILE=${file}
 curl -s ${stack.functionsUrl}/call-webhook/vapi -H 'authorization: Bearer ${SECRET}' -d '{"message": {"type": "end-of-call-report",
   "endedReason": "customer-ended-call", "call": {"id": "'$CALL'"}, "customer": {"number": "${PHONE}"},
-  "artifact": {"presignedCustomerUrl": "${stack.url}/recordings/'$CALL'.flac"}}}'`;
+  "artifact": {"presignedCustomerUrl": "${stack.url}/recordings/'$FILE'"}}}'`;
 }
 
+function servedFiles(folder: string): string[] {
+  return [...Deno.readDirSync(folder)].filter(({ isFile, name }) => isFile && SERVED.test(name)).map(({ name }) => name)
+    .sort();
+}
+
+/** Read the options. Raises an Error that says which is wrong. */
 function optionsOf(words: readonly string[]): Options {
-  const option = (name: string, otherwise: string) =>
-    words.includes(name) ? words[words.indexOf(name) + 1] ?? otherwise : otherwise;
-  return {
-    port: Number(option("--port", "54330")),
-    encoder: option("--encoder", "ge2e"),
-    recordings: option("--recordings", RECORDINGS),
-  };
+  const given = new Map<string, string>();
+  for (let at = 0; at < words.length; at += 2) {
+    const [name = "", value] = words.slice(at, at + 2);
+    if (!["--port", "--encoder", "--recordings"].includes(name)) throw new Error(`there is no option ${name}`);
+    if (value === undefined) throw new Error(`${name} needs a value`);
+    given.set(name, value);
+  }
+  const port = given.get("--port") ?? "54330";
+  if (!/^[0-9]+$/.test(port) || Number(port) > 65535) throw new Error(`--port is a number up to 65535, not ${port}`);
+  const recordings = given.get("--recordings") ?? RECORDINGS;
+  try {
+    if (servedFiles(recordings).length === 0) {
+      throw new Error(
+        `--recordings: no file directly in ${recordings} has a name of letters, digits, dots, - and _ alone`,
+      );
+    }
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+      throw new Error(`--recordings: ${recordings} is no folder`);
+    }
+    throw error;
+  }
+  return { port: Number(port), encoder: given.get("--encoder") ?? "ge2e", recordings };
 }
 
-async function main(words: readonly string[]): Promise<void> {
-  const stopped = new Promise<void>((resolve) => {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, resolve);
-  });
-  console.log("Starting the database and the Data API ...");
-  const project = await backend();
-  {
-    await using stack = new Stack(project, optionsOf(words));
-    const patient = await arrange(stack);
-    console.log("Starting the service; the first time its network is exported, which takes some ten seconds ...");
-    await stack.startService();
-    console.log("\nThe played provider calls Ana, whose caregiver is Rui:\n");
-    for (const name of CALLS) {
-      await stack.call(name);
-      console.log(`  ${name.padEnd(20)} ${await stack.outcome(name)}`);
-    }
-    console.log("\nWhat Rui is told:\n");
-    await stack.message();
-    const { host, database } = project.database;
-    console.log(`
+/** Start everything, play, and say how to go on. */
+async function show(stack: Stack): Promise<void> {
+  const { project } = stack;
+  const patient = await arrange(stack);
+  console.log("Starting the service; the first time its network is exported, which takes some ten seconds ...");
+  await stack.startService();
+  console.log("\nThe played provider calls Ana, whose caregiver is Rui:\n");
+  for (const name of CALLS) {
+    await stack.call(name);
+    console.log(`  ${name.padEnd(20)} ${await stack.outcome(name)}`);
+  }
+  console.log("\nWhat Rui is told:\n");
+  await stack.message();
+  const { host, database } = project.database;
+  console.log(`
 the functions    ${stack.functionsUrl}/{${Object.keys(FUNCTIONS).join(",")}}
                  all but call-webhook take 'authorization: Bearer ${FUNCTIONS_KEY}'
 the Data API     ${project.apiUrl}
@@ -257,8 +281,8 @@ the database     psql "host=${host} dbname=${database} user=postgres"
 the patient      ${patient}: Ana, ${PHONE}
 the log          ${stack.log}
 
-Report a call of your own; other recordings are 03-enrol-wednesday, 05-usual-friday ... 12-silence, and with
---recordings DIR those of your folder:
+Report a call of your own. FILE is a file of --recordings DIR, or one of the demo's (03-enrol-wednesday.flac ... 12-silence.flac);
+each call has a CALL of its own:
 
 ${sample(stack)}
 
@@ -269,9 +293,43 @@ curl -s '${project.apiUrl}/rest/v1/call_logs?select=provider_call_id,check_state
 
 Messages to Rui are printed here. Ctrl-C ends it all, and forgets it.
 `);
-    await Promise.race([stopped, stack.ended]);
-  }
-  Deno.exit(0); // the database ends when its standard input does
+  await stack.ended;
 }
 
-if (import.meta.main) await main(Deno.args);
+async function main(options: Options): Promise<void> {
+  let isStopped = false;
+  const stopped = new Promise<void>((resolve) => {
+    const stop = () => {
+      isStopped = true;
+      resolve();
+    };
+    for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, stop);
+  });
+  let status = 0;
+  try {
+    console.log("Starting the database and the Data API ...");
+    const project = await Promise.race([stopped, backend()]);
+    if (project) {
+      await using stack = new Stack(project, options);
+      await Promise.race([stopped, show(stack)]);
+    }
+  } catch (error) {
+    // Ctrl-C ends the database at once: what breaks after it is no error.
+    if (!isStopped) {
+      console.log(`scripts/local: ${error instanceof Error ? error.message : error}`);
+      status = 1;
+    }
+  }
+  Deno.exit(status); // the database ends when its standard input does
+}
+
+if (import.meta.main) {
+  let options: Options;
+  try {
+    options = optionsOf(Deno.args);
+  } catch (error) {
+    console.log(`scripts/local: ${(error as Error).message}; scripts/local --help says what it takes`);
+    Deno.exit(2);
+  }
+  await main(options);
+}

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrocare.api import problems
-from retrocare.api.auth import NEEDED_SCOPE, PUBLIC, ApiScope, actor_of
+from retrocare.api.auth import NEEDED_SCOPE, PUBLIC, ApiScope, Keys, actor_of
 from retrocare.checks.service import Service
 from retrocare.errors import RetrocareError
 from retrocare.settings import Settings
@@ -31,7 +31,7 @@ class AccessMiddleware:
     """
 
     def __init__(self, app: ASGIApp, api: FastAPI, settings: Settings, service: Service) -> None:
-        self.app, self.api, self.settings, self.service = app, api, settings, service
+        self.app, self.api, self.settings, self.keys = app, api, settings, Keys(service.database)
         self.lookups = anyio.CapacityLimiter(KEY_LOOKUPS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +41,7 @@ class AccessMiddleware:
         try:
             route = _route(self.api, scope)
             if needed := needed_scope(route):
-                caller = await actor_of(headers, needed, self.settings, self.service, self.lookups)
+                caller = await actor_of(headers, needed, self.settings, self.keys, self.lookups)
                 scope.setdefault("state", {})["caller"] = caller
             maximum_bytes = self._maximum_bytes(route, headers)
             if (told := _told_length(headers)) is not None and told > maximum_bytes:

@@ -12,13 +12,13 @@ from retrocare.audio.vad import Stretches, find_stretches
 from retrocare.errors import NotAssessable
 
 SPEECH_RATE = 16_000  # Hz, of what find_speech returns
-BUDGET_SECONDS = 15.0  # more speech than this makes no better voiceprint: `scripts/bench budget` prints the curve
+KEPT_SECONDS = 15.0  # more speech than this makes no better voiceprint: `scripts/bench budget` prints the curve
 VAD_LEVEL_DBFS = -23.0
 PIECES_AT_ONCE = 8
 FRAME_SECONDS = 0.03
 FLOOR_PERCENTILE = 10
 HIGHEST_SNR_DB = 60.0  # above it, the pauses are digital silence or nearly so
-LEAST_PAUSE_SECONDS = 0.3
+SNR_PAUSE_SECONDS = 0.3
 GOLDEN_SHARE = (5**0.5 - 1) / 2
 
 
@@ -34,7 +34,7 @@ class RecordingLimits:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Hold the speech to encode (16 kHz, at most the budget) and what was measured in the pieces that it is from."""
+    """Hold the speech to encode (16 kHz, at most KEPT_SECONDS) and what was measured in the pieces that it is from."""
 
     samples: Samples
     speech_seconds: float
@@ -54,12 +54,12 @@ class AnalysedPiece:
         return [self.piece.samples[start:end] for start, end in self.stretches]
 
 
-def find_speech(audio: Audio, limits: RecordingLimits, budget_seconds: float = BUDGET_SECONDS) -> Speech:
-    """Collect speech from pieces all over a recording until there is as much as budget and limits demand.
+def find_speech(audio: Audio, limits: RecordingLimits, kept_seconds: float = KEPT_SECONDS) -> Speech:
+    """Collect speech from pieces all over a recording until there is as much as is kept and as the limits demand.
 
     *Raises*: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
     """
-    pieces = _find_pieces(audio, max(budget_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
+    pieces = _find_pieces(audio, max(kept_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
     speech = [stretch for one in pieces for stretch in one.speech]
     speech_seconds = sum(map(len, speech)) / audio.sample_rate
     snr_db = _snr_db(pieces, audio.sample_rate)
@@ -77,7 +77,7 @@ def find_speech(audio: Audio, limits: RecordingLimits, budget_seconds: float = B
     )
     if reason:
         raise NotAssessable(reason, speech_seconds=speech_seconds, snr_db=snr_db, clipped_share=clipped_share)
-    kept = _spread(np.concatenate(speech), budget_seconds, audio.sample_rate)
+    kept = _spread(np.concatenate(speech), kept_seconds, audio.sample_rate)
     if audio.sample_rate != SPEECH_RATE:
         kept = soxr.resample(kept, audio.sample_rate, SPEECH_RATE)
     return Speech(kept, speech_seconds, snr_db, clipped_share)
@@ -124,7 +124,7 @@ def _snr_db(pieces: list[AnalysedPiece], sample_rate: int) -> float | None:
             marks[-1][start // size : -(-end // size)] = True
     power, is_speech = np.concatenate(powers), np.concatenate(marks)
     sounding = power > 0
-    if not (sounding & is_speech).any() or (sounding & ~is_speech).sum() * FRAME_SECONDS < LEAST_PAUSE_SECONDS:
+    if not (sounding & is_speech).any() or (sounding & ~is_speech).sum() * FRAME_SECONDS < SNR_PAUSE_SECONDS:
         return None
     floor = float(np.percentile(power[sounding], FLOOR_PERCENTILE))
     speech = float(power[is_speech].mean())
@@ -143,11 +143,11 @@ def _clipped_share(pieces: list[AnalysedPiece], audio: Audio) -> float:
     return float(np.average(audio.clipping, weights=weights)) if weights.any() else 0.0
 
 
-def _spread(speech: Samples, budget_seconds: float, sample_rate: int) -> Samples:
-    """Cut speech down to the budget, as pieces spread evenly over it."""
-    if len(speech) <= budget_seconds * sample_rate:
+def _spread(speech: Samples, kept_seconds: float, sample_rate: int) -> Samples:
+    """Cut speech down to what is kept, as pieces spread evenly over it."""
+    if len(speech) <= kept_seconds * sample_rate:
         return speech
-    pieces = max(1, round(budget_seconds / PIECE_SECONDS))
-    size = round(budget_seconds / pieces * sample_rate)
+    pieces = max(1, round(kept_seconds / PIECE_SECONDS))
+    size = round(kept_seconds / pieces * sample_rate)
     starts = np.linspace(0, len(speech) - size, pieces).astype(int)
     return np.concatenate([speech[start : start + size] for start in starts])

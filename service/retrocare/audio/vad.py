@@ -78,7 +78,7 @@ def _with_margins(stretches: Stretches, samples: int, sample_rate: int) -> Stret
 def _network() -> onnxruntime.InferenceSession:
     package = find_spec("silero_vad")
     if package is None or package.origin is None:
-        raise ConfigurationError("the voice activity network is missing", hint="pip install silero-vad")
+        raise ConfigurationError("The voice activity network is missing", hint="pip install silero-vad")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # it is too small for more
     path = Path(package.origin).with_name("data") / "silero_vad.onnx"

@@ -12,14 +12,13 @@ from typing import Any
 
 import httpx
 
-from retrocare.database.client import Database
+from retrocare.database.client import JOB_FAILED, Database
 from retrocare.errors import RetrocareError
 from retrocare.observability import event, log
 from retrocare.settings import Settings
 
 FUNCTION_SECONDS = 90.0  # longer than an edge function works before it leaves the rest to the next run
 STOP_SECONDS = 1.0
-FAILED = -1  # what care.run_job returns where it could not even list what is due
 
 
 class Scheduler:
@@ -77,7 +76,7 @@ class Scheduler:
         except RetrocareError as error:
             event("job_failed", job=job, code=error.code)
             return
-        if done == FAILED:
+        if done == JOB_FAILED:
             event("job_failed", job=job, code="listing_failed")
         elif done:
             event("job_done", job=job, count=done)

@@ -31,28 +31,13 @@ class Service:
 
     def __init__(self, settings: Settings, database: Database, inference: Inference, why: str) -> None:
         self.settings, self.database, self.inference, self.why = settings, database, inference, why
-        self.name = f"{socket.gethostname()}:{os.getpid()}:http"
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.worker: Worker | None = None
         self.scheduler: Scheduler | None = None
-        self._ever_had_keys: bool | None = None
 
     @property
     def encoder(self) -> str:
         return self.inference.encoder.id
-
-    def has_keys(self) -> bool:
-        """Say whether the database has a key that is not revoked."""
-        return any(key["revoked_at"] is None for key in self.database.api_keys())
-
-    def ever_had_keys(self) -> bool:
-        """Say whether a key was ever made, revoked or not; repeat the last answer while the database is away."""
-        if not self._ever_had_keys:
-            try:
-                self._ever_had_keys = bool(self.database.api_keys())
-            except Unavailable:
-                if self._ever_had_keys is None:
-                    raise
-        return self._ever_had_keys
 
     def check_ready(self) -> None:
         """Raise Unavailable where no check can be run: a thread or the database is gone, another encoder is active."""

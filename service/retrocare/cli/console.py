@@ -28,12 +28,15 @@ from retrocare.settings import Settings, read_settings
 PatientName = Annotated[str, typer.Argument(metavar="PATIENT", help="Id or name.")]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print JSON, an object a line; its keys are the database's column names."),
+    typer.Option("--json", help="Print JSON: an object a line for rows, one object for everything else."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 When = Annotated[
     datetime | None,
-    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"], help="A time, UTC unless it says."),
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"],
+        help="A time, UTC unless it says otherwise; now by default.",
+    ),
 ]
 
 results = Console()
@@ -63,7 +66,7 @@ def confirm(question: str, goes: Sequence[str], yes: bool) -> None:
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, default=str))
+    print(json.dumps(value, default=str))
 
 
 def print_json_line(value: object) -> None:

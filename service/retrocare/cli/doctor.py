@@ -43,13 +43,9 @@ class Doctor:
     def encoder(self, name: str) -> str:
         if self.settings.encoder not in (AUTO, name):
             raise RetrocareError(f"Not asked for: RETROCARE_ENCODER is {self.settings.encoder}")
-        choice = load_encoder(
-            name,
-            model_dir=self.settings.models,
-            ecapa_dir=self.settings.ecapa_dir,
-            fetch_seconds=self.seconds_left(),
-        )
-        return choice.encoder.id
+        seconds = self.seconds_left()
+        models, ecapa_dir = self.settings.models, self.settings.ecapa_dir
+        return load_encoder(name, model_dir=models, ecapa_dir=ecapa_dir, fetch_seconds=seconds).encoder.id
 
     def database(self) -> str:
         with connected(self.settings) as opened:

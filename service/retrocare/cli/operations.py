@@ -22,7 +22,9 @@ from retrocare.cli.console import (
     say,
     show,
 )
-from retrocare.database.connection import connected
+from retrocare.database import migrations
+from retrocare.database.client import JOB_FAILED
+from retrocare.database.connection import migrated
 from retrocare.errors import BadRequest
 from retrocare.settings import read_settings
 
@@ -101,7 +103,7 @@ def run_jobs(as_json: Json = False) -> None:
     print_json(done) if as_json else print_rows([{"job": job, "done": count} for job, count in done.items()])
     for row in failed:
         say(f"Not done: {row['subject']}: {row['detail']} ({row['code']})")
-    if failed or -1 in done.values():
+    if failed or JOB_FAILED in done.values():
         sys.exit(1)
 
 
@@ -112,22 +114,14 @@ def migrate(
     as_json: Json = False,
 ) -> None:
     """Apply the migrations that are not applied yet."""
-    from retrocare.database import migrations
-
-    applied: list[str] = []
-
-    def hear(step: str) -> None:
-        say(step)
-        applied.append(step)
-
     with reported():
         settings = read_settings()
         owner = url or (settings.database_url.get_secret_value() if settings.database_url else None)
         if owner:
             applied = migrations.migrate(owner, say)
         else:
-            with connected(settings, hear):
-                applied = [step for step in applied if step[0].isdigit()]
+            with migrated(settings, say) as (_, applied):
+                pass
         count = f"{len(applied)} migration{'s' if len(applied) != 1 else ''}"
         told = f"{count} applied; the database is up to date."
         print_json({"applied": applied}) if as_json else print(told)

@@ -20,9 +20,11 @@ def show_policy(encoder: Encoder = None, as_json: Json = False) -> None:
     """Show the thresholds and limits."""
     with opened() as database:
         policy = database.policy(chosen(database, encoder))
-    print_json(policy) if as_json else print_rows(
-        [{"name": name, "value": str(value)} for name, value in policy.items()]
-    )
+    if as_json:
+        return print_json(policy)
+    thresholds = sorted((name for name in policy if name.endswith("_above")), key=lambda name: policy[name])
+    others = sorted(policy.keys() - thresholds)
+    return print_rows([{"name": name, "value": str(policy[name])} for name in (*thresholds, *others)])
 
 
 @app.command("set")

@@ -35,6 +35,7 @@ def erase_voice(
     """Say what would be erased, ask, erase it, and show what was; the consent ends with it."""
     rows = database.erasure_preview(patient_id)
     goes = [f"Of {name} would go: {', '.join(str(row['row_count']) + ' ' + row['erased'] for row in rows)}."]
+    goes += ["The consent to voiceprints would end."]
     goes += ["The patient, every call, score and alert would go as well."] if person else []
     what = "everything that is kept of" if person else "the voice of"
     confirm(f"Erase {what} {name}, and end the consent? It cannot be undone.", goes, yes)

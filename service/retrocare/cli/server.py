@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 import uvicorn
 
 from retrocare.api.app import create_app
-from retrocare.api.auth import check_binding
+from retrocare.api.auth import Keys, check_binding
 from retrocare.checks.service import Service, opened_service, working
 from retrocare.cli.console import say
 from retrocare.errors import ConfigurationError, Unavailable
@@ -31,7 +31,7 @@ def serve(settings: Settings, *, with_worker: bool = True) -> None:
     write_events()
     check_port(settings)
     with opened_service(settings, say) as service:
-        check_binding(settings, service.has_keys())
+        check_binding(settings, Keys(service.database).exist())
         server = Server(
             uvicorn.Config(
                 create_app(settings, service),

@@ -4,5 +4,5 @@
 database that the settings name. `migrations` brings a database up to date and `releases` says which ones this service
 works on. `embedded` is a PostgreSQL in a folder, run by the programs that `programs` finds.
 
-May use: audio, errors, settings.
+May use: audio, errors, observability, settings.
 """

@@ -1,4 +1,4 @@
-"""One Python method per SQL function, called by the names of its arguments."""
+"""One Python method per SQL function, called by the names of its arguments; a few make two calls in one step."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ Row = dict[str, Any]
 
 CONNECT_SECONDS = 10.0
 LONGEST_LIST = 10_000  # rows of one answer
+JOB_FAILED = -1  # what care.run_job returns where it could not even list what is due
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,9 @@ class Database:
     def __init__(
         self, pool: ConnectionPool[psycopg.Connection[DictRow]], service_url: str, owner_url: str | None = None
     ) -> None:
-        self._pool, self.service_url, self.owner_url = (
-            pool,
-            service_url,
-            owner_url,
-        )  # owner_url: of the embedded database only
+        self._pool = pool
+        self.service_url = service_url
+        self.owner_url = owner_url  # of the embedded database only
 
     def _rows(self, function: str, /, **arguments: object) -> list[Row]:
         with self._connection() as connection:
@@ -186,6 +185,54 @@ class Database:
     def release_check(self, claim: Claim) -> bool:
         return bool(self._value("care.release_check", check_id=claim.check_id, lease_token=claim.lease_token))
 
+    def stored_result(self, check_id: int) -> Row:
+        return self._row("voice.stored_result", check_id=check_id)
+
+    def complete_check(
+        self,
+        claim: Claim,
+        embedding: npt.NDArray[np.float32],
+        audio_sha256: bytes,
+        speech_seconds: float,
+        snr_db: float | None,
+        quality: Row,
+    ) -> Row:
+        return self._row(
+            "voice.complete_check",
+            check_id=claim.check_id,
+            lease_token=claim.lease_token,
+            embedding=Vector(embedding),
+            audio_sha256=audio_sha256,
+            speech_seconds=speech_seconds,
+            snr_db=snr_db,
+            quality=Jsonb(quality),
+        )
+
+    def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
+        self._row(
+            "care.abstain_check",
+            check_id=claim.check_id,
+            lease_token=claim.lease_token,
+            reason=found.reason,
+            quality=Jsonb(dict(found.measures)),
+        )
+        return self.stored_result(claim.check_id)
+
+    def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
+        self._row(
+            "care.fail_check",
+            check_id=claim.check_id,
+            lease_token=claim.lease_token,
+            code=code,
+            message=message,
+            is_permanent=is_permanent,
+        )
+        return self.stored_result(claim.check_id)
+
+    def call_measures(self, call_log_id: UUID) -> Row:
+        """Return what was measured in a call's recording; empty where nothing was."""
+        return dict(self._value("care.call_measures", call_log_id=call_log_id) or {})
+
     def check_list(self, states: list[str] | None, patient_id: UUID | None, maximum_rows: int) -> list[Row]:
         return self._rows("care.check_list", states=states, patient_id=patient_id, maximum_rows=maximum_rows)
 
@@ -264,7 +311,7 @@ class Database:
         return self._values("care.due_jobs")
 
     def run_job(self, job: str) -> int | None:
-        """Run a job; return how much it did, -1 where it failed, None while another run is under way."""
+        """Run a job; return how much it did, JOB_FAILED, or None while another run is under way."""
         done: int | None = self._value("care.run_job", job=job)
         return done
 
@@ -276,50 +323,6 @@ class Database:
 
     def pipeline_health(self) -> list[Row]:
         return self._rows("care.pipeline_health")
-
-    def stored_result(self, check_id: int) -> Row:
-        return self._row("voice.stored_result", check_id=check_id)
-
-    def complete_check(
-        self,
-        claim: Claim,
-        embedding: npt.NDArray[np.float32],
-        audio_sha256: bytes,
-        speech_seconds: float,
-        snr_db: float | None,
-        quality: Row,
-    ) -> Row:
-        return self._row(
-            "voice.complete_check",
-            check_id=claim.check_id,
-            lease_token=claim.lease_token,
-            embedding=Vector(embedding),
-            audio_sha256=audio_sha256,
-            speech_seconds=speech_seconds,
-            snr_db=snr_db,
-            quality=Jsonb(quality),
-        )
-
-    def abstain_check(self, claim: Claim, found: NotAssessable) -> Row:
-        self._row(
-            "care.abstain_check",
-            check_id=claim.check_id,
-            lease_token=claim.lease_token,
-            reason=found.reason,
-            quality=Jsonb(dict(found.measures)),
-        )
-        return self.stored_result(claim.check_id)
-
-    def fail_check(self, claim: Claim, code: str, message: str, is_permanent: bool) -> Row:
-        self._row(
-            "care.fail_check",
-            check_id=claim.check_id,
-            lease_token=claim.lease_token,
-            code=code,
-            message=message,
-            is_permanent=is_permanent,
-        )
-        return self.stored_result(claim.check_id)
 
     # people
 
@@ -449,10 +452,6 @@ class Database:
 
     def set_policy(self, encoder: str, changes: Row) -> Row:
         return dict(self._value("voice.set_policy", encoder=encoder, changes=Jsonb(changes)))
-
-    def call_measures(self, call_log_id: UUID) -> Row:
-        """Return what was measured in a call's recording; empty where nothing was."""
-        return dict(self._value("care.call_measures", call_log_id=call_log_id) or {})
 
     def setup_report(self) -> Row:
         return dict(self._value("care.setup_report"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -11,15 +11,16 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool
 
 from retrocare.database.client import CONNECT_SECONDS, Database
-from retrocare.database.embedded import embedded, set_aside
+from retrocare.database.embedded import EmbeddedServer, embedded, set_aside
 from retrocare.database.errors import translated
 from retrocare.database.migrations import MigrationFailed, migrate
 from retrocare.database.releases import check_release
+from retrocare.observability import Say, silently
 from retrocare.settings import Settings
 
 
 @contextmanager
-def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: None) -> Iterator[Database]:
+def connected(settings: Settings, say: Say = silently) -> Iterator[Database]:
     """Open the database that the settings name; the embedded one is started, migrated, and stopped when unused.
 
     Raises: Unavailable, also where the releases do not fit; ConfigurationError.
@@ -28,22 +29,33 @@ def connected(settings: Settings, on_step: Callable[[str], None] = lambda step: 
         url = settings.database_url.get_secret_value()
         named = conninfo_to_dict(url)
         where = " on ".join(str(named[part]) for part in ("dbname", "host") if named.get(part))
-        on_step(f"The database is {where or 'that of DATABASE_URL'}.")
+        say(f"The database is {where or 'that of DATABASE_URL'}.")
         with _pooled(url, settings) as pool:
             yield _checked(Database(pool, url))
         return
-    on_step(f"The database is the embedded one in {settings.data_dir.expanduser().resolve()}.")
-    with embedded(settings.data_dir, on_step=on_step) as server:
+    with migrated(settings, say) as (server, _), _pooled(server.service_url(), settings) as pool:
+        yield _checked(Database(pool, server.service_url(), server.owner_url()))
+
+
+@contextmanager
+def migrated(settings: Settings, say: Say = silently) -> Iterator[tuple[EmbeddedServer, list[str]]]:
+    """Start the embedded database and bring it up to date; yield it, and the migrations that were applied to it.
+
+    Raises: Unavailable, ConfigurationError.
+    """
+    say(f"The database is the embedded one in {settings.data_dir.expanduser().resolve()}.")
+    with embedded(settings.data_dir, say=say) as server:
         try:
-            migrate(server.owner_url(), on_step)
+            applied = migrate(server.owner_url(), say)
         except MigrationFailed as failure:
             if failure.code not in ("made_by_0_1", "baseline_changed"):
                 raise
             # These data cannot be upgraded. They are kept, and this release starts with an empty database.
-            on_step(f"{failure} What it holds is kept in the database {set_aside(server)}.")
-            migrate(server.owner_url(), on_step)
-        with _pooled(server.service_url(), settings) as pool:
-            yield _checked(Database(pool, server.service_url(), server.owner_url()))
+            kept = set_aside(server)
+            say(f"This database cannot be upgraded: {failure}")
+            say(f"It is kept as {kept}, and an empty one takes its place.")
+            applied = migrate(server.owner_url(), say)
+        yield server, applied
 
 
 def _checked(database: Database) -> Database:

@@ -24,8 +24,9 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
-from retrocare.database.programs import OWN_DATABASE, OnStep, Programs, find_programs, silently
+from retrocare.database.programs import OWN_DATABASE, Programs, find_programs
 from retrocare.errors import ConfigurationError, Unavailable
+from retrocare.observability import Say, silently
 
 BOOTSTRAP = Path(__file__).with_name("embedded.sql")
 START_SECONDS = 90  # recovery after a crash may take long
@@ -83,14 +84,14 @@ def set_aside(server: EmbeddedServer, database: str = "postgres") -> str:
 
 @contextmanager
 def embedded(
-    data_dir: Path, version: int = 18, options: Mapping[str, str] | None = None, on_step: OnStep = silently
+    data_dir: Path, version: int = 18, options: Mapping[str, str] | None = None, say: Say = silently
 ) -> Iterator[EmbeddedServer]:
     """Start the server in ``data_dir`` or join it, and stop it if nobody else uses it when the block ends.
 
     Raises: ConfigurationError where the folder cannot be used, Unavailable where the server does not start.
     """
     data_dir = data_dir.expanduser().resolve()
-    cluster = _Cluster(data_dir / f"postgres-{version}", version, {**SERVER_SETTINGS, **(options or {})}, on_step)
+    cluster = _Cluster(data_dir / f"postgres-{version}", version, {**SERVER_SETTINGS, **(options or {})}, say)
     with _opened(data_dir, f"postgres-{version}.turn") as turn, _opened(data_dir, f"postgres-{version}.users") as users:
         try:
             with _locked(turn):
@@ -118,14 +119,14 @@ def bootstrap(admin_url: str) -> None:
 class _Cluster:
     """The data of one PostgreSQL version and the server on them; callers hold the lock ``turn``."""
 
-    def __init__(self, pgdata: Path, version: int, settings: Mapping[str, str], on_step: OnStep) -> None:
-        self.pgdata, self.version, self.settings, self.on_step = pgdata, version, settings, on_step
+    def __init__(self, pgdata: Path, version: int, settings: Mapping[str, str], say: Say) -> None:
+        self.pgdata, self.version, self.settings, self.say = pgdata, version, settings, say
         self.pid_file = pgdata / "postmaster.pid"
         self.log = pgdata / "server.log"
 
     @cached_property
     def programs(self) -> Programs:
-        return find_programs(self.version, self.pgdata, self.on_step)
+        return find_programs(self.version, self.pgdata, self.say)
 
     def running(self) -> EmbeddedServer | None:
         """Return the server of this folder if it answers; wait while it starts or recovers."""

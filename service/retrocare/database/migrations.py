@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
 from retrocare.errors import ConfigurationError, RetrocareError, Unavailable
+from retrocare.observability import Say, silently
 
 MIGRATIONS = Path(__file__).with_name("migration_files")
 FILE = re.compile(r"(?P<version>\d{14})_(?P<name>retrocare_(?P<release>\d+_\d+_\d+)(_\w+)?)\.sql")
@@ -67,13 +67,13 @@ def migration_files(folder: Path = MIGRATIONS) -> list[MigrationFile]:
 
 def migrate(
     url: str,
-    on_step: Callable[[str], None] = lambda step: None,
+    say: Say = silently,
     folder: Path = MIGRATIONS,
     lock_seconds: float = LOCK_SECONDS,
 ) -> list[str]:
     """Apply the files that are not applied yet, in order, each in a transaction of its own; return their names.
 
-    ``url`` is the owner's login. ``on_step`` gets each name before it is applied, and each notice of the server.
+    ``url`` is the owner's login. ``say`` gets each name before it is applied, and each notice of the server.
     Raises: MigrationFailed, with the file's line and nothing of that file applied; Unavailable; ConfigurationError.
     """
     files = migration_files(folder)
@@ -81,15 +81,17 @@ def migrate(
         connection = psycopg.connect(url, prepare_threshold=None)
     except psycopg.OperationalError as error:
         raise Unavailable(f"The database cannot be reached: {error}".strip(), "Is DATABASE_URL right?") from None
+
+    def tell(notice: psycopg.errors.Diagnostic) -> None:
+        say(f"{notice.severity}: {notice.message_primary}")
+
     with connection:
-        connection.add_notice_handler(lambda notice: on_step(f"{notice.severity}: {notice.message_primary}"))
+        connection.add_notice_handler(tell)
         _check_history(connection, files)
-        return [file.step for file in files if _apply(connection, file, on_step, lock_seconds)]
+        return [file.step for file in files if _apply(connection, file, say, lock_seconds)]
 
 
-def _apply(
-    connection: psycopg.Connection, file: MigrationFile, on_step: Callable[[str], None], lock_seconds: float
-) -> bool:
+def _apply(connection: psycopg.Connection, file: MigrationFile, say: Say, lock_seconds: float) -> bool:
     """Apply a file unless it was applied before; try again where others hold locks that it needs."""
     for attempts_left in reversed(range(LOCK_ATTEMPTS)):
         try:
@@ -97,7 +99,7 @@ def _apply(
                 connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
                 if file.name in _recorded(connection):
                     return False
-                on_step(file.step)
+                say(file.step)
                 connection.execute(f"set local lock_timeout = '{lock_seconds}s'".encode())
                 for table in LOCKED_FIRST:
                     if connection.execute("select to_regclass(%s)", [table]).fetchone() != (None,):
@@ -108,7 +110,7 @@ def _apply(
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
             if not attempts_left:
                 raise _failure(file, error) from error
-            on_step(f"{file.step} waits for others to be done with what it changes; nothing of it was applied yet.")
+            say(f"{file.step} waits for others to be done with what it changes; nothing of it was applied yet.")
             time.sleep(lock_seconds / 4)
         except psycopg.Error as error:
             raise _failure(file, error) from error

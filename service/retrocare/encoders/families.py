@@ -12,6 +12,7 @@ from pathlib import Path
 from retrocare.encoders.protocol import TorchEncoder
 from retrocare.encoders.weights import Weights, ecapa_weights, fetch_ecapa, ge2e_weights
 from retrocare.errors import ConfigurationError
+from retrocare.observability import Say
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Folders:
 
 @dataclass(frozen=True)
 class Family:
-    """Find the weights of a family within so many seconds; load its network from them, which imports torch."""
+    """Find the weights of a family, within so many seconds; load its network from them, which imports torch."""
 
-    find_weights: Callable[[Folders, float], Weights]
+    find_weights: Callable[[Folders, float, Say], Weights]
     load: Callable[[Path], TorchEncoder]
 
 
@@ -37,7 +38,7 @@ def find_family(name: str) -> Family:
     """
     if name not in FAMILIES:
         names = ", ".join(sorted(FAMILIES))
-        raise ConfigurationError(f"no encoder is called {name!r}", hint=f"RETROCARE_ENCODER is one of auto, {names}")
+        raise ConfigurationError(f"No encoder is called {name!r}", hint=f"RETROCARE_ENCODER is one of auto, {names}.")
     return FAMILIES[name]
 
 
@@ -49,11 +50,11 @@ def load_in_torch(name: str, path: Path) -> TorchEncoder:
     return find_family(name).load(path)
 
 
-def _find_ecapa(folders: Folders, seconds: float) -> Weights:
-    return ecapa_weights(folders.ecapa or fetch_ecapa(folders.models, seconds))
+def _find_ecapa(folders: Folders, seconds: float, say: Say) -> Weights:
+    return ecapa_weights(folders.ecapa or fetch_ecapa(folders.models, seconds, say))
 
 
-def _find_ge2e(folders: Folders, seconds: float) -> Weights:
+def _find_ge2e(folders: Folders, seconds: float, say: Say) -> Weights:
     return ge2e_weights()  # they are part of an installed package
 
 

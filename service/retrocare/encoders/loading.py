@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from retrocare.encoders.onnx import load_exported
 from retrocare.encoders.protocol import SAMPLE_RATE, Encoder
 from retrocare.encoders.weights import Weights
 from retrocare.errors import ConfigurationError
+from retrocare.observability import Say, silently
 
 AUTO = "auto"
 AUTO_FETCH_SECONDS = 20.0  # how long `auto` waits for weights to come over the network
@@ -37,7 +37,7 @@ def load_encoder(
     active: str | None = None,
     fetch_seconds: float | None = None,
     threads: int | None = None,
-    say: Callable[[str], object] = lambda line: None,
+    say: Say = silently,
 ) -> EncoderChoice:
     """Load an encoder and run it once: by ONNX Runtime, or by torch where the export does not agree with it.
 
@@ -58,9 +58,9 @@ def load_encoder(
     elif ecapa_dir:
         wanted, why = "ecapa", f"its weights are named: {ecapa_dir}"
     if wanted is not None:
-        weights = find_family(wanted).find_weights(folders, fetch_seconds or NAMED_FETCH_SECONDS)
+        weights = find_family(wanted).find_weights(folders, fetch_seconds or NAMED_FETCH_SECONDS, say)
     else:
-        weights, why = _first_at_hand(folders, fetch_seconds or AUTO_FETCH_SECONDS)
+        weights, why = _first_at_hand(folders, fetch_seconds or AUTO_FETCH_SECONDS, say)
     encoder, how = _load(weights, model_dir, threads or available_cores(), say)
     return EncoderChoice(encoder, f"the encoder is {encoder.id}, because {why}; {how}")
 
@@ -70,19 +70,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _first_at_hand(folders: Folders, fetch_seconds: float) -> tuple[Weights, str]:
+def _first_at_hand(folders: Folders, fetch_seconds: float, say: Say) -> tuple[Weights, str]:
     absent: list[str] = []
     for name, family in FAMILIES.items():
         try:
-            weights = family.find_weights(folders, fetch_seconds)
+            weights = family.find_weights(folders, fetch_seconds, say)
         except ConfigurationError as error:
-            absent.append(f"{name.upper()} is not at hand: {error}")
+            absent.append(f"{name.upper()} is not at hand ({error})")
         else:
             return weights, "; ".join(absent) or "its weights are at hand"
-    raise ConfigurationError("no encoder is at hand: " + "; ".join(absent))
+    raise ConfigurationError("No encoder is at hand: " + "; ".join(absent))
 
 
-def _load(weights: Weights, model_dir: Path, threads: int, say: Callable[[str], object]) -> tuple[Encoder, str]:
+def _load(weights: Weights, model_dir: Path, threads: int, say: Say) -> tuple[Encoder, str]:
     try:
         return load_exported(weights, model_dir / "onnx", threads, say), "ONNX Runtime runs it"
     except ConfigurationError as refused:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from retrocare.encoders.families import load_in_torch
 from retrocare.encoders.protocol import SAMPLE_RATE, TorchEncoder, Vectors, Windows
 from retrocare.encoders.weights import Weights
 from retrocare.errors import ConfigurationError
+from retrocare.observability import Say, silently
 
 LEAST_COSINE = 0.9999  # between torch's and ONNX Runtime's vectors of one window
 OPSET = 17
@@ -69,9 +69,7 @@ class OnnxEncoder:
         return np.concatenate([self.encode(windows) for windows in probes(self.window_seconds)])
 
 
-def load_exported(
-    weights: Weights, folder: Path, threads: int, say: Callable[[str], object] = lambda line: None
-) -> OnnxEncoder:
+def load_exported(weights: Weights, folder: Path, threads: int, say: Say = silently) -> OnnxEncoder:
     """Load the exported network; export it first where that has not been done.
 
     *Raises*: ConfigurationError where it cannot be exported, or does not agree with torch.

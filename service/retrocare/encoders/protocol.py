@@ -10,7 +10,7 @@ import numpy.typing as npt
 Windows = npt.NDArray[np.float32]  # (windows, samples of one window), 16 kHz, all of one length
 Vectors = npt.NDArray[np.float32]  # (windows, dimension), each of length 1
 
-SAMPLE_RATE = 16_000
+SAMPLE_RATE = 16_000  # Hz, of the windows
 
 
 class Encoder(Protocol):

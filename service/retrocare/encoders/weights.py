@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from retrocare.errors import ConfigurationError
+from retrocare.observability import Say, silently
 
 REPOSITORY = "speechbrain/spkrec-ecapa-voxceleb"
 REVISION = "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286"  # pinned, never "main": reading a model folder can run code
@@ -25,8 +26,8 @@ KNOWN = {
     "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e": "ge2e-v1",
 }
 HINT = (
-    f"put the files of huggingface.co/{REPOSITORY} into a folder and name it in RETROCARE_ECAPA_DIR, "
-    "or use RETROCARE_ENCODER=ge2e, which works offline"
+    f"Put the files of huggingface.co/{REPOSITORY} into a folder and name it in RETROCARE_ECAPA_DIR, "
+    "or use RETROCARE_ENCODER=ge2e, which works offline."
 )
 DOWNLOAD = """
 import sys, huggingface_hub
@@ -65,13 +66,13 @@ def ge2e_weights(file: Path | None = None) -> Weights:
     if file is None:
         package = find_spec("resemblyzer")
         if package is None or package.origin is None:
-            raise ConfigurationError("the weights of GE2E are missing", hint="pip install --no-deps Resemblyzer==0.1.4")
+            raise ConfigurationError("The weights of GE2E are missing", hint="pip install --no-deps Resemblyzer==0.1.4")
         file = Path(package.origin).with_name("pretrained.pt")
     digest = _digest(file)
     return Weights("ge2e", _named("ge2e", digest), file, digest)
 
 
-def fetch_ecapa(model_dir: Path, seconds: float) -> Path:
+def fetch_ecapa(model_dir: Path, seconds: float, say: Say = silently) -> Path:
     """Find ECAPA's folder in the model folder or the hub's cache, or download it within the given time.
 
     The download runs in a process of its own, since a hub that hangs cannot be interrupted from within. What was
@@ -84,15 +85,16 @@ def fetch_ecapa(model_dir: Path, seconds: float) -> Path:
         return folder
     if cached := _cached():
         return cached
+    say(f"Fetching ECAPA's weights from the model hub, for at most {seconds:g} s.")
     partial = folder.with_suffix(".partial")
     command = [sys.executable, "-c", DOWNLOAD, REPOSITORY, REVISION, str(partial)]
     environment = os.environ | {"HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
         subprocess.run(command, check=True, timeout=seconds, env=environment, capture_output=True)
     except subprocess.TimeoutExpired:
-        raise ConfigurationError(f"its weights did not come within {seconds:g} s", hint=HINT) from None
+        raise ConfigurationError(f"ECAPA's weights did not arrive within {seconds:g} s", hint=HINT) from None
     except subprocess.CalledProcessError:
-        raise ConfigurationError("the model hub could not be reached", hint=HINT) from None
+        raise ConfigurationError("The model hub could not be reached", hint=HINT) from None
     with suppress(OSError):  # another process finished the same download first
         partial.rename(folder)
     return folder

@@ -196,7 +196,7 @@ class _Pinned(httpcore.NetworkBackend):
     """Connect only to the addresses that were checked, whatever host the client asks for."""
 
     def __init__(self, addresses: list[str], budget: FetchBudget, backend: httpcore.NetworkBackend) -> None:
-        self._addresses, self._limits, self._backend = addresses, budget, backend
+        self._addresses, self._budget, self._backend = addresses, budget, backend
 
     def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:
         for address in self._addresses[:-1]:
@@ -205,27 +205,27 @@ class _Pinned(httpcore.NetworkBackend):
         return self._connect(self._addresses[-1], port)
 
     def _connect(self, address: str, port: int) -> httpcore.NetworkStream:
-        return _Limited(self._backend.connect_tcp(address, port, self._limits.wait()), self._limits)
+        return _Limited(self._backend.connect_tcp(address, port, self._budget.wait()), self._budget)
 
 
 class _Limited(httpcore.NetworkStream):
     """Bound every read and write by the budget, whatever time-out the client asks for."""
 
     def __init__(self, stream: httpcore.NetworkStream, budget: FetchBudget) -> None:
-        self._stream, self._limits = stream, budget
+        self._stream, self._budget = stream, budget
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        received = self._stream.read(max_bytes, self._limits.wait())
-        self._limits.count(len(received))
+        received = self._stream.read(max_bytes, self._budget.wait())
+        self._budget.count(len(received))
         return received
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._limits.wait())
+        self._stream.write(buffer, self._budget.wait())
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Limited(self._stream.start_tls(ssl_context, server_hostname, self._limits.wait()), self._limits)
+        return _Limited(self._stream.start_tls(ssl_context, server_hostname, self._budget.wait()), self._budget)
 
     def close(self) -> None:
         self._stream.close()

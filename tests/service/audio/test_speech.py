@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.hostile import written
 from retrocare.audio.decode import PIECE_SECONDS, Audio, Samples, decode
-from retrocare.audio.speech import BUDGET_SECONDS, RecordingLimits, find_speech
+from retrocare.audio.speech import KEPT_SECONDS, RecordingLimits, find_speech
 from retrocare.cli.demo import RECORDINGS
 from retrocare.errors import NotAssessable
 
@@ -78,7 +78,7 @@ def ramp(calls: int) -> Audio:
 @pytest.mark.parametrize("calls", [8, 60])
 def test_find_speech_keeps_pieces_from_all_over_the_call(calls: int) -> None:
     speech = find_speech(ramp(calls), LIMITS)
-    assert len(speech.samples) == BUDGET_SECONDS * 16_000
+    assert len(speech.samples) == KEPT_SECONDS * 16_000
     level = [float(np.sqrt(np.mean(np.square(piece)))) for piece in speech.samples.reshape(3, -1)]
     assert level == sorted(level)
     assert level[-1] > 2 * level[0]
@@ -87,15 +87,15 @@ def test_find_speech_keeps_pieces_from_all_over_the_call(calls: int) -> None:
 def test_find_speech_stops_listening_when_it_has_what_the_budget_asks_for() -> None:
     call = ramp(20)
     assert call.seconds > 200
-    assert BUDGET_SECONDS <= find_speech(call, LIMITS).speech_seconds < BUDGET_SECONDS + 2 * PIECE_SECONDS
-    everything = find_speech(call, LIMITS, budget_seconds=math.inf)
+    assert KEPT_SECONDS <= find_speech(call, LIMITS).speech_seconds < KEPT_SECONDS + 2 * PIECE_SECONDS
+    everything = find_speech(call, LIMITS, kept_seconds=math.inf)
     assert everything.speech_seconds > 150
     assert len(everything.samples) == pytest.approx(everything.speech_seconds * 16_000, abs=2)
 
 
 def test_find_speech_listens_on_where_the_policy_asks_for_more_speech_than_the_budget() -> None:
-    wanted = replace(LIMITS, minimum_speech_seconds=3 * BUDGET_SECONDS)
-    assert find_speech(ramp(20), wanted).speech_seconds >= 3 * BUDGET_SECONDS
+    wanted = replace(LIMITS, minimum_speech_seconds=3 * KEPT_SECONDS)
+    assert find_speech(ramp(20), wanted).speech_seconds >= 3 * KEPT_SECONDS
 
 
 @pytest.mark.parametrize("minutes", [2, 20])

@@ -23,7 +23,7 @@ export function readReport(message: Json): CallReport {
   const overrides = [call, message, ...customers].map((place) => object(place.assistantOverrides));
   const providerCallId = first([call.id, message.callId], callId);
   if (providerCallId === null) {
-    throw new UnreadableReport("The report has no call with an id.");
+    throw new UnreadableReport("The report names no call with an id of letters, digits, - and _, at most 100 of them.");
   }
   return {
     providerCallId,
