@@ -267,15 +267,15 @@ def test_start_works_on_the_list_as_well_and_is_woken_over_http(database: Databa
     try:
         assert started.stderr is not None
         lines = iter(started.stderr)
-        address = next(line.partition("http://")[2].split()[0] for line in lines if "Uvicorn running on" in line)
+        address = next(json.loads(line)["url"] for line in lines if '"event": "ready"' in line)
         from retrocare.cli.demo import RECORDINGS
 
         url = host.offer("monday.flac", RECORDINGS / "01-enrol-monday.flac")
         records.call_log(records.patient(), NOON, "provider", url)
-        assert httpx.post(f"http://{address}/wake").json() == {"worker": True}
+        assert httpx.post(f"{address}/wake").json() == {"worker": True}
         until(lambda: records.all_checks_ended)
         assert states(records) == ["enrolled"]
-        shown = httpx.get(f"http://{address}/metrics").text
+        shown = httpx.get(f"{address}/metrics").text
         assert 'retrocare_outcomes_total{reason="",state="enrolled"} 1.0' in shown
         assert 'retrocare_encoder_info{encoder="ge2e-v1"} 1.0' in shown
     finally:
