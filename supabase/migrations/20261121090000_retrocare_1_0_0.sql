@@ -8,33 +8,34 @@
 --
 --     1 the call ends           functions/call-webhook     authenticates the provider, calls receive_call_report()
 --     2 the call is a row       call_logs                  one row per call of the provider, however often it is reported
---     3 the recording is here   call_logs.recording_ref    copied to Storage, or an address given by an integrator
+--     3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by an integrator
 --     4 a check is queued       trigger request_check      a row of care.checks, in the same transaction
 --     5 audio becomes a vector  service, checks/pipeline   fetch, decode, the patient's channel, speech, encode
 --     6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
 --     7 an alert is raised      public.caregiver_alerts    at most one unresolved alert per patient
 --     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
 --
--- `call_log_id` is the thread: the same word in SQL, Python, TypeScript and every log line.
+-- `call_log_id` identifies the call everywhere: in SQL, Python, TypeScript and every log line.
 --
--- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private, and holds
--- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too: voiceprints are
--- biometric data. No API role has USAGE on either; what the service may do there is a list of functions.
+-- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private and holds
+-- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too, because
+-- voiceprints are biometric data. No API role has USAGE on either; the service may only call the functions granted to it.
 --
--- These files are read in the order of their numbers, and run by `postgres`, who is no superuser on hosted Supabase. They make an
--- empty database; what brings one of an earlier release to this one is in supabase/migrations.
+-- Read these files in the order of their numbers. They run as `postgres`, which is not a superuser on hosted Supabase. They create
+-- an empty database; the migrations that upgrade a database of an earlier release are in supabase/migrations.
 --
--- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
+-- Error codes of this schema, so that callers need not parse messages. Constraint violations are recognised by the constraint's name.
 --
 --     RV001 the lease is lost        RV004 no such model             RV100 this project cannot be adopted as it is
 --     RV002 no such patient          RV005 not a comparable vector
 --     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
---     RV008 an impossible time       RV009 an idempotency key of another request
+--     RV008 an impossible time       RV009 the idempotency key of another request
 --
--- Locks are taken in one order: the models, then the patient, then whatever is the patient's. Whoever would need a second patient, or
--- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
+-- Locks are taken in one order: the models, then the patient, then whatever belongs to the patient. A function that needs a second
+-- patient, or already has a lock on something of a patient, does not wait for the patient's lock (care.try_lock_patient).
 
--- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).
+-- Check first that the server is new enough. pgvector 0.8 introduced iterative scans, which find a patient's vectors among all
+-- others.
 do $$
 declare
     oldest_server constant integer := 16;
@@ -59,12 +60,12 @@ begin
         raise exception using
             errcode = 'RV100',
             message = format('pgvector %s is too old: RetroCare Voice needs %s or newer', vector_version, oldest_vector),
-            hint = 'Install a newer one, then: alter extension vector update; Nothing was changed.';
+            hint = 'Install a newer version, then run: alter extension vector update; Nothing was changed.';
     end if;
 end
 $$;
 
--- pgvector must live in `extensions`: every function below names its operators there.
+-- pgvector must be installed in `extensions`: every function below qualifies its operators with that schema.
 do $$
 declare
     vector_schema text := (
@@ -87,14 +88,15 @@ create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 
 create schema care;
-comment on schema care is 'Private: what every signal shares, from the work list to the delivery of messages. Never exposed over the Data API.';
+comment on schema care is
+    'Private: what every signal shares, from the work list to message delivery. Never exposed over the Data API.';
 revoke all on schema care from public;
 
 create schema voice;
 comment on schema voice is 'Private: voiceprints, baselines and the functions that judge voices. Never exposed over the Data API.';
 revoke all on schema voice from public;
 
--- The Python service's login. Migrations hold no password: `alter role retrocare_service password ...` sets one.
+-- The login of the Python service. Migrations contain no password; set one with `alter role retrocare_service password ...`.
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'retrocare_service') then
@@ -107,8 +109,8 @@ grant usage on schema care to retrocare_service;
 grant usage on schema voice to retrocare_service;
 grant usage on schema extensions to retrocare_service;
 
--- Ids that rise with time: beside ten million calls, the pages of the indexes into which a random id goes are on the disk, and
--- those into which a rising one goes are those of the call before.
+-- Ids that rise with time keep index inserts on the most recent pages. Random ids would hit pages all over the index, which at ten
+-- million calls are no longer in memory.
 create function care.uuid_v7()
 returns uuid
 language sql
@@ -126,9 +128,9 @@ as $$
         'hex')::uuid
 $$;
 comment on function care.uuid_v7 is
-    'A uuid of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 at random. The default of ids whose rows are many.';
+    'Returns a UUID of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 random bits. Default of ids in large tables.';
 revoke execute on function care.uuid_v7 from public;
--- A default asks with the rights of whoever writes the row.
+-- A column default is evaluated with the privileges of the role that writes the row.
 grant execute on function care.uuid_v7 to authenticated, service_role;
 
 create function care.is_time_zone(timezone text)
@@ -140,16 +142,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;
-    -- PostgreSQL takes offsets such as PST/8 too; the parts of a zone's name begin with a letter.
+    -- PostgreSQL also accepts offsets such as PST/8. The parts of a zone name begin with a letter.
     return is_time_zone.timezone = 'UTC' or is_time_zone.timezone ~ '^[A-Za-z_]+(/[A-Za-z][A-Za-z0-9_+-]*)+$';
 exception when invalid_parameter_value then
     return false;
 end
 $$;
 comment on function care.is_time_zone is
-    'Whether this is a zone with a history, such as Europe/Berlin: abbreviations and offsets know no daylight saving.';
+    'Returns whether this is the name of a time zone, such as Europe/Berlin. Abbreviations and offsets are refused, since they have no daylight saving time.';
 revoke execute on function care.is_time_zone from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.is_time_zone to authenticated, service_role;
 
 create function care.is_phone_number(phone text)
@@ -162,9 +164,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select is_phone_number.phone ~ '^\+[1-9][0-9]{5,14}$'
 $$;
-comment on function care.is_phone_number is 'Whether this is a number in international form (E.164), such as +4930123456.';
+comment on function care.is_phone_number is
+    'Returns whether this is a number in international format (E.164), such as +4930123456.';
 revoke execute on function care.is_phone_number from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.is_phone_number to authenticated, service_role;
 
 create function care.local_hour(occurred_at timestamptz, timezone text)
@@ -177,7 +180,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select extract(epoch from (local_hour.occurred_at at time zone local_hour.timezone)::time)::double precision / 3600
 $$;
-comment on function care.local_hour is 'The hour on the patient''s clock, with its fraction: 13.5 is half past one.';
+comment on function care.local_hour is 'Returns the hour of the day in that time zone with its fraction: 13.5 is half past one.';
 revoke execute on function care.local_hour from public;
 
 create function care.local_date(occurred_at timestamptz, timezone text)
@@ -190,7 +193,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select (local_date.occurred_at at time zone local_date.timezone)::date
 $$;
-comment on function care.local_date is 'The day on the patient''s calendar.';
+comment on function care.local_date is 'Returns the date in that time zone.';
 revoke execute on function care.local_date from public;
 
 create function care.plain_name(name text, otherwise text)
@@ -202,7 +205,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(nullif(left(btrim(regexp_replace(plain_name.name, '[[:cntrl:]{}[:space:]]+', ' ', 'g')), 60), ''), otherwise)
 $$;
-comment on function care.plain_name is 'A name as it can stand in a message: one line, not too long, and no placeholder.';
+comment on function care.plain_name is
+    'Returns the name as it can appear in a message: on one line, at most 60 characters, without placeholders.';
 revoke execute on function care.plain_name from public;
 
 create function care.refuse_change()
@@ -214,11 +218,11 @@ as $$
 begin
     raise exception using
         errcode = '55000',
-        message = format('Rows of %I.%I never change', tg_table_schema, tg_table_name),
-        hint = 'A new version is a new row.';
+        message = format('Rows of %I.%I cannot be changed', tg_table_schema, tg_table_name),
+        hint = 'Insert a new row instead.';
 end
 $$;
-comment on function care.refuse_change is 'Trigger: refuses an update of what must stay as it was written.';
+comment on function care.refuse_change is 'Trigger: refuses updates of rows that must stay as they were written.';
 revoke execute on function care.refuse_change from public;
 
 create function care.refuse_rewriting()
@@ -230,11 +234,11 @@ as $$
 begin
     raise exception using
         errcode = '55000',
-        message = format('%I.%I is only ever added to', tg_table_schema, tg_table_name),
-        hint = 'What was wrong is put right by a further entry.';
+        message = format('%I.%I is append-only', tg_table_schema, tg_table_name),
+        hint = 'To correct an entry, add a further one.';
 end
 $$;
-comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, to whomever.';
+comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, even to the owner.';
 revoke execute on function care.refuse_rewriting from public;
 
 create table care.settings (
@@ -254,17 +258,21 @@ create table care.settings (
 );
 insert into care.settings default values;
 alter table care.settings enable row level security;
-comment on table care.settings is 'How the work lists and the search behave: one row. What an organisation decides is in care.organisation_settings.';
-comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
-comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
-comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
-comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
+comment on table care.settings is
+    'Settings of the work lists and of the search, in one row. Settings of an organisation are in care.organisation_settings.';
+comment on column care.settings.maximum_attempts is 'After this many attempts, failed or with a lost lease, a check is dead.';
+comment on column care.settings.retry_cap_seconds is
+    'The longest wait between attempts, before jitter of up to a fifth.';
+comment on column care.settings.delivery_maximum_attempts is
+    'After this many failed attempts a delivery is dead, and an operator issue.';
+comment on column care.settings.delivery_retry_cap_seconds is
+    'As retry_cap_seconds, for messages to caregivers. Thirty attempts span more than two hours.';
+comment on column care.settings.retry_base_seconds is 'The wait after the first failure. It doubles with each further failure.';
 alter table care.settings
     add column search_breadth integer not null default 300
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
-    'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
+    'How many candidates a search across patients examines (hnsw.ef_search). A higher value finds the nearest more reliably and takes longer. Before the search reports that nobody was found, it repeats with 1000.';
 
 create function care.retry_wait(attempts integer, cap_seconds double precision default null)
 returns interval
@@ -278,15 +286,15 @@ as $$
     from care.settings
 $$;
 comment on function care.retry_wait is
-    'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
+    'Returns how long to wait before the next attempt after this many: the wait doubles up to the cap (null: retry_cap_seconds), with jitter of up to a fifth. Called for every retry: checks, recordings, deliveries, deletions.';
 revoke execute on function care.retry_wait from public;
 
 -- 11_adoption.sql
 
--- Adoption: a RetroCare project that exists already keeps its tables and its rows, and what they lack is added. So each table is first
--- made with its id alone, where it is missing, and given its columns in the file of its idea.
+-- Adoption: in an existing RetroCare project, tables and rows are kept, and missing columns are added. Each table is therefore first
+-- created with only its id if it does not exist, and gets its columns in the file that describes it.
 
--- Preflight: refuse, before anything is changed, what cannot work.
+-- Preflight: refuse projects that cannot be adopted, before anything is changed.
 do $$
 declare
     misfit record;
@@ -349,13 +357,13 @@ begin
             raise exception using
                 errcode = 'RV100',
                 message = 'public.call_logs.timestamp is null in some rows',
-                hint = 'Give those calls their time, or delete them, then migrate again.';
+                hint = 'Set the time of those calls or delete them, then migrate again.';
         end loop;
     end if;
 end
 $$;
 
--- The earlier tables whose names are needed: kept whole, under another name.
+-- Tables of an earlier project whose names are needed here: they are kept unchanged under another name.
 do $$
 declare
     earlier text;
@@ -374,7 +382,7 @@ begin
 end
 $$;
 
--- RLS is switched on only for tables made here: an adopted table keeps its own rules, and a notice says so.
+-- Row level security is enabled only for tables created here. An adopted table keeps its own policies, and a notice says so.
 do $$
 declare
     care_table text;
@@ -397,8 +405,8 @@ $$;
 
 -- 11_release.sql
 
--- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
--- first, then to the edge functions and services: those of the release before go on meanwhile.
+-- The release: the version of this database, and the oldest service that may work with it. The database is upgraded first, then the
+-- edge functions and services; those of the previous release keep working meanwhile.
 
 create function care.release()
 returns table (version text, oldest_service text)
@@ -410,13 +418,13 @@ as $$
     select '1.0.0', '1.0.0'
 $$;
 comment on function care.release is
-    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+    'Returns the version of this database and of the oldest service that works with it, which is one release back. Called by every service when it opens the database.';
 revoke execute on function care.release from public;
 grant execute on function care.release to retrocare_service;
 
 -- 12_organisations.sql
 
--- Organisations: whose patients, keys and provider accounts they are, and how each wants its caregivers told.
+-- Organisations: they own patients, keys and provider accounts, and decide how their caregivers are notified.
 
 create function care.default_organisation()
 returns uuid
@@ -427,16 +435,18 @@ set search_path = pg_catalog, pg_temp
 as $$
     select '00000000-0000-7000-8000-000000000000'::uuid
 $$;
-comment on function care.default_organisation is 'Whose everything is that names no organisation. The default of organisation_id.';
+comment on function care.default_organisation is
+    'Returns the id of the organisation to which rows belong that name none. Default of organisation_id.';
 revoke execute on function care.default_organisation from public;
--- A default asks with the rights of whoever writes the row, or calls the function.
+-- A column default is evaluated with the privileges of the role that writes the row or calls the function.
 grant execute on function care.default_organisation to authenticated, service_role, retrocare_service;
 
 alter table public.organisations
     add column if not exists name text not null default 'Organisation'
         constraint an_organisation_has_a_name check (btrim(name) <> ''),
     add column if not exists created_at timestamptz not null default now();
-comment on table public.organisations is 'Who runs this for its patients. One is there from the start (care.default_organisation).';
+comment on table public.organisations is
+    'The organisations that look after patients. One exists from the start (care.default_organisation).';
 insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
 grant select on public.organisations to service_role;
 
@@ -456,14 +466,18 @@ create table care.organisation_settings (
 );
 alter table care.organisation_settings enable row level security;
 insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
-comment on table care.organisation_settings is 'How alerts behave and caregivers are told: one row for each organisation, made with it.';
+comment on table care.organisation_settings is
+    'How alerts behave and how caregivers are notified. One row per organisation, created with it.';
 comment on column care.organisation_settings.quiet_from is
-    'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column care.organisation_settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column care.organisation_settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
+    'Start of quiet hours in the caregiver''s time zone: warnings wait until quiet_until, unless the caregiver has set other hours. If both times are the same, there are no quiet hours.';
+comment on column care.organisation_settings.unusable_calls_in_a_row is
+    'This many answered calls in a row without usable speech raise an alert.';
+comment on column care.organisation_settings.illness_days is
+    'For this many days after an alert is resolved as an illness, the patient counts as unwell.';
 comment on column care.organisation_settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-comment on column care.organisation_settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
+    'After this many days without an answered call, a patient without silent_after_days is shown as no_recent_call.';
+comment on column care.organisation_settings.dashboard_url is
+    'The URL in messages at which the caregiver responds to an alert. Null: messages contain no URL.';
 grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;
 
 create function care.on_organisation()
@@ -479,24 +493,26 @@ begin
 end
 $$;
 comment on function care.on_organisation is
-    'Trigger: every organisation has its settings. Definer: whoever adds one may not touch the private schemas.';
+    'Trigger: inserts the settings of a new organisation. Security definer: roles that add organisations have no privileges on the private schemas.';
 revoke execute on function care.on_organisation from public;
 
--- Of a caregiver's patients alone is it asked, by the views; nobody else reaches this schema.
+-- True is safe here: only the caregiver views read these settings, and only those of the caregiver's patients. No API role has USAGE
+-- on this schema.
 create policy caregivers_read_when_a_patient_counts_as_silent on care.organisation_settings
     for select to authenticated
     using (true);
 
 -- 13_audit.sql
 
--- Audit: who did what, and when. Only ever added to, and without a name, a number or a vector: it outlives the people in it.
+-- Audit: who did what, and when. Append-only, and without names, phone numbers or vectors, since entries outlive the people that they
+-- concern.
 
 create type public.audit_action as enum (
-    'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
+    'inserted', 'updated', 'deleted',               -- a row of an audited table, noted by a trigger
     'consent_given', 'consent_withdrawn', 'signal_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
     'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
 );
-comment on type public.audit_action is 'What was done.';
+comment on type public.audit_action is 'The kind of action that was performed.';
 
 create table care.audit_log (
     id bigint generated always as identity constraint audit_log_pkey primary key,
@@ -513,11 +529,12 @@ create index audit_log_by_time on care.audit_log (occurred_at desc);
 create index audit_log_by_actor on care.audit_log (actor_id, occurred_at desc);
 alter table care.audit_log enable row level security;
 comment on table care.audit_log is
-    'Append-only: update, delete and truncate are refused, for the owner too. It refers to nobody by key, so that it stands when a person is erased.';
-comment on column care.audit_log.actor_id is 'The account that asked; null: the service, an operator or a rule.';
-comment on column care.audit_log.actor_role is 'The role of the token, or the login.';
-comment on column care.audit_log.subject is 'What it was done to: a table and a key, or a function.';
-comment on column care.audit_log.detail is 'Which columns changed, and the values of those that are no personal data.';
+    'Append-only: update, delete and truncate are refused, even to the owner. It has no foreign keys, so entries remain when a person is erased.';
+comment on column care.audit_log.actor_id is 'The account that performed the action. Null: the service, an operator or a rule.';
+comment on column care.audit_log.actor_role is 'The role in the token, or the database login.';
+comment on column care.audit_log.subject is 'The object of the action: a table and a key, or a function.';
+comment on column care.audit_log.detail is
+    'The names of the changed columns, with the old and new values of those that hold no personal data.';
 
 create function care.note_audit(
     action public.audit_action, subject text, patient_id uuid default null, detail jsonb default '{}'
@@ -533,7 +550,7 @@ as $$
         note_audit.subject, note_audit.detail
     )
 $$;
-comment on function care.note_audit is 'Adds an entry, with who is asking.';
+comment on function care.note_audit is 'Adds an entry to the audit log, with the current user as its actor.';
 revoke execute on function care.note_audit from public;
 
 create function care.audit_change()
@@ -562,7 +579,7 @@ begin
         format('%I.%I %s', tg_table_schema, tg_table_name, coalesce(present ->> 'id', present ->> tg_argv[0])),
         case when tg_table_name = 'patients' then (present ->> 'id')::uuid else (present ->> 'patient_id')::uuid end,
         jsonb_build_object('columns', changed) || (
-            -- The values of what is named: thresholds, roles, scopes; never of a person's own words or numbers.
+            -- Values are kept only of columns named in the trigger's arguments: thresholds, roles, scopes; never of personal data.
             select coalesce(jsonb_object_agg(kept.name, jsonb_build_array(before -> kept.name, after -> kept.name)), '{}')
             from unnest(tg_argv[1:]) as kept (name)
             where kept.name = any (changed)
@@ -571,7 +588,7 @@ begin
 end
 $$;
 comment on function care.audit_change is
-    'Trigger: notes a change. Its arguments are the key''s name and the columns whose values are kept. Definer: whoever changes the row may not write the log.';
+    'Trigger: notes a change in the audit log. Its arguments are the name of the key column and of the columns whose values are kept. Security definer: roles that change the row may not write the log.';
 revoke execute on function care.audit_change from public;
 
 create function care.audit_trail(patient_id uuid, since timestamptz, maximum_rows integer)
@@ -589,7 +606,7 @@ as $$
     limit audit_trail.maximum_rows
 $$;
 comment on function care.audit_trail is
-    'Entries about this patient (null: all), newest first. Definer: the reader touches no table. Called by `retrocare audit` and the view.';
+    'Returns the audit entries about this patient (null: all patients), newest first. Security definer: the caller may not read the table. Called by `retrocare audit` and by public.audit_trail.';
 revoke execute on function care.audit_trail from public;
 grant execute on function care.audit_trail to retrocare_service, service_role;
 
@@ -598,21 +615,21 @@ with (security_invoker = true)
 as
 select trail.occurred_at, trail.action, trail.actor_id, trail.actor_role, trail.patient_id, trail.subject, trail.detail
 from care.audit_trail(null, null, null) as trail;
-comment on view public.audit_trail is 'For the privacy officer (service_role): who did what and when, newest first.';
+comment on view public.audit_trail is 'For the privacy officer (service_role): who did what, and when, newest first.';
 revoke all on public.audit_trail from anon, authenticated, service_role;
 grant select on public.audit_trail to service_role;
 
 -- 14_people.sql
 
--- People: the patients, who cares for them, and the lock that whoever changes something of a patient holds.
+-- People: the patients, their caregivers, and the lock that every change to a patient's data takes.
 
 create type public.caregiver_role as enum (
     'viewer',       -- reads
-    'family',       -- also acts on alerts, writes notes, plays recordings
-    'clinician',    -- as family
+    'family',       -- also acts on alerts, writes notes and plays recordings
+    'clinician',    -- same rights as family
     'primary'       -- also manages caregivers and consent
 );
-comment on type public.caregiver_role is 'What a caregiver may do for one patient.';
+comment on type public.caregiver_role is 'What a caregiver may do for a patient. Each role includes the rights of those before it.';
 
 alter table public.patients
     add column if not exists name text,
@@ -626,10 +643,12 @@ alter table public.patients
     add column if not exists organisation_id uuid not null default care.default_organisation()
         constraint a_patient_is_an_organisations references public.organisations (id);
 create index if not exists patients_by_organisation on public.patients (organisation_id);
-comment on table public.patients is 'The people who are phoned.';
-comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
-comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
-comment on column public.patients.voice_consent_at is 'When consent to voiceprints was given; null: none, nothing is stored.';
+comment on table public.patients is 'The people who are called.';
+comment on column public.patients.timezone is 'The patient''s time zone: it decides the local hour and the local day of a call.';
+comment on column public.patients.flags is
+    'Words about the patient''s present state. If one of them is in care.sickness_words, the patient is sick.';
+comment on column public.patients.voice_consent_at is
+    'When consent to voiceprints was given. Null: there is no consent, and no voiceprint is stored.';
 grant select, insert, update, delete on public.patients to service_role;
 alter table public.patients
     add column if not exists phone text
@@ -638,9 +657,9 @@ alter table public.patients
         constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
 create index if not exists patients_by_phone on public.patients (phone);
 comment on column public.patients.phone is
-    'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
+    'The patient''s phone number (E.164). A report without a patient id is matched by it if only one patient has that number.';
 comment on column public.patients.silent_after_days is
-    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
+    'For patients who are called on a schedule: after this many days (1 to 366) without a call that could be judged, an alert is raised. Null: no schedule.';
 
 alter table public.patient_caregivers
     add column if not exists patient_id uuid not null
@@ -654,7 +673,7 @@ alter table public.patient_caregivers
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
 create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);
-comment on table public.patient_caregivers is 'Who cares for whom; user_id is null until the person has an account.';
+comment on table public.patient_caregivers is 'Who cares for which patient. user_id is null until the caregiver has an account.';
 grant select, insert, update, delete on public.patient_caregivers to service_role;
 alter table public.patient_caregivers
     add column if not exists patient_known_as text,
@@ -665,14 +684,17 @@ alter table public.patient_caregivers
     add column if not exists quiet_until time,
     add column if not exists other_addresses jsonb not null default '{}'
         constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
-comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
-comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
-comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
-comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
-comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
-comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+comment on column public.patient_caregivers.phone is 'Where text messages are sent (E.164). Null: none are sent.';
+comment on column public.patient_caregivers.webhook_url is 'The https URL to which signed messages are posted. Null: none are posted.';
+comment on column public.patient_caregivers.patient_known_as is
+    'What messages call the patient, for example Mum. Null: the patient''s name.';
+comment on column public.patient_caregivers.language is
+    'The language of messages, one of those in care.alert_texts. Texts without a translation are sent in English.';
+comment on column public.patient_caregivers.timezone is 'The caregiver''s time zone. Null: the patient''s.';
+comment on column public.patient_caregivers.quiet_from is
+    'Start of quiet hours, in which warnings wait. Null: as set in care.organisation_settings.';
+comment on column public.patient_caregivers.quiet_until is 'End of quiet hours. Null: as set in care.organisation_settings.';
+comment on column public.patient_caregivers.other_addresses is 'Addresses on further channels, by channel name.';
 
 create function care.settings_of(patient_id uuid)
 returns care.organisation_settings
@@ -685,7 +707,7 @@ as $$
     join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
     where patients.id = settings_of.patient_id
 $$;
-comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+comment on function care.settings_of is 'Returns the settings of the patient''s organisation.';
 revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
@@ -700,7 +722,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
+    'Returns the role of the signed-in caregiver for this patient. Null: none. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -709,11 +731,12 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
+    -- The setting role is the caller's, and is set for a token without an account too. In a security definer function, current_user
+    -- is the owner.
     select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
 $$;
 comment on function care.is_caller_a_caregiver is
-    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
+    'Returns whether the caller is a signed-in or anonymous user of the API, and not an operator (service_role, or the service''s own login).';
 revoke execute on function care.is_caller_a_caregiver from public;
 
 create function care.patients_of_caller(minimum_role public.caregiver_role)
@@ -729,7 +752,7 @@ as $$
         and patient_caregivers.role >= patients_of_caller.minimum_role
 $$;
 comment on function care.patients_of_caller is
-    'The patients of the signed-in caregiver, where the role is this or a later one of public.caregiver_role; of nobody, none. Definer: who cares for whom is asked here, not through the policies that ask it. In a policy: `patient_id = any (array(select ...))`, which is worked out once a query and which an index serves.';
+    'Returns the patients for whom the signed-in caregiver has at least minimum_role; none if nobody is signed in. Security definer: it reads patient_caregivers without its policies, which call this function. In a policy, write `patient_id = any (array(select ...))`, which is evaluated once per query and can use an index.';
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
@@ -745,7 +768,7 @@ as $$
     where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'Returns the name of that caregiver. Security definer: caregivers may not read each other''s rows, but may see who responded. Called by views, for those caregivers only.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 
@@ -772,7 +795,7 @@ begin
 end
 $$;
 comment on function care.lock_patient is
-    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
+    'Returns the patient''s row, locked until the transaction ends. Every change to a baseline takes this lock. Raises RV002.';
 revoke execute on function care.lock_patient from public;
 
 create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
@@ -790,15 +813,16 @@ begin
     then
         raise exception using
             errcode = 'PT404',
-            message = 'Nothing of yours has that id',
-            hint = 'It must belong to a patient for whom you care.';
+            message = 'No object with that id belongs to one of your patients',
+            hint = 'You can only access data of patients for whom you are a caregiver.';
     end if;
     patient := care.lock_patient(patient_for_caller.patient_id);
-    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    -- Of two caregivers who change each other's role at the same time, the second waits for the lock above. The role is therefore
+    -- checked again here.
     if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
         raise exception using
             errcode = 'PT403',
-            message = format('This takes the role %s', (
+            message = format('This requires the role %s', (
                 select string_agg(role::text, ' or ')
                 from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
             hint = 'Ask the primary caregiver of the patient.';
@@ -807,7 +831,7 @@ begin
 end
 $$;
 comment on function care.patient_for_caller is
-    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+    'Returns the patient, locked until the transaction ends, if the signed-in caregiver has at least minimum_role; operators always pass. Raises PT404 to callers who are not caregivers of the patient, PT403, RV002. Called by every function that changes something on behalf of a caregiver.';
 revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
@@ -824,7 +848,7 @@ begin
 end
 $$;
 comment on function care.try_lock_patient is
-    'As care.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
+    'Does the same as care.lock_patient, but without waiting. Returns false if another transaction holds the lock, or there is no such patient. For functions that lock several patients in one transaction: since they never wait, they cannot deadlock.';
 revoke execute on function care.try_lock_patient from public;
 
 create function care.lock_patient_if_any(patient_id uuid)
@@ -838,7 +862,7 @@ as $$
     for no key update
 $$;
 comment on function care.lock_patient_if_any is
-    'As care.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
+    'Does the same as care.lock_patient, for a patient who may have been erased meanwhile; then it locks nothing.';
 revoke execute on function care.lock_patient_if_any from public;
 
 create function care.lock_patient_or_refuse(patient_id uuid)
@@ -848,20 +872,21 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
+    -- The row is already locked, although the patient must be locked first. To avoid a deadlock, do not wait: let the other
+    -- transaction finish.
     if care.try_lock_patient(lock_patient_or_refuse.patient_id) then
         return true;
     elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
         raise exception using
             errcode = 'PT409',
-            message = 'Somebody works on this patient at this moment',
-            hint = 'Nothing was changed: try again.';
+            message = 'Another transaction is changing this patient',
+            hint = 'Nothing was changed. Try again.';
     end if;
     return false;
 end
 $$;
 comment on function care.lock_patient_or_refuse is
-    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
+    'Locks the patient without waiting, for triggers on rows that belong to a patient. Returns false if the patient is being deleted. Raises PT409.';
 revoke execute on function care.lock_patient_or_refuse from public;
 
 create function care.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
@@ -883,7 +908,7 @@ begin
     return added;
 end
 $$;
-comment on function care.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
+comment on function care.add_patient is 'Adds a patient and returns the new row. Raises PT400. Called by `retrocare patient add`.';
 revoke execute on function care.add_patient from public;
 grant execute on function care.add_patient to retrocare_service;
 
@@ -911,7 +936,7 @@ begin
 end
 $$;
 comment on function care.change_patient is
-    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
+    'Changes the given columns and returns the patient. Null leaves a column unchanged; an empty phone and silent_after_days 0 set theirs to null. Raises RV002. Called by `retrocare patient set`.';
 revoke execute on function care.change_patient from public;
 grant execute on function care.change_patient to retrocare_service;
 
@@ -928,7 +953,7 @@ create policy caregivers_see_themselves_and_the_primary_all_of_them on public.pa
 
 -- 15_health.sql
 
--- Health: when a patient was unwell. What is said then enrols nothing, and samples of such a day leave the baseline.
+-- Health: when a patient was unwell. Calls of that time enrol nothing, and samples of such days leave the baseline.
 
 alter table public.health_flags
     add column if not exists patient_id uuid not null
@@ -938,11 +963,12 @@ alter table public.health_flags
     add column if not exists resolved_at timestamptz
         constraint a_health_flag_ends_after_it_starts check (resolved_at >= started_at),
     add column if not exists created_at timestamptz not null default now();
--- Flags from before have just got a start, this transaction's moment: they started when they were noted.
+-- In rows of an earlier project, started_at has just been set to the time of this transaction. Set it to the time when the flag was
+-- created.
 update public.health_flags set started_at = created_at where started_at = now() and created_at < now();
 create index if not exists health_flags_by_patient on public.health_flags (patient_id, started_at);
 comment on table public.health_flags is
-    'When a patient was unwell: from started_at to resolved_at, open while that is null. Calls of that time enrol nothing.';
+    'When a patient was unwell: from started_at to resolved_at, or until now while resolved_at is null. Calls of that time enrol nothing.';
 grant select, insert, update, delete on public.health_flags to service_role;
 
 create table care.sickness_words (
@@ -972,7 +998,7 @@ as $$
             and (health_flags.resolved_at is null or health_flags.resolved_at > is_unwell_at.at)
     )
 $$;
-comment on function care.is_unwell_at is 'Whether a health flag covers that moment.';
+comment on function care.is_unwell_at is 'Returns whether a health flag of the patient covers that moment.';
 revoke execute on function care.is_unwell_at from public;
 
 create function care.is_healthy_at(patient public.patients, at timestamptz)
@@ -989,7 +1015,8 @@ as $$
                 on sickness_words.word = any (regexp_split_to_array(lower(flag), '[^[:alpha:]]+'))
         )
 $$;
-comment on function care.is_healthy_at is 'The health rule: no flag covers that moment, and no word of patients.flags says sick.';
+comment on function care.is_healthy_at is
+    'Returns whether the patient is healthy at that moment: no health flag covers it, and patients.flags contains no sickness word.';
 revoke execute on function care.is_healthy_at from public;
 
 create function care.unknown_flags()
@@ -1009,7 +1036,7 @@ as $$
     order by patients.created_at, patients.id
 $$;
 comment on function care.unknown_flags is
-    'Words of patients.flags in which no word of care.sickness_words is found: they hold nothing back. Called by `retrocare patient list`.';
+    'Returns the entries of patients.flags that contain no word of care.sickness_words and so have no effect. Called by `retrocare patient list`.';
 revoke execute on function care.unknown_flags from public;
 grant execute on function care.unknown_flags to retrocare_service;
 
@@ -1030,7 +1057,7 @@ begin
 end
 $$;
 comment on function care.lock_flagged_patient is
-    'Trigger: a flag rebuilds baselines, so its patient is locked before anything else. Definer: whoever flags may not lock patients.';
+    'Trigger: locks the patient before anything else, since a health flag rebuilds baselines. Security definer: roles that write health flags may not lock patients.';
 revoke execute on function care.lock_flagged_patient from public;
 
 create function care.flag_patient(patient_id uuid, flag text, started_at timestamptz)
@@ -1051,7 +1078,7 @@ begin
 end
 $$;
 comment on function care.flag_patient is
-    'Notes that a patient is unwell since started_at; samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
+    'Adds a health flag from started_at on and returns it. Samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
 revoke execute on function care.flag_patient from public;
 grant execute on function care.flag_patient to retrocare_service;
 
@@ -1068,14 +1095,14 @@ begin
         update public.health_flags
         set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
         where health_flags.patient_id = unflag_patient.patient_id
-            -- One that would end by itself, too: after an illness that was found, for instance.
+            -- This includes flags with an end in the future, for example after an alert was resolved as an illness.
             and (health_flags.resolved_at is null or health_flags.resolved_at > unflag_patient.resolved_at)
             and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
         returning health_flags.*;
 end
 $$;
 comment on function care.unflag_patient is
-    'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
+    'Resolves the patient''s open flags of that name (null: all) and returns them. Raises RV002. Called by `retrocare patient unflag`.';
 revoke execute on function care.unflag_patient from public;
 grant execute on function care.unflag_patient to retrocare_service;
 
@@ -1085,8 +1112,8 @@ create policy caregivers_read_their_patients_flags on public.health_flags
 
 -- 16_consent.sql
 
--- Consent: recorded with scope, time, recorder and evidence before anything is made of a recording; its withdrawal stops and
--- erases.
+-- Consent: recorded with its scope, time, recorder and evidence before a recording is processed. Its withdrawal stops the processing
+-- and erases the results.
 
 create table care.consent_scopes (
     id text constraint consent_scopes_pkey primary key,
@@ -1094,7 +1121,7 @@ create table care.consent_scopes (
 );
 alter table care.consent_scopes enable row level security;
 insert into care.consent_scopes (id, description) values ('voiceprint', 'Voiceprints are made, kept and compared.');
-comment on table care.consent_scopes is 'What can be consented to: each signal names one.';
+comment on table care.consent_scopes is 'The scopes to which a patient can consent. Each signal requires one.';
 
 create table public.consents (
     id uuid constraint consents_pkey primary key default gen_random_uuid(),
@@ -1120,12 +1147,13 @@ create index consents_by_recorder on public.consents (recorded_by);
 create index consents_by_withdrawer on public.consents (withdrawn_by);
 alter table public.consents enable row level security;
 revoke all on public.consents from anon, authenticated, service_role;
-comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all of its scope that stand; patients.voice_consent_at shows since when one to voiceprints does.';
-comment on column public.consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
-comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
+comment on table public.consents is
+    'Every consent, with its evidence and its withdrawal. A withdrawal ends all consents of that scope; patients.voice_consent_at shows since when consent to voiceprints has been in force.';
+comment on column public.consents.evidence is 'How consent was given: a signed form, a recorded sentence, or where to find it.';
+comment on column public.consents.recorded_by is 'The account that recorded it. Null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
 
--- An earlier project may have the column already: then it is the evidence.
+-- An adopted project may have the column already. The column itself is then the evidence.
 insert into public.consents (patient_id, given_at, evidence)
 select patients.id, patients.voice_consent_at, 'patients.voice_consent_at was set'
 from public.patients
@@ -1140,7 +1168,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if new.voice_consent_at is not null then
-        -- Whoever sets the column without a record of it gets one: the column alone is its evidence.
+        -- If the column is set without a row in consents, add one, with the column as its evidence.
         insert into public.consents (patient_id, given_at, recorded_by, evidence)
         select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
         where not exists (
@@ -1157,7 +1185,7 @@ begin
 end
 $$;
 comment on function care.on_consent is
-    'Trigger: who writes patients.voice_consent_at gives a consent to voiceprints, or withdraws it. Definer: whoever changes a patient may not write consents.';
+    'Trigger: a change of patients.voice_consent_at records or withdraws consent to voiceprints. Security definer: roles that change patients may not write consents.';
 revoke execute on function care.on_consent from public;
 
 create function care.on_consent_given()
@@ -1178,7 +1206,7 @@ begin
 end
 $$;
 comment on function care.on_consent_given is
-    'Trigger: a consent is noted in the audit, and one to voiceprints shows on the patient. Definer: as care.on_consent.';
+    'Trigger: notes a consent in the audit log, and shows consent to voiceprints on the patient. Security definer for the same reason as care.on_consent.';
 revoke execute on function care.on_consent_given from public;
 
 create function care.on_consents_withdrawn()
@@ -1221,7 +1249,7 @@ begin
 end
 $$;
 comment on function care.on_consents_withdrawn is
-    'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
+    'Trigger: erases what was made under a scope when its last consent is withdrawn. Security definer for the same reason as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
 create function care.refuse_unknown_scope(scope text)
@@ -1234,12 +1262,12 @@ begin
     if not exists (select from care.consent_scopes where consent_scopes.id = refuse_unknown_scope.scope) then
         raise exception using
             errcode = 'PT400',
-            message = format('Nothing that can be consented to is called %L', refuse_unknown_scope.scope),
-            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+            message = format('There is no consent scope %L', refuse_unknown_scope.scope),
+            hint = format('Use one of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
     end if;
 end
 $$;
-comment on function care.refuse_unknown_scope is 'Raises PT400 for what cannot be consented to.';
+comment on function care.refuse_unknown_scope is 'Raises PT400 if there is no such consent scope.';
 revoke execute on function care.refuse_unknown_scope from public;
 
 create function care.record_consent(
@@ -1260,13 +1288,13 @@ begin
     then
         raise exception using
             errcode = 'PT400',
-            message = 'A consent has evidence, and was given before now',
-            hint = 'Say how it was given, and where that can be found.';
+            message = 'A consent needs evidence and a time that is not in the future',
+            hint = 'State how consent was given and where the evidence is kept.';
     elsif char_length(record_consent.evidence) > 10000 then
         raise exception using
             errcode = 'PT400',
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
-            hint = 'Keep what is longer elsewhere, and say where.';
+            hint = 'Keep longer evidence elsewhere and state where.';
     end if;
     perform care.refuse_unknown_scope(record_consent.scope);
     select consents.* into consent
@@ -1287,7 +1315,7 @@ begin
 end
 $$;
 comment on function care.record_consent is
-    'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Records a consent, to voiceprints unless scope names another, and returns it. If one is already in force, this is further evidence; a repetition with the same evidence changes nothing. Raises PT400, PT403, PT404. Security definer: callers may not write consents directly.';
 revoke execute on function care.record_consent from public;
 
 create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
@@ -1308,7 +1336,7 @@ begin
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: signals that need it stop, and what they made is erased. Raises PT400, PT403, PT404. Security definer: callers may not write consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
@@ -1333,7 +1361,7 @@ begin
 end
 $$;
 comment on function care.set_consent is
-    'Records consent to voiceprints, with its evidence where there is some, or withdraws it: the voice is erased, and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
+    'Records consent to voiceprints, with its evidence if given, or withdraws it, and returns the patient. After a withdrawal, the voice data are erased and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
 revoke execute on function care.set_consent from public;
 grant execute on function care.set_consent to retrocare_service;
 
@@ -1343,9 +1371,10 @@ create policy caregivers_read_their_patients_consents on public.consents
 
 -- 19_providers.sql
 
--- Providers: who places the calls, and the accounts of theirs by which it is done.
+-- Providers: the phone providers that place the calls, and the accounts with them.
 
--- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
+-- The bucket for recordings: private, at most 50 MiB per file, audio only. Outside Supabase there is no Storage, and no bucket is
+-- created.
 do $$
 begin
     if to_regclass('storage.buckets') is not null then
@@ -1369,9 +1398,11 @@ create table care.providers (
 );
 alter table care.providers enable row level security;
 insert into care.providers (id) values ('vapi');
-comment on table care.providers is 'The phone providers whose calls are taken.';
-comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a reconciliation looks back before the end of the last one: for clocks that differ, and updates that the provider lists late.';
+comment on table care.providers is 'The phone providers whose calls are accepted.';
+comment on column care.providers.recording_retention_days is
+    'How long the provider keeps a recording. Copying it is attempted for that long.';
+comment on column care.providers.reconciliation_overlap_hours is
+    'How far each reconciliation reaches back before the end of the last one, to allow for clock differences and for updates that the provider lists late.';
 
 create table care.provider_accounts (
     id text constraint provider_accounts_pkey primary key
@@ -1389,9 +1420,11 @@ create index provider_accounts_by_provider on care.provider_accounts (provider);
 alter table care.provider_accounts enable row level security;
 insert into care.provider_accounts (id, provider, secret_name) values ('vapi', 'vapi', 'VAPI_API_KEY');
 comment on table care.provider_accounts is
-    'The accounts with those providers. The one that has its provider''s name is meant where none is named, or the only one.';
-comment on column care.provider_accounts.secret_name is 'The name of the key''s secret, in the Vault or the environment; never the key. Null: no key is known.';
-comment on column care.provider_accounts.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
+    'Accounts with the providers. If a request names no account, the account named like its provider is used, or else the only one.';
+comment on column care.provider_accounts.secret_name is
+    'The name of the secret with the API key, in the Vault or the environment; never the key itself. Null: no key is known.';
+comment on column care.provider_accounts.reconciled_until is
+    'Reconciliation has listed all calls last updated before this time. Null: it has not run yet.';
 
 create function care.account_of(provider text, account text default null)
 returns text
@@ -1409,7 +1442,7 @@ as $$
     where provider_accounts.provider = account_of.provider
 $$;
 comment on function care.account_of is
-    'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
+    'Returns the named account of this provider, or else the account named like the provider, or else the only one. Null: there is none, or it must be named.';
 revoke execute on function care.account_of from public;
 
 create function care.ensure_account(provider text, account text default null)
@@ -1438,14 +1471,14 @@ begin
     if account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('It is not known which account with %L this call is of', ensure_account.provider),
-            hint = 'Accounts are rows of care.provider_accounts: name one of them.';
+            message = format('It is not known to which account with %L this call belongs', ensure_account.provider),
+            hint = 'Name an account; they are rows of care.provider_accounts.';
     end if;
     return account_id;
 end
 $$;
 comment on function care.ensure_account is
-    'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
+    'Does the same as care.account_of, for callers that write calls directly instead of reporting them. An unknown provider is added, with an account of the same name. Raises PT400.';
 revoke execute on function care.ensure_account from public;
 
 create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
@@ -1457,7 +1490,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select greatest(
         reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        -- Whoever's clock was wrong: never later than now.
+        -- The stored time may come from a wrong clock: it is never taken later than now.
         case
             when provider_accounts.reconciled_until is not null then least(provider_accounts.reconciled_until, reconcile_since.at)
         end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
@@ -1466,7 +1499,7 @@ as $$
     where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
 $$;
 comment on function care.reconcile_since is
-    'From which update on an account''s calls must be listed: the end of the last reconciliation, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+    'Returns the time since which an account''s updated calls must be listed: the end of the last reconciliation less an overlap, but never before the provider''s retention. Null: there is no such account. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
 
 create function care.finish_reconciliation(provider text, until timestamptz, account text default null)
@@ -1481,44 +1514,44 @@ as $$
     where provider_accounts.id = care.account_of(finish_reconciliation.provider, finish_reconciliation.account)
 $$;
 comment on function care.finish_reconciliation is
-    'Every call of the account that was last updated before until was listed. Definer: as care.receive_call_report.';
+    'Notes that all calls of the account last updated before until have been listed. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.finish_reconciliation from public;
 
 -- 20_calls.sql
 
--- Calls: one row per call, upload or onboarding recording; what is true of every one of them, and how they are made.
+-- Calls: one row per call, upload or onboarding recording, the rules that all of them follow, and the functions that write them.
 
 create type public.call_source as enum (
-    'provider',     -- the phone provider reported it
-    'api',          -- POST /api/anomaly-check without a call of its own
-    'upload',       -- a file given to the command line
-    'onboarding',   -- recorded to enrol the patient: never scored
-    'archive'       -- of before: embedded when nothing else waits, makes a baseline where there is none, never judged
+    'provider',     -- reported by the phone provider
+    'api',          -- POST /api/anomaly-check without a call id
+    'upload',       -- a file uploaded by the command line
+    'onboarding',   -- recorded to enrol the patient; never scored
+    'archive'       -- from before RetroCare Voice: backfilled, enrols a patient without a baseline, is never judged
 );
-comment on type public.call_source is 'How a call came to be a row.';
+comment on type public.call_source is 'Where a call came from.';
 
 create type public.recording_channel as enum (
-    'customer',     -- the file holds the patient''s side alone
+    'customer',     -- only the patient's side of the call
     'left',         -- stereo, the patient on the left
     'right',        -- stereo, the patient on the right
-    'mono',         -- one channel
-    'mixed',        -- one channel, with the agent's voice in it: never judged
-    'stereo'        -- the patient is on one of two sides, found by when the patient spoke
+    'mono',         -- a single channel
+    'mixed',        -- a single channel that contains the agent's voice too; never judged
+    'stereo'        -- the patient is on one of two channels, found by the times when the patient spoke
 );
-comment on type public.recording_channel is 'Where in the recording the patient is.';
+comment on type public.recording_channel is 'Which part of the recording is the patient''s voice.';
 
 create type public.check_state as enum (
     'queued',           -- waits for a worker           -> leased
-    'leased',           -- a worker holds it            -> any end, or queued again
-    'scored',           -- compared with the baseline: end
-    'enrolled',         -- became the baseline, or a part of it: end
-    'held',             -- the patient was sick and has no baseline: end
-    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
-    'not_assessable',   -- the recording cannot be judged: end
-    'skipped',          -- not to be judged: end
-    'dead'              -- failed for good: end; an operator may queue it again
+    'leased',           -- a worker is processing it     -> any end, or queued again
+    'scored',           -- end: compared with the baseline
+    'enrolled',         -- end: became the baseline or a part of it
+    'held',             -- end: the patient was sick and has no baseline
+    'embedded',         -- end: voiceprint of a backfill stored, nothing judged
+    'not_assessable',   -- end: the recording cannot be judged
+    'skipped',          -- end: not to be judged
+    'dead'              -- end: failed permanently; an operator may queue it again
 );
-comment on type public.check_state is 'Where a check stands; the last seven are ends.';
+comment on type public.check_state is 'The state of a check. The last seven are ends.';
 
 create type public.check_reason as enum (
     'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
@@ -1527,7 +1560,7 @@ create type public.check_reason as enum (
     'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
 );
 comment on type public.check_reason is
-    'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
+    'Why a check ended: reasons of the first line belong to not_assessable, of the second to held, of the third to skipped, of the fourth to dead.';
 
 alter table public.call_logs
     add column if not exists patient_id uuid not null
@@ -1556,18 +1589,19 @@ alter table public.call_logs
         foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
--- By default a table of ten million rows is looked after once two million have changed.
+-- By default, autovacuum would process a table of ten million rows only after two million of them have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
 comment on column public.call_logs.provider_account is
-    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
+    'The provider account that made the call, a row of care.provider_accounts. If it is not given, the provider''s default account is set.';
 comment on column public.call_logs.recording_ref is
-    'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
-comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
-comment on column public.call_logs.speech_intervals is 'When the patient spoke, [[start, end], ...] in seconds from the start.';
-comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';
-comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different; null: not scored.';
+    'storage:bucket/path, or the URL of the recording. A check is queued when it changes from null to a value. A signed URL is set to null after use; it is kept while consent is missing or the check is dead.';
+comment on column public.call_logs.recording_source_url is 'The provider''s short-lived URL of the recording; setting it queues nothing.';
+comment on column public.call_logs.speech_intervals is
+    'When the patient spoke: [[start, end], ...], in seconds from the start of the call.';
+comment on column public.call_logs.enrolment_id is 'Shared by all recordings of one enrolment. Null for every other call.';
+comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different. Null: not scored.';
 grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
@@ -1578,18 +1612,19 @@ alter table public.call_logs
     add column if not exists is_unheard boolean not null
         generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
-    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
-comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
-comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+    'Copied from the call''s newest check that is not a backfill. Null: no check was requested. A call that is not worth judging, or whose recording never arrived, gets an end without a check.';
+comment on column public.call_logs.check_reason is 'Copied from the call''s newest check that is not a backfill.';
+comment on column public.call_logs.is_heard is
+    'The patient''s voice could be judged: the call was scored, enrolled, or held because the patient was sick.';
 comment on column public.call_logs.is_unheard is
-    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
+    'The call was answered, but there was too little speech. Recordings that cannot be decoded or whose channels cannot be told apart count as neither is_heard nor is_unheard; they are operator issues.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
 create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
 create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
--- The address of a recording is a key to it: whoever may write it need not read it.
+-- The URL of a recording grants access to it, so roles that may write the column may not read it.
 grant select (
     id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
     speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
@@ -1619,7 +1654,7 @@ as $$
         )
     end
 $$;
-comment on function care.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
+comment on function care.are_intervals is 'Returns whether the value is [[start, end], ...] with times in seconds that a call can have.';
 revoke execute on function care.are_intervals from public;
 
 create function care.forget_garbled_intervals()
@@ -1637,7 +1672,7 @@ begin
 end
 $$;
 comment on function care.forget_garbled_intervals is
-    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
+    'Trigger: sets speech intervals that are malformed to null, and keeps the call. Security definer: roles that write calls may not call functions in the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
 
 create function care.name_the_account()
@@ -1653,7 +1688,7 @@ begin
 end
 $$;
 comment on function care.name_the_account is
-    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+    'Trigger: sets the account of a provider''s call. Raises PT400. Security definer: roles that write calls may not read the private schemas.';
 revoke execute on function care.name_the_account from public;
 
 create function care.refuse_impossible_call()
@@ -1664,12 +1699,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- A clock may be wrong by a time zone, and by a date.
+    -- Allow for clocks that are off by a time zone or a date.
     if (new."timestamp" between '1970-01-01' and now() + interval '2 days') is not true then
         raise exception using
             errcode = 'RV008',
             message = format('A call cannot have begun at %s', new."timestamp"),
-            hint = 'It began before now: give the time of the call, with its zone.';
+            hint = 'A call must have begun in the past: give its time with the time zone.';
     end if;
     if tg_op = 'UPDATE' and new.patient_id <> old.patient_id and (
         exists (select from care.checks where checks.call_log_id = old.id)
@@ -1678,14 +1713,14 @@ begin
     ) then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s has been taken up as another patient''s', old.id),
+            message = format('Call %s already has data of another patient', old.id),
             hint = 'Delete it, and record it again for the right patient.';
     end if;
     return new;
 end
 $$;
 comment on function care.refuse_impossible_call is
-    'Trigger: a call has begun, and stays with the patient for whom it was taken up. Raises RV006, RV008. Definer: whoever writes calls may not read the private schemas.';
+    'Trigger: refuses a call from the future, and a change of patient once the call has data. Raises RV006, RV008. Security definer: roles that write calls may not read the private schemas.';
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
@@ -1708,8 +1743,9 @@ create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
 create index idempotency_keys_by_patient on care.idempotency_keys (patient_id);
 alter table care.idempotency_keys enable row level security;
 comment on table care.idempotency_keys is
-    'Which call a request made that carried an Idempotency-Key: the same again is about the same call. Kept as care.retention_policies says.';
-comment on column care.idempotency_keys.caller is 'The name of the API key that asked; empty: RETROCARE_API_KEY, or nobody was asked for one.';
+    'The call that each request with an Idempotency-Key created: a repeated request returns the same call. Rows are kept as long as care.retention_policies says.';
+comment on column care.idempotency_keys.caller is
+    'The name of the API key of the request. Empty: RETROCARE_API_KEY was used, or no key was required.';
 
 create function care.record_call(
     patient_id uuid,
@@ -1734,7 +1770,7 @@ declare
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
-    -- First, as voice.open_check will ask for it in the same transaction.
+    -- This lock comes first, because voice.open_check takes it in the same transaction.
     lock table care.models in row exclusive mode;
     patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
@@ -1746,8 +1782,8 @@ begin
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
-                message = 'This Idempotency-Key was sent with another request',
-                hint = 'Send another key with each request, and the same one only to repeat it.';
+                message = 'This Idempotency-Key was already sent with another request',
+                hint = 'Use a new key for each request, and the same key only to repeat one.';
         elsif found then
             return repeated.call_log_id;
         end if;
@@ -1762,7 +1798,7 @@ begin
     else
         update public.call_logs
         set recording_ref = case
-                -- What has been judged needs no address any more.
+                -- A judged call needs its URL no longer.
                 when call_logs.check_state is null or call_logs.check_state in ('queued', 'leased', 'dead', 'skipped')
                 then coalesce(call_logs.recording_ref, record_call.recording_ref)
                 else call_logs.recording_ref
@@ -1774,13 +1810,13 @@ begin
     if call.id is null and exists (select from public.call_logs where call_logs.id = record_call.call_log_id) then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s is another patient''s', record_call.call_log_id),
+            message = format('Call %s belongs to another patient', record_call.call_log_id),
             hint = 'patientId and callLogId must belong together.';
     elsif call.id is null then
         raise exception using
             errcode = 'RV003',
             message = format('No call %s', record_call.call_log_id),
-            hint = 'Without callLogId a call is made for the recording.';
+            hint = 'Leave out callLogId to create a call for the recording.';
     end if;
     if record_call.idempotency_key is not null then
         insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
@@ -1791,15 +1827,16 @@ begin
     end if;
     return call.id;
 exception when unique_violation then
-    -- At the same moment, for another patient: the same request would have waited for the patient.
+    -- A request for another patient used the same key at the same time. A repetition of the same request would have waited for the
+    -- lock on the patient.
     raise exception using
         errcode = 'RV009',
-        message = 'This Idempotency-Key was sent with another request',
-        hint = 'Send another key with each request, and the same one only to repeat it.';
+        message = 'This Idempotency-Key was already sent with another request',
+        hint = 'Use a new key for each request, and the same key only to repeat one.';
 end
 $$;
 comment on function care.record_call is
-    'The id of the call that a recording belongs to: that of the request with this idempotency key, or the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in one transaction.';
+    'Returns the id of the call to which a recording belongs: that of an earlier request with this idempotency key, or the given call, which gets the recording if it has none, or a new call. Every check therefore has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in the same transaction.';
 revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
@@ -1822,7 +1859,7 @@ begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
             errcode = 'PT400',
-            message = 'A call that may be reported again needs its provider and the provider''s id',
+            message = 'A provider''s call needs the provider and the provider''s call id',
             hint = 'Send provider and provider_call_id.';
     end if;
     account_id := care.ensure_account(upsert_call.provider, upsert_call.account);
@@ -1831,7 +1868,7 @@ begin
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
-            hint = 'What was erased is not taken in again.';
+            hint = 'A call that was erased cannot be stored again.';
     end if;
     insert into public.call_logs as known (
         patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
@@ -1854,14 +1891,14 @@ begin
     if not found then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s of %s is another patient''s', upsert_call.provider_call_id, upsert_call.provider),
-            hint = 'A call stays with the patient for whom it was recorded.';
+            message = format('Call %s of %s belongs to another patient', upsert_call.provider_call_id, upsert_call.provider),
+            hint = 'A call cannot be moved to another patient.';
     end if;
     return call.id;
 end
 $$;
 comment on function care.upsert_call is
-    'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
+    'Writes a provider''s call and returns its id. If the call is written again, missing values are added and existing ones stay. Raises PT400, PT409, RV002, RV006, RV008. Security definer: `on conflict` would need SELECT on the URL of the recording, which callers may only write.';
 revoke execute on function care.upsert_call from public;
 
 create function care.read_recording(call_log_id uuid)
@@ -1881,14 +1918,14 @@ begin
         raise exception using
             errcode = 'PT404',
             message = 'No such recording',
-            hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
+            hint = 'Recordings can be played by family, clinicians and primary caregivers, until they are deleted.';
     end if;
     perform care.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
     return care.storage_path(call.recording_ref);
 end
 $$;
 comment on function care.read_recording is
-    'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
+    'Returns where a call''s recording is in Storage (bucket/path), for a caregiver who may play it, and notes it in the audit log. Raises PT404. Security definer: callers may not read recording_ref.';
 revoke execute on function care.read_recording from public;
 
 create policy caregivers_read_their_patients_calls on public.call_logs
@@ -1897,16 +1934,16 @@ create policy caregivers_read_their_patients_calls on public.call_logs
 
 -- 21_ended_reasons.sql
 
--- Ended reasons: what a provider's words for the end of a call mean. A voicemail greeting is never judged as the patient.
+-- Ended reasons: what a provider's reasons for the end of a call mean. A voicemail greeting must never be judged as the patient.
 
 create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
-    'skip',         -- voicemail, nobody, an error: its recording is not even copied
-    'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
-    'unmatched',    -- of no patient that is known: the report is kept, and waits for the patient's id or number
-    'erased'        -- the call, or the person, was erased: nothing of the report is kept
+    'skip',         -- voicemail, nobody answered, or an error; the recording is not even copied
+    'unknown',      -- no row matches the reason: the recording is kept until the operator adds one
+    'unmatched',    -- no known patient matches: the report is kept until the patient's id or number is known
+    'erased'        -- the call or the person was erased: nothing of the report is kept
 );
-comment on type public.call_disposition is 'What becomes of a reported call.';
+comment on type public.call_disposition is 'What happens to a reported call.';
 
 create table care.ended_reasons (
     provider text not null default 'vapi'
@@ -1924,9 +1961,9 @@ create table care.ended_reasons (
 );
 alter table care.ended_reasons enable row level security;
 comment on table care.ended_reasons is
-    'What providers'' words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the call''s own provider''s decide, and where it has none, those of others; of them the very word, else one that skips, else the longest.';
+    'What providers'' ended reasons mean. Patterns are those of LIKE, in lower case. Of the patterns that match, those of the call''s own provider decide; if it has none, those of others do. Among them, an exact match wins, then a pattern that skips, then the longest.';
 comment on column care.ended_reasons.needs_speech is
-    'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
+    'If true, the call is judged unless the report is a complete transcript in which the patient says nothing. Then it is skipped as nobody_spoke.';
 insert into care.ended_reasons (pattern, disposition, reason) values
     ('customer-ended-call', 'judge', null),
     ('customer-ended-call-%', 'judge', null),
@@ -1936,11 +1973,11 @@ insert into care.ended_reasons (pattern, disposition, reason) values
     ('assistant-said-message-with-end-call-enabled', 'judge', null),
     ('assistant-forwarded-call', 'judge', null),
     ('exceeded-max-duration', 'judge', null),
-    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is the one to judge
+    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is exactly whom to judge
     ('call.in-progress.twilio-completed-call', 'judge', null),
     ('call.in-progress.sip-completed-call', 'judge', null),
     ('vonage-completed', 'judge', null),
-    -- The line broke, or a hook spoke or transferred at the end: the patient had been on the line.
+    -- The connection broke, or a hook ended the call: the patient had been on the line.
     ('vonage-disconnected', 'judge', null),
     ('call.ending.hook-executed-say', 'judge', null),
     ('call.ending.hook-executed-transfer', 'judge', null),
@@ -1988,7 +2025,8 @@ as $$
         ended_reasons.provider
     limit 1
 $$;
-comment on function care.ended_reason_rule is 'The row that decides about this provider''s calls that ended so; null: nobody has decided.';
+comment on function care.ended_reason_rule is
+    'Returns the row that decides about this provider''s calls with that ended reason. Null: no row matches.';
 revoke execute on function care.ended_reason_rule from public;
 
 create function care.skip_reason(call public.call_logs)
@@ -2003,7 +2041,8 @@ as $$
     end
     from care.ended_reason_rule(call.provider, call.ended_reason) as decided
 $$;
-comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
+comment on function care.skip_reason is
+    'Returns why this call is not judged, as far as its ended reason tells. Null: it is judged, or no row matches.';
 revoke execute on function care.skip_reason from public;
 
 -- 22_call_reports.sql
