@@ -2047,14 +2047,14 @@ revoke execute on function care.skip_reason from public;
 
 -- 22_call_reports.sql
 
--- Call reports: what the provider reports becomes a call, once, however often and in whatever order it is reported.
+-- Call reports: each call that the provider reports becomes one row, however often and in whatever order its reports arrive.
 
 create type public.received_call as (
     call_log_id uuid,
     disposition public.call_disposition,
     is_new boolean
 );
-comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
+comment on type public.received_call is 'What happened to a report. Without call_log_id, it waits until its patient is known.';
 
 create table care.unmatched_calls (
     provider_account text not null
@@ -2067,7 +2067,7 @@ create table care.unmatched_calls (
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
-    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, the job match_calls takes them in.';
+    'Reports of calls whose patient is not known, as they arrived. Once a patient has that id or phone number, the job match_calls stores the call.';
 
 create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
@@ -2085,7 +2085,7 @@ as $$
         end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means, among those of the account''s organisation: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+    'Returns the patient of a report, among those of the account''s organisation: by id if the report has one, else by phone number. Null: there is none, or several patients share the number.';
 revoke execute on function care.reported_patient from public;
 
 create function care.is_erased(account text, provider_call_id text, patient_id uuid)
@@ -2107,7 +2107,7 @@ begin
 end
 $$;
 comment on function care.is_erased is
-    'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
+    'Returns whether this call, or the patient named in its report, was erased. Later reports of such a call are not stored. Called by care.receive_call_report and care.unreported_calls.';
 revoke execute on function care.is_erased from public;
 
 create function care.unreported_calls(provider text, provider_call_ids text[], account text default null)
@@ -2128,7 +2128,8 @@ as $$
             where unmatched_calls.provider_account = known.account and unmatched_calls.provider_call_id = listed.id)
         and not care.is_erased(known.account, listed.id, null)
 $$;
-comment on function care.unreported_calls is 'Those of an account''s calls that nobody has reported. Definer: as care.receive_call_report.';
+comment on function care.unreported_calls is
+    'Returns those of the account''s calls that were never reported. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
 
 create function care.receive_call_report(
@@ -2151,7 +2152,7 @@ declare
     call public.call_logs;
     is_new boolean;
     decided care.ended_reasons;
-    -- A clock that is wrong by years says nothing of when it was.
+    -- A time that is years off comes from a wrong clock and is ignored.
     begun_at constant timestamptz := coalesce((
         select told.at
         from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
@@ -2165,15 +2166,15 @@ begin
     if nullif(receive_call_report.provider_call_id, '') is null or account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('A report needs the id of its call, and an account that is known, not %L of %L',
+            message = format('A report needs a call id and a known account, not %L of %L',
                 receive_call_report.account, receive_call_report.provider),
-            hint = 'Accounts are rows of care.provider_accounts; one must be named where the provider has several.';
+            hint = 'Accounts are rows of care.provider_accounts. If the provider has several, name one.';
     end if;
 
     select patients.* into patient
     from public.patients
     where patients.id = coalesce(
-        -- What is taken in stays with its patient.
+        -- A call that is already stored stays with its patient.
         (select call_logs.patient_id from public.call_logs
             where call_logs.provider_account = account_id
                 and call_logs.provider_call_id = receive_call_report.provider_call_id),
@@ -2251,7 +2252,7 @@ begin
 end
 $$;
 comment on function care.receive_call_report is
-    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
+    'Stores the report of a finished call and returns what happened to it; reports may be repeated. If the patient was on the line and has consented, the recording is queued to be copied. Raises PT400. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.receive_call_report from public;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
@@ -2263,14 +2264,14 @@ as $$
     select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where care.reported_patient(
-        -- What is no id is the operator's, and not in the way of the others.
+        -- A patient_id that is not a UUID is left to the operator; it must not stop other calls.
         case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
             then (unmatched_calls.report ->> 'patient_id')::uuid end,
         unmatched_calls.phone, unmatched_calls.provider_account) is not null
     order by unmatched_calls.received_at
     limit calls_to_match.maximum_rows
 $$;
-comment on function care.calls_to_match is 'Reported calls whose patient is known by now. Called by care.run_job.';
+comment on function care.calls_to_match is 'Lists reported calls whose patient is now known. Called by care.run_job.';
 revoke execute on function care.calls_to_match from public;
 
 create function care.match_call(reference text, at timestamptz)
@@ -2301,7 +2302,7 @@ begin
     return true;
 end
 $$;
-comment on function care.match_call is 'Takes in a call whose patient is known by now; whether it did. Called by care.run_job.';
+comment on function care.match_call is 'Stores a reported call whose patient is now known. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.match_call from public;
 
 create function care.calls_to_redecide(at timestamptz, maximum_rows integer)
@@ -2316,7 +2317,8 @@ as $$
     order by call_logs."timestamp"
     limit calls_to_redecide.maximum_rows
 $$;
-comment on function care.calls_to_redecide is 'Calls whose ended reason a row explains by now. Called by care.run_job.';
+comment on function care.calls_to_redecide is
+    'Lists calls with an unknown ended reason for which there is now a row. Called by care.run_job.';
 revoke execute on function care.calls_to_redecide from public;
 
 create function care.redecide_call(call_log_id text, at timestamptz)
@@ -2343,21 +2345,22 @@ begin
     return true;
 end
 $$;
-comment on function care.redecide_call is 'Judges or skips a call whose ended reason a row explains by now; whether it did. Called by care.run_job.';
+comment on function care.redecide_call is
+    'Judges or skips a call for whose ended reason there is now a row. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.redecide_call from public;
 
 -- 23_recordings.sql
 
--- Recordings: the work list of what must be copied from the provider into Storage before the provider forgets it.
+-- Recordings: the work list of recordings that must be copied from the provider into Storage before the provider deletes them.
 
 create type public.recording_state as enum (
-    'queued',       -- waits to be copied, or for another try   -> leased, expired
-    'leased',       -- somebody copies it                       -> stored, refused, queued again, expired
-    'stored',       -- in Storage: end
-    'refused',      -- what the provider has cannot be taken: end
-    'expired'       -- the provider keeps it no longer: end
+    'queued',       -- waits to be copied, or for a retry           -> leased, expired
+    'leased',       -- being copied                                -> stored, refused, queued again, expired
+    'stored',       -- end: in Storage
+    'refused',      -- end: the provider's recording cannot be used
+    'expired'       -- end: the provider no longer keeps it
 );
-comment on type public.recording_state is 'Where the copying of a provider''s recording stands.';
+comment on type public.recording_state is 'The state of copying a provider''s recording.';
 
 create table care.recordings (
     call_log_id uuid constraint recordings_pkey primary key
@@ -2389,12 +2392,13 @@ create table care.recordings (
 create index recordings_by_patient on care.recordings (patient_id);
 create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
-comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
-comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
-comment on column care.recordings.source_expires_at is 'Until when that address works.';
-comment on column care.recordings.run_at is 'Not before this moment.';
-comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
+comment on table care.recordings is 'The state of copying a call''s recording; one row per reported call that is worth judging.';
+comment on column care.recordings.source_channel is 'The kind of recording at call_logs.recording_source_url: customer, stereo or mixed.';
+comment on column care.recordings.source_expires_at is 'When that URL expires.';
+comment on column care.recordings.run_at is 'The recording is not copied before this time.';
+comment on column care.recordings.due_at is
+    'When the recording can be claimed: run_at while it is queued, leased_until while it is leased. Null: it has ended.';
+comment on column care.recordings.expires_at is 'When the provider deletes the recording.';
 create index recordings_at_issue on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
 
@@ -2409,14 +2413,14 @@ as $$
     insert into care.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
     select
         call.id, call.patient_id, queue_recording.source_channel, queue_recording.source_expires_at, queue_recording.at,
-        -- Whatever the report says of the time: it is tried for a day at least.
+        -- Copying is attempted for at least a day, whatever times the report has.
         greatest(
             coalesce(queue_recording.ended_at, call."timestamp") + make_interval(secs => 86400 * providers.recording_retention_days),
             queue_recording.at + interval '1 day')
     from care.providers
     where providers.id = call.provider
     on conflict (call_log_id) do update
-    -- Reported again, with another address: worth another try at once.
+    -- A repeated report with another URL is worth an immediate retry.
     set source_channel = coalesce(excluded.source_channel, queued.source_channel),
         source_expires_at = case
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
@@ -2424,7 +2428,7 @@ as $$
         run_at = least(queued.run_at, excluded.run_at)
     where queued.finished_at is null
 $$;
-comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
+comment on function care.queue_recording is 'Queues a call''s recording to be copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;
 
 create function care.end_recording(call_log_id uuid, state public.recording_state, at timestamptz)
@@ -2445,7 +2449,7 @@ begin
     where call_logs.id = end_recording.call_log_id and call_logs.recording_ref is null;
 end
 $$;
-comment on function care.end_recording is 'The recording never comes, and its call says so.';
+comment on function care.end_recording is 'Ends the copying of a recording without success, and ends its call as dead.';
 revoke execute on function care.end_recording from public;
 
 create function care.recordings_to_expire(at timestamptz, maximum_rows integer)
@@ -2461,7 +2465,8 @@ as $$
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
-comment on function care.recordings_to_expire is 'Calls whose recording the provider has forgotten before it was copied. Called by care.run_job.';
+comment on function care.recordings_to_expire is
+    'Lists calls whose recordings expired at the provider before they were copied. Called by care.run_job.';
 revoke execute on function care.recordings_to_expire from public;
 
 create function care.expire_recording(call_log_id text, at timestamptz)
@@ -2490,7 +2495,8 @@ begin
     return true;
 end
 $$;
-comment on function care.expire_recording is 'The provider has forgotten the recording, and its call says so; whether it did. Called by care.run_job.';
+comment on function care.expire_recording is
+    'Ends a recording that expired at the provider, and its call. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.expire_recording from public;
 
 create type public.recording_claim as (
@@ -2507,7 +2513,7 @@ create type public.recording_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
+comment on type public.recording_claim is 'A recording to copy: its source, and its path in Storage without the extension.';
 
 create function care.claim_recordings(
     worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
@@ -2546,7 +2552,7 @@ begin
 end
 $$;
 comment on function care.claim_recordings is
-    'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
+    'Claims up to count recordings that are due, or the one of this call, and returns them. Security definer: the edge function may not read the URLs itself.';
 revoke execute on function care.claim_recordings from public;
 
 create function care.attach_recording(call_log_id uuid)
@@ -2567,8 +2573,7 @@ as $$
         and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
-comment on function care.attach_recording is
-    'Gives the call its copied recording, which queues the check, where the call is worth judging.';
+comment on function care.attach_recording is 'Sets a call''s copied recording, which queues its check, if the call is worth judging.';
 revoke execute on function care.attach_recording from public;
 
 create function care.store_recording(
@@ -2588,7 +2593,7 @@ begin
     ));
     select recordings.* into held from care.recordings where recordings.call_log_id = store_recording.call_log_id for update;
     if not found then
-        perform care.delete_orphan(store_recording.recording_ref); -- erased while it was copied
+        perform care.delete_orphan(store_recording.recording_ref); -- the call was erased while its recording was copied
     end if;
     update care.recordings
     set state = 'stored',
@@ -2612,7 +2617,7 @@ begin
 end
 $$;
 comment on function care.store_recording is
-    'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
+    'Notes that a recording is in Storage and sets it on its call, which queues the check. Returns false if the lease is lost and another worker copies it. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.store_recording from public;
 
 create function care.fail_recording(
@@ -2651,13 +2656,13 @@ begin
 end
 $$;
 comment on function care.fail_recording is
-    'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
+    'Notes why a recording could not be copied, and returns its state. It is retried with exponential backoff until it expires at the provider; a permanent failure is refused at once. Security definer for the same reason as care.store_recording.';
 revoke execute on function care.fail_recording from public;
 
 -- 30_signals.sql
 
--- Signals: the ways to judge a patient, the models that they judge by, and what a score means. `voice` is one; another one comes as
--- a file of its own, with its tables in a schema of its own, and rows here.
+-- Signals: the ways to judge a patient, the models that produce their scores, and what a score means. `voice` is one; another signal
+-- has a file of its own, a schema for its tables, and rows here.
 
 create table care.signals (
     id text constraint signals_pkey primary key
@@ -2673,12 +2678,13 @@ create index signals_by_consent on care.signals (consent_scope);
 alter table care.signals enable row level security;
 insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
     ('voice', 'Voice', 'voice', 'voiceprint', 'voice.erase_traces');
-comment on table care.signals is 'The ways to judge a patient: what needs a consent, and is found by exports and erasures.';
+comment on table care.signals is 'The ways to judge a patient. Each needs a consent; exports and erasures find its tables here.';
 comment on column care.signals.schema_name is
-    'Where its tables are: those with a patient_id are exported, and counted before they are erased.';
-comment on column care.signals.consent_scope is 'Without this consent nothing is checked, and what was made is erased when it is withdrawn.';
+    'The schema of its tables. Those with a patient_id are exported, and counted before they are erased.';
+comment on column care.signals.consent_scope is
+    'Without consent to this scope nothing is checked. When it is withdrawn, what the signal made is erased.';
 comment on column care.signals.erase_function is
-    'With its schema; (patient_id) removes what the signal keeps of a patient beside checks and judgements, and returns how much, by name. The caller holds care.lock_patient.';
+    'Schema-qualified name. The function takes (patient_id), removes what the signal stores about a patient besides checks and judgements, and returns the number of removed rows by name. The caller has called care.lock_patient.';
 
 create table care.models (
     id text constraint models_pkey primary key,
@@ -2692,10 +2698,10 @@ create table care.models (
 create unique index a_signal_has_one_active_model on care.models (signal) where is_active;
 alter table care.models enable row level security;
 comment on table care.models is
-    'What turns a recording into something that can be judged; scores of two models are never compared. The active one of a signal decides what is queued.';
-comment on column care.models.id is 'Names everything that a score depends on; change any of it and it is another model.';
+    'What turns a recording into data that can be judged. Scores of different models are never compared. Checks are queued for the active model of a signal.';
+comment on column care.models.id is 'Identifies everything on which a score depends. Any change of it makes another model.';
 comment on column care.models.calls_wait_until is
-    'Until then no call is handed out to be judged, so that baselines stand still: another model is about to take over. Null, or past: they are.';
+    'Until this time no call can be claimed for judging, so that baselines stay unchanged while another model is about to become active. Null or past: calls can be claimed.';
 
 create function care.active_model(signal text)
 returns text
@@ -2705,23 +2711,23 @@ set search_path = pg_catalog, pg_temp
 as $$
     select models.id from care.models where models.signal = active_model.signal and models.is_active
 $$;
-comment on function care.active_model is 'The model whose checks are queued; null: the signal has none yet.';
+comment on function care.active_model is 'Returns the model for which checks are queued. Null: the signal has none yet.';
 revoke execute on function care.active_model from public;
 
 -- What a score means.
 
 create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
-comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in care.thresholds.';
+comment on type public.anomaly_severity is 'How far a score is from usual. The thresholds are in care.thresholds.';
 
 create type public.alert_level as enum (
     'warning',      -- listen to the patient soon
-    'emergency',    -- see to the patient now
-    'critical'      -- see to the patient now, and everybody does
+    'emergency',    -- attend to the patient now
+    'critical'      -- attend to the patient now; every caregiver is told
 );
-comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
+comment on type public.alert_level is 'The urgency of a medium, high and critical score, in rising order.';
 
 create type public.alert_type as enum ('warning', 'emergency');
-comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
+comment on type public.alert_type is 'A medium score is a warning, a high or critical one an emergency, a low one neither (null).';
 
 create function care.alert_level(severity public.anomaly_severity)
 returns public.alert_level
@@ -2736,9 +2742,9 @@ as $$
         when 'critical' then 'critical'
     end
 $$;
-comment on function care.alert_level is 'How urgent a severity is; null for low.';
+comment on function care.alert_level is 'Returns the alert level of a severity; null for low.';
 revoke execute on function care.alert_level from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.alert_level to authenticated, service_role;
 
 create function care.alert_type(level public.alert_level)
@@ -2754,7 +2760,7 @@ as $$
         when 'critical' then 'emergency'
     end
 $$;
-comment on function care.alert_type is 'How urgent a level is, in the two words of the logs; null for null.';
+comment on function care.alert_type is 'Returns the alert type of a level, as logs show it; null for null.';
 revoke execute on function care.alert_type from public;
 grant execute on function care.alert_type to authenticated, service_role;
 
@@ -2779,12 +2785,13 @@ create index thresholds_by_organisation on care.thresholds (organisation_id);
 create index thresholds_by_signal on care.thresholds (signal, model);
 alter table care.thresholds enable row level security;
 comment on table care.thresholds is
-    'What a score means: one row per model, since a score is a property of the model, and one more for each organisation that wants others.';
-comment on column care.thresholds.organisation_id is 'Whose patients they are for; null: everybody else''s.';
-comment on column care.thresholds.medium_above is 'Score above which severity is medium (a warning).';
-comment on column care.thresholds.high_above is 'Score above which severity is high (an emergency).';
-comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
-comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
+    'What a score means. One row per model, since scores of different models are not comparable, and further rows for organisations with thresholds of their own.';
+comment on column care.thresholds.organisation_id is
+    'The organisation to whose patients they apply. Null: all organisations without a row of their own.';
+comment on column care.thresholds.medium_above is 'A score above this has severity medium (a warning).';
+comment on column care.thresholds.high_above is 'A score above this has severity high (an emergency).';
+comment on column care.thresholds.critical_above is 'A score above this has severity critical.';
+comment on column care.thresholds.checkin_above is 'A call with a score above this appears in the day''s check-in.';
 
 create function care.thresholds_for(model text, patient_id uuid default null)
 returns care.thresholds
@@ -2807,13 +2814,13 @@ begin
         raise exception using
             errcode = 'RV004',
             message = format('No encoder or other model %s is registered', thresholds_for.model),
-            hint = 'A service registers its own when it starts.';
+            hint = 'A service registers its model when it starts.';
     end if;
     return found_thresholds;
 end
 $$;
 comment on function care.thresholds_for is
-    'What a model''s scores mean for this patient: as the organisation whose patient it is wants it, else (null: at all) as for everybody. Raises RV004.';
+    'Returns the thresholds of a model for this patient: those of the patient''s organisation, or else the general ones; always the general ones if patient_id is null. Raises RV004.';
 revoke execute on function care.thresholds_for from public;
 
 create function care.severity(score double precision, thresholds care.thresholds)
@@ -2835,7 +2842,8 @@ begin
     end;
 end
 $$;
-comment on function care.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
+comment on function care.severity is
+    'Returns the severity of a score: low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
 revoke execute on function care.severity from public;
 
 create function care.register_model(signal text, model text)
@@ -2857,13 +2865,13 @@ begin
 end
 $$;
 comment on function care.register_model is
-    'Makes a model known, with the default thresholds; the first one of a signal becomes active. Whether it is new.';
+    'Registers a model with the default thresholds; the first one of a signal becomes active. Returns false if it was registered already.';
 revoke execute on function care.register_model from public;
 
 -- 31_checks.sql
 
--- Checks: the work list and the record. Each call with a recording gets one check per signal and model, and each check exactly one
--- end. Who works on a check holds its lease (the next file).
+-- Checks: the work list, and the record of its results. Each call with a recording gets one check per signal and model, and each
+-- check ends exactly once. The worker that processes a check has its lease (next file).
 
 create table care.checks (
     id bigint generated always as identity constraint checks_pkey primary key,
@@ -2908,16 +2916,17 @@ create index checks_by_lease on care.checks (model, is_backfill, run_at, id)
     where state = 'leased' or (state = 'queued' and lost_leases > 0);
 alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table care.checks enable row level security;
-comment on table care.checks is 'The work list and the record, of every signal: what waits, who works on it, how it ended.';
+comment on table care.checks is 'The checks of all signals: which wait, which worker has leased them, and how they ended.';
 comment on column care.checks.is_backfill is
-    'Nothing is judged: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
-comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
-comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
-comment on column care.checks.run_at is 'Not before this moment.';
-comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
-comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
-comment on column care.checks.quality is 'What was measured of the recording, judged or not; caregivers read it.';
-comment on column care.checks.detail is 'What else the signal keeps of the end: of voice, added_to_baseline and snr_db.';
+    'A backfill only stores: it judges nothing, raises no alert and does not change the call. It can be claimed only when no call waits to be judged.';
+comment on column care.checks.attempts is 'Counted when the check is leased, so that crashes count.';
+comment on column care.checks.lost_leases is 'How many leases were lost. Such a check is claimed alone.';
+comment on column care.checks.run_at is 'The check is not run before this time.';
+comment on column care.checks.lease_token is
+    'Keeps workers with an earlier lease from writing. It is kept after the end, so that a repeated completion is recognised.';
+comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes. It was judged; this one is not.';
+comment on column care.checks.quality is 'Measures of the recording''s quality, whether it was judged or not. Caregivers may read them.';
+comment on column care.checks.detail is 'Further results that the signal stores: for voice, added_to_baseline and snr_db.';
 grant select (
     call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
     is_backfill
@@ -2939,7 +2948,7 @@ create table care.check_errors (
 );
 create index check_errors_by_check on care.check_errors (check_id);
 alter table care.check_errors enable row level security;
-comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
+comment on table care.check_errors is 'Every failure of every check. The service redacts the messages before it writes them.';
 create index check_errors_by_age on care.check_errors (occurred_at);
 
 create function care.has_consent(patient_id uuid, signal text)
@@ -2957,7 +2966,7 @@ as $$
             and consents.withdrawn_at is null
     )
 $$;
-comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
+comment on function care.has_consent is 'Returns whether the patient has given the consent that this signal needs.';
 revoke execute on function care.has_consent from public;
 
 create function care.has_any_consent(patient_id uuid)
@@ -2973,7 +2982,8 @@ as $$
             and consents.scope in (select signals.consent_scope from care.signals)
     )
 $$;
-comment on function care.has_any_consent is 'Whether the patient has consented to any signal: then recordings are copied, and kept.';
+comment on function care.has_any_consent is
+    'Returns whether the patient has consented to any signal. If so, recordings are copied and kept.';
 revoke execute on function care.has_any_consent from public;
 
 create function care.request_check(call public.call_logs, signal text, model text)
@@ -2983,7 +2993,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- However the recording came here: a voicemail greeting is not the patient.
+    -- This applies to every recording, however it was received: a voicemail greeting is not the patient.
     why_not constant public.check_reason :=
         case when care.has_consent(call.patient_id, request_check.signal) then care.skip_reason(call) else 'no_consent' end;
     is_archived boolean := call.source = 'archive';
@@ -2992,7 +3002,7 @@ begin
     insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at, state, reason, finished_at)
     values (
         call.id, call.patient_id, request_check.signal, request_check.model, is_archived,
-        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
+        case when is_archived then least(now(), call."timestamp") else now() end, -- archived calls in the order of their times
         case when why_not is null then 'queued' else 'skipped' end::public.check_state,
         why_not,
         case when why_not is not null then now() end
@@ -3002,7 +3012,7 @@ begin
 end
 $$;
 comment on function care.request_check is
-    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by a signal''s trigger and care.open_check.';
+    'Queues a check, or a backfill for an archived call. Without consent, or if the patient was not on the line, it adds a skipped check with the reason. Returns the check. Called by the trigger of a signal and by care.open_check.';
 revoke execute on function care.request_check from public;
 
 create function care.on_check_state()
@@ -3028,7 +3038,7 @@ begin
 end
 $$;
 comment on function care.on_check_state is
-    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
+    'Trigger: copies the state of a check to its call. A lease is not copied: it would double the writes to calls, for little information.';
 revoke execute on function care.on_check_state from public;
 
 create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
@@ -3086,7 +3096,7 @@ as $$
     limit check_list.maximum_rows
 $$;
 comment on function care.check_list is
-    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
+    'Returns the checks with these states and of this patient (null: all), newest first, each with its last error. Called by `retrocare checks`.';
 revoke execute on function care.check_list from public;
 grant execute on function care.check_list to retrocare_service;
 
@@ -3106,7 +3116,7 @@ declare
             and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
     );
 begin
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    -- Patients are always locked in the same order, so that two callers cannot deadlock.
     perform from public.patients
     where patients.id in (select checks.patient_id from care.checks where checks.id = any (wanted))
     order by patients.id
@@ -3144,7 +3154,7 @@ begin
 end
 $$;
 comment on function care.requeue_checks is
-    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
+    'Queues dead checks again with all their attempts, and returns their ids: those with these ids (null: all) and these reasons (null: any). Checks whose upload is gone, or for which there is a newer check, stay dead. Errors are kept. Called by `retrocare checks --requeue`.';
 revoke execute on function care.requeue_checks from public;
 grant execute on function care.requeue_checks to retrocare_service;
 
@@ -3164,9 +3174,10 @@ select
     checks.finished_at
 from care.checks
 where not checks.is_backfill;
-comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check of any signal; without backfills.';
-comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
-comment on column public.check_status.attempts is 'How often it was handed out.';
+comment on view public.check_status is
+    'For caregivers and operators: the state of each call''s checks, one row per check of any signal, without backfills.';
+comment on column public.check_status.run_at is 'A queued check is not run before this time.';
+comment on column public.check_status.attempts is 'How often the check was leased.';
 revoke all on public.check_status from anon, authenticated, service_role;
 grant select on public.check_status to authenticated, service_role;
 
@@ -3187,10 +3198,10 @@ select
 from care.checks
 group by checks.signal, checks.model, checks.is_backfill, checks.state, checks.reason;
 comment on view public.pipeline_health is
-    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
-comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
-comment on column public.pipeline_health.due_count is 'Queued and not waiting for another try.';
-comment on column public.pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
+    'For operators (service_role): how many checks are in each state and for which reason, since when the oldest has waited, and how many leases were lost.';
+comment on column public.pipeline_health.is_backfill is 'Backfills delay no call: they run only when nothing else waits.';
+comment on column public.pipeline_health.due_count is 'Queued checks that are due now, not waiting for a retry.';
+comment on column public.pipeline_health.lost_lease_count is 'Leased checks whose lease has expired; the next claim takes them.';
 revoke all on public.pipeline_health from anon, authenticated, service_role;
 grant select on public.pipeline_health to service_role;
 
@@ -3203,7 +3214,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from public.pipeline_health
 $$;
-comment on function care.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
+comment on function care.pipeline_health is
+    'Returns public.pipeline_health. Security definer: the service may not read the table. Called by GET /metrics.';
 revoke execute on function care.pipeline_health from public;
 grant execute on function care.pipeline_health to retrocare_service;
 
@@ -3213,8 +3225,8 @@ create policy caregivers_read_their_patients_checks on care.checks
 
 -- 32_leases.sql
 
--- Leases: how a check gets into one worker's hands, and out of them where the worker vanished, stopped, or is not the one that judges
--- any more. No transaction is open while a recording is processed.
+-- Leases: how a worker claims a check, and how the check is freed if the worker crashes, stops, or its model is no longer active. No
+-- transaction stays open while a recording is processed.
 
 create function care.lease(check_id bigint, worker text, lease_seconds double precision)
 returns care.checks
@@ -3237,7 +3249,7 @@ begin
     return leased;
 end
 $$;
-comment on function care.lease is 'Hands a locked check to a worker and counts the attempt.';
+comment on function care.lease is 'Leases a locked check to a worker, counts the attempt, and returns the check.';
 revoke execute on function care.lease from public;
 
 create function care.open_check(call_log_id uuid, signal text, model text, worker text, lease_seconds double precision)
@@ -3251,7 +3263,7 @@ declare
     latest care.checks;
     active text;
 begin
-    lock table care.models in row exclusive mode; -- first: which one is active stays so until this is done
+    lock table care.models in row exclusive mode; -- locked first, so that the active model cannot change meanwhile
     active := care.active_model(open_check.signal);
     select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
     if call.patient_id is null then
@@ -3268,13 +3280,13 @@ begin
     where checks.call_log_id = call.id
         and checks.is_backfill = (call.source = 'archive')
         and checks.signal = open_check.signal
-        -- What an earlier model judged is not judged again by the one that is active now.
+        -- A call that an earlier model has judged is not judged again by the active one.
         and (checks.model = open_check.model or open_check.model = active)
     order by checks.id desc
     limit 1
     for update;
     if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
-        -- The call that it repeated is deleted, and what was found then with it.
+        -- The call that it duplicated was deleted, and the result with it.
         or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
     then
         latest := care.request_check(call, open_check.signal, open_check.model);
@@ -3288,7 +3300,7 @@ begin
 end
 $$;
 comment on function care.open_check is
-    'The call''s check by this model, leased to this worker at once; one that an earlier model left behind is taken over. Without lease_token it has ended, or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+    'Returns the call''s check by this model, leased to this worker at once. A check that is still queued for a previously active model is taken over. If lease_token is null, the check has ended, or another worker has leased it. A new check replaces a dead one and one that lacked consent. Raises RV003.';
 revoke execute on function care.open_check from public;
 
 create function care.expire_leases(model text)
@@ -3310,13 +3322,13 @@ as $$
             and expired.leased_until < clock_timestamp()
             and (call_logs.recording_ref is null
                 or expired.attempts >= (select settings.maximum_attempts from care.settings))
-        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
+        -- Lock the call too: the state is copied to it, and care.open_check locks the call before its check.
         for no key update of expired, call_logs skip locked
     ) as lost
     where checks.id = lost.id
 $$;
 comment on function care.expire_leases is
-    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
+    'Ends checks whose lease has expired and that cannot be retried, because the upload is gone or all attempts are used up.';
 revoke execute on function care.expire_leases from public;
 
 create function care.claim_checks(model text, worker text, count integer, lease_seconds double precision)
@@ -3331,7 +3343,7 @@ declare
 begin
     perform care.expire_leases(claim_checks.model);
 
-    -- Calls that wait to be judged come first, and are the active model's; then what a backfill asks for.
+    -- Calls that wait to be judged come first, for the active model only; backfills follow.
     foreach of_backfill in array
         case when exists (
             select from care.models
@@ -3340,7 +3352,7 @@ begin
                 and (models.calls_wait_until > clock_timestamp()) is not true
         ) then array[false, true] else array[true] end
     loop
-        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+        -- The lease of this check was lost, so it may have crashed its worker. It is claimed alone.
         select suspect.id into suspect_id
         from care.checks as suspect
         where suspect.model = claim_checks.model
@@ -3358,7 +3370,8 @@ begin
             return;
         end if;
 
-        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+        -- Oldest first, but one check at a time per patient: a patient with many calls does not delay others, and calls stay in
+        -- order.
         return query
             select claimed.*
             from (
@@ -3369,7 +3382,7 @@ begin
                     and waiting.state = 'queued'
                     and waiting.run_at <= clock_timestamp()
                     and waiting.lost_leases = 0
-                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
+                    -- With `not exists`, the planner would join the whole list with itself only to find the first row.
                     and (
                         select sooner.id
                         from care.checks as sooner
@@ -3393,7 +3406,7 @@ begin
 end
 $$;
 comment on function care.claim_checks is
-    'Hands out up to count checks that are due: of calls that wait to be judged, to the active model alone, and only where there is none, of a backfill. Called by each signal''s own claim.';
+    'Claims up to count checks that are due and returns them: checks of calls that wait to be judged, which only the active model gets, or else backfills. Called by the claim function of each signal.';
 revoke execute on function care.claim_checks from public;
 
 create function care.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
@@ -3410,7 +3423,7 @@ as $$
         and checks.state = 'leased'
     returning true
 $$;
-comment on function care.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
+comment on function care.renew_lease is 'Renews the lease of a check. Returns true; null: the lease is lost.';
 revoke execute on function care.renew_lease from public;
 grant execute on function care.renew_lease to retrocare_service;
 
@@ -3422,7 +3435,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Its state is copied to its call: the patient is locked first.
+    -- The state is copied to the call, so the patient is locked first.
     perform care.lock_patient_if_any((select checks.patient_id from care.checks where checks.id = release_check.check_id));
     update care.checks
     set state = 'queued',
@@ -3440,7 +3453,7 @@ begin
 end
 $$;
 comment on function care.release_check is
-    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+    'Releases a check that was not processed, as if it had never been claimed. Returns true; null: the lease is lost, or the recording is an upload that only this worker has. Called by a worker that stops.';
 revoke execute on function care.release_check from public;
 grant execute on function care.release_check to retrocare_service;
 
@@ -3461,7 +3474,7 @@ as $$
         )
 $$;
 comment on function care.is_stranded is
-    'Whether a check of a model that is not active (any more) waits for a worker that may never come. The caller asks about such models alone.';
+    'Returns whether a check is due for a model that is not active, so that it may never be claimed. Callers pass only checks of such models.';
 revoke execute on function care.is_stranded from public;
 
 create function care.checks_to_reassign(at timestamptz, maximum_rows integer)
@@ -3479,7 +3492,7 @@ as $$
     limit checks_to_reassign.maximum_rows
 $$;
 comment on function care.checks_to_reassign is
-    'Calls that wait to be judged by a model that is not active (any more). Called by voice.activate_encoder, and by care.run_job for those that came back since: a lease that expired, an attempt that failed.';
+    'Lists checks of calls that wait to be judged by a model that is not active. Called by voice.activate_encoder, and by care.run_job for checks that became due later: after an expired lease or a failed attempt.';
 revoke execute on function care.checks_to_reassign from public;
 
 create function care.reassign_checks(check_ids bigint[], at timestamptz)
@@ -3510,7 +3523,8 @@ begin
     return reassigned;
 end
 $$;
-comment on function care.reassign_checks is 'Hands these checks over to the active model; how many. Called by voice.activate_encoder and care.reassign_check.';
+comment on function care.reassign_checks is
+    'Reassigns these checks to the active model and returns how many. Called by voice.activate_encoder and care.reassign_check.';
 revoke execute on function care.reassign_checks from public;
 
 create function care.reassign_check(check_id text, at timestamptz)
@@ -3524,13 +3538,14 @@ begin
         and care.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
 end
 $$;
-comment on function care.reassign_check is 'Hands one of care.checks_to_reassign over to the active model; whether it did. Called by care.run_job.';
+comment on function care.reassign_check is
+    'Reassigns one of care.checks_to_reassign to the active model. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.reassign_check from public;
 
 -- 33_check_ends.sql
 
--- Ends of checks: completed by the signal itself, abstained from, given back, or failed; one transaction, all or nothing, fenced by the
--- lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
+-- Ends of checks: a check is completed by its signal, abstained from, or failed. Each end is one transaction, guarded by the lease
+-- token. A worker that lost the lease changes nothing; a repeated call gets the same answer.
 
 create function care.leased_check(check_id bigint, lease_token uuid)
 returns care.checks
@@ -3551,13 +3566,13 @@ begin
         raise exception using
             errcode = 'RV001',
             message = format('The lease of check %s is lost', leased_check.check_id),
-            hint = 'It expired and went to another worker; drop the work.';
+            hint = 'The lease expired, and another worker may have the check. Stop working on it.';
     end if;
     return held;
 end
 $$;
 comment on function care.leased_check is
-    'The patient and the check, locked, after the lease token was found right; leased, or ended already. Raises RV001 where it is lost, RV003 where there is no such check.';
+    'Locks the patient and the check, verifies the lease token, and returns the check, which is leased or has already ended. Raises RV001 if the lease is lost, RV003 if there is no such check.';
 revoke execute on function care.leased_check from public;
 
 create function care.finish_check(
@@ -3580,11 +3595,11 @@ begin
     where checks.id = finish_check.check_id and checks.state = 'leased'
     returning * into ended;
     if not found then
-        -- Consent was withdrawn meanwhile, for instance: whatever this transaction wrote is taken back.
+        -- For example, consent was withdrawn meanwhile. The error rolls back what this transaction wrote.
         raise exception using
             errcode = 'RV001',
-            message = format('Check %s has ended already', finish_check.check_id),
-            hint = 'Whoever completes a check asks care.leased_check first whether it is still leased.';
+            message = format('Check %s has already ended', finish_check.check_id),
+            hint = 'Call care.leased_check first, to see whether the check is still leased.';
     end if;
 
     if finish_check.state <> 'dead' then
@@ -3601,7 +3616,7 @@ begin
 end
 $$;
 comment on function care.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check. Raises RV001 where the check has ended.';
+    'Writes the end of a check. Signed URLs grant access, so they are removed once no check needs them; a dead check keeps its URL for a retry. The caller has called care.leased_check. Raises RV001 if the check has already ended.';
 revoke execute on function care.finish_check from public;
 
 create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
@@ -3628,7 +3643,7 @@ begin
 end
 $$;
 comment on function care.abstain_check is
-    'Ends a check whose recording cannot be judged, with the reason: never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+    'Ends a check whose recording cannot be judged, with the reason and without a score. Returns the state. Raises RV001, RV003. Called by the service.';
 revoke execute on function care.abstain_check from public;
 grant execute on function care.abstain_check to retrocare_service;
 
@@ -3669,14 +3684,14 @@ begin
 end
 $$;
 comment on function care.fail_check is
-    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+    'Notes a failed attempt and returns the state of the check. It is retried with exponential backoff, or dead if the failure is permanent, the upload is gone, or all attempts are used up. Writes no score. Raises RV001, RV003. Called by the service.';
 revoke execute on function care.fail_check from public;
 grant execute on function care.fail_check to retrocare_service;
 
 -- 34_judgements.sql
 
--- Judgements: one row per judged signal of a call, and the one way from a score to check-in, alert and message. The alert is raised by
--- a later file, care.raise_alert.
+-- Judgements: one row per judged signal of a call. care.record_judgement alone turns a score into a check-in, an alert and messages.
+-- The alert is raised by care.raise_alert, in a later file.
 
 alter table public.daily_checkins
     add column if not exists patient_id uuid not null
@@ -3686,12 +3701,14 @@ alter table public.daily_checkins
     add column if not exists severity public.anomaly_severity,
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
-comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
-comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
-comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
+comment on table public.daily_checkins is
+    'The patient''s days. A call with a score above the checkin_above of its thresholds leaves its score here.';
+comment on column public.daily_checkins.date is 'The date in the patient''s time zone.';
+comment on column public.daily_checkins.anomaly_score is 'The highest score of the day.';
 grant select, insert, update, delete on public.daily_checkins to service_role;
 
--- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+-- Policies change a few times a year, while there are millions of scores. Each set of values is therefore stored once, and judgements
+-- refer to it.
 create table public.scoring_policies (
     id integer generated always as identity constraint scoring_policies_pkey primary key,
     policy jsonb not null constraint a_policy_is_kept_once unique,
@@ -3700,8 +3717,9 @@ create table public.scoring_policies (
 alter table public.scoring_policies enable row level security;
 revoke all on public.scoring_policies from anon, authenticated, service_role;
 comment on table public.scoring_policies is
-    'Thresholds and weights as they were when calls were judged by them: never changed, one row for all the judgements that it stands behind.';
-comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
+    'Thresholds and weights with which calls were judged. A row never changes and serves all judgements made with these values.';
+comment on column public.scoring_policies.policy is
+    'All values by name: those of care.thresholds, and those of the signal, for voice those of voice.policies.';
 grant select on public.scoring_policies to authenticated, service_role;
 
 create function care.keep_scoring_policy(policy jsonb)
@@ -3718,7 +3736,7 @@ begin
         from public.scoring_policies
         where scoring_policies.policy = keep_scoring_policy.policy;
         exit when found;
-        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        -- Another transaction may insert the same values at this moment. The next iteration then finds its row.
         insert into public.scoring_policies (policy)
         values (keep_scoring_policy.policy)
         on conflict do nothing;
@@ -3726,7 +3744,8 @@ begin
     return kept_id;
 end
 $$;
-comment on function care.keep_scoring_policy is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+comment on function care.keep_scoring_policy is
+    'Returns the id of the row with these values, which is added if it is new. Called by care.record_judgement.';
 revoke execute on function care.keep_scoring_policy from public;
 
 create table public.judgements (
@@ -3760,15 +3779,15 @@ alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autova
 alter table public.judgements enable row level security;
 revoke all on public.judgements from anon, authenticated, service_role;
 comment on table public.judgements is
-    'One row per judged signal of a call, written by care.record_judgement alone. What the signal measured is beside it, under the same id: of voice, voice_anomaly_logs. A call that was not judged has none.';
-comment on column public.judgements.signal is 'Of what: a row of care.signals, such as voice.';
-comment on column public.judgements.model is 'By what; scores of two models are no series.';
+    'One row per judged signal of a call, written only by care.record_judgement. What the signal measured is stored under the same id; for voice, in voice_anomaly_logs. A call that was not judged has no row.';
+comment on column public.judgements.signal is 'The signal that was judged: a row of care.signals, such as voice.';
+comment on column public.judgements.model is 'The model that produced the score. Scores of different models are not comparable.';
 comment on column public.judgements.occurred_at is 'When the call began.';
 comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
-comment on column public.judgements.rule is 'By which rule of the signal the score was worked out, such as fixed.';
-comment on column public.judgements.explanation is 'Why, in words; null: the score says it all.';
-comment on column public.judgements.policy_id is 'Thresholds and weights as they were at that moment: scoring_policies.policy.';
-comment on column public.judgements.alert_sent is 'A message about it was accepted by a provider.';
+comment on column public.judgements.rule is 'The signal''s rule that produced the score, such as fixed.';
+comment on column public.judgements.explanation is 'The reasons for the score, in words. Null: the score says it all.';
+comment on column public.judgements.policy_id is 'The thresholds and weights at that time: scoring_policies.policy.';
+comment on column public.judgements.alert_sent is 'Whether a provider has accepted a message about it.';
 grant select on public.judgements to authenticated, service_role;
 
 create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
@@ -3784,7 +3803,8 @@ as $$
         severity = excluded.severity
     where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
 $$;
-comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by care.record_judgement.';
+comment on function care.note_checkin is
+    'Keeps the highest score of the patient''s local day in its check-in. Called by care.record_judgement.';
 revoke execute on function care.note_checkin from public;
 
 create function care.record_judgement(
@@ -3826,7 +3846,7 @@ begin
 end
 $$;
 comment on function care.record_judgement is
-    'The one way from a score to a judgement, the day''s check-in, an alert and its messages. severity null: as the thresholds say. The caller holds care.lock_patient. Called by each signal, once a call and model.';
+    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
 create policy caregivers_read_their_patients_checkins on public.daily_checkins
@@ -3843,10 +3863,10 @@ create policy caregivers_read_their_patients_judgements on public.judgements
 
 -- 36_voiceprints.sql
 
--- Voiceprints: which encoders there are, and the vectors that they made.
+-- Voiceprints: the registered encoders, and the embeddings that they produced.
 --
--- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder. Vectors of two
--- encoders are never compared.
+-- An encoder's id stands for its weights, audio front end and window. If any of them changes, it is another encoder. Embeddings of
+-- different encoders are never compared.
 
 create table voice.encoders (
     id text constraint encoders_pkey primary key
@@ -3858,7 +3878,7 @@ create table voice.encoders (
     constraint encoders_by_dimension unique (id, dimension)
 );
 alter table voice.encoders enable row level security;
-comment on table voice.encoders is 'What turns audio into vectors: the models of the signal voice.';
+comment on table voice.encoders is 'Encoders turn audio into embeddings. They are the models of the signal voice.';
 comment on column voice.encoders.window_seconds is 'The length of speech that is encoded at once.';
 
 create table voice.embeddings (
@@ -3887,12 +3907,13 @@ create table voice.embeddings (
 );
 create index embeddings_by_encoder on voice.embeddings (encoder, dimension);
 alter table voice.embeddings enable row level security;
-comment on table voice.embeddings is 'One voice embedding per call and encoder: biometric data, granted to nobody.';
-comment on column voice.embeddings.embedding is 'Unit vector; the zero vector and NaN are refused.';
-comment on column voice.embeddings.audio_sha256 is 'Of the recording''s bytes: the same audio twice is one recording.';
-comment on column voice.embeddings.speech_seconds is 'Net speech that was listened to; listening stops when the budget is met.';
-comment on column voice.embeddings.snr_db is 'Speech level against the noise floor; null: not known.';
-comment on column voice.embeddings.quality is 'What else was measured: windows, outlier_windows (left out: of somebody else), agreement, clipped_share, channel.';
+comment on table voice.embeddings is 'One voice embedding per call and encoder. This is biometric data; no role has privileges on it.';
+comment on column voice.embeddings.embedding is 'Unit vector. The zero vector and NaN are refused.';
+comment on column voice.embeddings.audio_sha256 is 'Hash of the recording''s bytes: the same bytes are the same recording.';
+comment on column voice.embeddings.speech_seconds is 'Net speech that was analysed. Analysis stops once there is enough.';
+comment on column voice.embeddings.snr_db is 'Level of speech above the noise floor. Null: not known.';
+comment on column voice.embeddings.quality is
+    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel.';
 create index embeddings_by_age on voice.embeddings (created_at);
 
 create function voice.active_encoder()
@@ -3904,16 +3925,17 @@ set search_path = pg_catalog, pg_temp
 as $$
     select care.active_model('voice')
 $$;
-comment on function voice.active_encoder is 'The id of the encoder whose checks are queued; null before the first service started.';
+comment on function voice.active_encoder is
+    'Returns the id of the encoder for which checks are queued. Null before the first service has started.';
 revoke execute on function voice.active_encoder from public;
 grant execute on function voice.active_encoder to retrocare_service;
--- Scores of two encoders are no series: the overview's means are of the active one.
+-- Scores of different encoders are not comparable, so the means in the overview are those of the active encoder.
 grant execute on function voice.active_encoder to authenticated, service_role;
 
 -- 37_voice_policies.sql
 
--- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
--- values; the thresholds beside them are care.thresholds.
+-- Policies of voice: weights and limits are rows, so changing one is an update, not a release. Their defaults are the specified
+-- values. The thresholds are in care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
@@ -3948,17 +3970,19 @@ create table voice.policies (
 );
 alter table voice.policies enable row level security;
 comment on table voice.policies is
-    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
-comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
-comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
-comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
-comment on column voice.policies.evening_start_hour is 'On the patient''s clock: where the evening window begins.';
-comment on column voice.policies.window_hours is 'Length of the morning and of the evening window.';
-comment on column voice.policies.edge_reduction is 'Share taken off at a window''s edge; middle_reduction in its middle.';
-comment on column voice.policies.minimum_speech_seconds is 'Less net speech than this is not assessable.';
+    'How a voice is scored, and which recordings can be judged. One row per encoder. The meaning of a score is in care.thresholds.';
+comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this reduces the score.';
+comment on column voice.policies.noise_reduction is
+    'How much an SNR of 0 dB reduces the score; the reduction falls to nothing at noisy_below_snr_db.';
+comment on column voice.policies.morning_start_hour is 'Start of the morning window, in the patient''s time zone.';
+comment on column voice.policies.evening_start_hour is 'Start of the evening window, in the patient''s time zone.';
+comment on column voice.policies.window_hours is 'Length of the morning window and of the evening window.';
+comment on column voice.policies.edge_reduction is
+    'Share by which the score is reduced at the edge of a window; middle_reduction applies in its middle.';
+comment on column voice.policies.minimum_speech_seconds is 'A recording with less net speech is not assessable.';
 comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
-comment on column voice.policies.minimum_snr_db is 'A known SNR below this is not assessable.';
-comment on column voice.policies.maximum_clipped_share is 'More clipped samples than this share are not assessable.';
+comment on column voice.policies.minimum_snr_db is 'A recording with a known SNR below this is not assessable.';
+comment on column voice.policies.maximum_clipped_share is 'A recording with a larger share of clipped samples is not assessable.';
 grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
 
 create function voice.policy(encoder text)
@@ -3983,7 +4007,8 @@ begin
     return found_policy;
 end
 $$;
-comment on function voice.policy is 'The encoder''s policy row. Raises RV004. Definer: the service reads its limits here.';
+comment on function voice.policy is
+    'Returns the policy of an encoder. Raises RV004. Security definer: the service may not read the table, and gets its limits here.';
 revoke execute on function voice.policy from public;
 grant execute on function voice.policy to retrocare_service;
 
@@ -3998,7 +4023,7 @@ as $$
         || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
 $$;
 comment on function voice.policy_values is
-    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+    'Returns all thresholds, weights and limits of an encoder by name. Raises RV004. Security definer: the service may not read the tables. Called by `retrocare policy show`.';
 revoke execute on function voice.policy_values from public;
 grant execute on function voice.policy_values to retrocare_service;
 
@@ -4020,8 +4045,8 @@ begin
     if unknown is not null then
         raise exception using
             errcode = 'PT400',
-            message = format('No threshold or limit is called %s', unknown),
-            hint = '`retrocare policy show` lists them.';
+            message = format('There is no threshold or limit named %s', unknown),
+            hint = 'List the names with `retrocare policy show`.';
     end if;
     for changed in
         select rules.relation, rules.key,
@@ -4041,7 +4066,7 @@ begin
 end
 $$;
 comment on function voice.set_policy is
-    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+    'Changes values of an encoder''s policy and thresholds by column name, and returns all of them as they are then. Raises PT400, RV004, or a violation of their constraints. Called by `retrocare policy set`.';
 revoke execute on function voice.set_policy from public;
 grant execute on function voice.set_policy to retrocare_service;
 
@@ -4051,7 +4076,7 @@ create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policie
 
 -- 38_voice_scoring.sql
 
--- Scoring of voices: pure functions of what they are given. No table is written here.
+-- Voice scoring: pure functions of their arguments. Nothing in this file writes a table.
 --
 --     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
 --     anomaly        = clamp(1 - raw_similarity, 0, 1)
@@ -4060,8 +4085,8 @@ create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policie
 --                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
 --     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
 --
--- The numbers are the defaults of voice.policies and care.thresholds. NULL means unknown, never zero: greatest() ignores it, so it is
--- returned early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
+-- The numbers are the defaults of voice.policies and care.thresholds. Null means unknown, never zero; functions return it early,
+-- because greatest() ignores it. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
 create type voice.comparison as (
     raw_similarity double precision,
@@ -4072,7 +4097,7 @@ create type voice.comparison as (
     noise_adjusted boolean
 );
 comment on type voice.comparison is
-    'A score and what explains it; noise_adjusted: the adjustments moved it across a threshold (anomaly is the score without them).';
+    'A score and the values that explain it: anomaly is the score before adjustments, and noise_adjusted tells whether the adjustments changed the severity.';
 
 create function voice.raw_similarity(baseline extensions.vector, "current" extensions.vector)
 returns double precision
@@ -4103,7 +4128,7 @@ begin
 end
 $$;
 comment on function voice.raw_similarity is
-    'Cosine similarity, -1 .. 1: 1 - cosine distance. Raises RV005 for the zero vector and for unlike dimensions.';
+    'Returns the cosine similarity, -1 .. 1, which is 1 - cosine distance. Raises RV005 for the zero vector and for different dimensions.';
 revoke execute on function voice.raw_similarity from public;
 
 create function voice.anomaly(raw_similarity double precision)
@@ -4121,7 +4146,8 @@ begin
     return greatest(0, least(1, 1 - anomaly.raw_similarity));
 end
 $$;
-comment on function voice.anomaly is '0 = as usual, 1 = completely different: 1 - raw_similarity, clamped. Raises RV005 for NaN.';
+comment on function voice.anomaly is
+    'Returns 1 - raw_similarity, clamped to 0 .. 1: 0 = as usual, 1 = completely different. Raises RV005 for NaN.';
 revoke execute on function voice.anomaly from public;
 
 create function voice.noise_adjusted(anomaly double precision, snr_db double precision, policy voice.policies)
@@ -4133,7 +4159,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if noise_adjusted.snr_db = 'NaN' then
-        raise exception using errcode = 'RV005', message = 'The SNR is not a number', hint = 'Unknown is null.';
+        raise exception using errcode = 'RV005', message = 'The SNR is not a number', hint = 'Use null for an unknown SNR.';
     end if;
     if noise_adjusted.anomaly is null or policy.noisy_below_snr_db is null then
         return null;
@@ -4146,7 +4172,7 @@ begin
 end
 $$;
 comment on function voice.noise_adjusted is
-    'The anomaly with what a noisy line may explain taken off; an unknown SNR (null) takes nothing. Raises RV005 for NaN.';
+    'Returns the anomaly reduced by what noise may explain; an unknown SNR (null) reduces nothing. Raises RV005 for NaN.';
 revoke execute on function voice.noise_adjusted from public;
 
 create function voice.time_adjusted(anomaly double precision, local_hour double precision, policy voice.policies)
@@ -4167,7 +4193,7 @@ as $$
         ), 0))
 $$;
 comment on function voice.time_adjusted is
-    'The anomaly with what the time of day may explain taken off; local_hour is fractional, 0 .. 24; unknown (null) takes nothing.';
+    'Returns the anomaly reduced by what the time of day may explain; local_hour has a fraction, 0 .. 24. An unknown hour (null) reduces nothing.';
 revoke execute on function voice.time_adjusted from public;
 
 create function voice.judge(
@@ -4193,7 +4219,7 @@ begin
     if judged.score is null then
         raise exception using
             errcode = 'RV005',
-            message = 'Nothing to compare: the baseline, the voice or the policy is null';
+            message = 'Nothing to compare: the baseline, the current embedding or the policy is null';
     end if;
     judged.severity := care.severity(judged.score, judge.thresholds);
     judged.alert_type := care.alert_type(care.alert_level(judged.severity));
@@ -4202,7 +4228,7 @@ begin
 end
 $$;
 comment on function voice.judge is
-    'What is to be said of one voice against a baseline. Raises RV005 where there is none. Called by voice.score_call and voice.compare.';
+    'Compares an embedding with a baseline and returns the comparison. Raises RV005 if there is nothing to compare. Called by voice.score_call and voice.compare.';
 revoke execute on function voice.judge from public;
 
 create function voice.compare(
@@ -4224,16 +4250,16 @@ begin
     if extensions.vector_dims(compare.baseline) <> (select dimension from voice.encoders where id = policy.encoder) then
         raise exception using
             errcode = 'RV005',
-            message = format('A vector of %s dimensions is not of the encoder %s',
+            message = format('A vector of %s dimensions is not from encoder %s',
                 extensions.vector_dims(compare.baseline), policy.encoder),
-            hint = 'Name the encoder that made the vectors.';
+            hint = 'Name the encoder that produced the vectors.';
     end if;
     return voice.judge(
         compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy, care.thresholds_for(policy.encoder));
 end
 $$;
 comment on function voice.compare is
-    'Judges two given vectors by the encoder''s policy (the active one''s where null) and stores nothing. Raises RV004, RV005. Called by POST /compare.';
+    'Compares two given embeddings by the policy of an encoder (null: the active one) and stores nothing. Raises RV004, RV005. Called by POST /compare.';
 revoke execute on function voice.compare from public;
 grant execute on function voice.compare to retrocare_service;
 
