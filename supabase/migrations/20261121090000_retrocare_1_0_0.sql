@@ -4265,11 +4265,11 @@ grant execute on function voice.compare to retrocare_service;
 
 -- 39_baselines.sql
 
--- Baselines: how the patient sounds when well.
+-- Baselines: how a patient sounds when well.
 --
 -- A baseline is l2_normalize(avg) of the unit vectors of its samples, per patient and encoder. A version never changes: each change
--- makes a new one and supersedes the last. Only samples of healthy days count, and a flag that arrives late withdraws those that it
--- covers.
+-- adds a new version, which supersedes the last. Only samples of healthy days count. A health flag that is added later withdraws the
+-- samples of the time that it covers.
 
 create table voice.baselines (
     id bigint generated always as identity constraint baselines_pkey primary key,
@@ -4296,15 +4296,15 @@ create table voice.baselines (
 create unique index a_patient_has_one_current_baseline_per_encoder
     on voice.baselines (patient_id, encoder) where superseded_at is null;
 create index baselines_by_encoder on voice.baselines (encoder, dimension);
--- Superseded versions stay in the way of searches until they are vacuumed.
+-- Searches still visit superseded versions until they are vacuumed.
 alter table voice.baselines set (autovacuum_vacuum_scale_factor = 0.02);
 alter table voice.baselines enable row level security;
-comment on table voice.baselines is 'Immutable versions of the patient''s healthy voice; the current one is not superseded.';
+comment on table voice.baselines is
+    'Immutable versions of each patient''s baseline, which represents the healthy voice. The current version has no superseded_at.';
 comment on column voice.baselines.embedding is 'l2_normalize(avg) of the samples.';
-comment on column voice.baselines.spread_mean is
-    'Mean cosine distance of each sample to the mean of the others; null below two samples.';
-comment on column voice.baselines.spread_deviation is 'Standard deviation (of the sample) of those distances; null below two.';
-comment on column voice.baselines.enrolment_id is 'The enrolment that it was made of; null: of ordinary calls.';
+comment on column voice.baselines.spread_mean is 'Mean cosine distance of each sample to the mean of the others. Null below two samples.';
+comment on column voice.baselines.spread_deviation is 'Sample standard deviation of those distances. Null below two samples.';
+comment on column voice.baselines.enrolment_id is 'The enrolment from which it was built. Null: it was built from ordinary calls.';
 grant select (
     id, patient_id, encoder, version, sample_count, spread_mean, spread_deviation, created_at, superseded_at
 ) on voice.baselines to authenticated, service_role;
@@ -4324,7 +4324,7 @@ create table voice.baseline_samples (
 );
 create index baseline_samples_by_embedding on voice.baseline_samples (embedding_id);
 alter table voice.baseline_samples enable row level security;
-comment on table voice.baseline_samples is 'Which embeddings a baseline version is the mean of.';
+comment on table voice.baseline_samples is 'The embeddings of which each baseline version is the mean.';
 
 create function voice.current_baseline(patient_id uuid, encoder text)
 returns voice.baselines
@@ -4338,7 +4338,7 @@ as $$
         and baselines.encoder = current_baseline.encoder
         and baselines.superseded_at is null
 $$;
-comment on function voice.current_baseline is 'The version that calls are compared with; null where there is none.';
+comment on function voice.current_baseline is 'Returns the baseline version with which calls are compared, or null if there is none.';
 revoke execute on function voice.current_baseline from public;
 
 create function voice.averaged(embedding_ids bigint[])
@@ -4351,7 +4351,7 @@ as $$
     from voice.embeddings
     where embeddings.id = any (averaged.embedding_ids)
 $$;
-comment on function voice.averaged is 'The unit vector of the mean of these embeddings; null for none.';
+comment on function voice.averaged is 'Returns the normalised mean of these embeddings; null for none.';
 revoke execute on function voice.averaged from public;
 
 create function voice.build_baseline(patient_id uuid, encoder text, embedding_ids bigint[], enrolment_id uuid)
@@ -4403,7 +4403,7 @@ begin
 end
 $$;
 comment on function voice.build_baseline is
-    'Supersedes the current version by the mean of these embeddings; without any, none is current (null). The caller holds care.lock_patient.';
+    'Builds the next baseline version as the mean of these embeddings and returns it. Without embeddings, the patient then has no current baseline, and it returns null. The caller has called care.lock_patient.';
 revoke execute on function voice.build_baseline from public;
 
 create function voice.sample_ids(baseline_id bigint)
@@ -4416,7 +4416,7 @@ as $$
     from voice.baseline_samples
     where baseline_samples.baseline_id = sample_ids.baseline_id
 $$;
-comment on function voice.sample_ids is 'The embeddings that a baseline version is the mean of.';
+comment on function voice.sample_ids is 'Returns the ids of the embeddings of which a baseline version is the mean.';
 revoke execute on function voice.sample_ids from public;
 
 create policy caregivers_read_their_patients_baselines on voice.baselines
@@ -4425,7 +4425,7 @@ create policy caregivers_read_their_patients_baselines on voice.baselines
 
 -- 40_enrolment.sql
 
--- Enrolment: which recordings become samples of a baseline, and which leave it.
+-- Enrolment: which recordings become samples of a baseline, and which are removed from it.
 
 create function voice.enrolment_samples(enrolment_id uuid, encoder text)
 returns bigint[]
@@ -4440,7 +4440,8 @@ as $$
         and embeddings.encoder = enrolment_samples.encoder
         and not care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
 $$;
-comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
+comment on function voice.enrolment_samples is
+    'Returns the embeddings of one enrolment''s recordings, except those of days that have since been flagged.';
 revoke execute on function voice.enrolment_samples from public;
 
 create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
@@ -4456,12 +4457,12 @@ begin
     if call.enrolment_id is not null then
         samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
         if present.enrolment_id = call.enrolment_id then
-            -- What was added to it meanwhile stays in it.
+            -- Keep the samples that have been added to it since.
             samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
         elsif present.sample_count >= policy.baseline_minimum_samples
             and cardinality(samples) < policy.baseline_minimum_samples
         then
-            -- A complete baseline stays in use until the new one is complete too.
+            -- A complete baseline stays in use until the new one is complete.
             return false;
         end if;
     end if;
@@ -4470,7 +4471,7 @@ begin
 end
 $$;
 comment on function voice.enrol is
-    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds care.lock_patient.';
+    'Builds a baseline from a first healthy call, or from the recordings of an enrolment so far. Returns whether the sample is now in use. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol from public;
 
 create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
@@ -4489,7 +4490,7 @@ begin
 end
 $$;
 comment on function voice.add_sample is
-    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds care.lock_patient.';
+    'Adds the sample of a healthy call with a low score to the baseline unless it has enough. Returns whether it did. The caller has called care.lock_patient.';
 revoke execute on function voice.add_sample from public;
 
 create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
@@ -4523,7 +4524,7 @@ begin
 end
 $$;
 comment on function voice.remove_samples is
-    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds care.lock_patient.';
+    'Rebuilds the patient''s current baselines without these samples and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
 revoke execute on function voice.remove_samples from public;
 
 create function voice.withdraw_samples(patient_id uuid)
@@ -4544,7 +4545,7 @@ begin
 end
 $$;
 comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
+    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed.';
 revoke execute on function voice.withdraw_samples from public;
 
 create function voice.on_health_flag()
@@ -4559,7 +4560,8 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read the private schemas.';
+comment on function voice.on_health_flag is
+    'Trigger: withdraws the samples that a newly added or changed health flag covers. Security definer: roles that write health flags have no privileges on the private schemas.';
 revoke execute on function voice.on_health_flag from public;
 
 create function voice.enrol_archived(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
@@ -4591,12 +4593,12 @@ begin
 end
 $$;
 comment on function voice.enrol_archived is
-    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds care.lock_patient.';
+    'Adds an archived call to a baseline that contains archived calls only, by the rule of ordinary calls: the first healthy call builds the baseline, then healthy calls that sound like it are added until it has enough. A baseline that contains any other call stays unchanged. Returns whether the call became a sample. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol_archived from public;
 
 -- 41_voice_logs.sql
 
--- Logs of voices: the detail of each judgement of a voice, with everything that explains and recomputes its score.
+-- Voice logs: the detail of each voice judgement, with everything needed to explain and recompute its score.
 
 create table public.voice_anomaly_logs (
     id uuid constraint voice_anomaly_logs_pkey primary key
@@ -4642,19 +4644,19 @@ create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseli
 alter table public.voice_anomaly_logs enable row level security;
 revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
-    'What was measured for a judgement of the voice, under the judgement''s id; written by voice.complete_check alone, callers edit notes.';
+    'The measures behind a voice judgement, under the judgement''s id. Only voice.complete_check writes it; callers may edit notes.';
 comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
 comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
-comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
+comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_anomaly_logs.normalized_score is 'Equal to anomaly_score, under its earlier name.';
 comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
 comment on column public.voice_anomaly_logs.encoder is 'The judgement''s model.';
-comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
+comment on column public.voice_anomaly_logs.snr is 'Level of speech above the noise floor, dB. Null: not known.';
 comment on column public.voice_anomaly_logs.noise_adjusted is
-    'The adjustments moved the score across a threshold: listen before trusting it.';
-comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
-comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
-comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
+    'Whether the adjustments changed the severity: listen to the recording before trusting the score.';
+comment on column public.voice_anomaly_logs.is_provisional is 'Whether the baseline had fewer samples than the policy requires.';
+comment on column public.voice_anomaly_logs.added_to_baseline is 'Whether the call, healthy and with a low score, became a sample itself.';
+comment on column public.voice_anomaly_logs.local_hour is 'The hour of the call in the patient''s time zone, with its fraction.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
@@ -4677,7 +4679,7 @@ declare
     local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
     judged constant voice.comparison :=
         voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
-    -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
+    -- Judged by the score before adjustments: a score that is low only because noise or the time of day reduced it adds no sample.
     is_sample constant boolean := care.severity(judged.anomaly, thresholds) = 'low'
         and care.is_healthy_at(patient, call."timestamp")
         and voice.add_sample(baseline, stored.id, policy);
@@ -4706,7 +4708,7 @@ begin
 end
 $$;
 comment on function voice.score_call is
-    'Judges one stored voiceprint: judgement, log, call, and baseline where it is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Scores one stored embedding: writes the judgement, the log and the call''s score, and adds the sample to the baseline if it qualifies. Returns the log. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.score_call from public;
 
 create function voice.on_judgement_told()
@@ -4721,7 +4723,8 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_judgement_told is 'Trigger: the log says alert_sent as its judgement does. Definer: whoever sends may not write logs.';
+comment on function voice.on_judgement_told is
+    'Trigger: copies alert_sent from a judgement to its log. Security definer: roles that send messages may not write logs.';
 revoke execute on function voice.on_judgement_told from public;
 
 create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
@@ -4739,7 +4742,7 @@ as $$
     limit anomaly_logs.maximum_rows
 $$;
 comment on function voice.anomaly_logs is
-    'The logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
+    'Returns the logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
 revoke execute on function voice.anomaly_logs from public;
 grant execute on function voice.anomaly_logs to retrocare_service;
 
@@ -4753,7 +4756,7 @@ create policy caregivers_write_notes_on_their_patients_logs on public.voice_anom
 
 -- 42_voice_checks.sql
 
--- Checks of voices: how an encoder gets its checks, and what is said of one that has ended.
+-- Voice checks: how a service claims the checks of its encoder, and how it reads the result of one that has ended.
 
 create type voice.claim as (
     check_id bigint,
@@ -4772,7 +4775,7 @@ create type voice.claim as (
     maximum_call_seconds double precision
 );
 comment on type voice.claim is
-    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
+    'A claimed check with what the pipeline needs: the location of the recording, and the limits of the policy. Without lease_token, the check is not leased to the caller. With lost_leases above 0, it may crash the worker: process no other check beside it.';
 
 create function voice.claim_of("check" care.checks)
 returns voice.claim
@@ -4799,7 +4802,7 @@ as $$
     join voice.policies on policies.encoder = "check".model
     where call_logs.id = "check".call_log_id
 $$;
-comment on function voice.claim_of is 'The check as it is handed out.';
+comment on function voice.claim_of is 'Returns the check with what the pipeline needs.';
 revoke execute on function voice.claim_of from public;
 
 create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
@@ -4815,7 +4818,7 @@ begin
 end
 $$;
 comment on function voice.open_check is
-    'The synchronous path: the call''s check, leased to this worker at once, with what the pipeline needs. Without lease_token it has ended (read voice.stored_result) or another worker holds it. Raises RV003. Definer: the service touches no table.';
+    'Opens the call''s check for the synchronous path: leases it to this worker at once and returns it with what the pipeline needs. Without lease_token, it has ended (read voice.stored_result) or another worker has leased it. Raises RV003. Security definer: the service has no privileges on tables.';
 revoke execute on function voice.open_check from public;
 grant execute on function voice.open_check to retrocare_service;
 
@@ -4837,7 +4840,7 @@ begin
 end
 $$;
 comment on function voice.claim_checks is
-    'Hands out up to count checks that are due, with what the pipeline needs. Definer: the service touches no table. Called by the worker, again and again.';
+    'Claims up to count checks that are due and returns them with what the pipeline needs. Security definer: the service has no privileges on tables. Called by the worker in a loop.';
 revoke execute on function voice.claim_checks from public;
 grant execute on function voice.claim_checks to retrocare_service;
 
@@ -4852,11 +4855,12 @@ declare
     active text := voice.active_encoder();
 begin
     if active is null then
-        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
+        -- An encoder may be registering now without seeing this call. Wait for it, or make it wait for this call.
         lock table care.models in row exclusive mode;
         active := voice.active_encoder();
     end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
+    -- If there is no encoder yet, voice.register_encoder queues the call later. A call that an earlier encoder has judged is not
+    -- checked again.
     if active is not null and not exists (
         select from care.checks
         where checks.call_log_id = new.id and checks.signal = 'voice' and checks.is_backfill = (new.source = 'archive')
@@ -4868,7 +4872,7 @@ begin
 end
 $$;
 comment on function voice.on_recording is
-    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
+    'Trigger: queues the check of a call whose recording is available. Security definer: roles that write call_logs have no privileges on the private schemas.';
 revoke execute on function voice.on_recording from public;
 
 create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
@@ -4902,13 +4906,13 @@ begin
             errcode = 'RV004',
             message = format('The encoder %s is registered with %s dimensions and windows of %s s',
                 register_encoder.encoder, registered.dimension, registered.window_seconds),
-            hint = 'Another dimension or window is another encoder: give it another id.';
+            hint = 'Another dimension or window makes another encoder. Give it another id.';
     end if;
     return is_active;
 end
 $$;
 comment on function voice.register_encoder is
-    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
+    'Registers an encoder with the default policy and returns whether it is active. The first one becomes active, and the calls that waited for it are queued. Raises RV004 if the id is registered with other values. Called by the service at start.';
 revoke execute on function voice.register_encoder from public;
 grant execute on function voice.register_encoder to retrocare_service;
 
@@ -4927,7 +4931,7 @@ create type voice.check_result as (
     duplicate_of uuid
 );
 comment on type voice.check_result is
-    'How a check stands; the scores are null where there is none. Of a recording that was judged before (duplicate_of: that call), what was found then.';
+    'The state of a check and its result; the scores are null if there is none. For a recording that was judged before, it holds the result of that call, whose id is duplicate_of.';
 
 create function voice.stored_result(check_id bigint)
 returns voice.check_result
@@ -4965,14 +4969,14 @@ as $$
         on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
     where asked.id = stored_result.check_id
 $$;
-comment on function voice.stored_result is 'How a check stands or ended. Definer: the service touches no table. Called by the service where open_check gave no lease, and after a check without a score.';
+comment on function voice.stored_result is
+    'Returns the state and result of a check. Security definer: the service has no privileges on tables. Called by the service when open_check returned no lease, and after a check without a score.';
 revoke execute on function voice.stored_result from public;
 grant execute on function voice.stored_result to retrocare_service;
 
 -- 43_completion.sql
 
--- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
--- asked for it.
+-- Completion: an embedding is stored, and the call enrols the patient or is scored. A backfill only stores it.
 
 create function voice.check_detail(snr_db double precision, added_to_baseline boolean)
 returns jsonb
@@ -4983,7 +4987,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object('snr_db', check_detail.snr_db, 'added_to_baseline', check_detail.added_to_baseline)
 $$;
-comment on function voice.check_detail is 'What voice keeps in care.checks.detail.';
+comment on function voice.check_detail is 'Returns what voice stores in care.checks.detail.';
 revoke execute on function voice.check_detail from public;
 
 create function voice.end_check(
@@ -4999,7 +5003,7 @@ begin
     return voice.stored_result(end_check.check_id);
 end
 $$;
-comment on function voice.end_check is 'Writes a check''s end, and returns it. The caller holds care.leased_check.';
+comment on function voice.end_check is 'Writes the end of a check and returns its result. The caller has called care.leased_check.';
 revoke execute on function voice.end_check from public;
 
 create function voice.store_embedding(
@@ -5036,7 +5040,7 @@ begin
 end
 $$;
 comment on function voice.store_embedding is
-    'The call''s voiceprint: this one, unless a backfill, the call''s own check or an archived call of the same bytes has stored one. The caller holds care.leased_check.';
+    'Stores the call''s embedding and returns it. If there already is one, from a backfill, from the call''s own check or from an archived call with the same bytes, it returns that one. The caller has called care.leased_check.';
 revoke execute on function voice.store_embedding from public;
 
 create function voice.requeue_under_active_encoder(check_id bigint)
@@ -5056,7 +5060,8 @@ begin
     return voice.stored_result(requeue_under_active_encoder.check_id);
 end
 $$;
-comment on function voice.requeue_under_active_encoder is 'Queues a check for the encoder that has become active. The caller holds care.leased_check.';
+comment on function voice.requeue_under_active_encoder is
+    'Queues a check again for the encoder that has become active meanwhile. The caller has called care.leased_check.';
 revoke execute on function voice.requeue_under_active_encoder from public;
 
 create function voice.build_from_backfill(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
@@ -5079,7 +5084,7 @@ begin
 end
 $$;
 comment on function voice.build_from_backfill is
-    'What a backfilled voiceprint does to baselines: under the active encoder an archive''s may make one, under another it follows the active one''s. Whether the call is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Updates baselines after a backfill has stored an embedding: an archived call may enrol under the active encoder; under another encoder, the baseline is rebuilt to match the active one''s. Returns whether the call became a sample. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.build_from_backfill from public;
 
 create function voice.complete_check(
@@ -5111,7 +5116,7 @@ declare
     first_call_id uuid;
     measured constant jsonb := voice.check_detail(complete_check.snr_db, false);
 begin
-    -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baselines count, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     held := care.leased_check(complete_check.check_id, complete_check.lease_token);
     if held.state <> 'leased' then
@@ -5127,7 +5132,7 @@ begin
         return voice.end_check(held.id, 'skipped', 'no_consent');
     end if;
     if care.skip_reason(call) is not null then
-        -- What became of the call was told after its recording.
+        -- The ended reason was reported after the recording had arrived.
         return voice.end_check(held.id, 'skipped', care.skip_reason(call));
     end if;
     select embeddings.call_log_id into first_call_id
@@ -5136,7 +5141,7 @@ begin
         and embeddings.encoder = held.model
         and embeddings.audio_sha256 = complete_check.audio_sha256
         and embeddings.call_log_id <> call.id
-        -- What was only embedded, with an archive, was never judged: it is judged now.
+        -- A recording that was only embedded, as part of an archive, has not been judged. It is judged now.
         and (held.is_backfill or exists (
             select from care.checks
             where checks.call_log_id = embeddings.call_log_id
@@ -5172,7 +5177,7 @@ begin
                 and twin.state in ('queued', 'leased')
         )
     then
-        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile: the baseline is to be under that one
+        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile, and the baseline must be built under that one
     end if;
 
     stored := voice.store_embedding(held, complete_check.embedding, complete_check.audio_sha256,
@@ -5188,16 +5193,16 @@ begin
 end
 $$;
 comment on function voice.complete_check is
-    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. For a backfill, the embedding and at most the baseline. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
+    'Stores one embedding, then enrols the patient or scores the call: writes the embedding, the baseline or the log, the call, the check-in, the alert and the end of the check, all or nothing. For a backfill, it writes only the embedding and possibly the baseline. Returns the result; a repeated call with the same token returns the stored one. Raises RV001, RV003, RV005, or a violation of the vector''s constraints. Security definer: the service has no privileges on tables. Called by the service, once per recording.';
 revoke execute on function voice.complete_check from public;
 grant execute on function voice.complete_check to retrocare_service;
 
 -- 44_search.sql
 
--- Search across patients: who sounds like this? Has this voice been enrolled twice? Is it a member of the household?
+-- Search across patients: whose voice is this? Was it enrolled twice? Does it belong to another member of the household?
 --
--- Only current baselines are searched, one approximate index (HNSW) per encoder. It holds half-precision numbers: half the size, at
--- the same recall; the nearest are then measured again in full precision. docs/search.md has what was measured.
+-- Only current baselines are searched, with one approximate index (HNSW) per encoder. The index stores half-precision vectors, which
+-- halves its size at the same recall; the nearest are then compared in full precision. Measurements are in docs/search.md.
 
 create type public.voice_match as (
     patient_id uuid,
@@ -5207,7 +5212,7 @@ create type public.voice_match as (
     is_provisional boolean
 );
 comment on type public.voice_match is
-    'A patient who sounds alike: cosine_similarity (-1 .. 1) to the current baseline; is_provisional: it has fewer samples than the policy asks for.';
+    'A patient with a similar voice. cosine_similarity (-1 .. 1) is to the current baseline; is_provisional tells that this baseline has fewer samples than the policy requires.';
 
 create function voice.index_voices(encoder text, degree integer default 24, build_breadth integer default 200)
 returns void
@@ -5216,11 +5221,11 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    name text := 'voices_of_' || md5(index_voices.encoder);  -- an id may be longer than a name
+    name text := 'voices_of_' || md5(index_voices.encoder);  -- an encoder id may be longer than an identifier
     dimension integer := (select encoders.dimension from voice.encoders where encoders.id = index_voices.encoder);
 begin
     execute format('drop index if exists voice.%I', name);
-    -- HNSW takes no more; a search of longer vectors reads every current baseline, and is exact.
+    -- HNSW supports at most 4000 dimensions. Longer vectors are searched without an index, which is exact.
     if dimension <= 4000 then
         execute format(
             'create index %I on voice.baselines
@@ -5231,7 +5236,7 @@ begin
 end
 $$;
 comment on function voice.index_voices is
-    'Makes the index of an encoder''s current baselines, anew where there is one; completions wait meanwhile. degree is HNSW''s m, build_breadth its ef_construction. Called when an encoder is registered, and by an operator who wants others.';
+    'Builds the index of an encoder''s current baselines, or rebuilds it; completions wait meanwhile. degree is the m of HNSW, build_breadth its ef_construction. Called when an encoder is registered, and by an operator who wants other values.';
 revoke execute on function voice.index_voices from public;
 
 create function voice.on_encoder()
@@ -5245,7 +5250,7 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_encoder is 'Trigger: a new encoder''s baselines can be searched.';
+comment on function voice.on_encoder is 'Trigger: makes the baselines of a new encoder searchable.';
 revoke execute on function voice.on_encoder from public;
 
 create function voice.searched_encoder(
@@ -5266,26 +5271,26 @@ begin
     where encoders.id = coalesce(searched_encoder.encoder, voice.active_encoder());
     case
         when searched_encoder.embedding is null then
-            misfit := 'There is no voice to look for';
-            remedy := 'embedding is a vector, such as POST /embed returns.';
+            misfit := 'embedding is null';
+            remedy := 'Send a vector as POST /embed returns it.';
         when searched_encoder.count is null or searched_encoder.count not between 1 and 100 then
             misfit := format('count is %s', coalesce(searched_encoder.count::text, 'null'));
-            remedy := 'Ask for 1 to 100 voices.';
+            remedy := 'Use a value from 1 to 100.';
         when searched_encoder.min_similarity not between -1 and 1 then
             misfit := format('min_similarity is %s', searched_encoder.min_similarity);
-            remedy := 'A cosine lies between -1 and 1; null takes what the encoder''s policy calls as usual.';
+            remedy := 'A cosine lies between -1 and 1. Use null for the encoder''s default.';
         when searched.id is null then
             raise exception using
                 errcode = 'PT404',
                 message = format('No encoder %s is registered', coalesce(searched_encoder.encoder, 'at all')),
                 hint = 'A service registers its encoder when it starts.';
         when extensions.vector_dims(searched_encoder.embedding) <> searched.dimension then
-            misfit := format('The vector has %s dimensions, those of %s have %s',
+            misfit := format('The vector has %s dimensions, but those of %s have %s',
                 extensions.vector_dims(searched_encoder.embedding), searched.id, searched.dimension);
-            remedy := 'Name the encoder that made the vector.';
+            remedy := 'Name the encoder that produced the vector.';
         when extensions.vector_norm(searched_encoder.embedding) = 0 then
-            misfit := 'The zero vector is like nothing';
-            remedy := 'Send the vector as the encoder made it.';
+            misfit := 'The zero vector has no similarity to any other';
+            remedy := 'Send the vector as the encoder produced it.';
         else
             return searched;
     end case;
@@ -5293,7 +5298,7 @@ begin
 end
 $$;
 comment on function voice.searched_encoder is
-    'The encoder whose voices are searched (null: the active one), once everything that was asked is found right. Raises PT400, PT404.';
+    'Validates the arguments of a search and returns the encoder to search (null: the active one). Raises PT400, PT404.';
 revoke execute on function voice.searched_encoder from public;
 
 create function voice.match_voices(
@@ -5310,20 +5315,21 @@ declare
     searched voice.encoders := voice.searched_encoder(
         match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
     policy voice.policies := voice.policy(searched.id);
-    -- A few more than asked for are measured in full precision: half of it may put near neighbours in the wrong order.
+    -- Compare a few more than requested in full precision, since half precision may swap near neighbours.
     candidates integer := match_voices.count + 10;
     found_voice public.voice_match;
     breadth integer;
     is_anybody boolean := false;
 begin
-    -- Superseded versions stay in the graph until the next vacuum, and sound like the current one: look on past them.
+    -- Superseded versions stay in the graph until the next vacuum and resemble the current one. An iterative scan continues past
+    -- them.
     perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
     perform set_config('hnsw.max_scan_tuples', '20000', true);
 
-    -- Who is there is nearly always found at once: nobody is said only after a look as wide as can be.
+    -- The first pass nearly always finds a match if there is one. Report nobody only after a pass with the maximum breadth.
     foreach breadth in array array[greatest((select search_breadth from care.settings), candidates), 1000] loop
         perform set_config('hnsw.ef_search', breadth::text, true);
-        -- The encoder stands in the text: with a parameter in its place the index would serve some plans only.
+        -- The encoder is a literal in the text, because with a parameter only custom plans could use the partial index.
         for found_voice in execute format(
             'select nearest.patient_id, 1 - (nearest.embedding operator(extensions.<=>) $1), nearest.version,
                  nearest.sample_count, nearest.sample_count < $4
@@ -5353,21 +5359,21 @@ begin
 end
 $$;
 comment on function voice.match_voices is
-    'The patients whose current baseline is most like this voice, nearest first, each noted in the audit. min_similarity null: 1 - medium_above of the encoder''s policy. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Definer: nobody reads baselines'' vectors.';
+    'Returns the patients whose current baselines are most similar to this embedding, nearest first, and notes each in the audit log. If min_similarity is null, it is 1 - medium_above of the encoder''s thresholds. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Security definer: callers may not read the embeddings of baselines.';
 revoke execute on function voice.match_voices from public;
 
 -- 45_rebuilding.sql
 
--- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is made of the same calls, as far as
--- they can be embedded, and is brought to them again whenever those change. So the encoder can become active at once.
+-- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is built from the same calls, as
+-- far as they can be embedded, and rebuilt whenever those change, so that the encoder can become active at any time.
 
 create type voice.rebuild_stage as enum (
-    'waiting',      -- calls of it are still to be embedded     -> outdated, rebuilt, unrecoverable
-    'outdated',       -- all are, but the baseline is not of them -> rebuilt
-    'rebuilt',      -- it is made of the same calls             -> waiting, outdated: the active encoder's may change
+    'waiting',      -- some of its calls are not yet embedded      -> outdated, rebuilt, unrecoverable
+    'outdated',       -- all are embedded, but not in the baseline   -> rebuilt
+    'rebuilt',      -- built from the same calls                   -> waiting, outdated: the active encoder's may change
     'unrecoverable'   -- none of its calls can be embedded: the next healthy call enrols
 );
-comment on type voice.rebuild_stage is 'How far a baseline is under an encoder that is to become active.';
+comment on type voice.rebuild_stage is 'The progress of a baseline under an encoder that is not active.';
 
 create view voice.rebuilding
 with (security_invoker = true)
@@ -5419,7 +5425,7 @@ from wanted
 left join voice.baselines as present
     on present.patient_id = wanted.patient_id and present.encoder = wanted.encoder and present.superseded_at is null
 union all
--- The active encoder has no baseline (any more): then there is to be none.
+-- If the active encoder has no baseline, or no longer has one, there must be none here.
 select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'outdated'
 from voice.baselines as present
 join care.models as successor on successor.id = present.encoder and not successor.is_active
@@ -5431,12 +5437,13 @@ where present.superseded_at is null
         where original.patient_id = present.patient_id and original.superseded_at is null
     );
 comment on view voice.rebuilding is
-    'The baselines as they are to be under each encoder that is not active: of which embeddings, and what keeps them from being whole. Granted to nobody.';
-comment on column voice.rebuilding.sample_count is 'The calls that the active encoder''s baseline is made of.';
-comment on column voice.rebuilding.gone_count is 'Of those, how many have no recording any more.';
-comment on column voice.rebuilding.failed_count is 'Of those, how many could not be embedded: their check is dead, or not assessable.';
-comment on column voice.rebuilding.waiting_count is 'Of those, how many are still to be embedded.';
-comment on column voice.rebuilding.embedding_ids is 'The others'', under this encoder.';
+    'What the baselines under each encoder that is not active must consist of, and what is still missing. No role has privileges on it.';
+comment on column voice.rebuilding.sample_count is 'The number of calls in the active encoder''s baseline.';
+comment on column voice.rebuilding.gone_count is 'How many of those calls have no recording any more.';
+comment on column voice.rebuilding.failed_count is
+    'How many of those calls could not be embedded: their check is dead, skipped or not assessable.';
+comment on column voice.rebuilding.waiting_count is 'How many of those calls are not yet embedded.';
+comment on column voice.rebuilding.embedding_ids is 'The embeddings of the remaining calls under this encoder.';
 
 create function voice.rebuild_baseline(patient_id uuid, encoder text)
 returns boolean
@@ -5458,7 +5465,7 @@ begin
 end
 $$;
 comment on function voice.rebuild_baseline is
-    'Brings a patient''s baseline under an encoder that is not active to the calls of the active one''s, once they are embedded; whether it changed. The caller holds care.lock_patient.';
+    'Rebuilds a patient''s baseline under an encoder that is not active from the calls of the active encoder''s, once they are embedded. Returns whether it changed. The caller has called care.lock_patient.';
 revoke execute on function voice.rebuild_baseline from public;
 
 create function voice.rebuild_baselines(encoder text, maximum_rows integer)
@@ -5486,14 +5493,14 @@ begin
 end
 $$;
 comment on function voice.rebuild_baselines is
-    'Brings up to so many baselines to the calls of the active encoder''s; how many changed: those whose samples changed after they were embedded, or can be embedded no more. Definer: the service touches no table. Called by `retrocare backfill`.';
+    'Rebuilds up to maximum_rows outdated baselines under this encoder and returns how many changed. A baseline is outdated if its samples changed after they were embedded, or can no longer be embedded. Security definer: the service has no privileges on tables. Called by `retrocare backfill`.';
 revoke execute on function voice.rebuild_baselines from public;
 grant execute on function voice.rebuild_baselines to retrocare_service;
 
 -- 46_backfill.sql
 
--- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in care.checks
--- like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
+-- Backfill: stored recordings are embedded by a new encoder, or because an archive was imported. The work is queued in care.checks
+-- with a lower priority than calls. It makes embeddings and baselines, but no logs or alerts, and does not change calls.
 
 create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
 returns integer
@@ -5508,10 +5515,10 @@ declare
     opened integer;
 begin
     perform voice.policy(open_backfill.encoder);
-    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- several may ask; each call is opened once
+    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- serialises callers, so that each call is queued once
     wanted_ids := array(with
         candidates as (
-            -- What activation hangs on: the samples of the baselines there are, and enrolments that are under way.
+            -- Activation depends on these: the samples of the present baselines, and enrolments in progress.
             select embeddings.call_log_id, true as is_sample
             from voice.baselines
             join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
@@ -5546,9 +5553,9 @@ begin
                     where checks.call_log_id = call_logs.id
                         and checks.signal = 'voice'
                         and case when checks.is_backfill
-                            -- Once each: what cannot be embedded is not tried for ever.
+                            -- Only once each: a recording that cannot be embedded is not retried for ever.
                             then checks.model = open_backfill.encoder and checks.reason is distinct from 'no_consent'
-                            -- A call that waits to be judged is judged first, and taken up later.
+                            -- A call that waits to be judged is judged first, and backfilled later.
                             else checks.state in ('queued', 'leased') end
                 )
             order by wanted.is_sample desc, call_logs."timestamp" desc
@@ -5556,7 +5563,7 @@ begin
         )
         select kept.id from kept order by kept.is_sample desc, kept."timestamp" desc
     );
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    -- Patients are always locked in the same order, so that two callers cannot deadlock.
     perform from public.patients
     where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
     order by patients.id
@@ -5567,7 +5574,7 @@ begin
     from unnest(wanted_ids) with ordinality as wanted (id, turn)
     join public.call_logs on call_logs.id = wanted.id
     join public.patients on patients.id = call_logs.patient_id
-    -- What was erased while this waited is not taken up.
+    -- Skip what was erased while this transaction waited for the locks.
     where call_logs.recording_ref is not null
         and patients.voice_consent_at is not null
         and not exists (
@@ -5583,7 +5590,7 @@ begin
 end
 $$;
 comment on function voice.open_backfill is
-    'Queues up to so many recordings that this encoder has not embedded, once each; how many. For the active encoder the archive''s, for another the samples of the active one''s baselines; is_history: all others too, newest first. Raises RV004. Definer: the service touches no table. Called by `retrocare backfill`.';
+    'Queues up to maximum_rows recordings that this encoder has not embedded, once each, and returns how many. For the active encoder these are archived calls; for another encoder, the samples of the active encoder''s baselines. If is_history is true, all other recordings follow, newest first. Raises RV004. Security definer: the service has no privileges on tables. Called by `retrocare backfill`.';
 revoke execute on function voice.open_backfill from public;
 grant execute on function voice.open_backfill to retrocare_service;
 
@@ -5598,7 +5605,8 @@ as $$
     from care.checks
     where checks.model = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
 $$;
-comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
+comment on function voice.waiting_backfill is
+    'Returns how many backfill checks of this encoder have not ended. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill` every few seconds.';
 revoke execute on function voice.waiting_backfill from public;
 grant execute on function voice.waiting_backfill to retrocare_service;
 
@@ -5637,7 +5645,7 @@ as $$
     where encoders.id = backfill_status.encoder
 $$;
 comment on function voice.backfill_status is
-    'How far a backfill is: its checks by end, and the baselines of the active encoder by whether this one has them. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+    'Returns the progress of a backfill: its checks by state, and how many baselines of the active encoder are rebuilt under this one. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill`.';
 revoke execute on function voice.backfill_status from public;
 grant execute on function voice.backfill_status to retrocare_service;
 
@@ -5654,14 +5662,14 @@ as $$
     order by rebuilding.patient_id
 $$;
 comment on function voice.unrecoverable_baselines is
-    'The patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more, failed_count could not be embedded. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+    'Returns the patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more and failed_count could not be embedded. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill`.';
 revoke execute on function voice.unrecoverable_baselines from public;
 grant execute on function voice.unrecoverable_baselines to retrocare_service;
 
 -- 47_encoder_change.sql
 
--- Change of encoder: the one step in which another encoder becomes the active one. From then on that one judges: what waits for the
--- earlier one is handed over, what the earlier one holds it may finish.
+-- Change of encoder: another encoder becomes active in one step. From then on it judges. Checks that wait for the earlier encoder are
+-- reassigned; those that it has leased may finish.
 
 create function voice.hold_calls(hold_seconds double precision)
 returns void
@@ -5675,7 +5683,7 @@ as $$
     where models.signal = 'voice' and models.is_active
 $$;
 comment on function voice.hold_calls is
-    'Lets the calls that are to be judged wait, for a minute at most: where so many come that a baseline always changes, another encoder could never take over. Whoever asks for it must ask again; if it vanishes, they go on. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
+    'Pauses the judging of calls for hold_seconds, a minute at most, so that baselines stop changing and another encoder can become active even under constant load. The caller repeats the call; if it crashes, the pause ends by itself. Security definer: the service has no privileges on tables. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.hold_calls from public;
 grant execute on function voice.hold_calls to retrocare_service;
 
@@ -5699,7 +5707,7 @@ as $$
         )
 $$;
 comment on function voice.adopt_archive is
-    'Hands archived calls that wait to be embedded over to the active encoder, unless it has had them. Called by voice.activate_encoder.';
+    'Reassigns archived calls that wait to be embedded to the active encoder, unless it has a check for them. Called by voice.activate_encoder.';
 revoke execute on function voice.adopt_archive from public;
 
 create function voice.activate_encoder(encoder text, accepts_unrecoverable boolean default false)
@@ -5715,13 +5723,14 @@ declare
 begin
     perform voice.policy(activate_encoder.encoder);
     begin
-        -- Whoever judges holds this too, first of all: from here on nobody does, and nobody is in the middle of it.
+        -- Every transaction that judges takes a weaker lock on this table first. From here on none can judge, and none is in
+        -- progress.
         lock table care.models in share row exclusive mode;
     exception when lock_not_available then
         raise exception using
             errcode = 'RV007',
             message = 'A transaction that judges has been open for too long',
-            hint = 'Nothing was changed: try again.';
+            hint = 'Nothing was changed. Try again.';
     end;
     if activate_encoder.encoder = voice.active_encoder() then
         return 0;
@@ -5739,7 +5748,7 @@ begin
             errcode = 'RV007',
             message = format('Of %s baselines, %s are not rebuilt under %s, and %s cannot be',
                 missing.of_all, missing.unfinished, activate_encoder.encoder, missing.lost),
-            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be; `--accept-unrecoverable` lets these patients enrol anew.';
+            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be rebuilt. With `--accept-unrecoverable`, these patients enrol anew.';
     end if;
 
     update care.models set is_active = false where models.signal = 'voice' and models.is_active;
@@ -5750,13 +5759,13 @@ begin
 end
 $$;
 comment on function voice.activate_encoder is
-    'Makes another encoder the active one, once every baseline has its counterpart under it; how many waiting checks were handed over. Patients without any are left behind only where that is asked for: their next healthy call enrols. All or nothing. Raises RV004, and RV007 where baselines are missing. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
+    'Makes another encoder active once every baseline is rebuilt under it, and returns how many waiting checks were reassigned. Unrecoverable baselines are accepted only if accepts_unrecoverable is true; the next healthy call of these patients enrols. All or nothing. Raises RV004, and RV007 if baselines are missing. Security definer: the service has no privileges on tables. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.activate_encoder from public;
 grant execute on function voice.activate_encoder to retrocare_service;
 
 -- 48_baseline_versions.sql
 
--- Baseline versions: what an operator sees of them, the way back to an earlier one, and the way out for a wrong sample.
+-- Baseline versions: what an operator can see of them, how to restore an earlier one, and how to remove a wrong sample.
 
 create view public.patient_voice_baseline
 with (security_invoker = true)
@@ -5776,13 +5785,14 @@ from voice.baselines
 join voice.policies on policies.encoder = baselines.encoder
 where baselines.superseded_at is null;
 comment on view public.patient_voice_baseline is
-    'For caregivers: how far each patient''s baseline has come, one row per encoder. Without the vector.';
+    'For caregivers: the progress of each patient''s baseline, one row per encoder, without the embedding.';
 comment on column public.patient_voice_baseline.version is 'Counts every change of the baseline.';
-comment on column public.patient_voice_baseline.is_provisional is 'Fewer samples than baseline_minimum_samples: scores count, marked.';
+comment on column public.patient_voice_baseline.is_provisional is
+    'Whether there are fewer samples than baseline_minimum_samples. Scores then count, but are marked as provisional.';
 comment on column public.patient_voice_baseline.spread_mean is
-    'How much this voice varies when well: mean cosine distance of each sample to the mean of the others; null below two samples.';
-comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances; null below two.';
-comment on column public.patient_voice_baseline.created_at is 'When this version was made.';
+    'How much this voice varies when well: mean cosine distance of each sample to the mean of the others. Null below two samples.';
+comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances. Null below two samples.';
+comment on column public.patient_voice_baseline.created_at is 'When this version was built.';
 revoke all on public.patient_voice_baseline from anon, authenticated, service_role;
 grant select on public.patient_voice_baseline to authenticated, service_role;
 
@@ -5819,7 +5829,7 @@ as $$
     order by baselines.version desc
 $$;
 comment on function voice.baseline_versions is
-    'The versions of a patient''s baseline under this encoder (null: the active one), newest first, and the calls that they are made of, as far as these are kept. Called by `retrocare patient baseline`.';
+    'Returns the versions of a patient''s baseline under this encoder (null: the active one), newest first, with the calls from which they were built, as far as these are still stored. Called by `retrocare patient baseline`.';
 revoke execute on function voice.baseline_versions from public;
 grant execute on function voice.baseline_versions to retrocare_service;
 
@@ -5834,7 +5844,7 @@ declare
     earlier voice.baselines;
     healthy bigint[];
 begin
-    -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(restore_baseline.patient_id);
     select baselines.* into earlier
@@ -5855,23 +5865,23 @@ begin
         raise exception using
             errcode = 'PT409',
             message = format('The patient''s baseline has no version %s', restore_baseline.version),
-            hint = '`retrocare patient baseline` lists the versions.';
+            hint = 'List the versions with `retrocare patient baseline`.';
     elsif earlier.superseded_at is null then
         raise exception using
             errcode = 'PT409',
-            message = format('Version %s is the current one', restore_baseline.version),
+            message = format('Version %s is already the current version', restore_baseline.version),
             hint = 'There is nothing to restore.';
     elsif healthy = '{}' then
         raise exception using
             errcode = 'PT409',
             message = format('No sample of version %s is left', restore_baseline.version),
-            hint = 'They were erased, or are of days that a health flag covers. Enrol the patient anew.';
+            hint = 'Its samples were erased, or are of days that a health flag covers. Enrol the patient anew.';
     end if;
     return (voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id)).version;
 end
 $$;
 comment on function voice.restore_baseline is
-    'Makes a new version of the samples of an earlier one, without those of days that were flagged since; its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
+    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
 revoke execute on function voice.restore_baseline from public;
 grant execute on function voice.restore_baseline to retrocare_service;
 
@@ -5885,10 +5895,10 @@ as $$
 declare
     rebuilt integer;
 begin
-    -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
-    -- A call is one sample of a baseline at most.
+    -- A call is at most one sample of a baseline.
     rebuilt := voice.remove_samples(
         withdraw_sample.patient_id,
         array(select embeddings.id from voice.embeddings where embeddings.call_log_id = withdraw_sample.call_log_id));
@@ -5896,13 +5906,13 @@ begin
         raise exception using
             errcode = 'RV003',
             message = format('The patient''s current baseline has no sample of the call %s', withdraw_sample.call_log_id),
-            hint = '`retrocare patient baseline` lists the calls that it is made of.';
+            hint = 'List the calls of the baseline with `retrocare patient baseline`.';
     end if;
     return rebuilt;
 end
 $$;
 comment on function voice.withdraw_sample is
-    'Rebuilds the patient''s current baselines without the sample of that call; how many. With none left, the next healthy call enrols. Raises RV002, RV003. Called by `retrocare patient withdraw-sample`.';
+    'Rebuilds the patient''s current baselines without the sample of that call and returns how many changed. If no samples are left, the next healthy call enrols. Raises RV002, RV003. Called by `retrocare patient withdraw-sample`.';
 revoke execute on function voice.withdraw_sample from public;
 grant execute on function voice.withdraw_sample to retrocare_service;
 
@@ -5933,12 +5943,12 @@ begin
     judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy, thresholds);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
-        -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
+        -- Uses the score before adjustments: a noisy line must not make another person's voice pass as this one.
         judged.anomaly > thresholds.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is
-    'How a voice compares with a patient''s baseline, where that is complete; else no row. Nothing is stored. Raises RV004, RV005. Called by `retrocare enroll` before anything is replaced.';
+    'Compares an embedding with a patient''s baseline and returns the result; no row if the baseline is not complete. Stores nothing. Raises RV004, RV005. Called by `retrocare enroll` before it replaces anything.';
 revoke execute on function voice.compare_with_baseline from public;
 grant execute on function voice.compare_with_baseline to retrocare_service;
 
@@ -5960,27 +5970,27 @@ as $$
         and call_logs."timestamp" >= covered_samples.since
 $$;
 comment on function voice.covered_samples is
-    'How many samples would leave the current baseline if the patient had been unwell since then. Called by `retrocare patient flag`.';
+    'Returns how many samples would leave the current baseline if the patient had been unwell since that time. Called by `retrocare patient flag`.';
 revoke execute on function voice.covered_samples from public;
 grant execute on function voice.covered_samples to retrocare_service;
 
 -- 50_alerts.sql
 
--- Alerts: one episode of a patient is one alert, from its first sign, of whatever signal, until somebody resolves it. A worse sign raises
--- its level, a repeat only counts up: nobody is woken twice for the same thing. Every change is a row, and those that must be told
--- become deliveries.
+-- Alerts: one alert is one episode of a patient, from its first sign, of any signal, until somebody resolves it. A worse sign raises
+-- its level; a repeated one only counts up, so that nobody is woken twice for the same thing. Every change is a row, and changes that
+-- caregivers must learn of become deliveries.
 
 create type public.alert_state as enum (
-    'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
-    'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
-    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
-    'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
-    'resolved'          -- the episode is over: end
+    'open',             -- nobody has responded         -> escalated, acknowledged, snoozed, resolved
+    'escalated',        -- nobody responded in time     -> open (raised), acknowledged, snoozed, resolved
+    'acknowledged',     -- somebody attends to it       -> open (raised, reopened), snoozed, resolved
+    'snoozed',          -- postponed to snoozed_until   -> open (woken or raised), acknowledged, resolved
+    'resolved'          -- end: the episode is over
 );
-comment on type public.alert_state is 'Where an alert stands; every state but resolved is part of the episode.';
+comment on type public.alert_state is 'The state of an alert. In every state but resolved, the episode is in progress.';
 
 create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
-comment on type public.alert_outcome is 'What the caregivers found.';
+comment on type public.alert_outcome is 'What the caregivers found out.';
 
 create table public.alert_causes (
     id text constraint alert_causes_pkey primary key,
@@ -5994,30 +6004,31 @@ create index alert_causes_by_signal on public.alert_causes (signal);
 alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
 insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
-    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
-    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
-    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
-comment on table public.alert_causes is 'What an alert may be about.';
-comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score.';
-comment on column public.alert_causes.closes_when_heard is 'An alert about nothing else is resolved by a rule once the patient is heard again; of all others somebody says how they ended.';
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call with a score above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set number of days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without usable speech
+comment on table public.alert_causes is 'The possible causes of an alert.';
+comment on column public.alert_causes.has_score is 'Whether a judgement with a score is behind it.';
+comment on column public.alert_causes.closes_when_heard is
+    'Whether an alert with no other cause is resolved by a rule once the patient is heard again. All other alerts are resolved by a person, who gives the outcome.';
 grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
     'opened',           -- the first sign
-    'raised',           -- a worse sign, or one of another kind while it was thought to be seen to: open again
+    'raised',           -- a worse sign, or one with another cause while acknowledged or snoozed: open again
     'repeated',         -- the same again: only counted
-    'escalated',        -- nobody answered in time: more caregivers are told
-    'reminded',         -- and still nobody
+    'escalated',        -- nobody responded in time: more caregivers are notified
+    'reminded',         -- still nobody has responded
     'acknowledged', 'snoozed',
-    'woken',            -- the snooze is over: open again
-    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
+    'woken',            -- the snooze has ended: open again
+    'reopened',         -- the acknowledgement has expired without an outcome: open again
     'resolved'
 );
 comment on type public.alert_change is 'What happened to an alert.';
 
 create type public.alert_actor as enum (
-    'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a caregiver: caregiver_id
+    'rule',         -- time has passed, or a call was judged
+    'caregiver',    -- a caregiver, named in caregiver_id
     'operator'      -- the care team, through the service or service_role
 );
 comment on type public.alert_actor is 'Who changed an alert.';
@@ -6046,13 +6057,16 @@ insert into care.alert_policies values
     ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
     ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
     ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
-comment on table care.alert_policies is 'Who is told at each level, when others are, and how often.';
-comment on column care.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
-comment on column care.alert_policies.further_roles is 'Who is told when nobody has answered.';
+comment on table care.alert_policies is 'Who is notified at each level, when others are, and how often.';
+comment on column care.alert_policies.first_roles is
+    'The roles that are notified at once. If none of them can be reached, everybody who can be is.';
+comment on column care.alert_policies.further_roles is 'The roles that are notified when nobody has responded.';
 comment on column care.alert_policies.maximum_silent_hours is
-    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
-comment on column care.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
-comment on column care.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
+    'The longest time for which an unresolved alert stays silent: an acknowledgement expires after it, and so does the pause after the last of maximum_reminders.';
+comment on column care.alert_policies.waits_for_morning is
+    'Whether messages wait until the caregiver''s quiet hours are over. Those of an emergency never do.';
+comment on column care.alert_policies.minimum_snooze_minutes is
+    'A shorter snooze is refused, since the caregiver is notified again whenever one ends.';
 
 create table public.caregiver_alerts (
     id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
@@ -6100,12 +6114,13 @@ create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_b
 create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
 alter table public.caregiver_alerts enable row level security;
 revoke all on public.caregiver_alerts from anon, authenticated, service_role;
-comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
-comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
-comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
-comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
+comment on table public.caregiver_alerts is 'One row per episode, at most one unresolved per patient.';
+comment on column public.caregiver_alerts.cause is 'The cause of the last sign of which caregivers were notified.';
+comment on column public.caregiver_alerts.causes is 'All causes of signs in this episode.';
+comment on column public.caregiver_alerts.anomaly_score is
+    'The highest score of the episode, that of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
-comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
+comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened. Null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
 create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
 
@@ -6143,11 +6158,13 @@ create index alert_changes_by_actor on public.alert_changes (actor_id);
 create index alert_changes_by_caregiver on public.alert_changes (caregiver_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
-comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
-comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or there is no account, or none any more.';
-comment on column public.alert_changes.caregiver_id is 'The caregiver who did it; null: actor is an operator or a rule, or cares for the patient no longer.';
-comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
+comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Append-only.';
+comment on column public.alert_changes.level is 'The level of the sign if there was one, else that of the alert.';
+comment on column public.alert_changes.actor_id is
+    'The caregiver''s account. Null: actor is an operator or a rule, or the caregiver has no account.';
+comment on column public.alert_changes.caregiver_id is
+    'The caregiver who made the change. Null: actor is an operator or a rule, or the caregiver no longer cares for the patient.';
+comment on column public.alert_changes.operator is 'If actor is an operator: the database login, or the name given with the change.';
 grant select on public.alert_changes to service_role, authenticated;
 
 create type care.actor as (
@@ -6156,7 +6173,7 @@ create type care.actor as (
     caregiver_id uuid,
     operator text
 );
-comment on type care.actor is 'Who changes an alert, as alert_changes has it.';
+comment on type care.actor is 'Who changes an alert, as stored in alert_changes.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
@@ -6179,7 +6196,7 @@ as $$
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
-comment on function care.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';
+comment on function care.note_change is 'Adds a change to an alert''s history. A trigger then notifies caregivers.';
 revoke execute on function care.note_change from public;
 
 create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
@@ -6196,7 +6213,7 @@ create policy everybody_who_is_told_reads_what_about on public.alert_causes
 
 -- 51_episodes.sql
 
--- Episodes: how signs make and change an alert, and what happens when nobody answers.
+-- Episodes: how signs open and change an alert, and what happens when nobody responds.
 
 create function care.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
 returns timestamptz
@@ -6216,7 +6233,7 @@ as $$
     from (select after_quiet_hours.at at time zone after_quiet_hours.timezone as local_at) as clock
 $$;
 comment on function care.after_quiet_hours is
-    'This moment, or the end of the quiet hours that it falls into, on the clock of that zone. Stable: zones change with PostgreSQL''s data.';
+    'Returns this time, or the end of the quiet hours into which it falls, in that time zone. Stable, not immutable: time zones change with PostgreSQL''s data.';
 revoke execute on function care.after_quiet_hours from public;
 
 create function care.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
@@ -6236,7 +6253,7 @@ as $$
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
 comment on function care.answer_due_at is
-    'Until when somebody should have answered: nobody is expected to answer what waits for the morning.';
+    'Returns the time by which somebody should have responded. If the level waits for the morning, the time starts when quiet hours end.';
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
@@ -6262,13 +6279,13 @@ begin
             errcode = '23514',
             message = format('%s is no cause of public.alert_causes with%s a score',
                 raise_alert.cause, case when raise_alert.anomaly_score is null then 'out' else '' end),
-            hint = 'A new cause is a row; has_score says whether a judgement is behind it.';
+            hint = 'A new cause is a row of public.alert_causes; has_score says whether a judgement is behind it.';
     end if;
     select caregiver_alerts.* into earlier
     from public.caregiver_alerts
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
     for update;
-    -- On the clock of the worst sign of the episode, not of the last one.
+    -- The time to respond is that of the worst sign of the episode, not of the last one.
     select care.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
     into due_at
     from care.alert_policies
@@ -6287,7 +6304,7 @@ begin
         change := case
             when raise_alert.level > earlier.level then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
-                -- Of another kind, or after the time for which somebody said that they see to it.
+                -- A new cause, or a sign after the time for which the alert was acknowledged or snoozed.
                 and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
                 then 'raised'
             else 'repeated'
@@ -6320,7 +6337,7 @@ begin
 end
 $$;
 comment on function care.raise_alert is
-    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by care.record_judgement and care.note_silence.';
+    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -6329,13 +6346,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Who may be dying is told of whatever was known before.
+    -- A critical sign is always notified, even of a known illness.
     select is_known_illness.level < 'critical'
         and care.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
         and coalesce((
             select latest.outcome = 'ill'
                 and latest.level >= is_known_illness.level
-                -- Whatever flags there are: what was found is not known for ever.
+                -- A known illness expires, even while a health flag is still open.
                 and is_known_illness.at <= latest.resolved_at + make_interval(days => (care.settings_of(latest.patient_id)).illness_days)
             from public.caregiver_alerts as latest
             where latest.patient_id = is_known_illness.patient_id
@@ -6344,7 +6361,7 @@ as $$
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
+    'Returns whether a judgement is explained by an illness that caregivers know of: they resolved the last episode as ill, at most care.organisation_settings.illness_days ago, a health flag still covers the call, and the sign is not critical and not worse than that episode. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -6359,7 +6376,7 @@ as $$
     order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
     limit alerts_to_advance.maximum_rows
 $$;
-comment on function care.alerts_to_advance is 'The alerts whose time has come, the most urgent first. Called by care.run_job.';
+comment on function care.alerts_to_advance is 'Lists the alerts whose next change is due, most urgent first. Called by care.run_job.';
 revoke execute on function care.alerts_to_advance from public;
 
 create function care.advance_alert(alert_id text, at timestamptz)
@@ -6411,7 +6428,7 @@ begin
             advance_alert.at)
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    -- What the last sign was that somebody was told of: without a score, no call is behind it.
+    -- Without a score, no call is behind the last sign of which caregivers were notified.
     has_score := (select alert_causes.has_score from public.alert_causes where alert_causes.id = alert.cause);
     perform care.note_change(
         alert, moved, advance_alert.at,
@@ -6421,7 +6438,7 @@ begin
 end
 $$;
 comment on function care.advance_alert is
-    'Wakes what was snoozed, reopens what was acknowledged and never resolved, escalates what nobody answered, and reminds; whether it did. Called by care.run_job.';
+    'Advances an alert: wakes a snoozed one, reopens an acknowledged one, escalates an open one, or sends a reminder. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.advance_alert from public;
 
 -- 52_alert_actions.sql
