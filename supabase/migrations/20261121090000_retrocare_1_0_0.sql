@@ -6443,8 +6443,8 @@ revoke execute on function care.advance_alert from public;
 
 -- 52_alert_actions.sql
 
--- Alert actions: what a caregiver, or an operator for the care team, does about an alert, and how an episode ends. Viewers only look; to
--- everybody else the alert does not exist.
+-- Alert actions: what a caregiver, or an operator for the care team, can do about an alert, and how an episode ends. Viewers may only
+-- read alerts; to people who are not caregivers of the patient, an alert does not exist.
 
 create function care.alert_to_act_on(alert_id uuid)
 returns public.caregiver_alerts
@@ -6455,7 +6455,7 @@ as $$
 declare
     alert public.caregiver_alerts;
 begin
-    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    -- Lock the patient first, as every change to an alert does, and read the alert only then.
     perform care.patient_for_caller(
         (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
         'family');
@@ -6467,7 +6467,7 @@ begin
 end
 $$;
 comment on function care.alert_to_act_on is
-    'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
+    'Returns the alert, with its row and its patient locked, if the signed-in caregiver or an operator may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
 create function care.actor_of(patient_id uuid, operator text)
@@ -6486,14 +6486,16 @@ as $$
             ),
             null
         )::care.actor
-        -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
+        -- The database login, or the role that the Data API assumed for it. In a security definer function, current_user is the
+        -- owner.
         else (
             'operator', null, null,
             coalesce(nullif(btrim(actor_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
         )::care.actor
     end
 $$;
-comment on function care.actor_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+comment on function care.actor_of is
+    'Returns the actor as whom the caller changes an alert of this patient. operator is the name of an operator; null: the login.';
 revoke execute on function care.actor_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
@@ -6507,11 +6509,11 @@ begin
         raise exception using
             errcode = 'PT409',
             message = 'The alert is resolved',
-            hint = 'A new sign opens another one.';
+            hint = 'A new sign opens another alert.';
     end if;
 end
 $$;
-comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
+comment on function care.refuse_resolved is 'Raises PT409 if the alert is resolved.';
 revoke execute on function care.refuse_resolved from public;
 
 create function care.acknowledge_alert(alert_id uuid, at timestamptz default now(), operator text default null)
@@ -6544,7 +6546,7 @@ begin
 end
 $$;
 comment on function care.acknowledge_alert is
-    'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Acknowledges an alert on behalf of the signed-in caregiver or the care team, and returns it. If it is already acknowledged, nothing changes. Raises PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
 grant execute on function care.acknowledge_alert to retrocare_service;
 
@@ -6567,9 +6569,9 @@ begin
     then
         raise exception using
             errcode = 'PT400',
-            message = format('An alert of this level (%s) can be put off for %s minutes to %s hours',
+            message = format('An alert of level %s can be snoozed for %s minutes to %s hours',
                 alert.level, policy.minimum_snooze_minutes, policy.maximum_snooze_hours),
-            hint = 'Give a time in between.';
+            hint = 'Give a time in that range.';
     end if;
     update public.caregiver_alerts
     set state = 'snoozed',
@@ -6584,7 +6586,7 @@ begin
 end
 $$;
 comment on function care.snooze_alert is
-    'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Snoozes an alert and returns it. When the snooze ends, the alert is open again and caregivers are notified. Raises PT400 if the time is too short or too long, PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.snooze_alert from public;
 
 create function care.resolve(
@@ -6611,7 +6613,8 @@ begin
     return alert;
 end
 $$;
-comment on function care.resolve is 'The episode is over. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
+comment on function care.resolve is
+    'Resolves an alert and returns it. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
 revoke execute on function care.resolve from public;
 
 create function care.flag_illness(alert public.caregiver_alerts)
@@ -6627,7 +6630,7 @@ as $$
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'Adds a health flag for a patient who was found ill, from the opening of the alert until care.organisation_settings.illness_days after its end, unless a health flag already covers that time. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
@@ -6646,13 +6649,13 @@ begin
     if resolve_alert.outcome is null then
         raise exception using
             errcode = 'PT400',
-            message = 'An alert is resolved with an outcome',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
+            message = 'An outcome is required to resolve an alert',
+            hint = format('Use one of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
     elsif char_length(resolve_alert.notes) > 10000 then
         raise exception using
             errcode = 'PT400',
             message = format('The notes have %s characters; at most 10000 are kept', char_length(resolve_alert.notes)),
-            hint = 'Keep what is longer elsewhere, and say where.';
+            hint = 'Keep longer notes elsewhere and state where.';
     end if;
     if (alert.state, alert.outcome, alert.resolved_by)
         is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, caller.caregiver_id)
@@ -6668,7 +6671,7 @@ begin
 end
 $$;
 comment on function care.resolve_alert is
-    'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Resolves an alert with its outcome and returns it; an illness is noted as a health flag. Repeating the same call changes nothing. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.resolve_alert from public;
 grant execute on function care.resolve_alert to retrocare_service;
 
@@ -6722,16 +6725,17 @@ as $$
     limit alert_list.maximum_rows
 $$;
 comment on function care.alert_list is
-    'The alerts of this patient (null: of all), the unresolved and most urgent first. Called by `retrocare alert list`.';
+    'Returns the alerts of this patient (null: of all), unresolved and most urgent ones first. Called by `retrocare alert list`.';
 revoke execute on function care.alert_list from public;
 grant execute on function care.alert_list to retrocare_service;
 
 -- 53_messages.sql
 
--- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no score, no
--- diagnosis.
+-- Messages: the texts that caregivers read, as rows, so that a translation is rows too. They say in plain words what happened and
+-- what to do; they contain no score and no diagnosis.
 --
--- {patient} as the caregiver knows the patient, {who} the caregiver who acted, {when} when the call was, {link} where to answer.
+-- {patient} is the name by which the caregiver knows the patient, {who} the caregiver who acted, {when} the time of the call, {link}
+-- the URL at which to respond.
 
 create table care.alert_openings (
     language text not null,
@@ -6742,9 +6746,10 @@ create table care.alert_openings (
     constraint alert_openings_pkey primary key (language, change, is_by_rule)
 );
 alter table care.alert_openings enable row level security;
-comment on table care.alert_openings is 'How a message begins after each change that is told; a change without a row is told to nobody.';
-comment on column care.alert_openings.is_by_rule is 'Nobody did it, a rule did.';
-comment on column care.alert_openings.is_whole is 'It is the whole message, for those who were told before: no text of care.alert_texts follows.';
+comment on table care.alert_openings is 'The beginning of the message about each kind of change. Changes without a row are not sent.';
+comment on column care.alert_openings.is_by_rule is 'Whether the change was made by a rule, not by a person.';
+comment on column care.alert_openings.is_whole is
+    'Whether this is the whole message, for those who were notified before; no text of care.alert_texts follows.';
 insert into care.alert_openings (language, change, is_by_rule, text, is_whole) values
     ('en', 'opened', true, '', false),
     ('en', 'raised', true, '', false),
@@ -6766,7 +6771,7 @@ create table care.alert_texts (
 );
 create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
-comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
+comment on table care.alert_texts is 'What happened and what to do. A level without a text uses that of the next lower level.';
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
         '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
@@ -6801,7 +6806,7 @@ as $$
         where patients.id = change.patient_id
     ),
     written as (
-        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
+        -- Each text is chosen by itself: one without a translation is sent in English, or else in any language that there is.
         select opening.text || case
             when opening.is_whole then ''
             else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
@@ -6834,13 +6839,13 @@ as $$
     cross join place
 $$;
 comment on function care.alert_message is
-    'The finished message about a change, in the caregiver''s language and on the caregiver''s clock; null: this change is told to nobody.';
+    'Returns the message about a change, in the caregiver''s language and time zone. Null: this change is not sent to anybody.';
 revoke execute on function care.alert_message from public;
 
 -- 54_outbox.sql
 
--- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them. Written in the
--- transaction of the change; sent by functions/notify-caregiver.
+-- The outbox: one delivery for each change to be sent, each caregiver to be notified, and each channel that reaches that caregiver.
+-- Deliveries are written in the transaction of the change, and sent by functions/notify-caregiver.
 
 create table care.delivery_channels (
     id text constraint delivery_channels_pkey primary key,
@@ -6849,16 +6854,16 @@ create table care.delivery_channels (
 alter table care.delivery_channels enable row level security;
 insert into care.delivery_channels values ('sms', true), ('webhook', true), ('console', false);
 comment on table care.delivery_channels is
-    'By what messages go; each is a file of functions/notify-caregiver/channels. console is for development: it reaches everybody and nobody.';
+    'The channels by which messages are sent; each is a file of functions/notify-caregiver/channels. console is for development: it counts every caregiver as reachable and sends nothing.';
 
 create type public.delivery_state as enum (
-    'queued',       -- waits to be sent, or for another try     -> leased, cancelled
-    'leased',       -- somebody sends it                        -> accepted, dead, queued again
-    'accepted',     -- the provider took it: end
-    'cancelled',    -- somebody answered, or a newer message tells more: end
-    'dead'          -- it cannot be sent, or was refused too often: end, and the operator's
+    'queued',       -- waits to be sent, or for a retry             -> leased, cancelled
+    'leased',       -- being sent                                   -> accepted, dead, queued again
+    'accepted',     -- end: the provider accepted it
+    'cancelled',    -- end: somebody responded, or a newer message says more
+    'dead'          -- end, and an operator issue: it cannot be sent, or failed too often
 );
-comment on type public.delivery_state is 'Where a message to a caregiver stands.';
+comment on type public.delivery_state is 'The state of a message to a caregiver.';
 
 create table care.deliveries (
     id bigint generated always as identity constraint deliveries_pkey primary key,
@@ -6899,10 +6904,12 @@ create index deliveries_by_channel on care.deliveries (channel);
 create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
-comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
-comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
-comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
+comment on column care.deliveries.may_have_been_sent is
+    'Whether an attempt ended without an answer from the provider. The provider is then asked before the message is sent again.';
+comment on column care.deliveries.run_at is 'The message is not sent before this time: quiet hours, or the wait before a retry.';
+comment on column care.deliveries.due_at is
+    'When the message can be claimed: run_at while it is queued, leased_until while it is leased. Null: it has ended.';
+comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that support idempotency keys.';
 grant select (
     id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
 ) on care.deliveries to service_role;
@@ -6910,8 +6917,8 @@ alter table care.deliveries
     add column receipt_count integer not null default 0,
     add column delivered_at timestamptz,
     add constraint what_is_delivered_was_accepted check (delivered_at is null or state = 'accepted');
-comment on column care.deliveries.receipt_count is 'How often the provider was asked what became of the message.';
-comment on column care.deliveries.delivered_at is 'When the provider said that the message had arrived; null: not known.';
+comment on column care.deliveries.receipt_count is 'How often the provider was asked whether the message was delivered.';
+comment on column care.deliveries.delivered_at is 'When the provider said that the message was delivered. Null: not known.';
 create index deliveries_without_receipt on care.deliveries (finished_at)
     where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
 create index deliveries_by_age on care.deliveries (finished_at);
@@ -6936,7 +6943,7 @@ as $$
     ) as addresses (channel, address) on addresses.channel = delivery_channels.id
     where delivery_channels.is_enabled and nullif(addresses.address, '') is not null
 $$;
-comment on function care.caregiver_addresses is 'Where a caregiver is reached, by each channel that is enabled.';
+comment on function care.caregiver_addresses is 'Returns the addresses at which a caregiver can be reached, one for each enabled channel.';
 revoke execute on function care.caregiver_addresses from public;
 
 create function care.caregivers_to_tell(change public.alert_changes)
@@ -6961,13 +6968,14 @@ as $$
         where patient_caregivers.patient_id = change.patient_id
             and exists (select from care.caregiver_addresses(patient_caregivers))
     )
-    -- What was meant to press: whose turn it is; where nobody of those can be reached, whoever can.
+    -- Changes that call for action go to the roles whose turn it is; if none of those caregivers can be reached, to everybody who
+    -- can.
     select (reachable.caregiver).*
     from reachable
     where change.change not in ('acknowledged', 'resolved')
         and reachable.turn = (select min(others.turn) from reachable as others)
     union all
-    -- What puts at rest: whoever was told before, but not the one who acted.
+    -- Changes that end the need for action go to everybody who was notified before, except the caregiver who acted.
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
@@ -6979,7 +6987,8 @@ as $$
                 and deliveries.state in ('accepted', 'leased')
         )
 $$;
-comment on function care.caregivers_to_tell is 'Who hears of a change, as care.alert_policies says, and nobody who cannot be reached.';
+comment on function care.caregivers_to_tell is
+    'Returns the caregivers to be notified of a change, as care.alert_policies says, without those who cannot be reached.';
 revoke execute on function care.caregivers_to_tell from public;
 
 create function care.on_alert_change()
@@ -7008,7 +7017,8 @@ begin
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
         )
-        -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
+        -- If somebody alternates between acknowledging and snoozing, only the first acknowledgement is sent until the alert calls for
+        -- action again.
         and not (new.change = 'acknowledged' and exists (
             select from public.alert_changes as earlier
             where earlier.alert_id = new.alert_id
@@ -7025,7 +7035,7 @@ begin
 end
 $$;
 comment on function care.on_alert_change is
-    'Trigger: a change becomes its deliveries, at once or after the quiet hours. Definer: whoever acts on an alert may not write the private schemas.';
+    'Trigger: inserts the deliveries of a change, due at once or after the quiet hours. Security definer: roles that act on alerts have no privileges on the private schemas.';
 revoke execute on function care.on_alert_change from public;
 
 create view public.alert_deliveries
@@ -7045,16 +7055,16 @@ select
     deliveries.created_at,
     deliveries.finished_at
 from care.deliveries;
-comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, and how it stands.';
-comment on column public.alert_deliveries.run_at is 'Not before this moment.';
+comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, with its state.';
+comment on column public.alert_deliveries.run_at is 'The message is not sent before this time.';
 revoke all on public.alert_deliveries from anon, authenticated, service_role;
 grant select on public.alert_deliveries to service_role;
 
 -- 55_deliveries.sql
 
--- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived. As for checks: claimed with a lease,
--- the attempt counted at the claim, an end exactly once. A provider that has accepted a message may never bring it to the telephone:
--- it is asked some minutes later, three times in all, and what was not delivered is the operator's.
+-- Deliveries: how a message is claimed and sent, and whether it arrived. As for checks, a message is claimed with a lease, the claim
+-- counts the attempt, and each message ends exactly once. A provider that has accepted a message may still fail to deliver it. The
+-- provider is therefore asked some minutes later, three times in all; a message that was not delivered is an operator issue.
 
 create function care.deliveries_to_cancel(at timestamptz, maximum_rows integer)
 returns setof text
@@ -7068,7 +7078,7 @@ as $$
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
     where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
-            -- Somebody has answered: what was meant to press would only frighten.
+            -- Somebody has responded: a message that calls for action would only alarm.
             (alert_changes.change not in ('acknowledged', 'resolved')
                 and caregiver_alerts.state not in ('open', 'escalated'))
             or exists (
@@ -7084,7 +7094,7 @@ as $$
     limit deliveries_to_cancel.maximum_rows
 $$;
 comment on function care.deliveries_to_cancel is
-    'Messages that need not be sent any more: somebody has answered, or a newer one tells more. None is handed out. Called by care.claim_deliveries and care.run_job.';
+    'Lists messages that need not be sent any more, because somebody has responded or a newer message says more. These are never claimed. Called by care.claim_deliveries and care.run_job.';
 revoke execute on function care.deliveries_to_cancel from public;
 
 create function care.cancel_delivery(delivery_id text, at timestamptz)
@@ -7109,7 +7119,8 @@ as $$
     )
     select exists (select from cancelled)
 $$;
-comment on function care.cancel_delivery is 'Ends a message that need not be sent any more; whether it did. Called by care.run_job.';
+comment on function care.cancel_delivery is
+    'Cancels a message that need not be sent any more. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.cancel_delivery from public;
 
 create type public.delivery_claim as (
@@ -7128,7 +7139,7 @@ create type public.delivery_claim as (
     may_have_been_sent boolean,
     created_at timestamptz
 );
-comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
+comment on type public.delivery_claim is 'A message to send: its channel, address and text.';
 
 create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
@@ -7140,7 +7151,7 @@ as $$
 declare
     overtaken bigint[] := array(select id::bigint from care.deliveries_to_cancel(claim_deliveries.at, null) as id);
 begin
-    -- Senders that vanish count as attempts, and an address may be gone by now.
+    -- A lost lease counts as an attempt, and the address may have been removed meanwhile.
     update care.deliveries
     set state = 'dead',
         error_code = lost.code,
@@ -7150,8 +7161,8 @@ begin
         select
             due.id,
             case when addressed.is_left then 'attempts_exhausted' else 'no_address' end as code,
-            case when addressed.is_left then 'Each sender that took it vanished'
-                else 'The caregiver has no address for this channel any more' end as why
+            case when addressed.is_left then 'The lease of every attempt was lost'
+                else 'The caregiver no longer has an address for this channel' end as why
         from care.deliveries as due
         cross join lateral (
             select exists (
@@ -7173,7 +7184,7 @@ begin
         update care.deliveries as claimed
         set state = 'leased',
             attempts = claimed.attempts + 1,
-            -- Whoever held it vanished: nobody knows how far it came.
+            -- The lease was lost, so the message may have been sent.
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
@@ -7202,7 +7213,7 @@ begin
 end
 $$;
 comment on function care.claim_deliveries is
-    'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
+    'Claims up to count messages that are due and returns them, most urgent first. Messages that need not be sent any more are left out. Security definer: the edge function may not read phone numbers itself.';
 revoke execute on function care.claim_deliveries from public;
 
 create function care.finish_delivery(
@@ -7217,7 +7228,7 @@ as $$
 declare
     sent care.deliveries;
 begin
-    -- The judgement behind it is the patient's, and a patient is locked first.
+    -- This may change a judgement, which belongs to the patient, so the patient is locked first.
     perform care.lock_patient_if_any((
         select caregiver_alerts.patient_id
         from care.deliveries
@@ -7252,7 +7263,7 @@ begin
 end
 $$;
 comment on function care.finish_delivery is
-    'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'Notes that a provider has accepted the message, and sets alert_sent on its judgement. Returns false if the lease is lost. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.finish_delivery from public;
 
 create function care.fail_delivery(
@@ -7289,7 +7300,7 @@ begin
 end
 $$;
 comment on function care.fail_delivery is
-    'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
+    'Notes why a message was not accepted, and returns its state. It is retried with exponential backoff, or dead if the failure is permanent or all attempts are used up. Security definer for the same reason as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
 
 create function care.receipt_wait(receipt_count integer)
@@ -7303,7 +7314,7 @@ as $$
     select (array['2 minutes', '10 minutes', '60 minutes']::interval[])[receipt_wait.receipt_count + 1]
 $$;
 comment on function care.receipt_wait is
-    'How long after a message was accepted its provider is asked for a receipt, once it was asked so often; null: not any more.';
+    'Returns how long after acceptance the provider is asked for the next receipt, if it was asked this many times. Null: it is not asked again.';
 revoke execute on function care.receipt_wait from public;
 
 create function care.due_receipts(at timestamptz)
@@ -7320,7 +7331,7 @@ as $$
         and deliveries.receipt_count < 3
         and deliveries.finished_at + care.receipt_wait(deliveries.receipt_count) <= due_receipts.at
 $$;
-comment on function care.due_receipts is 'Of how many messages a receipt could be asked for now. Called by care.due_work.';
+comment on function care.due_receipts is 'Returns for how many messages a receipt can be requested now. Called by care.due_work.';
 revoke execute on function care.due_receipts from public;
 
 create type public.receipt_claim as (
@@ -7329,7 +7340,7 @@ create type public.receipt_claim as (
     channel text,
     provider_message_id text
 );
-comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
+comment on type public.receipt_claim is 'A message whose receipt is to be requested from its provider.';
 
 create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
@@ -7356,7 +7367,7 @@ as $$
     returning claimed.id, claimed.call_log_id, claimed.channel, claimed.provider_message_id
 $$;
 comment on function care.claim_receipts is
-    'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
+    'Claims up to count messages whose receipt is due and returns them. The request is counted here, so that after a crash the next one follows in its turn. Security definer for the same reason as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
 
 create function care.finish_receipt(
@@ -7376,7 +7387,7 @@ begin
     join public.alert_changes on alert_changes.id = deliveries.change_id
     where deliveries.id = finish_receipt.delivery_id;
     if not found then
-        return null; -- erased since
+        return null; -- erased meanwhile
     end if;
     perform care.lock_patient(change.patient_id);
 
@@ -7403,7 +7414,7 @@ begin
 end
 $$;
 comment on function care.finish_receipt is
-    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
+    'Notes whether an accepted message was delivered, and returns its state. An undelivered one is dead with the code undelivered and thus an operator issue; its judgement loses alert_sent unless another message about it was accepted. Security definer for the same reason as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
@@ -7449,7 +7460,7 @@ as $$
     limit delivery_list.maximum_rows
 $$;
 comment on function care.delivery_list is
-    'Messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
+    'Returns the messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
 revoke execute on function care.delivery_list from public;
 grant execute on function care.delivery_list to retrocare_service;
 
@@ -7495,14 +7506,15 @@ begin
 end
 $$;
 comment on function care.requeue_deliveries is
-    'Queues dead messages again (these, or null for all), with all their attempts; one that may have been sent is looked up first, as ever, and one that was overtaken is cancelled. Called by `retrocare deliveries requeue`.';
+    'Queues dead messages again (these, or null for all) with all their attempts, and returns their ids. As always, one that may have been sent is first looked up at the provider, and one that is no longer needed is cancelled. Called by `retrocare deliveries requeue`.';
 revoke execute on function care.requeue_deliveries from public;
 grant execute on function care.requeue_deliveries to retrocare_service;
 
 -- 56_silence.sql
 
--- Silence is a sign too: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises the
--- same alert as a score, as a warning; when the patient is heard again, that alert closes by itself.
+-- Silence is a sign too: a patient on a schedule has had no call that could be judged for days, or answers calls without usable
+-- speech. It raises the same kind of alert as a score, as a warning. When the patient is heard again, that alert is resolved by a
+-- rule.
 
 create function care.silences(at timestamptz)
 returns table (
@@ -7527,7 +7539,7 @@ begin atomic
                 from public.call_logs
                 where call_logs.patient_id = patients.id
                     and call_logs.is_heard
-                    and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
+                    and call_logs."timestamp" <= silences.at + interval '1 day' -- allows for a wrong clock
             ) as last_heard_at
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
@@ -7562,7 +7574,7 @@ begin atomic
     ) as causes;
 end;
 comment on function care.silences is
-    'Who is not heard, and in what way, at this moment: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the reader''s rights.';
+    'Returns who is not heard at this time, and in what way: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the caller''s privileges.';
 revoke execute on function care.silences from public;
 grant execute on function care.silences to authenticated, service_role;
 
@@ -7577,9 +7589,9 @@ select
     silences.unusable_calls
 from care.silences(now()) as silences;
 comment on view public.silent_patients is 'For caregivers and operators: patients who are not heard, one row per patient and cause.';
-comment on column public.silent_patients.last_heard_at is 'When the last call was that could be judged; null: never.';
-comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given.';
-comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none with usable speech.';
+comment on column public.silent_patients.last_heard_at is 'When the last call that could be judged took place. Null: there was none.';
+comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given if there was none.';
+comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none of them with usable speech.';
 revoke all on public.silent_patients from anon, authenticated, service_role;
 grant select on public.silent_patients to authenticated, service_role;
 
@@ -7595,7 +7607,8 @@ as $$
     where not exists (
         select from public.caregiver_alerts
         where caregiver_alerts.patient_id = silences.patient_id
-            -- Once an episode; and after it, not again before something was heard, or as many days have passed.
+            -- A silence is noted once per episode. After the episode, it is noted again only if the patient was heard since, or as
+            -- many days have passed again.
             and silences.cause = any (caregiver_alerts.causes)
             and (caregiver_alerts.resolved_at is null
                 or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
@@ -7605,7 +7618,8 @@ as $$
     order by silences.patient_id, silences.cause
     limit silences_to_note.maximum_rows
 $$;
-comment on function care.silences_to_note is 'Silences that nobody has been told of: patient and cause. Called by care.run_job.';
+comment on function care.silences_to_note is
+    'Lists silences of which nobody has been notified, as patient and cause. Called by care.run_job.';
 revoke execute on function care.silences_to_note from public;
 
 create function care.note_silence(silence text, at timestamptz)
@@ -7624,7 +7638,7 @@ begin
     return true;
 end
 $$;
-comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
+comment on function care.note_silence is 'Raises the alert of a new silence. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
 
 create function care.do_close_when_heard(causes text[])
@@ -7638,7 +7652,7 @@ as $$
         where alert_causes.id = any (do_close_when_heard.causes) and not alert_causes.closes_when_heard
     )
 $$;
-comment on function care.do_close_when_heard is 'Whether an alert about nothing else than these is resolved by a rule.';
+comment on function care.do_close_when_heard is 'Returns whether an alert with no other causes than these is resolved by a rule.';
 revoke execute on function care.do_close_when_heard from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
@@ -7664,7 +7678,7 @@ as $$
     order by caregiver_alerts.opened_at
     limit silences_to_end.maximum_rows
 $$;
-comment on function care.silences_to_end is 'Alerts about the silence of patients who are heard again. Called by care.run_job.';
+comment on function care.silences_to_end is 'Lists alerts about the silence of patients who have been heard again. Called by care.run_job.';
 revoke execute on function care.silences_to_end from public;
 
 create function care.end_silence(alert_id text, at timestamptz)
@@ -7693,13 +7707,13 @@ begin
     return true;
 end
 $$;
-comment on function care.end_silence is 'Closes an alert about a silence that is over; whether it did. Called by care.run_job.';
+comment on function care.end_silence is 'Resolves an alert about a silence that is over. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.end_silence from public;
 
 -- 57_caregivers.sql
 
--- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
--- for himself.
+-- Caregivers: the primary caregiver, or an operator, decides who cares for a patient. How they are notified, caregivers decide
+-- themselves.
 
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
@@ -7711,29 +7725,29 @@ begin
     if refuse_wrong_contact.role is null then
         raise exception using
             errcode = 'PT400',
-            message = 'A caregiver has a role',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
+            message = 'A caregiver needs a role',
+            hint = format('Use one of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
     elsif not care.is_phone_number(refuse_wrong_contact.phone) then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no telephone number in international form',
-            hint = 'Such as +4930123456.';
+            message = 'The phone number is not in international format',
+            hint = 'Use a number such as +4930123456.';
     elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no address that messages can be posted to',
-            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
+            message = 'Messages cannot be posted to that webhook URL',
+            hint = 'Use an https URL such as https://example.org/hook, without a name and password.';
     elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
         and refuse_wrong_contact.user_id is not null
     then
         raise exception using
             errcode = 'PT400',
             message = 'There is no such account',
-            hint = 'Leave it out: the account can be added when the person has one.';
+            hint = 'Leave the account out; it can be added later.';
     end if;
 end
 $$;
-comment on function care.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
+comment on function care.refuse_wrong_contact is 'Raises PT400 if the role, an address or the account is not valid.';
 revoke execute on function care.refuse_wrong_contact from public;
 
 create function care.refuse_unknown_language(language text)
@@ -7748,13 +7762,14 @@ begin
             errcode = 'PT400',
             message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
             hint = (
-                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
+                select format('Messages exist in: %s.', string_agg(distinct alert_openings.language, ', '))
                 from care.alert_openings
             );
     end if;
 end
 $$;
-comment on function care.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
+comment on function care.refuse_unknown_language is
+    'Raises PT400 if there are no messages in this language. Null, the default, is accepted.';
 revoke execute on function care.refuse_unknown_language from public;
 
 create function care.refuse_losing_the_last_primary(patient_id uuid)
@@ -7778,7 +7793,7 @@ begin
 end
 $$;
 comment on function care.refuse_losing_the_last_primary is
-    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
+    'Raises PT409 if, apart from operators, nobody would be left who may manage caregivers and consent. Called after the change, which the error rolls back.';
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
@@ -7808,12 +7823,12 @@ begin
 exception when unique_violation then
     raise exception using
         errcode = 'PT409',
-        message = 'That account cares for the patient already',
+        message = 'That account already belongs to a caregiver of the patient',
         hint = 'Change that caregiver instead.';
 end
 $$;
 comment on function care.add_caregiver is
-    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Adds a caregiver and returns the new row. The default language is English. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.add_caregiver from public;
 grant execute on function care.add_caregiver to retrocare_service;
 
@@ -7848,7 +7863,7 @@ begin
     where patient_caregivers.id = change_caregiver.caregiver_id
     returning * into changed;
     if not found then
-        -- It was removed while this waited for its turn.
+        -- It was removed while this call waited for the lock.
         perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
@@ -7856,12 +7871,12 @@ begin
 exception when unique_violation then
     raise exception using
         errcode = 'PT409',
-        message = 'That account cares for the patient already',
+        message = 'That account already belongs to a caregiver of the patient',
         hint = 'Change that caregiver instead.';
 end
 $$;
 comment on function care.change_caregiver is
-    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Writes all columns of a caregiver and returns the row. Null unsets a value, except that a null language leaves the language unchanged. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.change_caregiver from public;
 grant execute on function care.change_caregiver to retrocare_service;
 
@@ -7883,7 +7898,7 @@ begin
 end
 $$;
 comment on function care.remove_caregiver is
-    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Removes a caregiver and the queued messages to that caregiver. Raises PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
 grant execute on function care.remove_caregiver to retrocare_service;
 
@@ -7902,8 +7917,8 @@ begin
     if not care.is_time_zone(set_my_preferences.timezone) then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no time zone',
-            hint = 'Such as Europe/Berlin; null: the patient''s.';
+            message = 'There is no such time zone',
+            hint = 'Use a name such as Europe/Berlin, or null for the patient''s time zone.';
     end if;
     perform care.refuse_unknown_language(set_my_preferences.language);
     update public.patient_caregivers
@@ -7919,13 +7934,13 @@ begin
         raise exception using
             errcode = 'PT404',
             message = 'No such patient',
-            hint = 'Preferences are those of a caregiver of the patient.';
+            hint = 'Only caregivers of the patient have preferences.';
     end if;
     return changed;
 end
 $$;
 comment on function care.set_my_preferences is
-    'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
+    'Writes the preferences of the signed-in caregiver for messages about a patient, and returns the row. Null means the default. Raises PT400, PT404. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
 
 create function care.caregiver_list(patient_id uuid)
@@ -7965,14 +7980,14 @@ as $$
     order by patients.created_at, patients.id, patient_caregivers.role desc, patient_caregivers.created_at
 $$;
 comment on function care.caregiver_list is
-    'Who cares for this patient (null: for whom), and whether messages reach them by a channel that is enabled. Called by `retrocare caregiver`.';
+    'Returns the caregivers of this patient (null: of all patients), and whether messages reach them by an enabled channel. Called by `retrocare caregiver`.';
 revoke execute on function care.caregiver_list from public;
 grant execute on function care.caregiver_list to retrocare_service;
 
 -- 60_erasure.sql
 
--- Erasure: a signal, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
--- provider) is listed, and deleted by functions/delete-recordings until that is proven.
+-- Erasure: a signal's data, or a person, is removed from the whole database in one transaction. Copies outside the database (Storage,
+-- the provider) are listed, and deleted by functions/delete-recordings until their absence is confirmed.
 
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
@@ -7983,18 +7998,18 @@ create table care.tombstones (
 );
 create index tombstones_by_patient on care.tombstones (patient_id);
 alter table care.tombstones enable row level security;
-comment on column care.tombstones.scope is 'The signal that was erased, or person: everything.';
-comment on table care.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
+comment on column care.tombstones.scope is 'The signal that was erased, or person if everything was.';
+comment on table care.tombstones is 'The erasures: exported, and replayed on a restored backup. Append-only.';
 
 create type public.deletion_state as enum (
-    'queued',       -- to be deleted, or to be tried again  -> leased
-    'leased',       -- somebody deletes it                  -> done, queued again
-    'done'          -- gone: end
+    'queued',       -- waits to be deleted, or for a retry      -> leased
+    'leased',       -- being deleted                            -> done, queued again
+    'done'          -- end: deleted
 );
-comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
+comment on type public.deletion_state is 'The state of a deletion outside the database. It is retried until it succeeds.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
+comment on type public.deletion_kind is 'What is to be deleted. Its reference is bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -8019,8 +8034,9 @@ create table care.deletions (
 create index deletions_by_patient on care.deletions (patient_id);
 create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
-comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
-comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
+comment on table care.deletions is 'What is to be deleted outside the database. It has no foreign keys, since it outlives the person.';
+comment on column care.deletions.due_at is
+    'When the deletion can be claimed: run_at while it is queued, leased_until while it is leased. Null: it is done.';
 create index deletions_at_issue on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
@@ -8033,7 +8049,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
 $$;
-comment on function care.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
+comment on function care.storage_path is 'Returns bucket/path of a recording in Storage. Null: it is elsewhere.';
 revoke execute on function care.storage_path from public;
 
 create function care.queue_deletion(patient_id uuid, kind public.deletion_kind, reference text)
@@ -8046,13 +8062,13 @@ as $$
     select queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference,
         case when is_ours then 'queued' else 'done' end::public.deletion_state, case when not is_ours then now() end
     from (
-        -- At a provider whose key nobody has given us, nobody deletes: the row stands for what is not taken in again.
+        -- Without the provider's API key, nothing can be deleted there. The row then only keeps the call from being stored again.
         select queue_deletion.kind <> 'provider_call' or exists (
             select from care.provider_accounts
             where provider_accounts.id = split_part(queue_deletion.reference, '/', 1) and provider_accounts.secret_name is not null
         )
     ) as place (is_ours)
-    -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
+    -- The copy may have come back since it was deleted, or while it is being deleted: delete it again.
     on conflict (kind, reference) do update
     set state = excluded.state,
         attempts = 0,
@@ -8062,7 +8078,8 @@ as $$
         error_code = null,
         finished_at = excluded.finished_at
 $$;
-comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before. A call of a provider whose account names no secret is only noted as erased.';
+comment on function care.queue_deletion is
+    'Queues a deletion outside the database, again if it was done before. A call of a provider account without a secret is only noted as erased.';
 revoke execute on function care.queue_deletion from public;
 
 create function care.queue_deletions(call public.call_logs)
@@ -8079,7 +8096,7 @@ as $$
         from care.recordings
         where recordings.call_log_id = call.id
         union
-        -- Somebody was copying it, and nobody knows how far that came, nor what kind of file it is.
+        -- A worker may have been copying the recording. Neither its progress nor the file type is known.
         select 'storage_object', 'voice-recordings/' || call.patient_id || '/' || call.id || '.' || kinds.extension
         from care.recordings
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
@@ -8090,7 +8107,7 @@ as $$
     where copies.reference is not null
     order by copies.kind, copies.reference
 $$;
-comment on function care.queue_deletions is 'Has the copies of a call''s recording deleted: in Storage and at the provider.';
+comment on function care.queue_deletions is 'Queues the deletion of all copies of a call''s recording, in Storage and at the provider.';
 revoke execute on function care.queue_deletions from public;
 
 create function care.delete_recording(call public.call_logs)
@@ -8108,7 +8125,7 @@ as $$
     where call_logs.id = call.id;
 $$;
 comment on function care.delete_recording is
-    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider. The caller holds care.lock_patient.';
+    'Removes a call''s recording, and queues the deletion of its copies in Storage and at the provider. The caller has called care.lock_patient.';
 revoke execute on function care.delete_recording from public;
 
 create function care.delete_orphan(recording_ref text)
@@ -8122,7 +8139,7 @@ as $$
     where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
 $$;
 comment on function care.delete_orphan is
-    'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
+    'Queues the deletion of a file that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
 create function care.erase_recordings(patient_id uuid)
@@ -8152,7 +8169,7 @@ begin
 end
 $$;
 comment on function care.erase_recordings is
-    'Has all recordings of a patient deleted, and lets none be copied any more; how many. The caller holds care.lock_patient.';
+    'Removes all recordings of a patient, keeps any from being copied, and returns how many there were. The caller has called care.lock_patient.';
 revoke execute on function care.erase_recordings from public;
 
 create function care.erase_signal(patient_id uuid, signal text, reason text)
@@ -8166,7 +8183,7 @@ declare
     removed jsonb;
 begin
     perform care.lock_patient(erase_signal.patient_id);
-    -- Whoever works on one is told that there is no consent; the others leave with what they measured.
+    -- End unfinished checks with the reason no_consent, so that their workers learn of it. Delete all others, with their measures.
     update care.checks
     set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', detail = '{}'
     where checks.patient_id = erase_signal.patient_id
@@ -8189,7 +8206,7 @@ begin
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
         and judgements.explanation is not null;
-    -- Recordings are of all signals: they stay as long as another one may use them.
+    -- Recordings serve all signals. They are kept as long as another signal may use them.
     if not exists (
         select
         from public.consents
@@ -8214,7 +8231,7 @@ begin
 end
 $$;
 comment on function care.erase_signal is
-    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without their words and what they were computed from. Raises RV002.';
+    'Removes all data of a signal, including those that its erase_function removes, and returns the numbers of removed rows by name. Judgements stay, without their explanation and the data from which they were computed. Raises RV002.';
 revoke execute on function care.erase_signal from public;
 
 create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
@@ -8231,10 +8248,10 @@ begin
         raise exception using
             errcode = 'PT400',
             message = format('There is no signal %L', erase_patient_signal.signal),
-            hint = format('One of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
+            hint = format('Use one of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
     end if;
     counts := care.erase_signal(erase_patient_signal.patient_id, erase_patient_signal.signal, erase_patient_signal.reason);
-    -- Or the next call would make it anew.
+    -- Without this, the next call would create the data again.
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
         withdrawn_by = (select auth.uid())
@@ -8245,7 +8262,7 @@ begin
 end
 $$;
 comment on function care.erase_patient_signal is
-    'Erases what a signal keeps of a patient, and ends the consent to it. Raises PT400, RV002. Definer: nobody else may touch the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
+    'Erases what a signal stores about a patient, and withdraws the consent to it; returns the numbers of removed rows by name. Raises PT400, RV002. Security definer: callers have no privileges on the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
 revoke execute on function care.erase_patient_signal from public;
 
 create function care.erase_patient_voice(patient_id uuid, reason text)
@@ -8258,7 +8275,7 @@ as $$
     select care.erase_patient_signal(erase_patient_voice.patient_id, 'voice', erase_patient_voice.reason)
 $$;
 comment on function care.erase_patient_voice is
-    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
+    'Erases a patient''s voice data and withdraws the consent to them; returns the numbers of removed rows by name. Raises RV002. Security definer for the same reason as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
 grant execute on function care.erase_patient_voice to retrocare_service;
 
@@ -8286,7 +8303,7 @@ begin
     return counts;
 end
 $$;
-comment on function care.erase_signals is 'Erases all signals of a patient; how much, by name. Raises RV002.';
+comment on function care.erase_signals is 'Erases all signals of a patient and returns the numbers of removed rows by name. Raises RV002.';
 revoke execute on function care.erase_signals from public;
 
 create function care.erase_patient(patient_id uuid, reason text)
@@ -8299,7 +8316,8 @@ as $$
 declare
     counts jsonb;
 begin
-    -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
+    -- Take the lock that the deletion needs right away. Transactions that refer to the patient then wait, and no lock upgrade can
+    -- deadlock.
     perform from public.patients where patients.id = erase_patient.patient_id for update;
     counts := care.erase_signals(erase_patient.patient_id, erase_patient.reason);
     insert into care.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
@@ -8309,11 +8327,12 @@ begin
 end
 $$;
 comment on function care.erase_patient is
-    'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
+    'Erases a person: the voice data, calls, judgements, alerts and everything else except the audit log. Returns the numbers of removed rows by name. Raises RV002. Security definer for the same reason as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
 grant execute on function care.erase_patient to retrocare_service;
 
--- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
+-- Rows can also be deleted directly, by service_role or in the SQL editor. The triggers below make sure that nothing is left behind
+-- then either.
 
 create function care.on_patient_deleted()
 returns trigger
@@ -8325,7 +8344,7 @@ as $$
 declare
     forgotten_count bigint;
 begin
-    -- Nor do reports that waited for this number go to somebody else who has it.
+    -- Reports that waited for this patient's number must not go to another patient who gets it.
     with forgotten as (
         delete from care.unmatched_calls
         using care.provider_accounts
@@ -8347,7 +8366,7 @@ begin
 end
 $$;
 comment on function care.on_patient_deleted is
-    'Trigger: whoever deletes a patient''s row erases the person. Definer: whoever deletes it may not touch the private schemas.';
+    'Trigger: erases the person when a patient''s row is deleted. Security definer: roles that delete the row have no privileges on the private schemas.';
 revoke execute on function care.on_patient_deleted from public;
 
 create function care.on_call_deleted()
@@ -8364,7 +8383,8 @@ begin
     return old;
 end
 $$;
-comment on function care.on_call_deleted is 'Trigger: a call''s copies are deleted with its row. Definer: as care.on_patient_deleted.';
+comment on function care.on_call_deleted is
+    'Trigger: queues the deletion of a call''s copies when its row is deleted. Security definer for the same reason as care.on_patient_deleted.';
 revoke execute on function care.on_call_deleted from public;
 
 create function care.erasure_preview(patient_id uuid)
@@ -8383,7 +8403,7 @@ begin
         join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
         join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
         join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        -- A row that only joins others says nothing to whoever is asked.
+        -- Tables without an id only join others, so their counts would mean nothing to the reader.
         where exists (
             select from pg_catalog.pg_attribute as id
             where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
@@ -8405,7 +8425,7 @@ begin
 end
 $$;
 comment on function care.erasure_preview is
-    'What erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
+    'Returns what erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask for confirmation.';
 revoke execute on function care.erasure_preview from public;
 grant execute on function care.erasure_preview to retrocare_service;
 
@@ -8419,7 +8439,7 @@ as $$
     select * from care.tombstones order by erased_at, id
 $$;
 comment on function care.tombstone_list is
-    'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
+    'Returns the list of erasures, which must be kept apart from backups. Security definer: the service has no privileges on tables. Called by `retrocare tombstones`.';
 revoke execute on function care.tombstone_list from public;
 grant execute on function care.tombstone_list to retrocare_service;
 
@@ -8432,12 +8452,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if exists (select from care.tombstones where tombstones.id = replay_tombstone.id) then
-        return false; -- this database is younger than the erasure
+        return false; -- this database already contains the erasure
     end if;
     if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
-        -- A signal that this database does not know has nothing in it.
+        -- A signal that is unknown in this database has no data in it.
         elsif exists (select from care.signals where signals.id = replay_tombstone.scope) then
             perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
@@ -8452,13 +8472,13 @@ begin
 end
 $$;
 comment on function care.replay_tombstone is
-    'Erases again what a restored backup brought back; false where it was erased here. Definer: as care.erase_patient. Called by `retrocare tombstones --replay`.';
+    'Repeats an erasure on a restored backup. Returns false if this database already contains it. Security definer for the same reason as care.erase_patient. Called by `retrocare tombstones --replay`.';
 revoke execute on function care.replay_tombstone from public;
 grant execute on function care.replay_tombstone to retrocare_service;
 
 -- 61_deletions.sql
 
--- Deletions: how what lies outside of the database, in Storage and at the provider, is deleted.
+-- Deletions: how copies outside the database, in Storage and at the provider, are deleted.
 
 create type public.deletion_claim as (
     deletion_id bigint,
@@ -8493,7 +8513,8 @@ as $$
     where claimed.id = ready.id
     returning claimed.id, claimed.kind, claimed.reference, claimed.attempts, claimed.lease_token
 $$;
-comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
+comment on function care.claim_deletions is
+    'Claims up to count deletions that are due and returns them. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.claim_deletions from public;
 
 create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
@@ -8517,7 +8538,7 @@ as $$
     select count(*) > 0 from noted
 $$;
 comment on function care.finish_deletion is
-    'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'Notes that the copy is deleted and its absence was confirmed. Returns false if the lease is lost. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.finish_deletion from public;
 
 create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
@@ -8538,12 +8559,12 @@ as $$
         and deletions.state = 'leased'
 $$;
 comment on function care.fail_deletion is
-    'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
+    'Notes that the copy could not be deleted. It is retried with exponential backoff until it succeeds. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.fail_deletion from public;
 
 -- 62_retention.sql
 
--- Retention: for how long what is kept.
+-- Retention: how long data are kept.
 
 create table care.retention_policies (
     subject text constraint retention_policies_pkey primary key,
@@ -8554,7 +8575,7 @@ alter table care.retention_policies enable row level security;
 insert into care.retention_policies values
     ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365), ('idempotency_keys', 1);
 comment on table care.retention_policies is
-    'For how long what is kept, in days; a row that is removed: for ever. Voiceprints of which the current baseline is made stay as long as it does.';
+    'For how many days data are kept. Without a row, they are kept for ever. Voiceprints in a current baseline are kept as long as it is.';
 
 create function care.kept_since(subject text, at timestamptz)
 returns timestamptz
@@ -8566,7 +8587,8 @@ as $$
     from care.retention_policies
     where retention_policies.subject = kept_since.subject
 $$;
-comment on function care.kept_since is 'What came before this moment is kept no longer; null: it is kept for ever. Called by the jobs that delete.';
+comment on function care.kept_since is
+    'Returns the time before which data are no longer kept. Null: they are kept for ever. Called by the jobs that delete.';
 revoke execute on function care.kept_since from public;
 
 create function care.old_recordings(at timestamptz, maximum_rows integer)
@@ -8577,14 +8599,14 @@ set search_path = pg_catalog, pg_temp
 as $$
     select call_logs.id::text
     from public.call_logs
-    -- Since it came here: an archive that is imported is not gone at once.
+    -- Counted from when the row was created, so that an imported archive is not deleted at once.
     where call_logs.created_at < care.kept_since('recordings', old_recordings.at)
         and (call_logs.recording_ref is not null
-            -- Copied, and never given to the call: nobody has decided about its ended reason.
+            -- It was copied but never attached to the call, because no row matches the call's ended reason.
             or exists (
                 select from care.recordings
                 where recordings.call_log_id = call_logs.id
-                    -- Or perhaps copied, by somebody who vanished.
+                    -- Or a worker that crashed may have copied it.
                     and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
             ))
         and not exists (
@@ -8592,13 +8614,13 @@ as $$
             where checks.call_log_id = call_logs.id
                 and checks.state in ('queued', 'leased')
                 and not checks.is_backfill
-                -- What nobody works on does not keep it for ever: twice as long at the most.
+                -- A check that nobody processes keeps its recording for at most twice as long.
                 and call_logs.created_at > 2 * (care.kept_since('recordings', old_recordings.at) - old_recordings.at) + old_recordings.at
         )
     order by call_logs.created_at
     limit old_recordings.maximum_rows
 $$;
-comment on function care.old_recordings is 'Calls whose recording is kept no longer, judged or not. Called by care.run_job.';
+comment on function care.old_recordings is 'Lists calls whose recording has passed its retention, judged or not. Called by care.run_job.';
 revoke execute on function care.old_recordings from public;
 
 create function care.delete_old_recording(call_log_id text, at timestamptz)
@@ -8619,7 +8641,8 @@ begin
     return true;
 end
 $$;
-comment on function care.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by care.run_job.';
+comment on function care.delete_old_recording is
+    'Removes such a recording and queues the deletion of its copies. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_recording from public;
 
 create function care.old_unmatched_calls(at timestamptz, maximum_rows integer)
@@ -8634,7 +8657,7 @@ as $$
     order by unmatched_calls.received_at
     limit old_unmatched_calls.maximum_rows
 $$;
-comment on function care.old_unmatched_calls is 'Reports of nobody known that are kept no longer. Called by care.run_job.';
+comment on function care.old_unmatched_calls is 'Lists unmatched call reports that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_unmatched_calls from public;
 
 create function care.delete_old_unmatched_call(reference text, at timestamptz)
@@ -8649,13 +8672,13 @@ begin
         select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
         where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
-        for update skip locked -- whoever erases a person, or takes the call in, has it
+        for update skip locked -- a locked row is being erased or matched
     ) as found_call
     where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
-comment on function care.delete_old_unmatched_call is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_unmatched_call is 'Deletes such a report. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_unmatched_call from public;
 
 create function care.old_errors(at timestamptz, maximum_rows integer)
@@ -8670,7 +8693,7 @@ as $$
     order by check_errors.occurred_at
     limit old_errors.maximum_rows
 $$;
-comment on function care.old_errors is 'Failures of checks that are kept no longer. Called by care.run_job.';
+comment on function care.old_errors is 'Lists errors of checks that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_errors from public;
 
 create function care.delete_old_error(error_id text, at timestamptz)
@@ -8692,7 +8715,7 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_error is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_error is 'Deletes such an error. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_error from public;
 
 create function care.old_deliveries(at timestamptz, maximum_rows integer)
@@ -8707,7 +8730,7 @@ as $$
     order by deliveries.finished_at
     limit old_deliveries.maximum_rows
 $$;
-comment on function care.old_deliveries is 'Messages that are kept no longer. Called by care.run_job.';
+comment on function care.old_deliveries is 'Lists messages that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_deliveries from public;
 
 create function care.delete_old_delivery(delivery_id text, at timestamptz)
@@ -8729,7 +8752,7 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_delivery is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_delivery is 'Deletes such a message. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_delivery from public;
 
 create function care.old_idempotency_keys(at timestamptz, maximum_rows integer)
@@ -8744,7 +8767,7 @@ as $$
     order by idempotency_keys.created_at
     limit old_idempotency_keys.maximum_rows
 $$;
-comment on function care.old_idempotency_keys is 'Idempotency keys that are kept no longer. Called by care.run_job.';
+comment on function care.old_idempotency_keys is 'Lists idempotency keys that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_idempotency_keys from public;
 
 create function care.delete_old_idempotency_key(reference text, at timestamptz)
@@ -8771,12 +8794,12 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_idempotency_key is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_idempotency_key is 'Deletes such a key. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_idempotency_key from public;
 
 -- 63_export.sql
 
--- Export: everything that is kept of a person, without the vectors.
+-- Export: everything that is stored about a person, except vectors.
 
 create table care.unexported_columns (
     name text constraint unexported_columns_pkey primary key,
@@ -8784,14 +8807,15 @@ create table care.unexported_columns (
 );
 alter table care.unexported_columns enable row level security;
 insert into care.unexported_columns (name, reason) values
-    ('recording_ref', 'the address of a recording is a key to it'),
-    ('recording_source_url', 'the address of a recording is a key to it'),
-    ('lease_token', 'fences workers off each other'),
-    ('idempotency_key', 'what a caller sent'),
-    ('key', 'what a caller sent'),
+    ('recording_ref', 'the location of a recording grants access to it'),
+    ('recording_source_url', 'the URL of a recording grants access to it'),
+    ('lease_token', 'keeps workers with an expired lease from writing'),
+    ('idempotency_key', 'sent by a caller'),
+    ('key', 'sent by a caller'),
     ('caller', 'the name of an API key'),
-    ('request_sha256', 'of what a caller sent');
-comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
+    ('request_sha256', 'hash of what a caller sent');
+comment on table care.unexported_columns is
+    'Columns of any table that are left out of exports, and why. Vectors are always left out: they are of use only to the scoring functions.';
 
 create function care.export_patient(patient_id uuid)
 returns jsonb
@@ -8835,7 +8859,7 @@ begin
 end
 $$;
 comment on function care.export_patient is
-    'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
+    'Returns everything that is stored about a patient, of every signal and by table, without the vectors, and notes it in the audit log. Raises PT403, PT404, RV002. Security definer: no caller may read all of it.';
 revoke execute on function care.export_patient from public;
 grant execute on function care.export_patient to retrocare_service;
 
