@@ -8865,13 +8865,13 @@ grant execute on function care.export_patient to retrocare_service;
 
 -- 64_api_keys.sql
 
--- API keys: which machines may call the service, and for what. A key is shown once, when it is made; here is only its hash.
+-- API keys: which programs may call the service, and for what. A key is shown once, when it is created; only its hash is stored here.
 
 create type care.api_scope as enum (
-    'embed',    -- recordings into vectors, vectors compared
-    'check',    -- recordings judged and enrolled, the worker woken
-    'read',     -- scores
-    'admin'     -- metrics, and everything above
+    'embed',    -- encode recordings, compare vectors
+    'check',    -- judge and enrol recordings, wake the worker
+    'read',     -- read scores
+    'admin'     -- read metrics, and everything above
 );
 comment on type care.api_scope is 'What a key allows.';
 
@@ -8893,9 +8893,9 @@ create table care.api_keys (
 create unique index a_name_stands_for_one_key_of_an_organisation on care.api_keys (organisation_id, name) where revoked_at is null;
 create index api_keys_by_organisation on care.api_keys (organisation_id);
 alter table care.api_keys enable row level security;
-comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
-comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
-comment on column care.api_keys.last_used_at is 'To the minute.';
+comment on table care.api_keys is 'The callers of the service. A revoked key is refused from the next request on.';
+comment on column care.api_keys.key_sha256 is 'Hash of a random key of 256 bits. Such a key cannot be guessed, so the hash needs no salt.';
+comment on column care.api_keys.last_used_at is 'Rounded down to the minute.';
 
 create type care.api_key as (
     id bigint,
@@ -8906,7 +8906,7 @@ create type care.api_key as (
     last_used_at timestamptz,
     organisation_id uuid
 );
-comment on type care.api_key is 'A key as it is shown: without its hash.';
+comment on type care.api_key is 'An API key as it is shown, without its hash.';
 
 create function care.add_api_key(
     name text, scopes care.api_scope[], key_sha256 bytea, organisation_id uuid default care.default_organisation()
@@ -8928,7 +8928,8 @@ begin
     )::care.api_key;
 end
 $$;
-comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
+comment on function care.add_api_key is
+    'Adds an API key and returns it without its hash. Security definer: the service has no privileges on tables. Called by `retrocare key add`.';
 revoke execute on function care.add_api_key from public;
 grant execute on function care.add_api_key to retrocare_service;
 
@@ -8949,7 +8950,7 @@ begin
 end
 $$;
 comment on function care.revoke_api_key is
-    'Refuses a key from now on; false: no key of the organisation that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+    'Revokes an API key. Returns false if the organisation has no valid key of that name. Security definer: the service has no privileges on tables. Called by `retrocare key revoke`.';
 revoke execute on function care.revoke_api_key from public;
 grant execute on function care.revoke_api_key to retrocare_service;
 
@@ -8966,7 +8967,8 @@ as $$
     from care.api_keys
     order by api_keys.id
 $$;
-comment on function care.api_key_list is 'All keys, revoked ones too. Definer: the service touches no table. Called by `retrocare key list`, and by the service at start.';
+comment on function care.api_key_list is
+    'Returns all API keys, including revoked ones. Security definer: the service has no privileges on tables. Called by `retrocare key list`, and by the service at start.';
 revoke execute on function care.api_key_list from public;
 grant execute on function care.api_key_list to retrocare_service;
 
@@ -8990,7 +8992,7 @@ begin
         update care.api_keys
         set last_used_at = date_trunc('minute', now())
         where api_keys.id = used.id;
-        -- Once an hour is enough to say that a key is in use, and by far not every request.
+        -- One audit entry per hour is enough to show that a key is in use; one per request would be too many.
         if coalesce(used.last_used_at, '-infinity') < date_trunc('hour', now()) then
             perform care.note_audit('key_used', 'care.api_keys ' || used.id);
         end if;
@@ -9000,13 +9002,13 @@ begin
 end
 $$;
 comment on function care.use_api_key is
-    'Whose key this is, of which organisation, and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+    'Returns the name and organisation of the API key with this hash, and whether it allows this scope; no row if there is no such key or it is revoked. Its use is noted in the audit log at most once an hour. Security definer: the service has no privileges on tables. Called with every request.';
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;
 
 -- 65_voice_erasure.sql
 
--- Erasure of voices: what goes with a patient, with a call, and with time.
+-- Voice erasure: voice data that are removed with a patient, with a call, or after their retention.
 
 create function voice.erase_traces(patient_id uuid)
 returns jsonb
@@ -9025,7 +9027,7 @@ begin
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the voiceprints and baselines of a patient; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings and baselines of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -9039,7 +9041,7 @@ begin
     if care.lock_patient_or_refuse(old.patient_id) then
         perform voice.remove_samples(
             old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
-        -- Versions that were made of it are of it for ever.
+        -- A baseline version that was built from this call cannot be separated from it, so it is deleted.
         delete from voice.baselines
         where baselines.patient_id = old.patient_id
             and exists (
@@ -9053,7 +9055,7 @@ begin
 end
 $$;
 comment on function voice.on_call_deleted is
-    'Trigger: the voice of a deleted call leaves the baselines. Definer: whoever deletes a call may not touch the private schemas.';
+    'Trigger: removes the samples of a deleted call from baselines. Security definer: roles that delete calls have no privileges on the private schemas.';
 revoke execute on function voice.on_call_deleted from public;
 
 create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
@@ -9074,7 +9076,8 @@ as $$
     order by embeddings.created_at
     limit old_voiceprints.maximum_rows
 $$;
-comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
+comment on function voice.old_voiceprints is
+    'Lists embeddings that have passed their retention and are in no current baseline. Called by care.run_job.';
 revoke execute on function voice.old_voiceprints from public;
 
 create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
@@ -9098,7 +9101,8 @@ begin
     return found;
 end
 $$;
-comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
+comment on function voice.delete_old_voiceprint is
+    'Deletes such an embedding unless it has become a sample meanwhile. Returns whether it did. Called by care.run_job.';
 revoke execute on function voice.delete_old_voiceprint from public;
 
 create function voice.old_baselines(at timestamptz, maximum_rows integer)
@@ -9113,7 +9117,7 @@ as $$
     order by baselines.superseded_at
     limit old_baselines.maximum_rows
 $$;
-comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
+comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention. Called by care.run_job.';
 revoke execute on function voice.old_baselines from public;
 
 create function voice.delete_old_baseline(baseline_id text, at timestamptz)
@@ -9130,23 +9134,24 @@ begin
     return found;
 end
 $$;
-comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
+comment on function voice.delete_old_baseline is 'Deletes a superseded baseline version. Returns whether it did. Called by care.run_job.';
 revoke execute on function voice.delete_old_baseline from public;
 
 -- 70_caregiver_views.sql
 
--- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights: a view over a
--- private schema shows the columns that are granted there, never a vector. The order is the reader's (`order by called_at desc limit
--- 100`), and the indexes serve it.
+-- Views for caregivers: the state of each patient, and each patient's calls over time. All views run with the caller's privileges: on
+-- a table in a private schema, a view shows the columns that are granted there, never a vector. Sort in the query (`order by
+-- called_at desc limit 100`); the indexes support it.
 
 create type public.patient_state as enum (
-    'as_usual',             -- nothing of the below
-    'changed',              -- a judgement was above low, and nobody has said why
+    'as_usual',             -- none of the following
+    'changed',              -- a judgement was above low and has not been explained
     'not_assessable',       -- the last answered call could not be judged
-    'collecting_baseline',  -- too few samples to rely on: scores count, marked
+    'collecting_baseline',  -- too few samples to rely on: scores count, but are marked as provisional
     'no_recent_call'        -- no answered call for too long
 );
-comment on type public.patient_state is 'How a patient is, as far as is known; caregiver_patients.state says which comes first.';
+comment on type public.patient_state is
+    'The state of a patient, as far as it is known. caregiver_patients.state gives the order of precedence.';
 
 create view public.caregiver_patients
 with (security_invoker = true)
@@ -9239,23 +9244,29 @@ cross join lateral (
         and recent.occurred_at > now() - interval '60 days'
 ) as scores
 where me.user_id = (select auth.uid());
-comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
-comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
-comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
+comment on view public.caregiver_patients is 'For caregivers: the overview, one row for each patient of the signed-in caregiver.';
+comment on column public.caregiver_patients.known_as is
+    'The caregiver''s own name for the patient (patient_caregivers.patient_known_as), or else the patient''s name.';
+comment on column public.caregiver_patients.role is 'What the caregiver may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first of these that applies: changed (an unresolved alert with a judgement behind it, or a last score above low and no alert resolved since), no_recent_call (no answered call for silent_after_days, or else care.organisation_settings.recent_call_days; for a new patient, counted from the day of creation), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call could not be judged), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
-comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
-comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
-comment on column public.caregiver_patients.severity is 'Of the last score.';
-comment on column public.caregiver_patients.mean_score_7_days is 'Of the calls of the last 7 days (7 x 24 hours), by the active encoder; null: none.';
-comment on column public.caregiver_patients.mean_score_30_days is 'Of the calls of the last 30 days, by the active encoder; null: none.';
+comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different. Null: no call was scored.';
+comment on column public.caregiver_patients.last_scored_at is 'When the call with that score began.';
+comment on column public.caregiver_patients.severity is 'The severity of the last score.';
+comment on column public.caregiver_patients.mean_score_7_days is
+    'Mean score of the calls of the last 7 days (7 x 24 hours), by the active encoder. Null: there were none.';
+comment on column public.caregiver_patients.mean_score_30_days is
+    'Mean score of the calls of the last 30 days, by the active encoder. Null: there were none.';
 comment on column public.caregiver_patients.trend_7_days is
-    'mean_score_7_days less the mean of the 7 days before: above 0, the voice moves away from its baseline. Null where either has no score.';
-comment on column public.caregiver_patients.trend_30_days is 'mean_score_30_days less the mean of the 30 days before. Null where either has no score.';
-comment on column public.caregiver_patients.baseline_samples is 'Calls that the current baseline is the mean of, by the active encoder; 0: there is none.';
-comment on column public.caregiver_patients.baseline_is_provisional is 'Too few samples, or none: scores count, marked.';
-comment on column public.caregiver_patients.alert_id is 'The unresolved alert, at most one; null: none.';
+    'mean_score_7_days less the mean of the 7 days before. Above 0, the voice moves away from its baseline. Null if either has no score.';
+comment on column public.caregiver_patients.trend_30_days is
+    'mean_score_30_days less the mean of the 30 days before. Null if either has no score.';
+comment on column public.caregiver_patients.baseline_samples is
+    'The number of samples in the current baseline under the active encoder. 0: there is no baseline.';
+comment on column public.caregiver_patients.baseline_is_provisional is
+    'Whether there are too few samples, or none. Scores then count, but are marked as provisional.';
+comment on column public.caregiver_patients.alert_id is 'The unresolved alert, of which there is at most one. Null: none.';
 revoke all on public.caregiver_patients from anon, authenticated, service_role;
 grant select on public.caregiver_patients to authenticated;
 
@@ -9311,22 +9322,25 @@ left join lateral (
     limit 1
 ) as newest_check on true;
 comment on view public.voice_timeline is
-    'For caregivers: the calls of a patient in time, one row per call, judged or not. Ask for one patient_id, ordered by called_at.';
+    'For caregivers: a patient''s calls over time, one row per call, judged or not. Filter by one patient_id and order by called_at.';
 comment on column public.voice_timeline.called_at is 'When the call began.';
-comment on column public.voice_timeline.local_time is 'The same moment on the patient''s clock.';
-comment on column public.voice_timeline.days_since_previous is 'Since the patient''s call before began, in days with their fraction: a gap; null: the first call.';
-comment on column public.voice_timeline.score is '0 = as usual, 1 = completely different; null: not scored, outcome and reason say why. By the encoder that judged last.';
-comment on column public.voice_timeline.similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_timeline.snr_db is 'Speech against the noise floor; null: not known.';
-comment on column public.voice_timeline.quality is 'What else was measured of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
+comment on column public.voice_timeline.local_time is 'The same time in the patient''s time zone.';
+comment on column public.voice_timeline.days_since_previous is
+    'Days, with their fraction, since the patient''s previous call began. Null: the first call.';
+comment on column public.voice_timeline.score is
+    '0 = as usual, 1 = completely different. Null: not scored; outcome and reason say why. The score is that of the encoder that judged the call last.';
+comment on column public.voice_timeline.similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
+comment on column public.voice_timeline.quality is
+    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
 comment on column public.voice_timeline.usual_from is
-    'Where the scores begin that are usual for this patient: spread_mean less two spread_deviations, not below 0, of the baseline version that judged the call. Where that was provisional, or is gone: 0.';
+    'Lower end of the scores that are usual for this patient: spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is
-    'Where they end: spread_mean and two spread_deviations; where the baseline was provisional, or is gone, medium_above of the policy of that moment. Severity follows the policy, never this band.';
-comment on column public.voice_timeline.is_provisional is 'The baseline that judged it had too few samples.';
-comment on column public.voice_timeline.outcome is 'How the call''s check stands or ended; null: none was asked for.';
-comment on column public.voice_timeline.reason is 'Why it ended so.';
-comment on column public.voice_timeline.notes is 'What caregivers wrote: voice_anomaly_logs.notes of log_id.';
+    'Upper end of the usual scores: spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
+comment on column public.voice_timeline.is_provisional is 'Whether the baseline that judged the call had too few samples.';
+comment on column public.voice_timeline.outcome is 'The state or end of the call''s check. Null: none was requested.';
+comment on column public.voice_timeline.reason is 'Why the check ended so.';
+comment on column public.voice_timeline.notes is 'The caregivers'' notes: voice_anomaly_logs.notes of log_id.';
 revoke all on public.voice_timeline from anon, authenticated, service_role;
 grant select on public.voice_timeline to authenticated, service_role;
 
@@ -9356,15 +9370,15 @@ left join public.patient_caregivers as me
     on me.patient_id = logs.patient_id and me.user_id = (select auth.uid())
 where logs."timestamp" > now() - interval '30 days';
 comment on view public.recent_anomaly_logs is
-    'For caregivers: the scored calls of the last 30 days of all their patients, columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
-comment on column public.recent_anomaly_logs.known_as is 'What the reader calls the patient, else the name.';
+    'For caregivers: the scored calls of the last 30 days of all their patients, with columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
+comment on column public.recent_anomaly_logs.known_as is 'The caregiver''s own name for the patient, or else the patient''s name.';
 comment on column public.recent_anomaly_logs."timestamp" is 'When the call began.';
 revoke all on public.recent_anomaly_logs from anon, authenticated, service_role;
 grant select on public.recent_anomaly_logs to authenticated, service_role;
 
 -- 71_alert_views.sql
 
--- What has happened lately: alerts with their history, and the tables that live updates listen to.
+-- Recent events: alerts with their history, and the tables published for live updates.
 
 create view public.alert_history
 with (security_invoker = true)
@@ -9422,16 +9436,18 @@ cross join lateral (
 ) as history;
 comment on view public.alert_history is
     'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
-comment on column public.alert_history.known_as is 'What the reader calls the patient, else the name.';
-comment on column public.alert_history.cause is 'The last sign that somebody was told of; causes has every kind.';
-comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1, of judgement_id and call_log_id. Null: nothing was judged.';
-comment on column public.alert_history.opening_cause is 'The first sign.';
-comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign; null: it was no score.';
+comment on column public.alert_history.known_as is 'The caregiver''s own name for the patient, or else the patient''s name.';
+comment on column public.alert_history.cause is 'The cause of the last sign of which caregivers were notified; causes has all of them.';
+comment on column public.alert_history.anomaly_score is
+    'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
+comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
-comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
-comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
-comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it, or an operator.';
+comment on column public.alert_history.acknowledged_by is 'The caregiver''s name. Null: nobody, or somebody who is no longer a caregiver.';
+comment on column public.alert_history.resolved_by is
+    'The caregiver''s name. Null: nobody, a rule, or somebody who is no longer a caregiver.';
+comment on column public.alert_history.change_count is 'The number of rows in alert_changes, which has the details of each change.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name. Null: a rule or an operator made the change.';
 revoke all on public.alert_history from anon, authenticated, service_role;
 grant select on public.alert_history to authenticated, service_role;
 
@@ -9449,7 +9465,7 @@ begin
         select tables.name, tables.columns
         from (values
             ('patients', ''),
-            -- What caregivers may read of a call: the address of a recording is in no update.
+            -- Only columns that caregivers may read: updates never contain the URL of a recording.
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
                 ' check_state, check_reason, anomaly_score, created_at)'),
             ('judgements', ''), ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
@@ -9460,7 +9476,7 @@ begin
             select from pg_catalog.pg_publication_tables
             where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = tables.name
         )
-        -- Without its id as the key, an adopted table could no longer be updated once it was published.
+        -- If an adopted table has no primary key on id, it could no longer be updated once it is published.
         and exists (
             select from pg_catalog.pg_index
             join pg_catalog.pg_attribute on attrelid = indrelid and attnum = indkey[0]
@@ -9472,20 +9488,20 @@ begin
     end loop;
     return published;
 exception when insufficient_privilege then
-    raise notice 'Live updates are for the owner of supabase_realtime to switch on: %', sqlerrm;
+    raise notice 'Only the owner of supabase_realtime can switch on live updates: %', sqlerrm;
     return 0;
 end
 $$;
 comment on function care.publish_live_updates is
-    'Adds the tables behind the views to Supabase''s live updates, where those are there; how many were added. Called here, and by an operator who enables them later.';
+    'Adds the tables behind the views to Supabase''s live updates, if these exist, and returns how many were added. Called here, and by an operator who enables live updates later.';
 revoke execute on function care.publish_live_updates from public;
 
 select care.publish_live_updates();
 
 -- 90_wake_up.sql
 
--- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row already, and
--- is found by polling. So whatever goes wrong here is a warning, never an error.
+-- Wake-up: with pg_net and Vault, new work wakes the service or edge function that processes it. Nothing depends on wake-ups: the
+-- work is already a row, and is found by polling. An error here is therefore only a warning.
 --
 --     select vault.create_secret('https://voice.example.org', 'python_service_url');
 --     select vault.create_secret('the service''s key', 'retrocare_api_key');
@@ -9500,7 +9516,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_service constant boolean := wake_up.target = 'wake';
-    -- Once a transaction: whoever deletes a thousand recordings wakes up once.
+    -- Once per transaction: deleting a thousand recordings sends one wake-up.
     woken constant text := 'retrocare.woken_' || replace(wake_up.target, '-', '_');
     url text;
     key text;
@@ -9534,7 +9550,7 @@ exception when others then
 end
 $$;
 comment on function care.wake_up is
-    'Asks the service (target wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
+    'Wakes the service (target wake) or an edge function (by its name), if pg_net exists and Vault contains its URL.';
 revoke execute on function care.wake_up from public;
 
 create function care.on_new_work()
@@ -9550,14 +9566,15 @@ begin
 end
 $$;
 comment on function care.on_new_work is
-    'Trigger: wakes up the target that it is created with. Definer: whoever writes calls reads no secret.';
+    'Trigger: wakes the target that is the trigger''s argument. Security definer: roles that write calls may not read secrets.';
 revoke execute on function care.on_new_work from public;
 
 -- 91_jobs.sql
 
--- Jobs: what is due because time has passed. A job lists what is due and does it one by one. Each job is a transaction of its own, and
--- what presses comes before what tidies up; a row that fails is put back and becomes the operator's, and keeps neither the others nor
--- another job from being done. Safe to run by anybody at any moment: pg_cron where it exists, `retrocare start`, an operator.
+-- Jobs: work that becomes due as time passes. A job lists what is due and processes it row by row. Each run of a job is a transaction
+-- of its own, and urgent jobs come before housekeeping. A row that fails is retried later and becomes an operator issue; it blocks
+-- neither other rows nor other jobs. Jobs may be run by several callers at any time: pg_cron where it exists, `retrocare start`, an
+-- operator.
 
 create table care.jobs (
     id text constraint jobs_pkey primary key,
@@ -9576,13 +9593,16 @@ create table care.jobs (
     last_succeeded_at timestamptz not null default now()
 );
 alter table care.jobs enable row level security;
-comment on table care.jobs is 'What time makes due, the most urgent first: due_function lists it, step_function does one of it.';
-comment on column care.jobs.due_function is 'With its schema; (at, maximum_rows) gives what is due now, each as text. A name, and no regproc: pg_upgrade refuses those in tables.';
-comment on column care.jobs.step_function is 'With its schema; (one of these, at) does it; whether there was something to do. It never waits for a patient.';
-comment on column care.jobs.every_minutes is '1: whenever anybody looks, which pg_cron does every minute.';
-comment on column care.jobs.maximum_seconds is 'A run ends after as long, wherever it is: the next one goes on.';
-comment on column care.jobs.last_succeeded_at is 'When it came to its end the last time, whatever became of single rows.';
-comment on column care.jobs.is_audited is 'What it did is noted in the audit, by number.';
+comment on table care.jobs is
+    'Work that becomes due by time, most urgent first. due_function lists what is due, step_function processes one item.';
+comment on column care.jobs.due_function is
+    'Schema-qualified name. The function takes (at, maximum_rows) and returns what is due, each item as text. It is not stored as regproc, because pg_upgrade refuses tables with regproc columns.';
+comment on column care.jobs.step_function is
+    'Schema-qualified name. The function takes (item, at), processes the item, and returns whether there was something to do. It never waits for the lock on a patient.';
+comment on column care.jobs.every_minutes is 'How often the job is due. 1: on every run of due jobs, once a minute with pg_cron.';
+comment on column care.jobs.maximum_seconds is 'A run ends after this time; the next run continues.';
+comment on column care.jobs.last_succeeded_at is 'When the job last completed a run, whether or not single rows failed.';
+comment on column care.jobs.is_audited is 'Whether the number of processed rows is noted in the audit log.';
 insert into care.jobs (id, position, due_function, step_function, every_minutes) values
     ('advance_alerts', 10, 'care.alerts_to_advance', 'care.advance_alert', 1),
     ('cancel_deliveries', 20, 'care.deliveries_to_cancel', 'care.cancel_delivery', 1),
@@ -9614,10 +9634,10 @@ create table care.job_failures (
     constraint job_failures_pkey primary key (job, subject)
 );
 alter table care.job_failures enable row level security;
-comment on table care.job_failures is 'What a job could not do, until it can: the operator''s.';
-comment on column care.job_failures.subject is 'What was due, as due_function gave it; empty: the list itself.';
+comment on table care.job_failures is 'What a job could not process, until it succeeds. These are operator issues.';
+comment on column care.job_failures.subject is 'The item as due_function returned it. Empty: the list itself failed.';
 comment on column care.job_failures.code is 'The SQLSTATE.';
-comment on column care.job_failures.run_at is 'It is not tried again before this moment.';
+comment on column care.job_failures.run_at is 'It is not retried before this time.';
 
 create function care.note_job_failure(job text, subject text, code text, message text, at timestamptz)
 returns void
@@ -9637,7 +9657,8 @@ as $$
         run_at = excluded.last_failed_at + care.retry_wait(failure.attempts + 1),
         last_failed_at = excluded.last_failed_at
 $$;
-comment on function care.note_job_failure is 'Keeps what went wrong; it is tried again after a wait that doubles. Called by care.run_job.';
+comment on function care.note_job_failure is
+    'Notes the failure of a job''s item, which is retried with exponential backoff. Called by care.run_job.';
 revoke execute on function care.note_job_failure from public;
 
 create function care.run_job(job text, at timestamptz default now())
@@ -9669,7 +9690,7 @@ begin
         return null;
     end if;
     begin
-        -- What waits for another try takes no place of what is due.
+        -- Items that wait for a retry must not displace others that are due.
         most := running.maximum_rows + (select count(*) from care.job_failures where job_failures.job = running.id);
         execute format('select array(select %s($1, $2))', running.due_function) into listed using run_job.at, most;
         delete from care.job_failures
@@ -9696,7 +9717,7 @@ begin
             delete from care.job_failures where job_failures.job = running.id and job_failures.subject = item;
         exception
             when query_canceled then
-                -- The statement's time is over, and it was this one that took it: the others have the next run.
+                -- The statement timed out in this item, so the other items are left to the next run.
                 perform care.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
                 exit;
             when others then
@@ -9712,7 +9733,7 @@ begin
 end
 $$;
 comment on function care.run_job is
-    'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
+    'Processes what is due of one job, up to its maximum_rows and maximum_seconds. Returns how many items; -1 if they could not be listed; null if another run of the job is in progress. Raises PT404. Security definer: callers have no privileges on tables. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
 grant execute on function care.run_job to retrocare_service;
 
@@ -9729,7 +9750,7 @@ as $$
     order by jobs.position
 $$;
 comment on function care.due_jobs is
-    'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
+    'Returns the jobs that are due, in the order in which to run them. Security definer: the service has no privileges on tables. Called by `retrocare start`.';
 revoke execute on function care.due_jobs from public;
 grant execute on function care.due_jobs to retrocare_service;
 
@@ -9748,7 +9769,8 @@ begin
             (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
-comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
+comment on function care.due_work is
+    'Returns how much work is due for each edge function. Security definer: the service has no privileges on tables. Called by `retrocare start`.';
 revoke execute on function care.due_work from public;
 grant execute on function care.due_work to retrocare_service;
 
@@ -9774,11 +9796,11 @@ begin
 end
 $$;
 comment on function care.wake_functions is
-    'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
+    'Wakes the edge functions for which work is due, such as retries, which no trigger announces. Called by pg_cron every minute.';
 revoke execute on function care.wake_functions from public;
 
--- Where pg_cron exists, it runs each job by itself, and has the providers' calls reconciled every five minutes. Elsewhere
--- `retrocare start` does both.
+-- If pg_cron exists, it runs each job, and has calls reconciled with the providers every five minutes. Otherwise `retrocare start`
+-- does both.
 create function care.schedule_jobs()
 returns boolean
 language plpgsql
@@ -9806,14 +9828,14 @@ begin
 end
 $$;
 comment on function care.schedule_jobs is
-    'Schedules the jobs with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
+    'Schedules the jobs with pg_cron. Returns false if pg_cron does not exist. Called here, and by an operator who enables pg_cron later.';
 revoke execute on function care.schedule_jobs from public;
 
 select care.schedule_jobs();
 
 -- 92_operations.sql
 
--- Operations: what an operator sees of all this: patients, set-up, and everything that waits for a person.
+-- Operations: what an operator can see: patients, the set-up, and operator issues.
 
 create function care.patient_list()
 returns table (
@@ -9864,7 +9886,7 @@ as $$
     left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
     order by patients.created_at, patients.id
 $$;
-comment on function care.patient_list is 'One row per patient, for the operator. Called by `retrocare patient list`.';
+comment on function care.patient_list is 'Returns one row per patient for the operator. Called by `retrocare patient list`.';
 revoke execute on function care.patient_list from public;
 grant execute on function care.patient_list to retrocare_service;
 
@@ -9894,7 +9916,7 @@ as $$
     select 'public.caregiver_alerts', count(*), string_agg(level || ', ' || state || ', repeated ' || repeat_count, '; ')
     from public.caregiver_alerts where caregiver_alerts.patient_id = row_counts.patient_id
 $$;
-comment on function care.row_counts is 'What the database holds of one patient, table by table. Called by `retrocare demo`.';
+comment on function care.row_counts is 'Returns the number of rows about one patient in each table. Called by `retrocare demo`.';
 revoke execute on function care.row_counts from public;
 grant execute on function care.row_counts to retrocare_service;
 
@@ -9912,7 +9934,7 @@ as $$
     limit 1
 $$;
 comment on function care.call_measures is
-    'What was measured of a call''s recording; null: nothing. Definer: the service touches no table. Called by `retrocare check`.';
+    'Returns the measures of a call''s recording. Null: there are none. Security definer: the service has no privileges on tables. Called by `retrocare check`.';
 revoke execute on function care.call_measures from public;
 grant execute on function care.call_measures to retrocare_service;
 
@@ -9948,28 +9970,28 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'What is set up: the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
+    'Returns what is set up: the active encoder, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 
 create type public.operator_issue_kind as enum (
-    'unmatched_call',           -- a report of nobody who is known: give the patient that phone or id
-    'unknown_ended_reason',     -- calls ended in a way that no row of care.ended_reasons knows: add one
-    'recording_delayed',        -- the copying fails, and is tried again
-    'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
-    'check_dead',               -- failed for good: `retrocare checks --requeue`
-    'backfill_dead',            -- recordings that a backfill could not embed: as for check_dead, or let them be
-    'delivery_delayed',         -- a message to a caregiver is refused, and tried again
-    'delivery_dead',            -- a message to a caregiver that will not be sent
-    'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
-    'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
-    'recordings_unusable',      -- several calls in a row that were not judged: they cannot be read or told apart (ask the provider), or
+    'unmatched_call',           -- a report matches no patient: set that phone number or id on the patient
+    'unknown_ended_reason',     -- no row of care.ended_reasons matches how calls ended: add one
+    'recording_delayed',        -- copying a recording failed, and is retried
+    'recording_lost',           -- the recording expired at the provider, or cannot be used
+    'check_dead',               -- a check failed permanently: `retrocare checks --requeue`
+    'backfill_dead',            -- a backfill could not embed recordings: requeue them as for check_dead, or leave them
+    'delivery_delayed',         -- sending a message to a caregiver failed, and is retried
+    'delivery_dead',            -- a message to a caregiver will not be sent
+    'alert_untold',             -- no caregiver was notified, and none can be: give a caregiver an address
+    'alert_unanswered',         -- all reminders of the policy were sent, and nobody has responded
+    'recordings_unusable',      -- several calls in a row were not judged: recordings cannot be decoded or channels told apart (ask the provider), or
                                 -- the patient is flagged as unwell and has no baseline (end the flag)
-    'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
-    'job_failed',               -- a job could not do one thing, or list what is due, and tries again
-    'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
+    'deletion_delayed',         -- deleting a copy of erased data failed, and is retried: functions/delete-recordings logs why
+    'job_failed',               -- a job could not process an item or list what is due, and retries
+    'jobs_late'                 -- jobs have not completed a run for long: `retrocare start` or pg_cron runs them
 );
-comment on type public.operator_issue_kind is 'What an operator must see to.';
+comment on type public.operator_issue_kind is 'What an operator must attend to.';
 
 create function care.operator_issues()
 returns table (
@@ -10092,7 +10114,7 @@ as $$
     having count(*) > 0
 $$;
 comment on function care.operator_issues is
-    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare issues`.';
+    'Returns all operator issues. Security definer: callers have no privileges on tables. Called by public.operator_issues and `retrocare issues`.';
 revoke execute on function care.operator_issues from public;
 grant execute on function care.operator_issues to retrocare_service, service_role;
 
@@ -10102,14 +10124,16 @@ as
 select operator_issues.kind, operator_issues.patient_id, operator_issues.call_log_id, operator_issues.alert_id, operator_issues.subject, operator_issues.code,
     operator_issues.detail, operator_issues.occurred_at
 from care.operator_issues() as operator_issues;
-comment on view public.operator_issues is 'For operators (service_role): everything that waits for them, one row each; operator_issue_kind says what to do.';
-comment on column public.operator_issues.subject is 'What it is about: a call of the provider, a reason, a check, a delivery, a level.';
+comment on view public.operator_issues is
+    'For operators (service_role): everything that needs their attention, one row each. operator_issue_kind says what to do.';
+comment on column public.operator_issues.subject is
+    'What the issue is about: a call of the provider, an ended reason, a check, a delivery, an alert level.';
 revoke all on public.operator_issues from anon, authenticated, service_role;
 grant select on public.operator_issues to service_role;
 
 -- 95_api.sql
 
--- The API: what caregivers, edge functions and integrators call over the Data API.
+-- The API: the functions that caregivers, edge functions and integrators call over the Data API.
 
 create function care.expose(private_function regproc, roles text[], comment text, unpublished_arguments text[] default '{}')
 returns void
@@ -10134,7 +10158,7 @@ begin
     into signature, arguments, passed
     from unnest(published.proargnames, published.proargtypes::oid[]) with ordinality as argument (name, type, position)
     where argument.type is not null and argument.name <> all (expose.unpublished_arguments);
-    -- The body is bound when it is made: nobody needs USAGE on a private schema.
+    -- A `begin atomic` body is bound when the function is created, so callers need no USAGE on the private schema.
     execute format(
         'create function public.%I(%s) returns %s language sql %s set search_path = pg_catalog, pg_temp begin atomic select %s(%s); end',
         published.proname,
@@ -10152,148 +10176,148 @@ begin
 end
 $$;
 comment on function care.expose is
-    'Makes the public function of this private one: the same name, arguments, defaults, result and volatility, for these roles alone, who may then execute the private one as well; what it leaves out has the private one''s default. Called by these files.';
+    'Creates a public function that calls this private one, with the same name, arguments, defaults, result and volatility. Only these roles may execute it, and they may then execute the private one too. Unpublished arguments keep their defaults. Called by these files.';
 revoke execute on function care.expose from public;
 
 select care.expose(
     'care.upsert_call', '{service_role}',
-    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
+    'For integrators (service_role): writes a call of a phone provider, with its recording if known. If the call is written again, missing values are added. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
 
 select care.expose(
     'care.acknowledge_alert', '{authenticated,service_role}',
-    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
+    'For caregivers, and service_role for the care team: acknowledges an alert. Reminders stop for the hours that care.alert_policies allows at this level, and the other notified caregivers are informed. Raises PT403, PT404, PT409.',
     '{at,operator}');
 
 select care.expose(
     'care.snooze_alert', '{authenticated}',
-    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
+    'For caregivers: snoozes an alert, within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
     '{at}');
 
 select care.expose(
     'care.resolve_alert', '{authenticated,service_role}',
-    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
+    'For caregivers, and service_role for the care team: resolves an alert with its outcome. The outcome ill also adds a health flag. Raises PT400, PT403, PT404, PT409.',
     '{at,operator}');
 
 select care.expose(
     'care.claim_receipts', '{service_role}',
-    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.');
+    'For functions/notify-caregiver (service_role): claims messages whose receipt is due.');
 
 select care.expose(
     'care.finish_receipt', '{service_role}',
-    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.');
+    'For functions/notify-caregiver (service_role): notes whether a message was delivered. Returns its state.');
 
 select care.expose(
     'care.receive_call_report', '{service_role}',
-    'For functions/call-webhook and reconciliation (service_role): one finished call, however often it is reported. Raises PT400.');
+    'For functions/call-webhook and reconciliation (service_role): stores the report of a finished call; reports may be repeated. Raises PT400.');
 
 select care.expose(
     'care.unreported_calls', '{service_role}',
-    'For functions/collect-recordings (service_role): those of these calls that nobody has reported.');
+    'For functions/collect-recordings (service_role): returns those of these calls that were never reported.');
 
 select care.expose(
     'care.reconcile_since', '{service_role}',
-    'For functions/collect-recordings (service_role): from which update on to list the provider''s calls.');
+    'For functions/collect-recordings (service_role): returns the time since which the provider''s updated calls must be listed.');
 
 select care.expose(
     'care.finish_reconciliation', '{service_role}',
-    'For functions/collect-recordings (service_role): every call that was last updated before until was listed.');
+    'For functions/collect-recordings (service_role): notes that all calls last updated before until have been listed.');
 
 select care.expose(
     'care.claim_recordings', '{service_role}',
-    'For functions/collect-recordings (service_role): recordings that are due.');
+    'For functions/collect-recordings (service_role): claims recordings that are due.');
 
 select care.expose(
     'care.store_recording', '{service_role}',
-    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.');
+    'For functions/collect-recordings (service_role): notes that a recording is in Storage. False: the lease is lost.');
 
 select care.expose(
     'care.fail_recording', '{service_role}',
-    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.');
+    'For functions/collect-recordings (service_role): notes why a recording could not be copied. Returns its state.');
 
 select care.expose(
     'care.claim_deliveries', '{service_role}',
-    'For functions/notify-caregiver (service_role): messages that are due.');
+    'For functions/notify-caregiver (service_role): claims messages that are due.');
 
 select care.expose(
     'care.finish_delivery', '{service_role}',
-    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.');
+    'For functions/notify-caregiver (service_role): notes that a provider has accepted the message. False: the lease is lost.');
 
 select care.expose(
     'care.fail_delivery', '{service_role}',
-    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.');
+    'For functions/notify-caregiver (service_role): notes why a message was not accepted. Returns its state.');
 
 select care.expose(
     'care.run_job', '{service_role}',
-    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.');
+    'For operators (service_role): processes what is due of one job of care.jobs. Returns how many items; -1 if it failed; null if another run is in progress. Raises PT404.');
 
 select care.expose(
     'voice.match_voices', '{service_role}',
-    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.');
+    'For operators (service_role): returns the patients whose current baselines are most similar to this embedding. encoder null: the active one; min_similarity null: 1 - medium_above of its thresholds. Noted in the audit log. Raises PT400, PT404.');
 
 select care.expose(
     'care.record_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
+    'For the primary caregiver, and service_role: records a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
 
 select care.expose(
     'care.withdraw_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
+    'For the primary caregiver, and service_role: withdraws a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
 
 select care.expose(
     'care.export_patient', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.');
+    'For the primary caregiver, and service_role: returns everything that is stored about a patient, as JSON. Raises PT403, PT404.');
 
 select care.expose(
     'care.read_recording', '{authenticated}',
-    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
+    'For family, clinicians and primary caregivers: returns bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
 
 select care.expose(
     'care.erase_patient_voice', '{service_role}',
-    'For the privacy officer (service_role): erases a voice, and ends the consent to it.');
+    'For the privacy officer (service_role): erases a patient''s voice data and withdraws the consent to them.');
 
 select care.expose(
     'care.erase_patient', '{service_role}',
-    'For the privacy officer (service_role): erases a person, but for the audit.');
+    'For the privacy officer (service_role): erases a person, except for the audit log.');
 
 select care.expose(
     'care.claim_deletions', '{service_role}',
-    'For functions/delete-recordings (service_role): deletions that are due.');
+    'For functions/delete-recordings (service_role): claims deletions that are due.');
 
 select care.expose(
     'care.finish_deletion', '{service_role}',
-    'For functions/delete-recordings (service_role): it is gone.');
+    'For functions/delete-recordings (service_role): notes that a copy is deleted.');
 
 select care.expose(
     'care.fail_deletion', '{service_role}',
-    'For functions/delete-recordings (service_role): it is not gone.');
+    'For functions/delete-recordings (service_role): notes that a copy could not be deleted.');
 
 select care.expose(
     'care.set_my_preferences', '{authenticated}',
-    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.');
+    'For every caregiver: sets what messages call the patient, their language, and the caregiver''s time zone and quiet hours. All arguments are written; null means the default. Raises PT400, PT404.');
 
 select care.expose(
     'care.add_caregiver', '{authenticated}',
-    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
+    'For the primary caregiver: adds a caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
     '{language}');
 
 select care.expose(
     'care.change_caregiver', '{authenticated}',
-    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.',
+    'For the primary caregiver: changes a caregiver. All arguments are written; null unsets a value. Raises PT400, PT403, PT404, and PT409 if no primary caregiver would be left.',
     '{language}');
 
 select care.expose(
     'care.remove_caregiver', '{authenticated}',
-    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.');
+    'For the primary caregiver: removes a caregiver. Raises PT403, PT404, and PT409 if no primary caregiver would be left.');
 
 -- 96_access.sql
 
--- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and
--- `service_role` passes row level security.
+-- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and `service_role`
+-- bypasses row level security.
 
--- Recordings lie in Storage as <patient_id>/<call_log_id>.wav: whoever may play them may read them there, and nothing more.
+-- Recordings are stored as <patient_id>/<call_log_id>.wav. Caregivers who may play recordings can read them there, and nothing else.
 do $$
 begin
     if to_regclass('storage.objects') is null then
-        raise notice 'There is no Storage: caregivers play no recordings';
+        raise notice 'There is no Storage: caregivers cannot play recordings';
     elsif not exists (
         select from pg_catalog.pg_policies
         where schemaname = 'storage' and policyname = 'caregivers_play_their_patients_recordings'
@@ -10306,11 +10330,11 @@ begin
             );
     end if;
 exception when insufficient_privilege then
-    raise notice 'The policy for Storage is for its owner to make: %', sqlerrm;
+    raise notice 'Only the owner of Storage can create its policy: %', sqlerrm;
 end
 $$;
 
--- A grant on an adopted table whose row level security is off would show every row to whoever signs in.
+-- A grant on an adopted table without row level security would show every row to all signed-in users.
 do $$
 declare
     readable record;
@@ -10328,7 +10352,7 @@ begin
         if (select relrowsecurity from pg_catalog.pg_class where oid = to_regclass('public.' || readable.table_name)) then
             execute format('grant select %s on public.%I to authenticated', readable.columns, readable.table_name);
         else
-            raise notice 'public.% has no row level security: caregivers are granted nothing on it', readable.table_name;
+            raise notice 'public.% has no row level security: caregivers get no privileges on it', readable.table_name;
         end if;
     end loop;
 end
@@ -10336,43 +10360,43 @@ $$;
 
 -- 99_triggers.sql
 
--- Triggers: every one of them, in firing order. A reader's question is "what happens next?". Those of a signal that came later stand in
+-- Triggers: all of them, in firing order, so that a reader can see what happens next. Triggers of a signal that is added later are in
 -- its own file.
 
 
--- 0 An organisation is added: it has its settings.
+-- 0 An organisation is added: its settings are inserted.
 create trigger every_organisation_has_settings
     after insert on public.organisations
     for each row
     execute function care.on_organisation();
 
--- 1 A finished call is worth judging: its recording is to be copied.
+-- 1 A finished call is worth judging: its recording must be copied.
 create trigger recordings_wake_up
     after insert on care.recordings
     for each statement
     execute function care.on_new_work('collect-recordings');
 
--- 2 When the patient spoke is written: what is no list of times is forgotten, before anybody reads it.
+-- 2 Speech intervals are written: malformed ones are set to null before anything reads them.
 create trigger garbled_intervals_are_forgotten
     before insert or update of speech_intervals on public.call_logs
     for each row
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
 
---   A provider's call is an account's.
+--   A provider's call gets its account.
 create trigger accounts_are_named
     before insert or update of provider, provider_account on public.call_logs
     for each row
     when (new.provider is not null and new.provider_account is null)
     execute function care.name_the_account();
 
---   It began before now, and stays with its patient.
+--   A call must have begun in the past, and stays with its patient.
 create trigger impossible_calls_are_refused
     before insert or update of "timestamp", patient_id on public.call_logs
     for each row
     execute function care.refuse_impossible_call();
 
---   A call's recording is here: its check is queued, in the same transaction.
+--   A call's recording is available: its check is queued in the same transaction.
 create trigger request_check_with_the_call
     after insert on public.call_logs
     for each row
@@ -10385,7 +10409,7 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, where it is of the voice and no backfill's, and the service is asked to look.
+-- 3 A check is queued or ends: its state is copied to the call if it is a voice check and not a backfill, and the service is woken.
 create trigger check_requested
     after insert on care.checks
     for each row
@@ -10403,7 +10427,7 @@ create trigger check_moved
     when (new.signal = 'voice' and not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
     execute function care.on_check_state();
 
--- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
+-- 4 An alert changes: the caregivers to be notified get deliveries, and notify-caregiver is woken.
 create trigger alert_changed
     after insert on public.alert_changes
     for each row
@@ -10426,7 +10450,7 @@ create trigger judgement_told
     when (new.signal = 'voice' and new.alert_sent <> old.alert_sent)
     execute function voice.on_judgement_told();
 
--- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
+-- 5 Consent is given or withdrawn: this is recorded, and on withdrawal what the consent allowed is erased.
 create trigger consent_of_a_new_patient
     after insert on public.patients
     for each row
@@ -10450,7 +10474,7 @@ create trigger consents_withdrawn
     for each statement
     execute function care.on_consents_withdrawn();
 
---   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
+--   The row of a patient or call is deleted: its copies are deleted, and its samples leave the baselines.
 create trigger a_deleted_patient_is_erased
     before delete on public.patients
     for each row
@@ -10471,7 +10495,7 @@ create trigger deletions_wake_up
     for each statement
     execute function care.on_new_work('delete-recordings');
 
--- 6 A health flag is noted or moved: the samples that it covers leave the baselines.
+-- 6 A health flag is added or changed: samples of the time that it covers leave the baselines.
 create trigger a_flagged_patient_is_locked
     before insert or update of patient_id, started_at, resolved_at on public.health_flags
     for each row
@@ -10482,13 +10506,13 @@ create trigger health_flag_noted
     for each row
     execute function voice.on_health_flag();
 
--- 7 An encoder is registered: one voice can be looked for among all that it has heard.
+-- 7 An encoder is registered: its baselines become searchable.
 create trigger encoder_registered
     after insert on voice.encoders
     for each row
     execute function voice.on_encoder();
 
---   A baseline is a version: it may be superseded, never changed; its samples never change at all.
+--   A baseline is a version: it may be superseded, but never changes. Its samples never change at all.
 create trigger baselines_never_change
     before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
     on voice.baselines
@@ -10500,7 +10524,7 @@ create trigger baseline_samples_never_change
     for each row
     execute function care.refuse_change();
 
--- 8 What matters is noted in the audit, and the audit is only ever added to.
+-- 8 Important changes are noted in the audit log, which is append-only.
 create trigger patients_are_audited
     after insert or update or delete on public.patients
     for each row
