@@ -4080,8 +4080,8 @@ create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policie
 --
 --     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
 --     anomaly        = clamp(1 - raw_similarity, 0, 1)
---     noise          : a known SNR below the noisy line subtracts noise_reduction * (15 - max(snr, 0)) / 15, not below 0
---     time of day    : in the mornings and evenings of the patient's zone, multiplied by 1 - r,
+--     noise          : a known SNR below 15 dB subtracts 0.20 * (15 - max(snr, 0)) / 15, not below 0
+--     time of day    : in the morning and evening of the patient's time zone, multiplied by 1 - r,
 --                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
 --     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
 --
