@@ -161,7 +161,7 @@ def test_caregivers_are_added_changed_listed_and_removed(retrocare: Run) -> None
     [changed] = objects(retrocare("caregiver", "change", "Eva of Sam", *hook, "--json").stdout)
     assert changed == added | {"phone": None, "webhook_url": "https://example.org/hook"}
     refused = retrocare("caregiver", "change", "Eva of Sam", "--webhook", "http://example.org/hook")
-    assert (refused.returncode, "Over https alone" in refused.stderr) == (1, True)
+    assert (refused.returncode, "Use an https URL" in refused.stderr) == (1, True)
     assert "Messages exist in: en" in retrocare("caregiver", "change", "Eva of Sam", "--language", "pt").stderr
     asked = retrocare("caregiver", "remove", "Eva of Sam")
     assert (asked.returncode, "no longer be told about Sam" in asked.stderr) == (1, True)
