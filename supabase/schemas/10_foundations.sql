@@ -4,7 +4,7 @@
 --
 --     1 the call ends           functions/call-webhook     authenticates the provider, calls receive_call_report()
 --     2 the call is a row       call_logs                  one row per call of the provider, however often it is reported
---     3 the recording is here   call_logs.recording_ref    copied to Storage, or a URL given by an integrator
+--     3 the recording is here   call_logs.recording_ref    copied to Storage, or an address given by an integrator
 --     4 a check is queued       trigger request_check      a row of care.checks, in the same transaction
 --     5 audio becomes a vector  service, checks/pipeline   fetch, decode, the patient's channel, speech, encode
 --     6 the vector is judged    voice.complete_check()     stored, enrolled or scored, logged: one transaction
