@@ -15,26 +15,27 @@
 --     7 an alert is raised      public.caregiver_alerts    at most one unresolved alert per patient
 --     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
 --
--- `call_log_id` is the thread: the same word in SQL, Python, TypeScript and every log line.
+-- `call_log_id` identifies the call everywhere: in SQL, Python, TypeScript and every log line.
 --
--- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private, and holds
--- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too: voiceprints are
--- biometric data. No API role has USAGE on either; what the service may do there is a list of functions.
+-- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private and holds
+-- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too, because
+-- voiceprints are biometric data. No API role has USAGE on either; the service may only call the functions granted to it.
 --
--- These files are read in the order of their numbers, and run by `postgres`, who is no superuser on hosted Supabase. They make an
--- empty database; what brings one of an earlier release to this one is in supabase/migrations.
+-- Read these files in the order of their numbers. They run as `postgres`, which is not a superuser on hosted Supabase. They create
+-- an empty database; the migrations that upgrade a database of an earlier release are in supabase/migrations.
 --
--- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
+-- Error codes of this schema, so that callers need not parse messages. Constraint violations are recognised by the constraint's name.
 --
 --     RV001 the lease is lost        RV004 no such model             RV100 this project cannot be adopted as it is
 --     RV002 no such patient          RV005 not a comparable vector
 --     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
---     RV008 an impossible time       RV009 an idempotency key of another request
+--     RV008 an impossible time       RV009 the idempotency key of another request
 --
--- Locks are taken in one order: the models, then the patient, then whatever is the patient's. Whoever would need a second patient, or
--- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
+-- Locks are taken in one order: the models, then the patient, then whatever belongs to the patient. A function that needs a second
+-- patient, or already has a lock on something of a patient, does not wait for the patient's lock (care.try_lock_patient).
 
--- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).
+-- Check first that the server is new enough. pgvector 0.8 introduced iterative scans, which find a patient's vectors among all
+-- others.
 do $$
 declare
     oldest_server constant integer := 16;
@@ -59,12 +60,12 @@ begin
         raise exception using
             errcode = 'RV100',
             message = format('pgvector %s is too old: RetroCare Voice needs %s or newer', vector_version, oldest_vector),
-            hint = 'Install a newer one, then: alter extension vector update; Nothing was changed.';
+            hint = 'Install a newer version, then run: alter extension vector update; Nothing was changed.';
     end if;
 end
 $$;
 
--- pgvector must live in `extensions`: every function below names its operators there.
+-- pgvector must be installed in `extensions`: every function below qualifies its operators with that schema.
 do $$
 declare
     vector_schema text := (
@@ -87,14 +88,15 @@ create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 
 create schema care;
-comment on schema care is 'Private: what every signal shares, from the work list to the delivery of messages. Never exposed over the Data API.';
+comment on schema care is
+    'Private: what every signal shares, from the work list to message delivery. Never exposed over the Data API.';
 revoke all on schema care from public;
 
 create schema voice;
 comment on schema voice is 'Private: voiceprints, baselines and the functions that judge voices. Never exposed over the Data API.';
 revoke all on schema voice from public;
 
--- The Python service's login. Migrations hold no password: `alter role retrocare_service password ...` sets one.
+-- The login of the Python service. Migrations contain no password; set one with `alter role retrocare_service password ...`.
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'retrocare_service') then
@@ -107,8 +109,8 @@ grant usage on schema care to retrocare_service;
 grant usage on schema voice to retrocare_service;
 grant usage on schema extensions to retrocare_service;
 
--- Ids that rise with time: beside ten million calls, the pages of the indexes into which a random id goes are on the disk, and
--- those into which a rising one goes are those of the call before.
+-- Ids that rise with time keep index inserts on the most recent pages. Random ids would hit pages all over the index, which at ten
+-- million calls are no longer in memory.
 create function care.uuid_v7()
 returns uuid
 language sql
@@ -126,9 +128,9 @@ as $$
         'hex')::uuid
 $$;
 comment on function care.uuid_v7 is
-    'A uuid of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 at random. The default of ids whose rows are many.';
+    'Returns a UUID of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 random bits. Default of ids in large tables.';
 revoke execute on function care.uuid_v7 from public;
--- A default asks with the rights of whoever writes the row.
+-- A column default is evaluated with the privileges of the role that writes the row.
 grant execute on function care.uuid_v7 to authenticated, service_role;
 
 create function care.is_time_zone(timezone text)
@@ -140,16 +142,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;
-    -- PostgreSQL takes offsets such as PST/8 too; the parts of a zone's name begin with a letter.
+    -- PostgreSQL also accepts offsets such as PST/8. The parts of a zone name begin with a letter.
     return is_time_zone.timezone = 'UTC' or is_time_zone.timezone ~ '^[A-Za-z_]+(/[A-Za-z][A-Za-z0-9_+-]*)+$';
 exception when invalid_parameter_value then
     return false;
 end
 $$;
 comment on function care.is_time_zone is
-    'Whether this is a zone with a history, such as Europe/Berlin: abbreviations and offsets know no daylight saving.';
+    'Returns whether this is the name of a time zone, such as Europe/Berlin. Abbreviations and offsets are refused, since they have no daylight saving time.';
 revoke execute on function care.is_time_zone from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.is_time_zone to authenticated, service_role;
 
 create function care.is_phone_number(phone text)
@@ -162,9 +164,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select is_phone_number.phone ~ '^\+[1-9][0-9]{5,14}$'
 $$;
-comment on function care.is_phone_number is 'Whether this is a number in international form (E.164), such as +4930123456.';
+comment on function care.is_phone_number is
+    'Returns whether this is a number in international format (E.164), such as +4930123456.';
 revoke execute on function care.is_phone_number from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.is_phone_number to authenticated, service_role;
 
 create function care.local_hour(occurred_at timestamptz, timezone text)
@@ -177,7 +180,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select extract(epoch from (local_hour.occurred_at at time zone local_hour.timezone)::time)::double precision / 3600
 $$;
-comment on function care.local_hour is 'The hour on the patient''s clock, with its fraction: 13.5 is half past one.';
+comment on function care.local_hour is 'Returns the hour of the day in that time zone with its fraction: 13.5 is half past one.';
 revoke execute on function care.local_hour from public;
 
 create function care.local_date(occurred_at timestamptz, timezone text)
@@ -190,7 +193,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select (local_date.occurred_at at time zone local_date.timezone)::date
 $$;
-comment on function care.local_date is 'The day on the patient''s calendar.';
+comment on function care.local_date is 'Returns the date in that time zone.';
 revoke execute on function care.local_date from public;
 
 create function care.plain_name(name text, otherwise text)
@@ -202,7 +205,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(nullif(left(btrim(regexp_replace(plain_name.name, '[[:cntrl:]{}[:space:]]+', ' ', 'g')), 60), ''), otherwise)
 $$;
-comment on function care.plain_name is 'A name as it can stand in a message: one line, not too long, and no placeholder.';
+comment on function care.plain_name is
+    'Returns the name as it can appear in a message: on one line, at most 60 characters, without placeholders.';
 revoke execute on function care.plain_name from public;
 
 create function care.refuse_change()
@@ -214,11 +218,11 @@ as $$
 begin
     raise exception using
         errcode = '55000',
-        message = format('Rows of %I.%I never change', tg_table_schema, tg_table_name),
-        hint = 'A new version is a new row.';
+        message = format('Rows of %I.%I cannot be changed', tg_table_schema, tg_table_name),
+        hint = 'Insert a new row instead.';
 end
 $$;
-comment on function care.refuse_change is 'Trigger: refuses an update of what must stay as it was written.';
+comment on function care.refuse_change is 'Trigger: refuses updates of rows that must stay as they were written.';
 revoke execute on function care.refuse_change from public;
 
 create function care.refuse_rewriting()
@@ -230,11 +234,11 @@ as $$
 begin
     raise exception using
         errcode = '55000',
-        message = format('%I.%I is only ever added to', tg_table_schema, tg_table_name),
-        hint = 'What was wrong is put right by a further entry.';
+        message = format('%I.%I is append-only', tg_table_schema, tg_table_name),
+        hint = 'To correct an entry, add a further one.';
 end
 $$;
-comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, to whomever.';
+comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, even to the owner.';
 revoke execute on function care.refuse_rewriting from public;
 
 create table care.settings (
@@ -254,17 +258,21 @@ create table care.settings (
 );
 insert into care.settings default values;
 alter table care.settings enable row level security;
-comment on table care.settings is 'How the work lists and the search behave: one row. What an organisation decides is in care.organisation_settings.';
-comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
-comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
-comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
-comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
+comment on table care.settings is
+    'Settings of the work lists and of the search, in one row. Settings of an organisation are in care.organisation_settings.';
+comment on column care.settings.maximum_attempts is 'After this many attempts, failed or with a lost lease, a check is dead.';
+comment on column care.settings.retry_cap_seconds is
+    'The longest wait between attempts, before jitter of up to a fifth.';
+comment on column care.settings.delivery_maximum_attempts is
+    'After this many failed attempts a delivery is dead, and an operator issue.';
+comment on column care.settings.delivery_retry_cap_seconds is
+    'As retry_cap_seconds, for messages to caregivers. Thirty attempts span more than two hours.';
+comment on column care.settings.retry_base_seconds is 'The wait after the first failure. It doubles with each further failure.';
 alter table care.settings
     add column search_breadth integer not null default 300
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
-    'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
+    'How many candidates a search across patients examines (hnsw.ef_search). A higher value finds the nearest more reliably and takes longer. Before the search reports that nobody was found, it repeats with 1000.';
 
 create function care.retry_wait(attempts integer, cap_seconds double precision default null)
 returns interval
@@ -278,15 +286,15 @@ as $$
     from care.settings
 $$;
 comment on function care.retry_wait is
-    'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
+    'Returns how long to wait before the next attempt after this many: the wait doubles up to the cap (null: retry_cap_seconds), with jitter of up to a fifth. Called for every retry: checks, recordings, deliveries, deletions.';
 revoke execute on function care.retry_wait from public;
 
 -- 11_adoption.sql
 
--- Adoption: a RetroCare project that exists already keeps its tables and its rows, and what they lack is added. So each table is first
--- made with its id alone, where it is missing, and given its columns in the file of its idea.
+-- Adoption: in an existing RetroCare project, tables and rows are kept, and missing columns are added. Each table is therefore first
+-- created with only its id if it does not exist, and gets its columns in the file that describes it.
 
--- Preflight: refuse, before anything is changed, what cannot work.
+-- Preflight: refuse projects that cannot be adopted, before anything is changed.
 do $$
 declare
     misfit record;
@@ -349,13 +357,13 @@ begin
             raise exception using
                 errcode = 'RV100',
                 message = 'public.call_logs.timestamp is null in some rows',
-                hint = 'Give those calls their time, or delete them, then migrate again.';
+                hint = 'Set the time of those calls or delete them, then migrate again.';
         end loop;
     end if;
 end
 $$;
 
--- The earlier tables whose names are needed: kept whole, under another name.
+-- Tables of an earlier project whose names are needed here: they are kept unchanged under another name.
 do $$
 declare
     earlier text;
@@ -374,7 +382,7 @@ begin
 end
 $$;
 
--- RLS is switched on only for tables made here: an adopted table keeps its own rules, and a notice says so.
+-- Row level security is enabled only for tables created here. An adopted table keeps its own policies, and a notice says so.
 do $$
 declare
     care_table text;
@@ -397,8 +405,8 @@ $$;
 
 -- 11_release.sql
 
--- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
--- first, then to the edge functions and services: those of the release before go on meanwhile.
+-- The release: the version of this database, and the oldest service that may work with it. The database is upgraded first, then the
+-- edge functions and services; those of the previous release keep working meanwhile.
 
 create function care.release()
 returns table (version text, oldest_service text)
@@ -410,13 +418,13 @@ as $$
     select '1.0.0', '1.0.0'
 $$;
 comment on function care.release is
-    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+    'Returns the version of this database and of the oldest service that works with it, which is one release back. Called by every service when it opens the database.';
 revoke execute on function care.release from public;
 grant execute on function care.release to retrocare_service;
 
 -- 12_organisations.sql
 
--- Organisations: whose patients, keys and provider accounts they are, and how each wants its caregivers told.
+-- Organisations: they own patients, keys and provider accounts, and decide how their caregivers are notified.
 
 create function care.default_organisation()
 returns uuid
@@ -427,16 +435,18 @@ set search_path = pg_catalog, pg_temp
 as $$
     select '00000000-0000-7000-8000-000000000000'::uuid
 $$;
-comment on function care.default_organisation is 'Whose everything is that names no organisation. The default of organisation_id.';
+comment on function care.default_organisation is
+    'Returns the id of the organisation to which rows belong that name none. Default of organisation_id.';
 revoke execute on function care.default_organisation from public;
--- A default asks with the rights of whoever writes the row, or calls the function.
+-- A column default is evaluated with the privileges of the role that writes the row or calls the function.
 grant execute on function care.default_organisation to authenticated, service_role, retrocare_service;
 
 alter table public.organisations
     add column if not exists name text not null default 'Organisation'
         constraint an_organisation_has_a_name check (btrim(name) <> ''),
     add column if not exists created_at timestamptz not null default now();
-comment on table public.organisations is 'Who runs this for its patients. One is there from the start (care.default_organisation).';
+comment on table public.organisations is
+    'The organisations that look after patients. One exists from the start (care.default_organisation).';
 insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
 grant select on public.organisations to service_role;
 
@@ -456,14 +466,18 @@ create table care.organisation_settings (
 );
 alter table care.organisation_settings enable row level security;
 insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
-comment on table care.organisation_settings is 'How alerts behave and caregivers are told: one row for each organisation, made with it.';
+comment on table care.organisation_settings is
+    'How alerts behave and how caregivers are notified. One row per organisation, created with it.';
 comment on column care.organisation_settings.quiet_from is
-    'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column care.organisation_settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column care.organisation_settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
+    'Start of quiet hours in the caregiver''s time zone: warnings wait until quiet_until, unless the caregiver has set other hours. If both times are the same, there are no quiet hours.';
+comment on column care.organisation_settings.unusable_calls_in_a_row is
+    'This many answered calls in a row without usable speech raise an alert.';
+comment on column care.organisation_settings.illness_days is
+    'For this many days after an alert is resolved as an illness, the patient counts as unwell.';
 comment on column care.organisation_settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-comment on column care.organisation_settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
+    'After this many days without an answered call, a patient without silent_after_days is shown as no_recent_call.';
+comment on column care.organisation_settings.dashboard_url is
+    'The URL in messages at which the caregiver responds to an alert. Null: messages contain no URL.';
 grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;
 
 create function care.on_organisation()
@@ -479,24 +493,26 @@ begin
 end
 $$;
 comment on function care.on_organisation is
-    'Trigger: every organisation has its settings. Definer: whoever adds one may not touch the private schemas.';
+    'Trigger: inserts the settings of a new organisation. Security definer: roles that add organisations have no privileges on the private schemas.';
 revoke execute on function care.on_organisation from public;
 
--- Of a caregiver's patients alone is it asked, by the views; nobody else reaches this schema.
+-- True is safe here: only the caregiver views read these settings, and only those of the caregiver's patients. No API role has USAGE
+-- on this schema.
 create policy caregivers_read_when_a_patient_counts_as_silent on care.organisation_settings
     for select to authenticated
     using (true);
 
 -- 13_audit.sql
 
--- Audit: who did what, and when. Only ever added to, and without a name, a number or a vector: it outlives the people in it.
+-- Audit: who did what, and when. Append-only, and without names, phone numbers or vectors, since entries outlive the people that they
+-- concern.
 
 create type public.audit_action as enum (
-    'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
+    'inserted', 'updated', 'deleted',               -- a row of an audited table, noted by a trigger
     'consent_given', 'consent_withdrawn', 'signal_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
     'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
 );
-comment on type public.audit_action is 'What was done.';
+comment on type public.audit_action is 'The kind of action that was performed.';
 
 create table care.audit_log (
     id bigint generated always as identity constraint audit_log_pkey primary key,
@@ -513,11 +529,12 @@ create index audit_log_by_time on care.audit_log (occurred_at desc);
 create index audit_log_by_actor on care.audit_log (actor_id, occurred_at desc);
 alter table care.audit_log enable row level security;
 comment on table care.audit_log is
-    'Append-only: update, delete and truncate are refused, for the owner too. It refers to nobody by key, so that it stands when a person is erased.';
-comment on column care.audit_log.actor_id is 'The account that asked; null: the service, an operator or a rule.';
-comment on column care.audit_log.actor_role is 'The role of the token, or the login.';
-comment on column care.audit_log.subject is 'What it was done to: a table and a key, or a function.';
-comment on column care.audit_log.detail is 'Which columns changed, and the values of those that are no personal data.';
+    'Append-only: update, delete and truncate are refused, even to the owner. It has no foreign keys, so entries remain when a person is erased.';
+comment on column care.audit_log.actor_id is 'The account that performed the action. Null: the service, an operator or a rule.';
+comment on column care.audit_log.actor_role is 'The role in the token, or the database login.';
+comment on column care.audit_log.subject is 'The object of the action: a table and a key, or a function.';
+comment on column care.audit_log.detail is
+    'The names of the changed columns, with the old and new values of those that hold no personal data.';
 
 create function care.note_audit(
     action public.audit_action, subject text, patient_id uuid default null, detail jsonb default '{}'
@@ -533,7 +550,7 @@ as $$
         note_audit.subject, note_audit.detail
     )
 $$;
-comment on function care.note_audit is 'Adds an entry, with who is asking.';
+comment on function care.note_audit is 'Adds an entry to the audit log, with the current user as its actor.';
 revoke execute on function care.note_audit from public;
 
 create function care.audit_change()
@@ -562,7 +579,7 @@ begin
         format('%I.%I %s', tg_table_schema, tg_table_name, coalesce(present ->> 'id', present ->> tg_argv[0])),
         case when tg_table_name = 'patients' then (present ->> 'id')::uuid else (present ->> 'patient_id')::uuid end,
         jsonb_build_object('columns', changed) || (
-            -- The values of what is named: thresholds, roles, scopes; never of a person's own words or numbers.
+            -- Values are kept only of columns named in the trigger's arguments: thresholds, roles, scopes; never of personal data.
             select coalesce(jsonb_object_agg(kept.name, jsonb_build_array(before -> kept.name, after -> kept.name)), '{}')
             from unnest(tg_argv[1:]) as kept (name)
             where kept.name = any (changed)
@@ -571,7 +588,7 @@ begin
 end
 $$;
 comment on function care.audit_change is
-    'Trigger: notes a change. Its arguments are the key''s name and the columns whose values are kept. Definer: whoever changes the row may not write the log.';
+    'Trigger: notes a change in the audit log. Its arguments are the name of the key column and of the columns whose values are kept. Security definer: roles that change the row may not write the log.';
 revoke execute on function care.audit_change from public;
 
 create function care.audit_trail(patient_id uuid, since timestamptz, maximum_rows integer)
@@ -589,7 +606,7 @@ as $$
     limit audit_trail.maximum_rows
 $$;
 comment on function care.audit_trail is
-    'Entries about this patient (null: all), newest first. Definer: the reader touches no table. Called by `retrocare audit` and the view.';
+    'Returns the audit entries about this patient (null: all patients), newest first. Security definer: the caller may not read the table. Called by `retrocare audit` and by public.audit_trail.';
 revoke execute on function care.audit_trail from public;
 grant execute on function care.audit_trail to retrocare_service, service_role;
 
@@ -598,21 +615,21 @@ with (security_invoker = true)
 as
 select trail.occurred_at, trail.action, trail.actor_id, trail.actor_role, trail.patient_id, trail.subject, trail.detail
 from care.audit_trail(null, null, null) as trail;
-comment on view public.audit_trail is 'For the privacy officer (service_role): who did what and when, newest first.';
+comment on view public.audit_trail is 'For the privacy officer (service_role): who did what, and when, newest first.';
 revoke all on public.audit_trail from anon, authenticated, service_role;
 grant select on public.audit_trail to service_role;
 
 -- 14_people.sql
 
--- People: the patients, who cares for them, and the lock that whoever changes something of a patient holds.
+-- People: the patients, their caregivers, and the lock that every change to a patient's data takes.
 
 create type public.caregiver_role as enum (
     'viewer',       -- reads
-    'family',       -- also acts on alerts, writes notes, plays recordings
-    'clinician',    -- as family
+    'family',       -- also acts on alerts, writes notes and plays recordings
+    'clinician',    -- same rights as family
     'primary'       -- also manages caregivers and consent
 );
-comment on type public.caregiver_role is 'What a caregiver may do for one patient.';
+comment on type public.caregiver_role is 'What a caregiver may do for a patient. Each role includes the rights of those before it.';
 
 alter table public.patients
     add column if not exists name text,
@@ -626,10 +643,12 @@ alter table public.patients
     add column if not exists organisation_id uuid not null default care.default_organisation()
         constraint a_patient_is_an_organisations references public.organisations (id);
 create index if not exists patients_by_organisation on public.patients (organisation_id);
-comment on table public.patients is 'The people who are phoned.';
-comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
-comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
-comment on column public.patients.voice_consent_at is 'When consent to voiceprints was given; null: none, nothing is stored.';
+comment on table public.patients is 'The people who are called.';
+comment on column public.patients.timezone is 'The patient''s time zone: it decides the local hour and the local day of a call.';
+comment on column public.patients.flags is
+    'Words about the patient''s present state. If one of them is in care.sickness_words, the patient is sick.';
+comment on column public.patients.voice_consent_at is
+    'When consent to voiceprints was given. Null: there is no consent, and no voiceprint is stored.';
 grant select, insert, update, delete on public.patients to service_role;
 alter table public.patients
     add column if not exists phone text
@@ -638,9 +657,9 @@ alter table public.patients
         constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
 create index if not exists patients_by_phone on public.patients (phone);
 comment on column public.patients.phone is
-    'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
+    'The patient''s phone number (E.164). A report without a patient id is matched by it if only one patient has that number.';
 comment on column public.patients.silent_after_days is
-    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
+    'For patients who are called on a schedule: after this many days (1 to 366) without a call that could be judged, an alert is raised. Null: no schedule.';
 
 alter table public.patient_caregivers
     add column if not exists patient_id uuid not null
@@ -654,7 +673,7 @@ alter table public.patient_caregivers
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
 create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);
-comment on table public.patient_caregivers is 'Who cares for whom; user_id is null until the person has an account.';
+comment on table public.patient_caregivers is 'Who cares for which patient. user_id is null until the caregiver has an account.';
 grant select, insert, update, delete on public.patient_caregivers to service_role;
 alter table public.patient_caregivers
     add column if not exists patient_known_as text,
@@ -665,14 +684,17 @@ alter table public.patient_caregivers
     add column if not exists quiet_until time,
     add column if not exists other_addresses jsonb not null default '{}'
         constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
-comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
-comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
-comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
-comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
-comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
-comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+comment on column public.patient_caregivers.phone is 'Where text messages are sent (E.164). Null: none are sent.';
+comment on column public.patient_caregivers.webhook_url is 'The https URL to which signed messages are posted. Null: none are posted.';
+comment on column public.patient_caregivers.patient_known_as is
+    'What messages call the patient, for example Mum. Null: the patient''s name.';
+comment on column public.patient_caregivers.language is
+    'The language of messages, one of those in care.alert_texts. Texts without a translation are sent in English.';
+comment on column public.patient_caregivers.timezone is 'The caregiver''s time zone. Null: the patient''s.';
+comment on column public.patient_caregivers.quiet_from is
+    'Start of quiet hours, in which warnings wait. Null: as set in care.organisation_settings.';
+comment on column public.patient_caregivers.quiet_until is 'End of quiet hours. Null: as set in care.organisation_settings.';
+comment on column public.patient_caregivers.other_addresses is 'Addresses on further channels, by channel name.';
 
 create function care.settings_of(patient_id uuid)
 returns care.organisation_settings
@@ -685,7 +707,7 @@ as $$
     join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
     where patients.id = settings_of.patient_id
 $$;
-comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+comment on function care.settings_of is 'Returns the settings of the patient''s organisation.';
 revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
@@ -700,7 +722,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
+    'Returns the role of the signed-in caregiver for this patient. Null: none. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -709,11 +731,12 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
+    -- The setting role is the caller's, and is set for a token without an account too. In a security definer function, current_user
+    -- is the owner.
     select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
 $$;
 comment on function care.is_caller_a_caregiver is
-    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
+    'Returns whether the caller is a signed-in or anonymous user of the API, and not an operator (service_role, or the service''s own login).';
 revoke execute on function care.is_caller_a_caregiver from public;
 
 create function care.patients_of_caller(minimum_role public.caregiver_role)
@@ -729,7 +752,7 @@ as $$
         and patient_caregivers.role >= patients_of_caller.minimum_role
 $$;
 comment on function care.patients_of_caller is
-    'The patients of the signed-in caregiver, where the role is this or a later one of public.caregiver_role; of nobody, none. Definer: who cares for whom is asked here, not through the policies that ask it. In a policy: `patient_id = any (array(select ...))`, which is worked out once a query and which an index serves.';
+    'Returns the patients for whom the signed-in caregiver has at least minimum_role; none if nobody is signed in. Security definer: it reads patient_caregivers without its policies, which call this function. In a policy, write `patient_id = any (array(select ...))`, which is evaluated once per query and can use an index.';
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
@@ -745,7 +768,7 @@ as $$
     where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'Returns the name of that caregiver. Security definer: caregivers may not read each other''s rows, but may see who responded. Called by views, for those caregivers only.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 
@@ -772,7 +795,7 @@ begin
 end
 $$;
 comment on function care.lock_patient is
-    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
+    'Returns the patient''s row, locked until the transaction ends. Every change to a baseline takes this lock. Raises RV002.';
 revoke execute on function care.lock_patient from public;
 
 create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
@@ -790,15 +813,16 @@ begin
     then
         raise exception using
             errcode = 'PT404',
-            message = 'Nothing of yours has that id',
-            hint = 'It must belong to a patient for whom you care.';
+            message = 'No object with that id belongs to one of your patients',
+            hint = 'You can only access data of patients for whom you are a caregiver.';
     end if;
     patient := care.lock_patient(patient_for_caller.patient_id);
-    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    -- Of two caregivers who change each other's role at the same time, the second waits for the lock above. The role is therefore
+    -- checked again here.
     if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
         raise exception using
             errcode = 'PT403',
-            message = format('This takes the role %s', (
+            message = format('This requires the role %s', (
                 select string_agg(role::text, ' or ')
                 from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
             hint = 'Ask the primary caregiver of the patient.';
@@ -807,7 +831,7 @@ begin
 end
 $$;
 comment on function care.patient_for_caller is
-    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+    'Returns the patient, locked until the transaction ends, if the signed-in caregiver has at least minimum_role; operators always pass. Raises PT404 to callers who are not caregivers of the patient, PT403, RV002. Called by every function that changes something on behalf of a caregiver.';
 revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
@@ -824,7 +848,7 @@ begin
 end
 $$;
 comment on function care.try_lock_patient is
-    'As care.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
+    'Does the same as care.lock_patient, but without waiting. Returns false if another transaction holds the lock, or there is no such patient. For functions that lock several patients in one transaction: since they never wait, they cannot deadlock.';
 revoke execute on function care.try_lock_patient from public;
 
 create function care.lock_patient_if_any(patient_id uuid)
@@ -838,7 +862,7 @@ as $$
     for no key update
 $$;
 comment on function care.lock_patient_if_any is
-    'As care.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
+    'Does the same as care.lock_patient, for a patient who may have been erased meanwhile; then it locks nothing.';
 revoke execute on function care.lock_patient_if_any from public;
 
 create function care.lock_patient_or_refuse(patient_id uuid)
@@ -848,20 +872,21 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
+    -- The row is already locked, although the patient must be locked first. To avoid a deadlock, do not wait: let the other
+    -- transaction finish.
     if care.try_lock_patient(lock_patient_or_refuse.patient_id) then
         return true;
     elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
         raise exception using
             errcode = 'PT409',
-            message = 'Somebody works on this patient at this moment',
-            hint = 'Nothing was changed: try again.';
+            message = 'Another transaction is changing this patient',
+            hint = 'Nothing was changed. Try again.';
     end if;
     return false;
 end
 $$;
 comment on function care.lock_patient_or_refuse is
-    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
+    'Locks the patient without waiting, for triggers on rows that belong to a patient. Returns false if the patient is being deleted. Raises PT409.';
 revoke execute on function care.lock_patient_or_refuse from public;
 
 create function care.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
@@ -883,7 +908,7 @@ begin
     return added;
 end
 $$;
-comment on function care.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
+comment on function care.add_patient is 'Adds a patient and returns the new row. Raises PT400. Called by `retrocare patient add`.';
 revoke execute on function care.add_patient from public;
 grant execute on function care.add_patient to retrocare_service;
 
@@ -911,7 +936,7 @@ begin
 end
 $$;
 comment on function care.change_patient is
-    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
+    'Changes the given columns and returns the patient. Null leaves a column unchanged; an empty phone and silent_after_days 0 set theirs to null. Raises RV002. Called by `retrocare patient set`.';
 revoke execute on function care.change_patient from public;
 grant execute on function care.change_patient to retrocare_service;
 
@@ -928,7 +953,7 @@ create policy caregivers_see_themselves_and_the_primary_all_of_them on public.pa
 
 -- 15_health.sql
 
--- Health: when a patient was unwell. What is said then enrols nothing, and samples of such a day leave the baseline.
+-- Health: when a patient was unwell. Calls of that time enrol nothing, and samples of such days leave the baseline.
 
 alter table public.health_flags
     add column if not exists patient_id uuid not null
@@ -938,11 +963,12 @@ alter table public.health_flags
     add column if not exists resolved_at timestamptz
         constraint a_health_flag_ends_after_it_starts check (resolved_at >= started_at),
     add column if not exists created_at timestamptz not null default now();
--- Flags from before have just got a start, this transaction's moment: they started when they were noted.
+-- In rows of an earlier project, started_at has just been set to the time of this transaction. Set it to the time when the flag was
+-- created.
 update public.health_flags set started_at = created_at where started_at = now() and created_at < now();
 create index if not exists health_flags_by_patient on public.health_flags (patient_id, started_at);
 comment on table public.health_flags is
-    'When a patient was unwell: from started_at to resolved_at, open while that is null. Calls of that time enrol nothing.';
+    'When a patient was unwell: from started_at to resolved_at, or until now while resolved_at is null. Calls of that time enrol nothing.';
 grant select, insert, update, delete on public.health_flags to service_role;
 
 create table care.sickness_words (
@@ -972,7 +998,7 @@ as $$
             and (health_flags.resolved_at is null or health_flags.resolved_at > is_unwell_at.at)
     )
 $$;
-comment on function care.is_unwell_at is 'Whether a health flag covers that moment.';
+comment on function care.is_unwell_at is 'Returns whether a health flag of the patient covers that moment.';
 revoke execute on function care.is_unwell_at from public;
 
 create function care.is_healthy_at(patient public.patients, at timestamptz)
@@ -989,7 +1015,8 @@ as $$
                 on sickness_words.word = any (regexp_split_to_array(lower(flag), '[^[:alpha:]]+'))
         )
 $$;
-comment on function care.is_healthy_at is 'The health rule: no flag covers that moment, and no word of patients.flags says sick.';
+comment on function care.is_healthy_at is
+    'Returns whether the patient is healthy at that moment: no health flag covers it, and patients.flags contains no sickness word.';
 revoke execute on function care.is_healthy_at from public;
 
 create function care.unknown_flags()
@@ -1009,7 +1036,7 @@ as $$
     order by patients.created_at, patients.id
 $$;
 comment on function care.unknown_flags is
-    'Words of patients.flags in which no word of care.sickness_words is found: they hold nothing back. Called by `retrocare patient list`.';
+    'Returns the entries of patients.flags that contain no word of care.sickness_words and so have no effect. Called by `retrocare patient list`.';
 revoke execute on function care.unknown_flags from public;
 grant execute on function care.unknown_flags to retrocare_service;
 
@@ -1030,7 +1057,7 @@ begin
 end
 $$;
 comment on function care.lock_flagged_patient is
-    'Trigger: a flag rebuilds baselines, so its patient is locked before anything else. Definer: whoever flags may not lock patients.';
+    'Trigger: locks the patient before anything else, since a health flag rebuilds baselines. Security definer: roles that write health flags may not lock patients.';
 revoke execute on function care.lock_flagged_patient from public;
 
 create function care.flag_patient(patient_id uuid, flag text, started_at timestamptz)
@@ -1051,7 +1078,7 @@ begin
 end
 $$;
 comment on function care.flag_patient is
-    'Notes that a patient is unwell since started_at; samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
+    'Adds a health flag from started_at on and returns it. Samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
 revoke execute on function care.flag_patient from public;
 grant execute on function care.flag_patient to retrocare_service;
 
@@ -1068,14 +1095,14 @@ begin
         update public.health_flags
         set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
         where health_flags.patient_id = unflag_patient.patient_id
-            -- One that would end by itself, too: after an illness that was found, for instance.
+            -- This includes flags with an end in the future, for example after an alert was resolved as an illness.
             and (health_flags.resolved_at is null or health_flags.resolved_at > unflag_patient.resolved_at)
             and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
         returning health_flags.*;
 end
 $$;
 comment on function care.unflag_patient is
-    'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
+    'Resolves the patient''s open flags of that name (null: all) and returns them. Raises RV002. Called by `retrocare patient unflag`.';
 revoke execute on function care.unflag_patient from public;
 grant execute on function care.unflag_patient to retrocare_service;
 
@@ -1085,8 +1112,8 @@ create policy caregivers_read_their_patients_flags on public.health_flags
 
 -- 16_consent.sql
 
--- Consent: recorded with scope, time, recorder and evidence before anything is made of a recording; its withdrawal stops and
--- erases.
+-- Consent: recorded with its scope, time, recorder and evidence before a recording is processed. Its withdrawal stops the processing
+-- and erases the results.
 
 create table care.consent_scopes (
     id text constraint consent_scopes_pkey primary key,
@@ -1094,7 +1121,7 @@ create table care.consent_scopes (
 );
 alter table care.consent_scopes enable row level security;
 insert into care.consent_scopes (id, description) values ('voiceprint', 'Voiceprints are made, kept and compared.');
-comment on table care.consent_scopes is 'What can be consented to: each signal names one.';
+comment on table care.consent_scopes is 'The scopes to which a patient can consent. Each signal requires one.';
 
 create table public.consents (
     id uuid constraint consents_pkey primary key default gen_random_uuid(),
@@ -1120,12 +1147,13 @@ create index consents_by_recorder on public.consents (recorded_by);
 create index consents_by_withdrawer on public.consents (withdrawn_by);
 alter table public.consents enable row level security;
 revoke all on public.consents from anon, authenticated, service_role;
-comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all of its scope that stand; patients.voice_consent_at shows since when one to voiceprints does.';
-comment on column public.consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
-comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
+comment on table public.consents is
+    'Every consent, with its evidence and its withdrawal. A withdrawal ends all consents of that scope; patients.voice_consent_at shows since when consent to voiceprints has been in force.';
+comment on column public.consents.evidence is 'How consent was given: a signed form, a recorded sentence, or where to find it.';
+comment on column public.consents.recorded_by is 'The account that recorded it. Null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
 
--- An earlier project may have the column already: then it is the evidence.
+-- An adopted project may have the column already. The column itself is then the evidence.
 insert into public.consents (patient_id, given_at, evidence)
 select patients.id, patients.voice_consent_at, 'patients.voice_consent_at was set'
 from public.patients
@@ -1140,7 +1168,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if new.voice_consent_at is not null then
-        -- Whoever sets the column without a record of it gets one: the column alone is its evidence.
+        -- If the column is set without a row in consents, add one, with the column as its evidence.
         insert into public.consents (patient_id, given_at, recorded_by, evidence)
         select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
         where not exists (
@@ -1157,7 +1185,7 @@ begin
 end
 $$;
 comment on function care.on_consent is
-    'Trigger: who writes patients.voice_consent_at gives a consent to voiceprints, or withdraws it. Definer: whoever changes a patient may not write consents.';
+    'Trigger: a change of patients.voice_consent_at records or withdraws consent to voiceprints. Security definer: roles that change patients may not write consents.';
 revoke execute on function care.on_consent from public;
 
 create function care.on_consent_given()
@@ -1178,7 +1206,7 @@ begin
 end
 $$;
 comment on function care.on_consent_given is
-    'Trigger: a consent is noted in the audit, and one to voiceprints shows on the patient. Definer: as care.on_consent.';
+    'Trigger: notes a consent in the audit log, and shows consent to voiceprints on the patient. Security definer for the same reason as care.on_consent.';
 revoke execute on function care.on_consent_given from public;
 
 create function care.on_consents_withdrawn()
@@ -1221,7 +1249,7 @@ begin
 end
 $$;
 comment on function care.on_consents_withdrawn is
-    'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
+    'Trigger: erases what was made under a scope when its last consent is withdrawn. Security definer for the same reason as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
 create function care.refuse_unknown_scope(scope text)
@@ -1234,12 +1262,12 @@ begin
     if not exists (select from care.consent_scopes where consent_scopes.id = refuse_unknown_scope.scope) then
         raise exception using
             errcode = 'PT400',
-            message = format('Nothing that can be consented to is called %L', refuse_unknown_scope.scope),
-            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+            message = format('There is no consent scope %L', refuse_unknown_scope.scope),
+            hint = format('Use one of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
     end if;
 end
 $$;
-comment on function care.refuse_unknown_scope is 'Raises PT400 for what cannot be consented to.';
+comment on function care.refuse_unknown_scope is 'Raises PT400 if there is no such consent scope.';
 revoke execute on function care.refuse_unknown_scope from public;
 
 create function care.record_consent(
@@ -1260,13 +1288,13 @@ begin
     then
         raise exception using
             errcode = 'PT400',
-            message = 'A consent has evidence, and was given before now',
-            hint = 'Say how it was given, and where that can be found.';
+            message = 'A consent needs evidence and a time that is not in the future',
+            hint = 'State how consent was given and where the evidence is kept.';
     elsif char_length(record_consent.evidence) > 10000 then
         raise exception using
             errcode = 'PT400',
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
-            hint = 'Keep what is longer elsewhere, and say where.';
+            hint = 'Keep longer evidence elsewhere and state where.';
     end if;
     perform care.refuse_unknown_scope(record_consent.scope);
     select consents.* into consent
@@ -1287,7 +1315,7 @@ begin
 end
 $$;
 comment on function care.record_consent is
-    'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Records a consent, to voiceprints unless scope names another, and returns it. If one is already in force, this is further evidence; a repetition with the same evidence changes nothing. Raises PT400, PT403, PT404. Security definer: callers may not write consents directly.';
 revoke execute on function care.record_consent from public;
 
 create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
@@ -1308,7 +1336,7 @@ begin
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: signals that need it stop, and what they made is erased. Raises PT400, PT403, PT404. Security definer: callers may not write consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
@@ -1333,7 +1361,7 @@ begin
 end
 $$;
 comment on function care.set_consent is
-    'Records consent to voiceprints, with its evidence where there is some, or withdraws it: the voice is erased, and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
+    'Records consent to voiceprints, with its evidence if given, or withdraws it, and returns the patient. After a withdrawal, the voice data are erased and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
 revoke execute on function care.set_consent from public;
 grant execute on function care.set_consent to retrocare_service;
 
@@ -1343,9 +1371,10 @@ create policy caregivers_read_their_patients_consents on public.consents
 
 -- 19_providers.sql
 
--- Providers: who places the calls, and the accounts of theirs by which it is done.
+-- Providers: the phone providers that place the calls, and the accounts with them.
 
--- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
+-- The bucket for recordings: private, at most 50 MiB per file, audio only. Outside Supabase there is no Storage, and no bucket is
+-- created.
 do $$
 begin
     if to_regclass('storage.buckets') is not null then
@@ -1369,9 +1398,11 @@ create table care.providers (
 );
 alter table care.providers enable row level security;
 insert into care.providers (id) values ('vapi');
-comment on table care.providers is 'The phone providers whose calls are taken.';
-comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a reconciliation looks back before the end of the last one: for clocks that differ, and updates that the provider lists late.';
+comment on table care.providers is 'The phone providers whose calls are accepted.';
+comment on column care.providers.recording_retention_days is
+    'How long the provider keeps a recording. Copying it is attempted for that long.';
+comment on column care.providers.reconciliation_overlap_hours is
+    'How far each reconciliation reaches back before the end of the last one, to allow for clock differences and for updates that the provider lists late.';
 
 create table care.provider_accounts (
     id text constraint provider_accounts_pkey primary key
@@ -1389,9 +1420,11 @@ create index provider_accounts_by_provider on care.provider_accounts (provider);
 alter table care.provider_accounts enable row level security;
 insert into care.provider_accounts (id, provider, secret_name) values ('vapi', 'vapi', 'VAPI_API_KEY');
 comment on table care.provider_accounts is
-    'The accounts with those providers. The one that has its provider''s name is meant where none is named, or the only one.';
-comment on column care.provider_accounts.secret_name is 'The name of the key''s secret, in the Vault or the environment; never the key. Null: no key is known.';
-comment on column care.provider_accounts.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
+    'Accounts with the providers. If a request names no account, the account named like its provider is used, or else the only one.';
+comment on column care.provider_accounts.secret_name is
+    'The name of the secret with the API key, in the Vault or the environment; never the key itself. Null: no key is known.';
+comment on column care.provider_accounts.reconciled_until is
+    'Reconciliation has listed all calls last updated before this time. Null: it has not run yet.';
 
 create function care.account_of(provider text, account text default null)
 returns text
@@ -1409,7 +1442,7 @@ as $$
     where provider_accounts.provider = account_of.provider
 $$;
 comment on function care.account_of is
-    'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
+    'Returns the named account of this provider, or else the account named like the provider, or else the only one. Null: there is none, or it must be named.';
 revoke execute on function care.account_of from public;
 
 create function care.ensure_account(provider text, account text default null)
@@ -1438,14 +1471,14 @@ begin
     if account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('It is not known which account with %L this call is of', ensure_account.provider),
-            hint = 'Accounts are rows of care.provider_accounts: name one of them.';
+            message = format('It is not known to which account with %L this call belongs', ensure_account.provider),
+            hint = 'Name an account; they are rows of care.provider_accounts.';
     end if;
     return account_id;
 end
 $$;
 comment on function care.ensure_account is
-    'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
+    'Does the same as care.account_of, for callers that write calls directly instead of reporting them. An unknown provider is added, with an account of the same name. Raises PT400.';
 revoke execute on function care.ensure_account from public;
 
 create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
@@ -1457,7 +1490,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select greatest(
         reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        -- Whoever's clock was wrong: never later than now.
+        -- The stored time may come from a wrong clock: it is never taken later than now.
         case
             when provider_accounts.reconciled_until is not null then least(provider_accounts.reconciled_until, reconcile_since.at)
         end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
@@ -1466,7 +1499,7 @@ as $$
     where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
 $$;
 comment on function care.reconcile_since is
-    'From which update on an account''s calls must be listed: the end of the last reconciliation, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+    'Returns the time since which an account''s updated calls must be listed: the end of the last reconciliation less an overlap, but never before the provider''s retention. Null: there is no such account. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
 
 create function care.finish_reconciliation(provider text, until timestamptz, account text default null)
@@ -1481,44 +1514,44 @@ as $$
     where provider_accounts.id = care.account_of(finish_reconciliation.provider, finish_reconciliation.account)
 $$;
 comment on function care.finish_reconciliation is
-    'Every call of the account that was last updated before until was listed. Definer: as care.receive_call_report.';
+    'Notes that all calls of the account last updated before until have been listed. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.finish_reconciliation from public;
 
 -- 20_calls.sql
 
--- Calls: one row per call, upload or onboarding recording; what is true of every one of them, and how they are made.
+-- Calls: one row per call, upload or onboarding recording, the rules that all of them follow, and the functions that write them.
 
 create type public.call_source as enum (
-    'provider',     -- the phone provider reported it
-    'api',          -- POST /api/anomaly-check without a call of its own
-    'upload',       -- a file given to the command line
-    'onboarding',   -- recorded to enrol the patient: never scored
-    'archive'       -- of before: embedded when nothing else waits, makes a baseline where there is none, never judged
+    'provider',     -- reported by the phone provider
+    'api',          -- POST /api/anomaly-check without a call id
+    'upload',       -- a file uploaded by the command line
+    'onboarding',   -- recorded to enrol the patient; never scored
+    'archive'       -- from before RetroCare Voice: backfilled, enrols a patient without a baseline, is never judged
 );
-comment on type public.call_source is 'How a call came to be a row.';
+comment on type public.call_source is 'Where a call came from.';
 
 create type public.recording_channel as enum (
-    'customer',     -- the file holds the patient''s side alone
+    'customer',     -- only the patient's side of the call
     'left',         -- stereo, the patient on the left
     'right',        -- stereo, the patient on the right
-    'mono',         -- one channel
-    'mixed',        -- one channel, with the agent's voice in it: never judged
-    'stereo'        -- the patient is on one of two sides, found by when the patient spoke
+    'mono',         -- a single channel
+    'mixed',        -- a single channel that contains the agent's voice too; never judged
+    'stereo'        -- the patient is on one of two channels, found by the times when the patient spoke
 );
-comment on type public.recording_channel is 'Where in the recording the patient is.';
+comment on type public.recording_channel is 'Which part of the recording is the patient''s voice.';
 
 create type public.check_state as enum (
     'queued',           -- waits for a worker           -> leased
-    'leased',           -- a worker holds it            -> any end, or queued again
-    'scored',           -- compared with the baseline: end
-    'enrolled',         -- became the baseline, or a part of it: end
-    'held',             -- the patient was sick and has no baseline: end
-    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
-    'not_assessable',   -- the recording cannot be judged: end
-    'skipped',          -- not to be judged: end
-    'dead'              -- failed for good: end; an operator may queue it again
+    'leased',           -- a worker is processing it     -> any end, or queued again
+    'scored',           -- end: compared with the baseline
+    'enrolled',         -- end: became the baseline or a part of it
+    'held',             -- end: the patient was sick and has no baseline
+    'embedded',         -- end: voiceprint of a backfill stored, nothing judged
+    'not_assessable',   -- end: the recording cannot be judged
+    'skipped',          -- end: not to be judged
+    'dead'              -- end: failed permanently; an operator may queue it again
 );
-comment on type public.check_state is 'Where a check stands; the last seven are ends.';
+comment on type public.check_state is 'The state of a check. The last seven are ends.';
 
 create type public.check_reason as enum (
     'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
@@ -1527,7 +1560,7 @@ create type public.check_reason as enum (
     'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
 );
 comment on type public.check_reason is
-    'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
+    'Why a check ended: reasons of the first line belong to not_assessable, of the second to held, of the third to skipped, of the fourth to dead.';
 
 alter table public.call_logs
     add column if not exists patient_id uuid not null
@@ -1556,18 +1589,19 @@ alter table public.call_logs
         foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
--- By default a table of ten million rows is looked after once two million have changed.
+-- By default, autovacuum would process a table of ten million rows only after two million of them have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
 comment on column public.call_logs.provider_account is
-    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
+    'The provider account that made the call, a row of care.provider_accounts. If it is not given, the provider''s default account is set.';
 comment on column public.call_logs.recording_ref is
-    'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
-comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
-comment on column public.call_logs.speech_intervals is 'When the patient spoke, [[start, end], ...] in seconds from the start.';
-comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';
-comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different; null: not scored.';
+    'storage:bucket/path, or the URL of the recording. A check is queued when it changes from null to a value. A signed URL is set to null after use; it is kept while consent is missing or the check is dead.';
+comment on column public.call_logs.recording_source_url is 'The provider''s short-lived URL of the recording; setting it queues nothing.';
+comment on column public.call_logs.speech_intervals is
+    'When the patient spoke: [[start, end], ...], in seconds from the start of the call.';
+comment on column public.call_logs.enrolment_id is 'Shared by all recordings of one enrolment. Null for every other call.';
+comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different. Null: not scored.';
 grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
@@ -1578,18 +1612,19 @@ alter table public.call_logs
     add column if not exists is_unheard boolean not null
         generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
-    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
-comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
-comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+    'Copied from the call''s newest check that is not a backfill. Null: no check was requested. A call that is not worth judging, or whose recording never arrived, gets an end without a check.';
+comment on column public.call_logs.check_reason is 'Copied from the call''s newest check that is not a backfill.';
+comment on column public.call_logs.is_heard is
+    'The patient''s voice could be judged: the call was scored, enrolled, or held because the patient was sick.';
 comment on column public.call_logs.is_unheard is
-    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
+    'The call was answered, but there was too little speech. Recordings that cannot be decoded or whose channels cannot be told apart count as neither is_heard nor is_unheard; they are operator issues.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
 create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
 create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
--- The address of a recording is a key to it: whoever may write it need not read it.
+-- The URL of a recording grants access to it, so roles that may write the column may not read it.
 grant select (
     id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
     speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
@@ -1619,7 +1654,7 @@ as $$
         )
     end
 $$;
-comment on function care.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
+comment on function care.are_intervals is 'Returns whether the value is [[start, end], ...] with times in seconds that a call can have.';
 revoke execute on function care.are_intervals from public;
 
 create function care.forget_garbled_intervals()
@@ -1637,7 +1672,7 @@ begin
 end
 $$;
 comment on function care.forget_garbled_intervals is
-    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
+    'Trigger: sets speech intervals that are malformed to null, and keeps the call. Security definer: roles that write calls may not call functions in the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
 
 create function care.name_the_account()
@@ -1653,7 +1688,7 @@ begin
 end
 $$;
 comment on function care.name_the_account is
-    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+    'Trigger: sets the account of a provider''s call. Raises PT400. Security definer: roles that write calls may not read the private schemas.';
 revoke execute on function care.name_the_account from public;
 
 create function care.refuse_impossible_call()
@@ -1664,12 +1699,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- A clock may be wrong by a time zone, and by a date.
+    -- Allow for clocks that are off by a time zone or a date.
     if (new."timestamp" between '1970-01-01' and now() + interval '2 days') is not true then
         raise exception using
             errcode = 'RV008',
             message = format('A call cannot have begun at %s', new."timestamp"),
-            hint = 'It began before now: give the time of the call, with its zone.';
+            hint = 'A call must have begun in the past: give its time with the time zone.';
     end if;
     if tg_op = 'UPDATE' and new.patient_id <> old.patient_id and (
         exists (select from care.checks where checks.call_log_id = old.id)
@@ -1678,14 +1713,14 @@ begin
     ) then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s has been taken up as another patient''s', old.id),
+            message = format('Call %s already has data of another patient', old.id),
             hint = 'Delete it, and record it again for the right patient.';
     end if;
     return new;
 end
 $$;
 comment on function care.refuse_impossible_call is
-    'Trigger: a call has begun, and stays with the patient for whom it was taken up. Raises RV006, RV008. Definer: whoever writes calls may not read the private schemas.';
+    'Trigger: refuses a call from the future, and a change of patient once the call has data. Raises RV006, RV008. Security definer: roles that write calls may not read the private schemas.';
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
@@ -1708,8 +1743,9 @@ create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
 create index idempotency_keys_by_patient on care.idempotency_keys (patient_id);
 alter table care.idempotency_keys enable row level security;
 comment on table care.idempotency_keys is
-    'Which call a request made that carried an Idempotency-Key: the same again is about the same call. Kept as care.retention_policies says.';
-comment on column care.idempotency_keys.caller is 'The name of the API key that asked; empty: RETROCARE_API_KEY, or nobody was asked for one.';
+    'The call that each request with an Idempotency-Key created: a repeated request returns the same call. Rows are kept as long as care.retention_policies says.';
+comment on column care.idempotency_keys.caller is
+    'The name of the API key of the request. Empty: RETROCARE_API_KEY was used, or no key was required.';
 
 create function care.record_call(
     patient_id uuid,
@@ -1734,7 +1770,7 @@ declare
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
-    -- First, as voice.open_check will ask for it in the same transaction.
+    -- This lock comes first, because voice.open_check takes it in the same transaction.
     lock table care.models in row exclusive mode;
     patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
@@ -1746,8 +1782,8 @@ begin
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
-                message = 'This Idempotency-Key was sent with another request',
-                hint = 'Send another key with each request, and the same one only to repeat it.';
+                message = 'This Idempotency-Key was already sent with another request',
+                hint = 'Use a new key for each request, and the same key only to repeat one.';
         elsif found then
             return repeated.call_log_id;
         end if;
@@ -1762,7 +1798,7 @@ begin
     else
         update public.call_logs
         set recording_ref = case
-                -- What has been judged needs no address any more.
+                -- A judged call needs its URL no longer.
                 when call_logs.check_state is null or call_logs.check_state in ('queued', 'leased', 'dead', 'skipped')
                 then coalesce(call_logs.recording_ref, record_call.recording_ref)
                 else call_logs.recording_ref
@@ -1774,13 +1810,13 @@ begin
     if call.id is null and exists (select from public.call_logs where call_logs.id = record_call.call_log_id) then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s is another patient''s', record_call.call_log_id),
+            message = format('Call %s belongs to another patient', record_call.call_log_id),
             hint = 'patientId and callLogId must belong together.';
     elsif call.id is null then
         raise exception using
             errcode = 'RV003',
             message = format('No call %s', record_call.call_log_id),
-            hint = 'Without callLogId a call is made for the recording.';
+            hint = 'Leave out callLogId to create a call for the recording.';
     end if;
     if record_call.idempotency_key is not null then
         insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
@@ -1791,15 +1827,16 @@ begin
     end if;
     return call.id;
 exception when unique_violation then
-    -- At the same moment, for another patient: the same request would have waited for the patient.
+    -- A request for another patient used the same key at the same time. A repetition of the same request would have waited for the
+    -- lock on the patient.
     raise exception using
         errcode = 'RV009',
-        message = 'This Idempotency-Key was sent with another request',
-        hint = 'Send another key with each request, and the same one only to repeat it.';
+        message = 'This Idempotency-Key was already sent with another request',
+        hint = 'Use a new key for each request, and the same key only to repeat one.';
 end
 $$;
 comment on function care.record_call is
-    'The id of the call that a recording belongs to: that of the request with this idempotency key, or the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in one transaction.';
+    'Returns the id of the call to which a recording belongs: that of an earlier request with this idempotency key, or the given call, which gets the recording if it has none, or a new call. Every check therefore has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in the same transaction.';
 revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
@@ -1822,7 +1859,7 @@ begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
             errcode = 'PT400',
-            message = 'A call that may be reported again needs its provider and the provider''s id',
+            message = 'A provider''s call needs the provider and the provider''s call id',
             hint = 'Send provider and provider_call_id.';
     end if;
     account_id := care.ensure_account(upsert_call.provider, upsert_call.account);
@@ -1831,7 +1868,7 @@ begin
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
-            hint = 'What was erased is not taken in again.';
+            hint = 'A call that was erased cannot be stored again.';
     end if;
     insert into public.call_logs as known (
         patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
@@ -1854,14 +1891,14 @@ begin
     if not found then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s of %s is another patient''s', upsert_call.provider_call_id, upsert_call.provider),
-            hint = 'A call stays with the patient for whom it was recorded.';
+            message = format('Call %s of %s belongs to another patient', upsert_call.provider_call_id, upsert_call.provider),
+            hint = 'A call cannot be moved to another patient.';
     end if;
     return call.id;
 end
 $$;
 comment on function care.upsert_call is
-    'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
+    'Writes a provider''s call and returns its id. If the call is written again, missing values are added and existing ones stay. Raises PT400, PT409, RV002, RV006, RV008. Security definer: `on conflict` would need SELECT on the URL of the recording, which callers may only write.';
 revoke execute on function care.upsert_call from public;
 
 create function care.read_recording(call_log_id uuid)
@@ -1881,14 +1918,14 @@ begin
         raise exception using
             errcode = 'PT404',
             message = 'No such recording',
-            hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
+            hint = 'Recordings can be played by family, clinicians and primary caregivers, until they are deleted.';
     end if;
     perform care.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
     return care.storage_path(call.recording_ref);
 end
 $$;
 comment on function care.read_recording is
-    'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
+    'Returns where a call''s recording is in Storage (bucket/path), for a caregiver who may play it, and notes it in the audit log. Raises PT404. Security definer: callers may not read recording_ref.';
 revoke execute on function care.read_recording from public;
 
 create policy caregivers_read_their_patients_calls on public.call_logs
@@ -1897,16 +1934,16 @@ create policy caregivers_read_their_patients_calls on public.call_logs
 
 -- 21_ended_reasons.sql
 
--- Ended reasons: what a provider's words for the end of a call mean. A voicemail greeting is never judged as the patient.
+-- Ended reasons: what a provider's reasons for the end of a call mean. A voicemail greeting must never be judged as the patient.
 
 create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
-    'skip',         -- voicemail, nobody, an error: its recording is not even copied
-    'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
-    'unmatched',    -- of no patient that is known: the report is kept, and waits for the patient's id or number
-    'erased'        -- the call, or the person, was erased: nothing of the report is kept
+    'skip',         -- voicemail, nobody answered, or an error; the recording is not even copied
+    'unknown',      -- no row matches the reason: the recording is kept until the operator adds one
+    'unmatched',    -- no known patient matches: the report is kept until the patient's id or number is known
+    'erased'        -- the call or the person was erased: nothing of the report is kept
 );
-comment on type public.call_disposition is 'What becomes of a reported call.';
+comment on type public.call_disposition is 'What happens to a reported call.';
 
 create table care.ended_reasons (
     provider text not null default 'vapi'
@@ -1924,9 +1961,9 @@ create table care.ended_reasons (
 );
 alter table care.ended_reasons enable row level security;
 comment on table care.ended_reasons is
-    'What providers'' words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the call''s own provider''s decide, and where it has none, those of others; of them the very word, else one that skips, else the longest.';
+    'What providers'' ended reasons mean. Patterns are those of LIKE, in lower case. Of the patterns that match, those of the call''s own provider decide; if it has none, those of others do. Among them, an exact match wins, then a pattern that skips, then the longest.';
 comment on column care.ended_reasons.needs_speech is
-    'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
+    'If true, the call is judged unless the report is a complete transcript in which the patient says nothing. Then it is skipped as nobody_spoke.';
 insert into care.ended_reasons (pattern, disposition, reason) values
     ('customer-ended-call', 'judge', null),
     ('customer-ended-call-%', 'judge', null),
@@ -1936,11 +1973,11 @@ insert into care.ended_reasons (pattern, disposition, reason) values
     ('assistant-said-message-with-end-call-enabled', 'judge', null),
     ('assistant-forwarded-call', 'judge', null),
     ('exceeded-max-duration', 'judge', null),
-    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is the one to judge
+    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is exactly whom to judge
     ('call.in-progress.twilio-completed-call', 'judge', null),
     ('call.in-progress.sip-completed-call', 'judge', null),
     ('vonage-completed', 'judge', null),
-    -- The line broke, or a hook spoke or transferred at the end: the patient had been on the line.
+    -- The connection broke, or a hook ended the call: the patient had been on the line.
     ('vonage-disconnected', 'judge', null),
     ('call.ending.hook-executed-say', 'judge', null),
     ('call.ending.hook-executed-transfer', 'judge', null),
@@ -1988,7 +2025,8 @@ as $$
         ended_reasons.provider
     limit 1
 $$;
-comment on function care.ended_reason_rule is 'The row that decides about this provider''s calls that ended so; null: nobody has decided.';
+comment on function care.ended_reason_rule is
+    'Returns the row that decides about this provider''s calls with that ended reason. Null: no row matches.';
 revoke execute on function care.ended_reason_rule from public;
 
 create function care.skip_reason(call public.call_logs)
@@ -2003,19 +2041,20 @@ as $$
     end
     from care.ended_reason_rule(call.provider, call.ended_reason) as decided
 $$;
-comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
+comment on function care.skip_reason is
+    'Returns why this call is not judged, as far as its ended reason tells. Null: it is judged, or no row matches.';
 revoke execute on function care.skip_reason from public;
 
 -- 22_call_reports.sql
 
--- Call reports: what the provider reports becomes a call, once, however often and in whatever order it is reported.
+-- Call reports: each call that the provider reports becomes one row, however often and in whatever order its reports arrive.
 
 create type public.received_call as (
     call_log_id uuid,
     disposition public.call_disposition,
     is_new boolean
 );
-comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
+comment on type public.received_call is 'What happened to a report. Without call_log_id, it waits until its patient is known.';
 
 create table care.unmatched_calls (
     provider_account text not null
@@ -2028,7 +2067,7 @@ create table care.unmatched_calls (
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
-    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, the job match_calls takes them in.';
+    'Reports of calls whose patient is not known, as they arrived. Once a patient has that id or phone number, the job match_calls stores the call.';
 
 create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
@@ -2046,7 +2085,7 @@ as $$
         end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means, among those of the account''s organisation: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+    'Returns the patient of a report, among those of the account''s organisation: by id if the report has one, else by phone number. Null: there is none, or several patients share the number.';
 revoke execute on function care.reported_patient from public;
 
 create function care.is_erased(account text, provider_call_id text, patient_id uuid)
@@ -2068,7 +2107,7 @@ begin
 end
 $$;
 comment on function care.is_erased is
-    'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
+    'Returns whether this call, or the patient named in its report, was erased. Later reports of such a call are not stored. Called by care.receive_call_report and care.unreported_calls.';
 revoke execute on function care.is_erased from public;
 
 create function care.unreported_calls(provider text, provider_call_ids text[], account text default null)
@@ -2089,7 +2128,8 @@ as $$
             where unmatched_calls.provider_account = known.account and unmatched_calls.provider_call_id = listed.id)
         and not care.is_erased(known.account, listed.id, null)
 $$;
-comment on function care.unreported_calls is 'Those of an account''s calls that nobody has reported. Definer: as care.receive_call_report.';
+comment on function care.unreported_calls is
+    'Returns those of the account''s calls that were never reported. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
 
 create function care.receive_call_report(
@@ -2112,7 +2152,7 @@ declare
     call public.call_logs;
     is_new boolean;
     decided care.ended_reasons;
-    -- A clock that is wrong by years says nothing of when it was.
+    -- A time that is years off comes from a wrong clock and is ignored.
     begun_at constant timestamptz := coalesce((
         select told.at
         from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
@@ -2126,15 +2166,15 @@ begin
     if nullif(receive_call_report.provider_call_id, '') is null or account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('A report needs the id of its call, and an account that is known, not %L of %L',
+            message = format('A report needs a call id and a known account, not %L of %L',
                 receive_call_report.account, receive_call_report.provider),
-            hint = 'Accounts are rows of care.provider_accounts; one must be named where the provider has several.';
+            hint = 'Accounts are rows of care.provider_accounts. If the provider has several, name one.';
     end if;
 
     select patients.* into patient
     from public.patients
     where patients.id = coalesce(
-        -- What is taken in stays with its patient.
+        -- A call that is already stored stays with its patient.
         (select call_logs.patient_id from public.call_logs
             where call_logs.provider_account = account_id
                 and call_logs.provider_call_id = receive_call_report.provider_call_id),
@@ -2212,7 +2252,7 @@ begin
 end
 $$;
 comment on function care.receive_call_report is
-    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
+    'Stores the report of a finished call and returns what happened to it; reports may be repeated. If the patient was on the line and has consented, the recording is queued to be copied. Raises PT400. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.receive_call_report from public;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
@@ -2224,14 +2264,14 @@ as $$
     select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where care.reported_patient(
-        -- What is no id is the operator's, and not in the way of the others.
+        -- A patient_id that is not a UUID is left to the operator; it must not stop other calls.
         case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
             then (unmatched_calls.report ->> 'patient_id')::uuid end,
         unmatched_calls.phone, unmatched_calls.provider_account) is not null
     order by unmatched_calls.received_at
     limit calls_to_match.maximum_rows
 $$;
-comment on function care.calls_to_match is 'Reported calls whose patient is known by now. Called by care.run_job.';
+comment on function care.calls_to_match is 'Lists reported calls whose patient is now known. Called by care.run_job.';
 revoke execute on function care.calls_to_match from public;
 
 create function care.match_call(reference text, at timestamptz)
@@ -2262,7 +2302,7 @@ begin
     return true;
 end
 $$;
-comment on function care.match_call is 'Takes in a call whose patient is known by now; whether it did. Called by care.run_job.';
+comment on function care.match_call is 'Stores a reported call whose patient is now known. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.match_call from public;
 
 create function care.calls_to_redecide(at timestamptz, maximum_rows integer)
@@ -2277,7 +2317,8 @@ as $$
     order by call_logs."timestamp"
     limit calls_to_redecide.maximum_rows
 $$;
-comment on function care.calls_to_redecide is 'Calls whose ended reason a row explains by now. Called by care.run_job.';
+comment on function care.calls_to_redecide is
+    'Lists calls with an unknown ended reason for which there is now a row. Called by care.run_job.';
 revoke execute on function care.calls_to_redecide from public;
 
 create function care.redecide_call(call_log_id text, at timestamptz)
@@ -2304,21 +2345,22 @@ begin
     return true;
 end
 $$;
-comment on function care.redecide_call is 'Judges or skips a call whose ended reason a row explains by now; whether it did. Called by care.run_job.';
+comment on function care.redecide_call is
+    'Judges or skips a call for whose ended reason there is now a row. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.redecide_call from public;
 
 -- 23_recordings.sql
 
--- Recordings: the work list of what must be copied from the provider into Storage before the provider forgets it.
+-- Recordings: the work list of recordings that must be copied from the provider into Storage before the provider deletes them.
 
 create type public.recording_state as enum (
-    'queued',       -- waits to be copied, or for another try   -> leased, expired
-    'leased',       -- somebody copies it                       -> stored, refused, queued again, expired
-    'stored',       -- in Storage: end
-    'refused',      -- what the provider has cannot be taken: end
-    'expired'       -- the provider keeps it no longer: end
+    'queued',       -- waits to be copied, or for a retry           -> leased, expired
+    'leased',       -- being copied                                -> stored, refused, queued again, expired
+    'stored',       -- end: in Storage
+    'refused',      -- end: the provider's recording cannot be used
+    'expired'       -- end: the provider no longer keeps it
 );
-comment on type public.recording_state is 'Where the copying of a provider''s recording stands.';
+comment on type public.recording_state is 'The state of copying a provider''s recording.';
 
 create table care.recordings (
     call_log_id uuid constraint recordings_pkey primary key
@@ -2350,12 +2392,13 @@ create table care.recordings (
 create index recordings_by_patient on care.recordings (patient_id);
 create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
-comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
-comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
-comment on column care.recordings.source_expires_at is 'Until when that address works.';
-comment on column care.recordings.run_at is 'Not before this moment.';
-comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
+comment on table care.recordings is 'The state of copying a call''s recording; one row per reported call that is worth judging.';
+comment on column care.recordings.source_channel is 'The kind of recording at call_logs.recording_source_url: customer, stereo or mixed.';
+comment on column care.recordings.source_expires_at is 'When that URL expires.';
+comment on column care.recordings.run_at is 'The recording is not copied before this time.';
+comment on column care.recordings.due_at is
+    'When the recording can be claimed: run_at while it is queued, leased_until while it is leased. Null: it has ended.';
+comment on column care.recordings.expires_at is 'When the provider deletes the recording.';
 create index recordings_at_issue on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
 
@@ -2370,14 +2413,14 @@ as $$
     insert into care.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
     select
         call.id, call.patient_id, queue_recording.source_channel, queue_recording.source_expires_at, queue_recording.at,
-        -- Whatever the report says of the time: it is tried for a day at least.
+        -- Copying is attempted for at least a day, whatever times the report has.
         greatest(
             coalesce(queue_recording.ended_at, call."timestamp") + make_interval(secs => 86400 * providers.recording_retention_days),
             queue_recording.at + interval '1 day')
     from care.providers
     where providers.id = call.provider
     on conflict (call_log_id) do update
-    -- Reported again, with another address: worth another try at once.
+    -- A repeated report with another URL is worth an immediate retry.
     set source_channel = coalesce(excluded.source_channel, queued.source_channel),
         source_expires_at = case
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
@@ -2385,7 +2428,7 @@ as $$
         run_at = least(queued.run_at, excluded.run_at)
     where queued.finished_at is null
 $$;
-comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
+comment on function care.queue_recording is 'Queues a call''s recording to be copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;
 
 create function care.end_recording(call_log_id uuid, state public.recording_state, at timestamptz)
@@ -2406,7 +2449,7 @@ begin
     where call_logs.id = end_recording.call_log_id and call_logs.recording_ref is null;
 end
 $$;
-comment on function care.end_recording is 'The recording never comes, and its call says so.';
+comment on function care.end_recording is 'Ends the copying of a recording without success, and ends its call as dead.';
 revoke execute on function care.end_recording from public;
 
 create function care.recordings_to_expire(at timestamptz, maximum_rows integer)
@@ -2422,7 +2465,8 @@ as $$
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
-comment on function care.recordings_to_expire is 'Calls whose recording the provider has forgotten before it was copied. Called by care.run_job.';
+comment on function care.recordings_to_expire is
+    'Lists calls whose recordings expired at the provider before they were copied. Called by care.run_job.';
 revoke execute on function care.recordings_to_expire from public;
 
 create function care.expire_recording(call_log_id text, at timestamptz)
@@ -2451,7 +2495,8 @@ begin
     return true;
 end
 $$;
-comment on function care.expire_recording is 'The provider has forgotten the recording, and its call says so; whether it did. Called by care.run_job.';
+comment on function care.expire_recording is
+    'Ends a recording that expired at the provider, and its call. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.expire_recording from public;
 
 create type public.recording_claim as (
@@ -2468,7 +2513,7 @@ create type public.recording_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
+comment on type public.recording_claim is 'A recording to copy: its source, and its path in Storage without the extension.';
 
 create function care.claim_recordings(
     worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
@@ -2507,7 +2552,7 @@ begin
 end
 $$;
 comment on function care.claim_recordings is
-    'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
+    'Claims up to count recordings that are due, or the one of this call, and returns them. Security definer: the edge function may not read the URLs itself.';
 revoke execute on function care.claim_recordings from public;
 
 create function care.attach_recording(call_log_id uuid)
@@ -2528,8 +2573,7 @@ as $$
         and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
-comment on function care.attach_recording is
-    'Gives the call its copied recording, which queues the check, where the call is worth judging.';
+comment on function care.attach_recording is 'Sets a call''s copied recording, which queues its check, if the call is worth judging.';
 revoke execute on function care.attach_recording from public;
 
 create function care.store_recording(
@@ -2549,7 +2593,7 @@ begin
     ));
     select recordings.* into held from care.recordings where recordings.call_log_id = store_recording.call_log_id for update;
     if not found then
-        perform care.delete_orphan(store_recording.recording_ref); -- erased while it was copied
+        perform care.delete_orphan(store_recording.recording_ref); -- the call was erased while its recording was copied
     end if;
     update care.recordings
     set state = 'stored',
@@ -2573,7 +2617,7 @@ begin
 end
 $$;
 comment on function care.store_recording is
-    'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
+    'Notes that a recording is in Storage and sets it on its call, which queues the check. Returns false if the lease is lost and another worker copies it. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.store_recording from public;
 
 create function care.fail_recording(
@@ -2612,13 +2656,13 @@ begin
 end
 $$;
 comment on function care.fail_recording is
-    'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
+    'Notes why a recording could not be copied, and returns its state. It is retried with exponential backoff until it expires at the provider; a permanent failure is refused at once. Security definer for the same reason as care.store_recording.';
 revoke execute on function care.fail_recording from public;
 
 -- 30_signals.sql
 
--- Signals: the ways to judge a patient, the models that they judge by, and what a score means. `voice` is one; another one comes as
--- a file of its own, with its tables in a schema of its own, and rows here.
+-- Signals: the ways to judge a patient, the models that produce their scores, and what a score means. `voice` is one; another signal
+-- has a file of its own, a schema for its tables, and rows here.
 
 create table care.signals (
     id text constraint signals_pkey primary key
@@ -2634,12 +2678,13 @@ create index signals_by_consent on care.signals (consent_scope);
 alter table care.signals enable row level security;
 insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
     ('voice', 'Voice', 'voice', 'voiceprint', 'voice.erase_traces');
-comment on table care.signals is 'The ways to judge a patient: what needs a consent, and is found by exports and erasures.';
+comment on table care.signals is 'The ways to judge a patient. Each needs a consent; exports and erasures find its tables here.';
 comment on column care.signals.schema_name is
-    'Where its tables are: those with a patient_id are exported, and counted before they are erased.';
-comment on column care.signals.consent_scope is 'Without this consent nothing is checked, and what was made is erased when it is withdrawn.';
+    'The schema of its tables. Those with a patient_id are exported, and counted before they are erased.';
+comment on column care.signals.consent_scope is
+    'Without consent to this scope nothing is checked. When it is withdrawn, what the signal made is erased.';
 comment on column care.signals.erase_function is
-    'With its schema; (patient_id) removes what the signal keeps of a patient beside checks and judgements, and returns how much, by name. The caller holds care.lock_patient.';
+    'Schema-qualified name. The function takes (patient_id), removes what the signal stores about a patient besides checks and judgements, and returns the number of removed rows by name. The caller has called care.lock_patient.';
 
 create table care.models (
     id text constraint models_pkey primary key,
@@ -2653,10 +2698,10 @@ create table care.models (
 create unique index a_signal_has_one_active_model on care.models (signal) where is_active;
 alter table care.models enable row level security;
 comment on table care.models is
-    'What turns a recording into something that can be judged; scores of two models are never compared. The active one of a signal decides what is queued.';
-comment on column care.models.id is 'Names everything that a score depends on; change any of it and it is another model.';
+    'What turns a recording into data that can be judged. Scores of different models are never compared. Checks are queued for the active model of a signal.';
+comment on column care.models.id is 'Identifies everything on which a score depends. Any change of it makes another model.';
 comment on column care.models.calls_wait_until is
-    'Until then no call is handed out to be judged, so that baselines stand still: another model is about to take over. Null, or past: they are.';
+    'Until this time no call can be claimed for judging, so that baselines stay unchanged while another model is about to become active. Null or past: calls can be claimed.';
 
 create function care.active_model(signal text)
 returns text
@@ -2666,23 +2711,23 @@ set search_path = pg_catalog, pg_temp
 as $$
     select models.id from care.models where models.signal = active_model.signal and models.is_active
 $$;
-comment on function care.active_model is 'The model whose checks are queued; null: the signal has none yet.';
+comment on function care.active_model is 'Returns the model for which checks are queued. Null: the signal has none yet.';
 revoke execute on function care.active_model from public;
 
 -- What a score means.
 
 create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
-comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in care.thresholds.';
+comment on type public.anomaly_severity is 'How far a score is from usual. The thresholds are in care.thresholds.';
 
 create type public.alert_level as enum (
     'warning',      -- listen to the patient soon
-    'emergency',    -- see to the patient now
-    'critical'      -- see to the patient now, and everybody does
+    'emergency',    -- attend to the patient now
+    'critical'      -- attend to the patient now; every caregiver is told
 );
-comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
+comment on type public.alert_level is 'The urgency of a medium, high and critical score, in rising order.';
 
 create type public.alert_type as enum ('warning', 'emergency');
-comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
+comment on type public.alert_type is 'A medium score is a warning, a high or critical one an emergency, a low one neither (null).';
 
 create function care.alert_level(severity public.anomaly_severity)
 returns public.alert_level
@@ -2697,9 +2742,9 @@ as $$
         when 'critical' then 'critical'
     end
 $$;
-comment on function care.alert_level is 'How urgent a severity is; null for low.';
+comment on function care.alert_level is 'Returns the alert level of a severity; null for low.';
 revoke execute on function care.alert_level from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.alert_level to authenticated, service_role;
 
 create function care.alert_type(level public.alert_level)
@@ -2715,7 +2760,7 @@ as $$
         when 'critical' then 'emergency'
     end
 $$;
-comment on function care.alert_type is 'How urgent a level is, in the two words of the logs; null for null.';
+comment on function care.alert_type is 'Returns the alert type of a level, as logs show it; null for null.';
 revoke execute on function care.alert_type from public;
 grant execute on function care.alert_type to authenticated, service_role;
 
@@ -2740,12 +2785,13 @@ create index thresholds_by_organisation on care.thresholds (organisation_id);
 create index thresholds_by_signal on care.thresholds (signal, model);
 alter table care.thresholds enable row level security;
 comment on table care.thresholds is
-    'What a score means: one row per model, since a score is a property of the model, and one more for each organisation that wants others.';
-comment on column care.thresholds.organisation_id is 'Whose patients they are for; null: everybody else''s.';
-comment on column care.thresholds.medium_above is 'Score above which severity is medium (a warning).';
-comment on column care.thresholds.high_above is 'Score above which severity is high (an emergency).';
-comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
-comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
+    'What a score means. One row per model, since scores of different models are not comparable, and further rows for organisations with thresholds of their own.';
+comment on column care.thresholds.organisation_id is
+    'The organisation to whose patients they apply. Null: all organisations without a row of their own.';
+comment on column care.thresholds.medium_above is 'A score above this has severity medium (a warning).';
+comment on column care.thresholds.high_above is 'A score above this has severity high (an emergency).';
+comment on column care.thresholds.critical_above is 'A score above this has severity critical.';
+comment on column care.thresholds.checkin_above is 'A call with a score above this appears in the day''s check-in.';
 
 create function care.thresholds_for(model text, patient_id uuid default null)
 returns care.thresholds
@@ -2768,13 +2814,13 @@ begin
         raise exception using
             errcode = 'RV004',
             message = format('No encoder or other model %s is registered', thresholds_for.model),
-            hint = 'A service registers its own when it starts.';
+            hint = 'A service registers its model when it starts.';
     end if;
     return found_thresholds;
 end
 $$;
 comment on function care.thresholds_for is
-    'What a model''s scores mean for this patient: as the organisation whose patient it is wants it, else (null: at all) as for everybody. Raises RV004.';
+    'Returns the thresholds of a model for this patient: those of the patient''s organisation, or else the general ones; always the general ones if patient_id is null. Raises RV004.';
 revoke execute on function care.thresholds_for from public;
 
 create function care.severity(score double precision, thresholds care.thresholds)
@@ -2796,7 +2842,8 @@ begin
     end;
 end
 $$;
-comment on function care.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
+comment on function care.severity is
+    'Returns the severity of a score: low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
 revoke execute on function care.severity from public;
 
 create function care.register_model(signal text, model text)
@@ -2818,13 +2865,13 @@ begin
 end
 $$;
 comment on function care.register_model is
-    'Makes a model known, with the default thresholds; the first one of a signal becomes active. Whether it is new.';
+    'Registers a model with the default thresholds; the first one of a signal becomes active. Returns false if it was registered already.';
 revoke execute on function care.register_model from public;
 
 -- 31_checks.sql
 
--- Checks: the work list and the record. Each call with a recording gets one check per signal and model, and each check exactly one
--- end. Who works on a check holds its lease (the next file).
+-- Checks: the work list, and the record of its results. Each call with a recording gets one check per signal and model, and each
+-- check ends exactly once. The worker that processes a check has its lease (next file).
 
 create table care.checks (
     id bigint generated always as identity constraint checks_pkey primary key,
@@ -2869,16 +2916,17 @@ create index checks_by_lease on care.checks (model, is_backfill, run_at, id)
     where state = 'leased' or (state = 'queued' and lost_leases > 0);
 alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table care.checks enable row level security;
-comment on table care.checks is 'The work list and the record, of every signal: what waits, who works on it, how it ended.';
+comment on table care.checks is 'The checks of all signals: which wait, which worker has leased them, and how they ended.';
 comment on column care.checks.is_backfill is
-    'Nothing is judged: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
-comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
-comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
-comment on column care.checks.run_at is 'Not before this moment.';
-comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
-comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
-comment on column care.checks.quality is 'What was measured of the recording, judged or not; caregivers read it.';
-comment on column care.checks.detail is 'What else the signal keeps of the end: of voice, added_to_baseline and snr_db.';
+    'A backfill only stores: it judges nothing, raises no alert and does not change the call. It can be claimed only when no call waits to be judged.';
+comment on column care.checks.attempts is 'Counted when the check is leased, so that crashes count.';
+comment on column care.checks.lost_leases is 'How many leases were lost. Such a check is claimed alone.';
+comment on column care.checks.run_at is 'The check is not run before this time.';
+comment on column care.checks.lease_token is
+    'Keeps workers with an earlier lease from writing. It is kept after the end, so that a repeated completion is recognised.';
+comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes. It was judged; this one is not.';
+comment on column care.checks.quality is 'Measures of the recording''s quality, whether it was judged or not. Caregivers may read them.';
+comment on column care.checks.detail is 'Further results that the signal stores: for voice, added_to_baseline and snr_db.';
 grant select (
     call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
     is_backfill
@@ -2900,7 +2948,7 @@ create table care.check_errors (
 );
 create index check_errors_by_check on care.check_errors (check_id);
 alter table care.check_errors enable row level security;
-comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
+comment on table care.check_errors is 'Every failure of every check. The service redacts the messages before it writes them.';
 create index check_errors_by_age on care.check_errors (occurred_at);
 
 create function care.has_consent(patient_id uuid, signal text)
@@ -2918,7 +2966,7 @@ as $$
             and consents.withdrawn_at is null
     )
 $$;
-comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
+comment on function care.has_consent is 'Returns whether the patient has given the consent that this signal needs.';
 revoke execute on function care.has_consent from public;
 
 create function care.has_any_consent(patient_id uuid)
@@ -2934,7 +2982,8 @@ as $$
             and consents.scope in (select signals.consent_scope from care.signals)
     )
 $$;
-comment on function care.has_any_consent is 'Whether the patient has consented to any signal: then recordings are copied, and kept.';
+comment on function care.has_any_consent is
+    'Returns whether the patient has consented to any signal. If so, recordings are copied and kept.';
 revoke execute on function care.has_any_consent from public;
 
 create function care.request_check(call public.call_logs, signal text, model text)
@@ -2944,7 +2993,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- However the recording came here: a voicemail greeting is not the patient.
+    -- This applies to every recording, however it was received: a voicemail greeting is not the patient.
     why_not constant public.check_reason :=
         case when care.has_consent(call.patient_id, request_check.signal) then care.skip_reason(call) else 'no_consent' end;
     is_archived boolean := call.source = 'archive';
@@ -2953,7 +3002,7 @@ begin
     insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at, state, reason, finished_at)
     values (
         call.id, call.patient_id, request_check.signal, request_check.model, is_archived,
-        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
+        case when is_archived then least(now(), call."timestamp") else now() end, -- archived calls in the order of their times
         case when why_not is null then 'queued' else 'skipped' end::public.check_state,
         why_not,
         case when why_not is not null then now() end
@@ -2963,7 +3012,7 @@ begin
 end
 $$;
 comment on function care.request_check is
-    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by a signal''s trigger and care.open_check.';
+    'Queues a check, or a backfill for an archived call. Without consent, or if the patient was not on the line, it adds a skipped check with the reason. Returns the check. Called by the trigger of a signal and by care.open_check.';
 revoke execute on function care.request_check from public;
 
 create function care.on_check_state()
@@ -2989,7 +3038,7 @@ begin
 end
 $$;
 comment on function care.on_check_state is
-    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
+    'Trigger: copies the state of a check to its call. A lease is not copied: it would double the writes to calls, for little information.';
 revoke execute on function care.on_check_state from public;
 
 create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
@@ -3047,7 +3096,7 @@ as $$
     limit check_list.maximum_rows
 $$;
 comment on function care.check_list is
-    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
+    'Returns the checks with these states and of this patient (null: all), newest first, each with its last error. Called by `retrocare checks`.';
 revoke execute on function care.check_list from public;
 grant execute on function care.check_list to retrocare_service;
 
@@ -3067,7 +3116,7 @@ declare
             and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
     );
 begin
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    -- Patients are always locked in the same order, so that two callers cannot deadlock.
     perform from public.patients
     where patients.id in (select checks.patient_id from care.checks where checks.id = any (wanted))
     order by patients.id
@@ -3105,7 +3154,7 @@ begin
 end
 $$;
 comment on function care.requeue_checks is
-    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
+    'Queues dead checks again with all their attempts, and returns their ids: those with these ids (null: all) and these reasons (null: any). Checks whose upload is gone, or for which there is a newer check, stay dead. Errors are kept. Called by `retrocare checks --requeue`.';
 revoke execute on function care.requeue_checks from public;
 grant execute on function care.requeue_checks to retrocare_service;
 
@@ -3125,9 +3174,10 @@ select
     checks.finished_at
 from care.checks
 where not checks.is_backfill;
-comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check of any signal; without backfills.';
-comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
-comment on column public.check_status.attempts is 'How often it was handed out.';
+comment on view public.check_status is
+    'For caregivers and operators: the state of each call''s checks, one row per check of any signal, without backfills.';
+comment on column public.check_status.run_at is 'A queued check is not run before this time.';
+comment on column public.check_status.attempts is 'How often the check was leased.';
 revoke all on public.check_status from anon, authenticated, service_role;
 grant select on public.check_status to authenticated, service_role;
 
@@ -3148,10 +3198,10 @@ select
 from care.checks
 group by checks.signal, checks.model, checks.is_backfill, checks.state, checks.reason;
 comment on view public.pipeline_health is
-    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
-comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
-comment on column public.pipeline_health.due_count is 'Queued and not waiting for another try.';
-comment on column public.pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
+    'For operators (service_role): how many checks are in each state and for which reason, since when the oldest has waited, and how many leases were lost.';
+comment on column public.pipeline_health.is_backfill is 'Backfills delay no call: they run only when nothing else waits.';
+comment on column public.pipeline_health.due_count is 'Queued checks that are due now, not waiting for a retry.';
+comment on column public.pipeline_health.lost_lease_count is 'Leased checks whose lease has expired; the next claim takes them.';
 revoke all on public.pipeline_health from anon, authenticated, service_role;
 grant select on public.pipeline_health to service_role;
 
@@ -3164,7 +3214,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from public.pipeline_health
 $$;
-comment on function care.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
+comment on function care.pipeline_health is
+    'Returns public.pipeline_health. Security definer: the service may not read the table. Called by GET /metrics.';
 revoke execute on function care.pipeline_health from public;
 grant execute on function care.pipeline_health to retrocare_service;
 
@@ -3174,8 +3225,8 @@ create policy caregivers_read_their_patients_checks on care.checks
 
 -- 32_leases.sql
 
--- Leases: how a check gets into one worker's hands, and out of them where the worker vanished, stopped, or is not the one that judges
--- any more. No transaction is open while a recording is processed.
+-- Leases: how a worker claims a check, and how the check is freed if the worker crashes, stops, or its model is no longer active. No
+-- transaction stays open while a recording is processed.
 
 create function care.lease(check_id bigint, worker text, lease_seconds double precision)
 returns care.checks
@@ -3198,7 +3249,7 @@ begin
     return leased;
 end
 $$;
-comment on function care.lease is 'Hands a locked check to a worker and counts the attempt.';
+comment on function care.lease is 'Leases a locked check to a worker, counts the attempt, and returns the check.';
 revoke execute on function care.lease from public;
 
 create function care.open_check(call_log_id uuid, signal text, model text, worker text, lease_seconds double precision)
@@ -3212,7 +3263,7 @@ declare
     latest care.checks;
     active text;
 begin
-    lock table care.models in row exclusive mode; -- first: which one is active stays so until this is done
+    lock table care.models in row exclusive mode; -- locked first, so that the active model cannot change meanwhile
     active := care.active_model(open_check.signal);
     select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
     if call.patient_id is null then
@@ -3229,13 +3280,13 @@ begin
     where checks.call_log_id = call.id
         and checks.is_backfill = (call.source = 'archive')
         and checks.signal = open_check.signal
-        -- What an earlier model judged is not judged again by the one that is active now.
+        -- A call that an earlier model has judged is not judged again by the active one.
         and (checks.model = open_check.model or open_check.model = active)
     order by checks.id desc
     limit 1
     for update;
     if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
-        -- The call that it repeated is deleted, and what was found then with it.
+        -- The call that it duplicated was deleted, and the result with it.
         or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
     then
         latest := care.request_check(call, open_check.signal, open_check.model);
@@ -3249,7 +3300,7 @@ begin
 end
 $$;
 comment on function care.open_check is
-    'The call''s check by this model, leased to this worker at once; one that an earlier model left behind is taken over. Without lease_token it has ended, or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+    'Returns the call''s check by this model, leased to this worker at once. A check that is still queued for a previously active model is taken over. If lease_token is null, the check has ended, or another worker has leased it. A new check replaces a dead one and one that lacked consent. Raises RV003.';
 revoke execute on function care.open_check from public;
 
 create function care.expire_leases(model text)
@@ -3271,13 +3322,13 @@ as $$
             and expired.leased_until < clock_timestamp()
             and (call_logs.recording_ref is null
                 or expired.attempts >= (select settings.maximum_attempts from care.settings))
-        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
+        -- Lock the call too: the state is copied to it, and care.open_check locks the call before its check.
         for no key update of expired, call_logs skip locked
     ) as lost
     where checks.id = lost.id
 $$;
 comment on function care.expire_leases is
-    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
+    'Ends checks whose lease has expired and that cannot be retried, because the upload is gone or all attempts are used up.';
 revoke execute on function care.expire_leases from public;
 
 create function care.claim_checks(model text, worker text, count integer, lease_seconds double precision)
@@ -3292,7 +3343,7 @@ declare
 begin
     perform care.expire_leases(claim_checks.model);
 
-    -- Calls that wait to be judged come first, and are the active model's; then what a backfill asks for.
+    -- Calls that wait to be judged come first, for the active model only; backfills follow.
     foreach of_backfill in array
         case when exists (
             select from care.models
@@ -3301,7 +3352,7 @@ begin
                 and (models.calls_wait_until > clock_timestamp()) is not true
         ) then array[false, true] else array[true] end
     loop
-        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+        -- The lease of this check was lost, so it may have crashed its worker. It is claimed alone.
         select suspect.id into suspect_id
         from care.checks as suspect
         where suspect.model = claim_checks.model
@@ -3319,7 +3370,8 @@ begin
             return;
         end if;
 
-        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+        -- Oldest first, but one check at a time per patient: a patient with many calls does not delay others, and calls stay in
+        -- order.
         return query
             select claimed.*
             from (
@@ -3330,7 +3382,7 @@ begin
                     and waiting.state = 'queued'
                     and waiting.run_at <= clock_timestamp()
                     and waiting.lost_leases = 0
-                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
+                    -- With `not exists`, the planner would join the whole list with itself only to find the first row.
                     and (
                         select sooner.id
                         from care.checks as sooner
@@ -3354,7 +3406,7 @@ begin
 end
 $$;
 comment on function care.claim_checks is
-    'Hands out up to count checks that are due: of calls that wait to be judged, to the active model alone, and only where there is none, of a backfill. Called by each signal''s own claim.';
+    'Claims up to count checks that are due and returns them: checks of calls that wait to be judged, which only the active model gets, or else backfills. Called by the claim function of each signal.';
 revoke execute on function care.claim_checks from public;
 
 create function care.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
@@ -3371,7 +3423,7 @@ as $$
         and checks.state = 'leased'
     returning true
 $$;
-comment on function care.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
+comment on function care.renew_lease is 'Renews the lease of a check. Returns true; null: the lease is lost.';
 revoke execute on function care.renew_lease from public;
 grant execute on function care.renew_lease to retrocare_service;
 
@@ -3383,7 +3435,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Its state is copied to its call: the patient is locked first.
+    -- The state is copied to the call, so the patient is locked first.
     perform care.lock_patient_if_any((select checks.patient_id from care.checks where checks.id = release_check.check_id));
     update care.checks
     set state = 'queued',
@@ -3401,7 +3453,7 @@ begin
 end
 $$;
 comment on function care.release_check is
-    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+    'Releases a check that was not processed, as if it had never been claimed. Returns true; null: the lease is lost, or the recording is an upload that only this worker has. Called by a worker that stops.';
 revoke execute on function care.release_check from public;
 grant execute on function care.release_check to retrocare_service;
 
@@ -3422,7 +3474,7 @@ as $$
         )
 $$;
 comment on function care.is_stranded is
-    'Whether a check of a model that is not active (any more) waits for a worker that may never come. The caller asks about such models alone.';
+    'Returns whether a check is due for a model that is not active, so that it may never be claimed. Callers pass only checks of such models.';
 revoke execute on function care.is_stranded from public;
 
 create function care.checks_to_reassign(at timestamptz, maximum_rows integer)
@@ -3440,7 +3492,7 @@ as $$
     limit checks_to_reassign.maximum_rows
 $$;
 comment on function care.checks_to_reassign is
-    'Calls that wait to be judged by a model that is not active (any more). Called by voice.activate_encoder, and by care.run_job for those that came back since: a lease that expired, an attempt that failed.';
+    'Lists checks of calls that wait to be judged by a model that is not active. Called by voice.activate_encoder, and by care.run_job for checks that became due later: after an expired lease or a failed attempt.';
 revoke execute on function care.checks_to_reassign from public;
 
 create function care.reassign_checks(check_ids bigint[], at timestamptz)
@@ -3471,7 +3523,8 @@ begin
     return reassigned;
 end
 $$;
-comment on function care.reassign_checks is 'Hands these checks over to the active model; how many. Called by voice.activate_encoder and care.reassign_check.';
+comment on function care.reassign_checks is
+    'Reassigns these checks to the active model and returns how many. Called by voice.activate_encoder and care.reassign_check.';
 revoke execute on function care.reassign_checks from public;
 
 create function care.reassign_check(check_id text, at timestamptz)
@@ -3485,13 +3538,14 @@ begin
         and care.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
 end
 $$;
-comment on function care.reassign_check is 'Hands one of care.checks_to_reassign over to the active model; whether it did. Called by care.run_job.';
+comment on function care.reassign_check is
+    'Reassigns one of care.checks_to_reassign to the active model. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.reassign_check from public;
 
 -- 33_check_ends.sql
 
--- Ends of checks: completed by the signal itself, abstained from, given back, or failed; one transaction, all or nothing, fenced by the
--- lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
+-- Ends of checks: a check is completed by its signal, abstained from, or failed. Each end is one transaction, guarded by the lease
+-- token. A worker that lost the lease changes nothing; a repeated call gets the same answer.
 
 create function care.leased_check(check_id bigint, lease_token uuid)
 returns care.checks
@@ -3512,13 +3566,13 @@ begin
         raise exception using
             errcode = 'RV001',
             message = format('The lease of check %s is lost', leased_check.check_id),
-            hint = 'It expired and went to another worker; drop the work.';
+            hint = 'The lease expired, and another worker may have the check. Stop working on it.';
     end if;
     return held;
 end
 $$;
 comment on function care.leased_check is
-    'The patient and the check, locked, after the lease token was found right; leased, or ended already. Raises RV001 where it is lost, RV003 where there is no such check.';
+    'Locks the patient and the check, verifies the lease token, and returns the check, which is leased or has already ended. Raises RV001 if the lease is lost, RV003 if there is no such check.';
 revoke execute on function care.leased_check from public;
 
 create function care.finish_check(
@@ -3541,11 +3595,11 @@ begin
     where checks.id = finish_check.check_id and checks.state = 'leased'
     returning * into ended;
     if not found then
-        -- Consent was withdrawn meanwhile, for instance: whatever this transaction wrote is taken back.
+        -- For example, consent was withdrawn meanwhile. The error rolls back what this transaction wrote.
         raise exception using
             errcode = 'RV001',
-            message = format('Check %s has ended already', finish_check.check_id),
-            hint = 'Whoever completes a check asks care.leased_check first whether it is still leased.';
+            message = format('Check %s has already ended', finish_check.check_id),
+            hint = 'Call care.leased_check first, to see whether the check is still leased.';
     end if;
 
     if finish_check.state <> 'dead' then
@@ -3562,7 +3616,7 @@ begin
 end
 $$;
 comment on function care.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check. Raises RV001 where the check has ended.';
+    'Writes the end of a check. Signed URLs grant access, so they are removed once no check needs them; a dead check keeps its URL for a retry. The caller has called care.leased_check. Raises RV001 if the check has already ended.';
 revoke execute on function care.finish_check from public;
 
 create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
@@ -3589,7 +3643,7 @@ begin
 end
 $$;
 comment on function care.abstain_check is
-    'Ends a check whose recording cannot be judged, with the reason: never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+    'Ends a check whose recording cannot be judged, with the reason and without a score. Returns the state. Raises RV001, RV003. Called by the service.';
 revoke execute on function care.abstain_check from public;
 grant execute on function care.abstain_check to retrocare_service;
 
@@ -3630,14 +3684,14 @@ begin
 end
 $$;
 comment on function care.fail_check is
-    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+    'Notes a failed attempt and returns the state of the check. It is retried with exponential backoff, or dead if the failure is permanent, the upload is gone, or all attempts are used up. Writes no score. Raises RV001, RV003. Called by the service.';
 revoke execute on function care.fail_check from public;
 grant execute on function care.fail_check to retrocare_service;
 
 -- 34_judgements.sql
 
--- Judgements: one row per judged signal of a call, and the one way from a score to check-in, alert and message. The alert is raised by
--- a later file, care.raise_alert.
+-- Judgements: one row per judged signal of a call. care.record_judgement alone turns a score into a check-in, an alert and messages.
+-- The alert is raised by care.raise_alert, in a later file.
 
 alter table public.daily_checkins
     add column if not exists patient_id uuid not null
@@ -3647,12 +3701,14 @@ alter table public.daily_checkins
     add column if not exists severity public.anomaly_severity,
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
-comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
-comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
-comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
+comment on table public.daily_checkins is
+    'The patient''s days. A call with a score above the checkin_above of its thresholds leaves its score here.';
+comment on column public.daily_checkins.date is 'The date in the patient''s time zone.';
+comment on column public.daily_checkins.anomaly_score is 'The highest score of the day.';
 grant select, insert, update, delete on public.daily_checkins to service_role;
 
--- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+-- Policies change a few times a year, while there are millions of scores. Each set of values is therefore stored once, and judgements
+-- refer to it.
 create table public.scoring_policies (
     id integer generated always as identity constraint scoring_policies_pkey primary key,
     policy jsonb not null constraint a_policy_is_kept_once unique,
@@ -3661,8 +3717,9 @@ create table public.scoring_policies (
 alter table public.scoring_policies enable row level security;
 revoke all on public.scoring_policies from anon, authenticated, service_role;
 comment on table public.scoring_policies is
-    'Thresholds and weights as they were when calls were judged by them: never changed, one row for all the judgements that it stands behind.';
-comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
+    'Thresholds and weights with which calls were judged. A row never changes and serves all judgements made with these values.';
+comment on column public.scoring_policies.policy is
+    'All values by name: those of care.thresholds, and those of the signal, for voice those of voice.policies.';
 grant select on public.scoring_policies to authenticated, service_role;
 
 create function care.keep_scoring_policy(policy jsonb)
@@ -3679,7 +3736,7 @@ begin
         from public.scoring_policies
         where scoring_policies.policy = keep_scoring_policy.policy;
         exit when found;
-        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        -- Another transaction may insert the same values at this moment. The next iteration then finds its row.
         insert into public.scoring_policies (policy)
         values (keep_scoring_policy.policy)
         on conflict do nothing;
@@ -3687,7 +3744,8 @@ begin
     return kept_id;
 end
 $$;
-comment on function care.keep_scoring_policy is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+comment on function care.keep_scoring_policy is
+    'Returns the id of the row with these values, which is added if it is new. Called by care.record_judgement.';
 revoke execute on function care.keep_scoring_policy from public;
 
 create table public.judgements (
@@ -3721,15 +3779,15 @@ alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autova
 alter table public.judgements enable row level security;
 revoke all on public.judgements from anon, authenticated, service_role;
 comment on table public.judgements is
-    'One row per judged signal of a call, written by care.record_judgement alone. What the signal measured is beside it, under the same id: of voice, voice_anomaly_logs. A call that was not judged has none.';
-comment on column public.judgements.signal is 'Of what: a row of care.signals, such as voice.';
-comment on column public.judgements.model is 'By what; scores of two models are no series.';
+    'One row per judged signal of a call, written only by care.record_judgement. What the signal measured is stored under the same id; for voice, in voice_anomaly_logs. A call that was not judged has no row.';
+comment on column public.judgements.signal is 'The signal that was judged: a row of care.signals, such as voice.';
+comment on column public.judgements.model is 'The model that produced the score. Scores of different models are not comparable.';
 comment on column public.judgements.occurred_at is 'When the call began.';
 comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
-comment on column public.judgements.rule is 'By which rule of the signal the score was worked out, such as fixed.';
-comment on column public.judgements.explanation is 'Why, in words; null: the score says it all.';
-comment on column public.judgements.policy_id is 'Thresholds and weights as they were at that moment: scoring_policies.policy.';
-comment on column public.judgements.alert_sent is 'A message about it was accepted by a provider.';
+comment on column public.judgements.rule is 'The signal''s rule that produced the score, such as fixed.';
+comment on column public.judgements.explanation is 'The reasons for the score, in words. Null: the score says it all.';
+comment on column public.judgements.policy_id is 'The thresholds and weights at that time: scoring_policies.policy.';
+comment on column public.judgements.alert_sent is 'Whether a provider has accepted a message about it.';
 grant select on public.judgements to authenticated, service_role;
 
 create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
@@ -3745,7 +3803,8 @@ as $$
         severity = excluded.severity
     where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
 $$;
-comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by care.record_judgement.';
+comment on function care.note_checkin is
+    'Keeps the highest score of the patient''s local day in its check-in. Called by care.record_judgement.';
 revoke execute on function care.note_checkin from public;
 
 create function care.record_judgement(
@@ -3787,7 +3846,7 @@ begin
 end
 $$;
 comment on function care.record_judgement is
-    'The one way from a score to a judgement, the day''s check-in, an alert and its messages. severity null: as the thresholds say. The caller holds care.lock_patient. Called by each signal, once a call and model.';
+    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
 create policy caregivers_read_their_patients_checkins on public.daily_checkins
@@ -3804,10 +3863,10 @@ create policy caregivers_read_their_patients_judgements on public.judgements
 
 -- 36_voiceprints.sql
 
--- Voiceprints: which encoders there are, and the vectors that they made.
+-- Voiceprints: the registered encoders, and the embeddings that they produced.
 --
--- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder. Vectors of two
--- encoders are never compared.
+-- An encoder's id stands for its weights, audio front end and window. If any of them changes, it is another encoder. Embeddings of
+-- different encoders are never compared.
 
 create table voice.encoders (
     id text constraint encoders_pkey primary key
@@ -3819,7 +3878,7 @@ create table voice.encoders (
     constraint encoders_by_dimension unique (id, dimension)
 );
 alter table voice.encoders enable row level security;
-comment on table voice.encoders is 'What turns audio into vectors: the models of the signal voice.';
+comment on table voice.encoders is 'Encoders turn audio into embeddings. They are the models of the signal voice.';
 comment on column voice.encoders.window_seconds is 'The length of speech that is encoded at once.';
 
 create table voice.embeddings (
@@ -3848,12 +3907,13 @@ create table voice.embeddings (
 );
 create index embeddings_by_encoder on voice.embeddings (encoder, dimension);
 alter table voice.embeddings enable row level security;
-comment on table voice.embeddings is 'One voice embedding per call and encoder: biometric data, granted to nobody.';
-comment on column voice.embeddings.embedding is 'Unit vector; the zero vector and NaN are refused.';
-comment on column voice.embeddings.audio_sha256 is 'Of the recording''s bytes: the same audio twice is one recording.';
-comment on column voice.embeddings.speech_seconds is 'Net speech that was listened to; listening stops when the budget is met.';
-comment on column voice.embeddings.snr_db is 'Speech level against the noise floor; null: not known.';
-comment on column voice.embeddings.quality is 'What else was measured: windows, outlier_windows (left out: of somebody else), agreement, clipped_share, channel.';
+comment on table voice.embeddings is 'One voice embedding per call and encoder. This is biometric data; no role has privileges on it.';
+comment on column voice.embeddings.embedding is 'Unit vector. The zero vector and NaN are refused.';
+comment on column voice.embeddings.audio_sha256 is 'Hash of the recording''s bytes: the same bytes are the same recording.';
+comment on column voice.embeddings.speech_seconds is 'Net speech that was analysed. Analysis stops once there is enough.';
+comment on column voice.embeddings.snr_db is 'Level of speech above the noise floor. Null: not known.';
+comment on column voice.embeddings.quality is
+    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel.';
 create index embeddings_by_age on voice.embeddings (created_at);
 
 create function voice.active_encoder()
@@ -3865,16 +3925,17 @@ set search_path = pg_catalog, pg_temp
 as $$
     select care.active_model('voice')
 $$;
-comment on function voice.active_encoder is 'The id of the encoder whose checks are queued; null before the first service started.';
+comment on function voice.active_encoder is
+    'Returns the id of the encoder for which checks are queued. Null before the first service has started.';
 revoke execute on function voice.active_encoder from public;
 grant execute on function voice.active_encoder to retrocare_service;
--- Scores of two encoders are no series: the overview's means are of the active one.
+-- Scores of different encoders are not comparable, so the means in the overview are those of the active encoder.
 grant execute on function voice.active_encoder to authenticated, service_role;
 
 -- 37_voice_policies.sql
 
--- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
--- values; the thresholds beside them are care.thresholds.
+-- Policies of voice: weights and limits are rows, so changing one is an update, not a release. Their defaults are the specified
+-- values. The thresholds are in care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
@@ -3909,17 +3970,19 @@ create table voice.policies (
 );
 alter table voice.policies enable row level security;
 comment on table voice.policies is
-    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
-comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
-comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
-comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
-comment on column voice.policies.evening_start_hour is 'On the patient''s clock: where the evening window begins.';
-comment on column voice.policies.window_hours is 'Length of the morning and of the evening window.';
-comment on column voice.policies.edge_reduction is 'Share taken off at a window''s edge; middle_reduction in its middle.';
-comment on column voice.policies.minimum_speech_seconds is 'Less net speech than this is not assessable.';
+    'How a voice is scored, and which recordings can be judged. One row per encoder. The meaning of a score is in care.thresholds.';
+comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this reduces the score.';
+comment on column voice.policies.noise_reduction is
+    'How much an SNR of 0 dB reduces the score; the reduction falls to nothing at noisy_below_snr_db.';
+comment on column voice.policies.morning_start_hour is 'Start of the morning window, in the patient''s time zone.';
+comment on column voice.policies.evening_start_hour is 'Start of the evening window, in the patient''s time zone.';
+comment on column voice.policies.window_hours is 'Length of the morning window and of the evening window.';
+comment on column voice.policies.edge_reduction is
+    'Share by which the score is reduced at the edge of a window; middle_reduction applies in its middle.';
+comment on column voice.policies.minimum_speech_seconds is 'A recording with less net speech is not assessable.';
 comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
-comment on column voice.policies.minimum_snr_db is 'A known SNR below this is not assessable.';
-comment on column voice.policies.maximum_clipped_share is 'More clipped samples than this share are not assessable.';
+comment on column voice.policies.minimum_snr_db is 'A recording with a known SNR below this is not assessable.';
+comment on column voice.policies.maximum_clipped_share is 'A recording with a larger share of clipped samples is not assessable.';
 grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
 
 create function voice.policy(encoder text)
@@ -3944,7 +4007,8 @@ begin
     return found_policy;
 end
 $$;
-comment on function voice.policy is 'The encoder''s policy row. Raises RV004. Definer: the service reads its limits here.';
+comment on function voice.policy is
+    'Returns the policy of an encoder. Raises RV004. Security definer: the service may not read the table, and gets its limits here.';
 revoke execute on function voice.policy from public;
 grant execute on function voice.policy to retrocare_service;
 
@@ -3959,7 +4023,7 @@ as $$
         || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
 $$;
 comment on function voice.policy_values is
-    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+    'Returns all thresholds, weights and limits of an encoder by name. Raises RV004. Security definer: the service may not read the tables. Called by `retrocare policy show`.';
 revoke execute on function voice.policy_values from public;
 grant execute on function voice.policy_values to retrocare_service;
 
@@ -3981,8 +4045,8 @@ begin
     if unknown is not null then
         raise exception using
             errcode = 'PT400',
-            message = format('No threshold or limit is called %s', unknown),
-            hint = '`retrocare policy show` lists them.';
+            message = format('There is no threshold or limit named %s', unknown),
+            hint = 'List the names with `retrocare policy show`.';
     end if;
     for changed in
         select rules.relation, rules.key,
@@ -4002,7 +4066,7 @@ begin
 end
 $$;
 comment on function voice.set_policy is
-    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+    'Changes values of an encoder''s policy and thresholds by column name, and returns all of them as they are then. Raises PT400, RV004, or a violation of their constraints. Called by `retrocare policy set`.';
 revoke execute on function voice.set_policy from public;
 grant execute on function voice.set_policy to retrocare_service;
 
@@ -4012,17 +4076,17 @@ create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policie
 
 -- 38_voice_scoring.sql
 
--- Scoring of voices: pure functions of what they are given. No table is written here.
+-- Voice scoring: pure functions of their arguments. Nothing in this file writes a table.
 --
 --     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
 --     anomaly        = clamp(1 - raw_similarity, 0, 1)
---     noise          : a known SNR below the noisy line subtracts noise_reduction * (15 - max(snr, 0)) / 15, not below 0
---     time of day    : in the mornings and evenings of the patient's zone, multiplied by 1 - r,
+--     noise          : a known SNR below 15 dB subtracts 0.20 * (15 - max(snr, 0)) / 15, not below 0
+--     time of day    : in the morning and evening of the patient's time zone, multiplied by 1 - r,
 --                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
 --     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
 --
--- The numbers are the defaults of voice.policies and care.thresholds. NULL means unknown, never zero: greatest() ignores it, so it is
--- returned early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
+-- The numbers are the defaults of voice.policies and care.thresholds. Null means unknown, never zero; functions return it early,
+-- because greatest() ignores it. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
 create type voice.comparison as (
     raw_similarity double precision,
@@ -4033,7 +4097,7 @@ create type voice.comparison as (
     noise_adjusted boolean
 );
 comment on type voice.comparison is
-    'A score and what explains it; noise_adjusted: the adjustments moved it across a threshold (anomaly is the score without them).';
+    'A score and the values that explain it: anomaly is the score before adjustments, and noise_adjusted tells whether the adjustments changed the severity.';
 
 create function voice.raw_similarity(baseline extensions.vector, "current" extensions.vector)
 returns double precision
@@ -4064,7 +4128,7 @@ begin
 end
 $$;
 comment on function voice.raw_similarity is
-    'Cosine similarity, -1 .. 1: 1 - cosine distance. Raises RV005 for the zero vector and for unlike dimensions.';
+    'Returns the cosine similarity, -1 .. 1, which is 1 - cosine distance. Raises RV005 for the zero vector and for different dimensions.';
 revoke execute on function voice.raw_similarity from public;
 
 create function voice.anomaly(raw_similarity double precision)
@@ -4082,7 +4146,8 @@ begin
     return greatest(0, least(1, 1 - anomaly.raw_similarity));
 end
 $$;
-comment on function voice.anomaly is '0 = as usual, 1 = completely different: 1 - raw_similarity, clamped. Raises RV005 for NaN.';
+comment on function voice.anomaly is
+    'Returns 1 - raw_similarity, clamped to 0 .. 1: 0 = as usual, 1 = completely different. Raises RV005 for NaN.';
 revoke execute on function voice.anomaly from public;
 
 create function voice.noise_adjusted(anomaly double precision, snr_db double precision, policy voice.policies)
@@ -4094,7 +4159,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if noise_adjusted.snr_db = 'NaN' then
-        raise exception using errcode = 'RV005', message = 'The SNR is not a number', hint = 'Unknown is null.';
+        raise exception using errcode = 'RV005', message = 'The SNR is not a number', hint = 'Use null for an unknown SNR.';
     end if;
     if noise_adjusted.anomaly is null or policy.noisy_below_snr_db is null then
         return null;
@@ -4107,7 +4172,7 @@ begin
 end
 $$;
 comment on function voice.noise_adjusted is
-    'The anomaly with what a noisy line may explain taken off; an unknown SNR (null) takes nothing. Raises RV005 for NaN.';
+    'Returns the anomaly reduced by what noise may explain; an unknown SNR (null) reduces nothing. Raises RV005 for NaN.';
 revoke execute on function voice.noise_adjusted from public;
 
 create function voice.time_adjusted(anomaly double precision, local_hour double precision, policy voice.policies)
@@ -4128,7 +4193,7 @@ as $$
         ), 0))
 $$;
 comment on function voice.time_adjusted is
-    'The anomaly with what the time of day may explain taken off; local_hour is fractional, 0 .. 24; unknown (null) takes nothing.';
+    'Returns the anomaly reduced by what the time of day may explain; local_hour has a fraction, 0 .. 24. An unknown hour (null) reduces nothing.';
 revoke execute on function voice.time_adjusted from public;
 
 create function voice.judge(
@@ -4154,7 +4219,7 @@ begin
     if judged.score is null then
         raise exception using
             errcode = 'RV005',
-            message = 'Nothing to compare: the baseline, the voice or the policy is null';
+            message = 'Nothing to compare: the baseline, the current embedding or the policy is null';
     end if;
     judged.severity := care.severity(judged.score, judge.thresholds);
     judged.alert_type := care.alert_type(care.alert_level(judged.severity));
@@ -4163,7 +4228,7 @@ begin
 end
 $$;
 comment on function voice.judge is
-    'What is to be said of one voice against a baseline. Raises RV005 where there is none. Called by voice.score_call and voice.compare.';
+    'Compares an embedding with a baseline and returns the comparison. Raises RV005 if there is nothing to compare. Called by voice.score_call and voice.compare.';
 revoke execute on function voice.judge from public;
 
 create function voice.compare(
@@ -4185,26 +4250,26 @@ begin
     if extensions.vector_dims(compare.baseline) <> (select dimension from voice.encoders where id = policy.encoder) then
         raise exception using
             errcode = 'RV005',
-            message = format('A vector of %s dimensions is not of the encoder %s',
+            message = format('A vector of %s dimensions is not from encoder %s',
                 extensions.vector_dims(compare.baseline), policy.encoder),
-            hint = 'Name the encoder that made the vectors.';
+            hint = 'Name the encoder that produced the vectors.';
     end if;
     return voice.judge(
         compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy, care.thresholds_for(policy.encoder));
 end
 $$;
 comment on function voice.compare is
-    'Judges two given vectors by the encoder''s policy (the active one''s where null) and stores nothing. Raises RV004, RV005. Called by POST /compare.';
+    'Compares two given embeddings by the policy of an encoder (null: the active one) and stores nothing. Raises RV004, RV005. Called by POST /compare.';
 revoke execute on function voice.compare from public;
 grant execute on function voice.compare to retrocare_service;
 
 -- 39_baselines.sql
 
--- Baselines: how the patient sounds when well.
+-- Baselines: how a patient sounds when well.
 --
 -- A baseline is l2_normalize(avg) of the unit vectors of its samples, per patient and encoder. A version never changes: each change
--- makes a new one and supersedes the last. Only samples of healthy days count, and a flag that arrives late withdraws those that it
--- covers.
+-- adds a new version, which supersedes the last. Only samples of healthy days count. A health flag that is added later withdraws the
+-- samples of the time that it covers.
 
 create table voice.baselines (
     id bigint generated always as identity constraint baselines_pkey primary key,
@@ -4231,15 +4296,15 @@ create table voice.baselines (
 create unique index a_patient_has_one_current_baseline_per_encoder
     on voice.baselines (patient_id, encoder) where superseded_at is null;
 create index baselines_by_encoder on voice.baselines (encoder, dimension);
--- Superseded versions stay in the way of searches until they are vacuumed.
+-- Searches still visit superseded versions until they are vacuumed.
 alter table voice.baselines set (autovacuum_vacuum_scale_factor = 0.02);
 alter table voice.baselines enable row level security;
-comment on table voice.baselines is 'Immutable versions of the patient''s healthy voice; the current one is not superseded.';
+comment on table voice.baselines is
+    'Immutable versions of each patient''s baseline, which represents the healthy voice. The current version has no superseded_at.';
 comment on column voice.baselines.embedding is 'l2_normalize(avg) of the samples.';
-comment on column voice.baselines.spread_mean is
-    'Mean cosine distance of each sample to the mean of the others; null below two samples.';
-comment on column voice.baselines.spread_deviation is 'Standard deviation (of the sample) of those distances; null below two.';
-comment on column voice.baselines.enrolment_id is 'The enrolment that it was made of; null: of ordinary calls.';
+comment on column voice.baselines.spread_mean is 'Mean cosine distance of each sample to the mean of the others. Null below two samples.';
+comment on column voice.baselines.spread_deviation is 'Sample standard deviation of those distances. Null below two samples.';
+comment on column voice.baselines.enrolment_id is 'The enrolment from which it was built. Null: it was built from ordinary calls.';
 grant select (
     id, patient_id, encoder, version, sample_count, spread_mean, spread_deviation, created_at, superseded_at
 ) on voice.baselines to authenticated, service_role;
@@ -4259,7 +4324,7 @@ create table voice.baseline_samples (
 );
 create index baseline_samples_by_embedding on voice.baseline_samples (embedding_id);
 alter table voice.baseline_samples enable row level security;
-comment on table voice.baseline_samples is 'Which embeddings a baseline version is the mean of.';
+comment on table voice.baseline_samples is 'The embeddings of which each baseline version is the mean.';
 
 create function voice.current_baseline(patient_id uuid, encoder text)
 returns voice.baselines
@@ -4273,7 +4338,7 @@ as $$
         and baselines.encoder = current_baseline.encoder
         and baselines.superseded_at is null
 $$;
-comment on function voice.current_baseline is 'The version that calls are compared with; null where there is none.';
+comment on function voice.current_baseline is 'Returns the baseline version with which calls are compared, or null if there is none.';
 revoke execute on function voice.current_baseline from public;
 
 create function voice.averaged(embedding_ids bigint[])
@@ -4286,7 +4351,7 @@ as $$
     from voice.embeddings
     where embeddings.id = any (averaged.embedding_ids)
 $$;
-comment on function voice.averaged is 'The unit vector of the mean of these embeddings; null for none.';
+comment on function voice.averaged is 'Returns the normalised mean of these embeddings; null for none.';
 revoke execute on function voice.averaged from public;
 
 create function voice.build_baseline(patient_id uuid, encoder text, embedding_ids bigint[], enrolment_id uuid)
@@ -4338,7 +4403,7 @@ begin
 end
 $$;
 comment on function voice.build_baseline is
-    'Supersedes the current version by the mean of these embeddings; without any, none is current (null). The caller holds care.lock_patient.';
+    'Builds the next baseline version as the mean of these embeddings and returns it. Without embeddings, the patient then has no current baseline, and it returns null. The caller has called care.lock_patient.';
 revoke execute on function voice.build_baseline from public;
 
 create function voice.sample_ids(baseline_id bigint)
@@ -4351,7 +4416,7 @@ as $$
     from voice.baseline_samples
     where baseline_samples.baseline_id = sample_ids.baseline_id
 $$;
-comment on function voice.sample_ids is 'The embeddings that a baseline version is the mean of.';
+comment on function voice.sample_ids is 'Returns the ids of the embeddings of which a baseline version is the mean.';
 revoke execute on function voice.sample_ids from public;
 
 create policy caregivers_read_their_patients_baselines on voice.baselines
@@ -4360,7 +4425,7 @@ create policy caregivers_read_their_patients_baselines on voice.baselines
 
 -- 40_enrolment.sql
 
--- Enrolment: which recordings become samples of a baseline, and which leave it.
+-- Enrolment: which recordings become samples of a baseline, and which are removed from it.
 
 create function voice.enrolment_samples(enrolment_id uuid, encoder text)
 returns bigint[]
@@ -4375,7 +4440,8 @@ as $$
         and embeddings.encoder = enrolment_samples.encoder
         and not care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
 $$;
-comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
+comment on function voice.enrolment_samples is
+    'Returns the embeddings of one enrolment''s recordings, except those of days that have since been flagged.';
 revoke execute on function voice.enrolment_samples from public;
 
 create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
@@ -4391,12 +4457,12 @@ begin
     if call.enrolment_id is not null then
         samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
         if present.enrolment_id = call.enrolment_id then
-            -- What was added to it meanwhile stays in it.
+            -- Keep the samples that have been added to it since.
             samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
         elsif present.sample_count >= policy.baseline_minimum_samples
             and cardinality(samples) < policy.baseline_minimum_samples
         then
-            -- A complete baseline stays in use until the new one is complete too.
+            -- A complete baseline stays in use until the new one is complete.
             return false;
         end if;
     end if;
@@ -4405,7 +4471,7 @@ begin
 end
 $$;
 comment on function voice.enrol is
-    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds care.lock_patient.';
+    'Builds a baseline from a first healthy call, or from the recordings of an enrolment so far. Returns whether the sample is now in use. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol from public;
 
 create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
@@ -4424,7 +4490,7 @@ begin
 end
 $$;
 comment on function voice.add_sample is
-    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds care.lock_patient.';
+    'Adds the sample of a healthy call with a low score to the baseline unless it has enough. Returns whether it did. The caller has called care.lock_patient.';
 revoke execute on function voice.add_sample from public;
 
 create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
@@ -4458,7 +4524,7 @@ begin
 end
 $$;
 comment on function voice.remove_samples is
-    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds care.lock_patient.';
+    'Rebuilds the patient''s current baselines without these samples and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
 revoke execute on function voice.remove_samples from public;
 
 create function voice.withdraw_samples(patient_id uuid)
@@ -4479,7 +4545,7 @@ begin
 end
 $$;
 comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
+    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed.';
 revoke execute on function voice.withdraw_samples from public;
 
 create function voice.on_health_flag()
@@ -4494,7 +4560,8 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read the private schemas.';
+comment on function voice.on_health_flag is
+    'Trigger: withdraws the samples that a newly added or changed health flag covers. Security definer: roles that write health flags have no privileges on the private schemas.';
 revoke execute on function voice.on_health_flag from public;
 
 create function voice.enrol_archived(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
@@ -4526,12 +4593,12 @@ begin
 end
 $$;
 comment on function voice.enrol_archived is
-    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds care.lock_patient.';
+    'Adds an archived call to a baseline that contains archived calls only, by the rule of ordinary calls: the first healthy call builds the baseline, then healthy calls that sound like it are added until it has enough. A baseline that contains any other call stays unchanged. Returns whether the call became a sample. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol_archived from public;
 
 -- 41_voice_logs.sql
 
--- Logs of voices: the detail of each judgement of a voice, with everything that explains and recomputes its score.
+-- Voice logs: the detail of each voice judgement, with everything needed to explain and recompute its score.
 
 create table public.voice_anomaly_logs (
     id uuid constraint voice_anomaly_logs_pkey primary key
@@ -4577,19 +4644,19 @@ create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseli
 alter table public.voice_anomaly_logs enable row level security;
 revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
-    'What was measured for a judgement of the voice, under the judgement''s id; written by voice.complete_check alone, callers edit notes.';
+    'The measures behind a voice judgement, under the judgement''s id. Only voice.complete_check writes it; callers may edit notes.';
 comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
 comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
-comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
+comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_anomaly_logs.normalized_score is 'Equal to anomaly_score, under its earlier name.';
 comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
 comment on column public.voice_anomaly_logs.encoder is 'The judgement''s model.';
-comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
+comment on column public.voice_anomaly_logs.snr is 'Level of speech above the noise floor, dB. Null: not known.';
 comment on column public.voice_anomaly_logs.noise_adjusted is
-    'The adjustments moved the score across a threshold: listen before trusting it.';
-comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
-comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
-comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
+    'Whether the adjustments changed the severity: listen to the recording before trusting the score.';
+comment on column public.voice_anomaly_logs.is_provisional is 'Whether the baseline had fewer samples than the policy requires.';
+comment on column public.voice_anomaly_logs.added_to_baseline is 'Whether the call, healthy and with a low score, became a sample itself.';
+comment on column public.voice_anomaly_logs.local_hour is 'The hour of the call in the patient''s time zone, with its fraction.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
@@ -4612,7 +4679,7 @@ declare
     local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
     judged constant voice.comparison :=
         voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
-    -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
+    -- Judged by the score before adjustments: a score that is low only because noise or the time of day reduced it adds no sample.
     is_sample constant boolean := care.severity(judged.anomaly, thresholds) = 'low'
         and care.is_healthy_at(patient, call."timestamp")
         and voice.add_sample(baseline, stored.id, policy);
@@ -4641,7 +4708,7 @@ begin
 end
 $$;
 comment on function voice.score_call is
-    'Judges one stored voiceprint: judgement, log, call, and baseline where it is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Scores one stored embedding: writes the judgement, the log and the call''s score, and adds the sample to the baseline if it qualifies. Returns the log. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.score_call from public;
 
 create function voice.on_judgement_told()
@@ -4656,7 +4723,8 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_judgement_told is 'Trigger: the log says alert_sent as its judgement does. Definer: whoever sends may not write logs.';
+comment on function voice.on_judgement_told is
+    'Trigger: copies alert_sent from a judgement to its log. Security definer: roles that send messages may not write logs.';
 revoke execute on function voice.on_judgement_told from public;
 
 create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
@@ -4674,7 +4742,7 @@ as $$
     limit anomaly_logs.maximum_rows
 $$;
 comment on function voice.anomaly_logs is
-    'The logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
+    'Returns the logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
 revoke execute on function voice.anomaly_logs from public;
 grant execute on function voice.anomaly_logs to retrocare_service;
 
@@ -4688,7 +4756,7 @@ create policy caregivers_write_notes_on_their_patients_logs on public.voice_anom
 
 -- 42_voice_checks.sql
 
--- Checks of voices: how an encoder gets its checks, and what is said of one that has ended.
+-- Voice checks: how a service claims the checks of its encoder, and how it reads the result of one that has ended.
 
 create type voice.claim as (
     check_id bigint,
@@ -4707,7 +4775,7 @@ create type voice.claim as (
     maximum_call_seconds double precision
 );
 comment on type voice.claim is
-    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
+    'A claimed check with what the pipeline needs: the location of the recording, and the limits of the policy. Without lease_token, the check is not leased to the caller. With lost_leases above 0, it may crash the worker: process no other check beside it.';
 
 create function voice.claim_of("check" care.checks)
 returns voice.claim
@@ -4734,7 +4802,7 @@ as $$
     join voice.policies on policies.encoder = "check".model
     where call_logs.id = "check".call_log_id
 $$;
-comment on function voice.claim_of is 'The check as it is handed out.';
+comment on function voice.claim_of is 'Returns the check with what the pipeline needs.';
 revoke execute on function voice.claim_of from public;
 
 create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
@@ -4750,7 +4818,7 @@ begin
 end
 $$;
 comment on function voice.open_check is
-    'The synchronous path: the call''s check, leased to this worker at once, with what the pipeline needs. Without lease_token it has ended (read voice.stored_result) or another worker holds it. Raises RV003. Definer: the service touches no table.';
+    'Opens the call''s check for the synchronous path: leases it to this worker at once and returns it with what the pipeline needs. Without lease_token, it has ended (read voice.stored_result) or another worker has leased it. Raises RV003. Security definer: the service has no privileges on tables.';
 revoke execute on function voice.open_check from public;
 grant execute on function voice.open_check to retrocare_service;
 
@@ -4772,7 +4840,7 @@ begin
 end
 $$;
 comment on function voice.claim_checks is
-    'Hands out up to count checks that are due, with what the pipeline needs. Definer: the service touches no table. Called by the worker, again and again.';
+    'Claims up to count checks that are due and returns them with what the pipeline needs. Security definer: the service has no privileges on tables. Called by the worker in a loop.';
 revoke execute on function voice.claim_checks from public;
 grant execute on function voice.claim_checks to retrocare_service;
 
@@ -4787,11 +4855,12 @@ declare
     active text := voice.active_encoder();
 begin
     if active is null then
-        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
+        -- An encoder may be registering now without seeing this call. Wait for it, or make it wait for this call.
         lock table care.models in row exclusive mode;
         active := voice.active_encoder();
     end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
+    -- If there is no encoder yet, voice.register_encoder queues the call later. A call that an earlier encoder has judged is not
+    -- checked again.
     if active is not null and not exists (
         select from care.checks
         where checks.call_log_id = new.id and checks.signal = 'voice' and checks.is_backfill = (new.source = 'archive')
@@ -4803,7 +4872,7 @@ begin
 end
 $$;
 comment on function voice.on_recording is
-    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
+    'Trigger: queues the check of a call whose recording is available. Security definer: roles that write call_logs have no privileges on the private schemas.';
 revoke execute on function voice.on_recording from public;
 
 create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
@@ -4837,13 +4906,13 @@ begin
             errcode = 'RV004',
             message = format('The encoder %s is registered with %s dimensions and windows of %s s',
                 register_encoder.encoder, registered.dimension, registered.window_seconds),
-            hint = 'Another dimension or window is another encoder: give it another id.';
+            hint = 'Another dimension or window makes another encoder. Give it another id.';
     end if;
     return is_active;
 end
 $$;
 comment on function voice.register_encoder is
-    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
+    'Registers an encoder with the default policy and returns whether it is active. The first one becomes active, and the calls that waited for it are queued. Raises RV004 if the id is registered with other values. Called by the service at start.';
 revoke execute on function voice.register_encoder from public;
 grant execute on function voice.register_encoder to retrocare_service;
 
@@ -4862,7 +4931,7 @@ create type voice.check_result as (
     duplicate_of uuid
 );
 comment on type voice.check_result is
-    'How a check stands; the scores are null where there is none. Of a recording that was judged before (duplicate_of: that call), what was found then.';
+    'The state of a check and its result; the scores are null if there is none. For a recording that was judged before, it holds the result of that call, whose id is duplicate_of.';
 
 create function voice.stored_result(check_id bigint)
 returns voice.check_result
@@ -4900,14 +4969,14 @@ as $$
         on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
     where asked.id = stored_result.check_id
 $$;
-comment on function voice.stored_result is 'How a check stands or ended. Definer: the service touches no table. Called by the service where open_check gave no lease, and after a check without a score.';
+comment on function voice.stored_result is
+    'Returns the state and result of a check. Security definer: the service has no privileges on tables. Called by the service when open_check returned no lease, and after a check without a score.';
 revoke execute on function voice.stored_result from public;
 grant execute on function voice.stored_result to retrocare_service;
 
 -- 43_completion.sql
 
--- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
--- asked for it.
+-- Completion: an embedding is stored, and the call enrols the patient or is scored. A backfill only stores it.
 
 create function voice.check_detail(snr_db double precision, added_to_baseline boolean)
 returns jsonb
@@ -4918,7 +4987,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object('snr_db', check_detail.snr_db, 'added_to_baseline', check_detail.added_to_baseline)
 $$;
-comment on function voice.check_detail is 'What voice keeps in care.checks.detail.';
+comment on function voice.check_detail is 'Returns what voice stores in care.checks.detail.';
 revoke execute on function voice.check_detail from public;
 
 create function voice.end_check(
@@ -4934,7 +5003,7 @@ begin
     return voice.stored_result(end_check.check_id);
 end
 $$;
-comment on function voice.end_check is 'Writes a check''s end, and returns it. The caller holds care.leased_check.';
+comment on function voice.end_check is 'Writes the end of a check and returns its result. The caller has called care.leased_check.';
 revoke execute on function voice.end_check from public;
 
 create function voice.store_embedding(
@@ -4971,7 +5040,7 @@ begin
 end
 $$;
 comment on function voice.store_embedding is
-    'The call''s voiceprint: this one, unless a backfill, the call''s own check or an archived call of the same bytes has stored one. The caller holds care.leased_check.';
+    'Stores the call''s embedding and returns it. If there already is one, from a backfill, from the call''s own check or from an archived call with the same bytes, it returns that one. The caller has called care.leased_check.';
 revoke execute on function voice.store_embedding from public;
 
 create function voice.requeue_under_active_encoder(check_id bigint)
@@ -4991,7 +5060,8 @@ begin
     return voice.stored_result(requeue_under_active_encoder.check_id);
 end
 $$;
-comment on function voice.requeue_under_active_encoder is 'Queues a check for the encoder that has become active. The caller holds care.leased_check.';
+comment on function voice.requeue_under_active_encoder is
+    'Queues a check again for the encoder that has become active meanwhile. The caller has called care.leased_check.';
 revoke execute on function voice.requeue_under_active_encoder from public;
 
 create function voice.build_from_backfill(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
@@ -5014,7 +5084,7 @@ begin
 end
 $$;
 comment on function voice.build_from_backfill is
-    'What a backfilled voiceprint does to baselines: under the active encoder an archive''s may make one, under another it follows the active one''s. Whether the call is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Updates baselines after a backfill has stored an embedding: an archived call may enrol under the active encoder; under another encoder, the baseline is rebuilt to match the active one''s. Returns whether the call became a sample. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.build_from_backfill from public;
 
 create function voice.complete_check(
@@ -5046,7 +5116,7 @@ declare
     first_call_id uuid;
     measured constant jsonb := voice.check_detail(complete_check.snr_db, false);
 begin
-    -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baselines count, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     held := care.leased_check(complete_check.check_id, complete_check.lease_token);
     if held.state <> 'leased' then
@@ -5062,7 +5132,7 @@ begin
         return voice.end_check(held.id, 'skipped', 'no_consent');
     end if;
     if care.skip_reason(call) is not null then
-        -- What became of the call was told after its recording.
+        -- The ended reason was reported after the recording had arrived.
         return voice.end_check(held.id, 'skipped', care.skip_reason(call));
     end if;
     select embeddings.call_log_id into first_call_id
@@ -5071,7 +5141,7 @@ begin
         and embeddings.encoder = held.model
         and embeddings.audio_sha256 = complete_check.audio_sha256
         and embeddings.call_log_id <> call.id
-        -- What was only embedded, with an archive, was never judged: it is judged now.
+        -- A recording that was only embedded, as part of an archive, has not been judged. It is judged now.
         and (held.is_backfill or exists (
             select from care.checks
             where checks.call_log_id = embeddings.call_log_id
@@ -5107,7 +5177,7 @@ begin
                 and twin.state in ('queued', 'leased')
         )
     then
-        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile: the baseline is to be under that one
+        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile, and the baseline must be built under that one
     end if;
 
     stored := voice.store_embedding(held, complete_check.embedding, complete_check.audio_sha256,
@@ -5123,16 +5193,16 @@ begin
 end
 $$;
 comment on function voice.complete_check is
-    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. For a backfill, the embedding and at most the baseline. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
+    'Stores one embedding, then enrols the patient or scores the call: writes the embedding, the baseline or the log, the call, the check-in, the alert and the end of the check, all or nothing. For a backfill, it writes only the embedding and possibly the baseline. Returns the result; a repeated call with the same token returns the stored one. Raises RV001, RV003, RV005, or a violation of the vector''s constraints. Security definer: the service has no privileges on tables. Called by the service, once per recording.';
 revoke execute on function voice.complete_check from public;
 grant execute on function voice.complete_check to retrocare_service;
 
 -- 44_search.sql
 
--- Search across patients: who sounds like this? Has this voice been enrolled twice? Is it a member of the household?
+-- Search across patients: whose voice is this? Was it enrolled twice? Does it belong to another member of the household?
 --
--- Only current baselines are searched, one approximate index (HNSW) per encoder. It holds half-precision numbers: half the size, at
--- the same recall; the nearest are then measured again in full precision. docs/search.md has what was measured.
+-- Only current baselines are searched, with one approximate index (HNSW) per encoder. The index stores half-precision vectors, which
+-- halves its size at the same recall; the nearest are then compared in full precision. Measurements are in docs/search.md.
 
 create type public.voice_match as (
     patient_id uuid,
@@ -5142,7 +5212,7 @@ create type public.voice_match as (
     is_provisional boolean
 );
 comment on type public.voice_match is
-    'A patient who sounds alike: cosine_similarity (-1 .. 1) to the current baseline; is_provisional: it has fewer samples than the policy asks for.';
+    'A patient with a similar voice. cosine_similarity (-1 .. 1) is to the current baseline; is_provisional tells that this baseline has fewer samples than the policy requires.';
 
 create function voice.index_voices(encoder text, degree integer default 24, build_breadth integer default 200)
 returns void
@@ -5151,11 +5221,11 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    name text := 'voices_of_' || md5(index_voices.encoder);  -- an id may be longer than a name
+    name text := 'voices_of_' || md5(index_voices.encoder);  -- an encoder id may be longer than an identifier
     dimension integer := (select encoders.dimension from voice.encoders where encoders.id = index_voices.encoder);
 begin
     execute format('drop index if exists voice.%I', name);
-    -- HNSW takes no more; a search of longer vectors reads every current baseline, and is exact.
+    -- HNSW supports at most 4000 dimensions. Longer vectors are searched without an index, which is exact.
     if dimension <= 4000 then
         execute format(
             'create index %I on voice.baselines
@@ -5166,7 +5236,7 @@ begin
 end
 $$;
 comment on function voice.index_voices is
-    'Makes the index of an encoder''s current baselines, anew where there is one; completions wait meanwhile. degree is HNSW''s m, build_breadth its ef_construction. Called when an encoder is registered, and by an operator who wants others.';
+    'Builds the index of an encoder''s current baselines, or rebuilds it; completions wait meanwhile. degree is the m of HNSW, build_breadth its ef_construction. Called when an encoder is registered, and by an operator who wants other values.';
 revoke execute on function voice.index_voices from public;
 
 create function voice.on_encoder()
@@ -5180,7 +5250,7 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_encoder is 'Trigger: a new encoder''s baselines can be searched.';
+comment on function voice.on_encoder is 'Trigger: makes the baselines of a new encoder searchable.';
 revoke execute on function voice.on_encoder from public;
 
 create function voice.searched_encoder(
@@ -5201,26 +5271,26 @@ begin
     where encoders.id = coalesce(searched_encoder.encoder, voice.active_encoder());
     case
         when searched_encoder.embedding is null then
-            misfit := 'There is no voice to look for';
-            remedy := 'embedding is a vector, such as POST /embed returns.';
+            misfit := 'embedding is null';
+            remedy := 'Send a vector as POST /embed returns it.';
         when searched_encoder.count is null or searched_encoder.count not between 1 and 100 then
             misfit := format('count is %s', coalesce(searched_encoder.count::text, 'null'));
-            remedy := 'Ask for 1 to 100 voices.';
+            remedy := 'Use a value from 1 to 100.';
         when searched_encoder.min_similarity not between -1 and 1 then
             misfit := format('min_similarity is %s', searched_encoder.min_similarity);
-            remedy := 'A cosine lies between -1 and 1; null takes what the encoder''s policy calls as usual.';
+            remedy := 'A cosine lies between -1 and 1. Use null for the encoder''s default.';
         when searched.id is null then
             raise exception using
                 errcode = 'PT404',
                 message = format('No encoder %s is registered', coalesce(searched_encoder.encoder, 'at all')),
                 hint = 'A service registers its encoder when it starts.';
         when extensions.vector_dims(searched_encoder.embedding) <> searched.dimension then
-            misfit := format('The vector has %s dimensions, those of %s have %s',
+            misfit := format('The vector has %s dimensions, but those of %s have %s',
                 extensions.vector_dims(searched_encoder.embedding), searched.id, searched.dimension);
-            remedy := 'Name the encoder that made the vector.';
+            remedy := 'Name the encoder that produced the vector.';
         when extensions.vector_norm(searched_encoder.embedding) = 0 then
-            misfit := 'The zero vector is like nothing';
-            remedy := 'Send the vector as the encoder made it.';
+            misfit := 'The zero vector has no similarity to any other';
+            remedy := 'Send the vector as the encoder produced it.';
         else
             return searched;
     end case;
@@ -5228,7 +5298,7 @@ begin
 end
 $$;
 comment on function voice.searched_encoder is
-    'The encoder whose voices are searched (null: the active one), once everything that was asked is found right. Raises PT400, PT404.';
+    'Validates the arguments of a search and returns the encoder to search (null: the active one). Raises PT400, PT404.';
 revoke execute on function voice.searched_encoder from public;
 
 create function voice.match_voices(
@@ -5245,20 +5315,21 @@ declare
     searched voice.encoders := voice.searched_encoder(
         match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
     policy voice.policies := voice.policy(searched.id);
-    -- A few more than asked for are measured in full precision: half of it may put near neighbours in the wrong order.
+    -- Compare a few more than requested in full precision, since half precision may swap near neighbours.
     candidates integer := match_voices.count + 10;
     found_voice public.voice_match;
     breadth integer;
     is_anybody boolean := false;
 begin
-    -- Superseded versions stay in the graph until the next vacuum, and sound like the current one: look on past them.
+    -- Superseded versions stay in the graph until the next vacuum and resemble the current one. An iterative scan continues past
+    -- them.
     perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
     perform set_config('hnsw.max_scan_tuples', '20000', true);
 
-    -- Who is there is nearly always found at once: nobody is said only after a look as wide as can be.
+    -- The first pass nearly always finds a match if there is one. Report nobody only after a pass with the maximum breadth.
     foreach breadth in array array[greatest((select search_breadth from care.settings), candidates), 1000] loop
         perform set_config('hnsw.ef_search', breadth::text, true);
-        -- The encoder stands in the text: with a parameter in its place the index would serve some plans only.
+        -- The encoder is a literal in the text, because with a parameter only custom plans could use the partial index.
         for found_voice in execute format(
             'select nearest.patient_id, 1 - (nearest.embedding operator(extensions.<=>) $1), nearest.version,
                  nearest.sample_count, nearest.sample_count < $4
@@ -5288,21 +5359,21 @@ begin
 end
 $$;
 comment on function voice.match_voices is
-    'The patients whose current baseline is most like this voice, nearest first, each noted in the audit. min_similarity null: 1 - medium_above of the encoder''s policy. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Definer: nobody reads baselines'' vectors.';
+    'Returns the patients whose current baselines are most similar to this embedding, nearest first, and notes each in the audit log. If min_similarity is null, it is 1 - medium_above of the encoder''s thresholds. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Security definer: callers may not read the embeddings of baselines.';
 revoke execute on function voice.match_voices from public;
 
 -- 45_rebuilding.sql
 
--- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is made of the same calls, as far as
--- they can be embedded, and is brought to them again whenever those change. So the encoder can become active at once.
+-- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is built from the same calls, as
+-- far as they can be embedded, and rebuilt whenever those change, so that the encoder can become active at any time.
 
 create type voice.rebuild_stage as enum (
-    'waiting',      -- calls of it are still to be embedded     -> outdated, rebuilt, unrecoverable
-    'outdated',       -- all are, but the baseline is not of them -> rebuilt
-    'rebuilt',      -- it is made of the same calls             -> waiting, outdated: the active encoder's may change
+    'waiting',      -- some of its calls are not yet embedded      -> outdated, rebuilt, unrecoverable
+    'outdated',       -- all are embedded, but not in the baseline   -> rebuilt
+    'rebuilt',      -- built from the same calls                   -> waiting, outdated: the active encoder's may change
     'unrecoverable'   -- none of its calls can be embedded: the next healthy call enrols
 );
-comment on type voice.rebuild_stage is 'How far a baseline is under an encoder that is to become active.';
+comment on type voice.rebuild_stage is 'The progress of a baseline under an encoder that is not active.';
 
 create view voice.rebuilding
 with (security_invoker = true)
@@ -5354,7 +5425,7 @@ from wanted
 left join voice.baselines as present
     on present.patient_id = wanted.patient_id and present.encoder = wanted.encoder and present.superseded_at is null
 union all
--- The active encoder has no baseline (any more): then there is to be none.
+-- If the active encoder has no baseline, or no longer has one, there must be none here.
 select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'outdated'
 from voice.baselines as present
 join care.models as successor on successor.id = present.encoder and not successor.is_active
@@ -5366,12 +5437,13 @@ where present.superseded_at is null
         where original.patient_id = present.patient_id and original.superseded_at is null
     );
 comment on view voice.rebuilding is
-    'The baselines as they are to be under each encoder that is not active: of which embeddings, and what keeps them from being whole. Granted to nobody.';
-comment on column voice.rebuilding.sample_count is 'The calls that the active encoder''s baseline is made of.';
-comment on column voice.rebuilding.gone_count is 'Of those, how many have no recording any more.';
-comment on column voice.rebuilding.failed_count is 'Of those, how many could not be embedded: their check is dead, or not assessable.';
-comment on column voice.rebuilding.waiting_count is 'Of those, how many are still to be embedded.';
-comment on column voice.rebuilding.embedding_ids is 'The others'', under this encoder.';
+    'What the baselines under each encoder that is not active must consist of, and what is still missing. No role has privileges on it.';
+comment on column voice.rebuilding.sample_count is 'The number of calls in the active encoder''s baseline.';
+comment on column voice.rebuilding.gone_count is 'How many of those calls have no recording any more.';
+comment on column voice.rebuilding.failed_count is
+    'How many of those calls could not be embedded: their check is dead, skipped or not assessable.';
+comment on column voice.rebuilding.waiting_count is 'How many of those calls are not yet embedded.';
+comment on column voice.rebuilding.embedding_ids is 'The embeddings of the remaining calls under this encoder.';
 
 create function voice.rebuild_baseline(patient_id uuid, encoder text)
 returns boolean
@@ -5393,7 +5465,7 @@ begin
 end
 $$;
 comment on function voice.rebuild_baseline is
-    'Brings a patient''s baseline under an encoder that is not active to the calls of the active one''s, once they are embedded; whether it changed. The caller holds care.lock_patient.';
+    'Rebuilds a patient''s baseline under an encoder that is not active from the calls of the active encoder''s, once they are embedded. Returns whether it changed. The caller has called care.lock_patient.';
 revoke execute on function voice.rebuild_baseline from public;
 
 create function voice.rebuild_baselines(encoder text, maximum_rows integer)
@@ -5421,14 +5493,14 @@ begin
 end
 $$;
 comment on function voice.rebuild_baselines is
-    'Brings up to so many baselines to the calls of the active encoder''s; how many changed: those whose samples changed after they were embedded, or can be embedded no more. Definer: the service touches no table. Called by `retrocare backfill`.';
+    'Rebuilds up to maximum_rows outdated baselines under this encoder and returns how many changed. A baseline is outdated if its samples changed after they were embedded, or can no longer be embedded. Security definer: the service has no privileges on tables. Called by `retrocare backfill`.';
 revoke execute on function voice.rebuild_baselines from public;
 grant execute on function voice.rebuild_baselines to retrocare_service;
 
 -- 46_backfill.sql
 
--- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in care.checks
--- like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
+-- Backfill: stored recordings are embedded by a new encoder, or because an archive was imported. The work is queued in care.checks
+-- with a lower priority than calls. It makes embeddings and baselines, but no logs or alerts, and does not change calls.
 
 create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
 returns integer
@@ -5443,10 +5515,10 @@ declare
     opened integer;
 begin
     perform voice.policy(open_backfill.encoder);
-    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- several may ask; each call is opened once
+    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- serialises callers, so that each call is queued once
     wanted_ids := array(with
         candidates as (
-            -- What activation hangs on: the samples of the baselines there are, and enrolments that are under way.
+            -- Activation depends on these: the samples of the present baselines, and enrolments in progress.
             select embeddings.call_log_id, true as is_sample
             from voice.baselines
             join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
@@ -5481,9 +5553,9 @@ begin
                     where checks.call_log_id = call_logs.id
                         and checks.signal = 'voice'
                         and case when checks.is_backfill
-                            -- Once each: what cannot be embedded is not tried for ever.
+                            -- Only once each: a recording that cannot be embedded is not retried for ever.
                             then checks.model = open_backfill.encoder and checks.reason is distinct from 'no_consent'
-                            -- A call that waits to be judged is judged first, and taken up later.
+                            -- A call that waits to be judged is judged first, and backfilled later.
                             else checks.state in ('queued', 'leased') end
                 )
             order by wanted.is_sample desc, call_logs."timestamp" desc
@@ -5491,7 +5563,7 @@ begin
         )
         select kept.id from kept order by kept.is_sample desc, kept."timestamp" desc
     );
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    -- Patients are always locked in the same order, so that two callers cannot deadlock.
     perform from public.patients
     where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
     order by patients.id
@@ -5502,7 +5574,7 @@ begin
     from unnest(wanted_ids) with ordinality as wanted (id, turn)
     join public.call_logs on call_logs.id = wanted.id
     join public.patients on patients.id = call_logs.patient_id
-    -- What was erased while this waited is not taken up.
+    -- Skip what was erased while this transaction waited for the locks.
     where call_logs.recording_ref is not null
         and patients.voice_consent_at is not null
         and not exists (
@@ -5518,7 +5590,7 @@ begin
 end
 $$;
 comment on function voice.open_backfill is
-    'Queues up to so many recordings that this encoder has not embedded, once each; how many. For the active encoder the archive''s, for another the samples of the active one''s baselines; is_history: all others too, newest first. Raises RV004. Definer: the service touches no table. Called by `retrocare backfill`.';
+    'Queues up to maximum_rows recordings that this encoder has not embedded, once each, and returns how many. For the active encoder these are archived calls; for another encoder, the samples of the active encoder''s baselines. If is_history is true, all other recordings follow, newest first. Raises RV004. Security definer: the service has no privileges on tables. Called by `retrocare backfill`.';
 revoke execute on function voice.open_backfill from public;
 grant execute on function voice.open_backfill to retrocare_service;
 
@@ -5533,7 +5605,8 @@ as $$
     from care.checks
     where checks.model = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
 $$;
-comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
+comment on function voice.waiting_backfill is
+    'Returns how many backfill checks of this encoder have not ended. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill` every few seconds.';
 revoke execute on function voice.waiting_backfill from public;
 grant execute on function voice.waiting_backfill to retrocare_service;
 
@@ -5572,7 +5645,7 @@ as $$
     where encoders.id = backfill_status.encoder
 $$;
 comment on function voice.backfill_status is
-    'How far a backfill is: its checks by end, and the baselines of the active encoder by whether this one has them. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+    'Returns the progress of a backfill: its checks by state, and how many baselines of the active encoder are rebuilt under this one. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill`.';
 revoke execute on function voice.backfill_status from public;
 grant execute on function voice.backfill_status to retrocare_service;
 
@@ -5589,14 +5662,14 @@ as $$
     order by rebuilding.patient_id
 $$;
 comment on function voice.unrecoverable_baselines is
-    'The patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more, failed_count could not be embedded. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+    'Returns the patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more and failed_count could not be embedded. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill`.';
 revoke execute on function voice.unrecoverable_baselines from public;
 grant execute on function voice.unrecoverable_baselines to retrocare_service;
 
 -- 47_encoder_change.sql
 
--- Change of encoder: the one step in which another encoder becomes the active one. From then on that one judges: what waits for the
--- earlier one is handed over, what the earlier one holds it may finish.
+-- Change of encoder: another encoder becomes active in one step. From then on it judges. Checks that wait for the earlier encoder are
+-- reassigned; those that it has leased may finish.
 
 create function voice.hold_calls(hold_seconds double precision)
 returns void
@@ -5610,7 +5683,7 @@ as $$
     where models.signal = 'voice' and models.is_active
 $$;
 comment on function voice.hold_calls is
-    'Lets the calls that are to be judged wait, for a minute at most: where so many come that a baseline always changes, another encoder could never take over. Whoever asks for it must ask again; if it vanishes, they go on. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
+    'Pauses the judging of calls for hold_seconds, a minute at most, so that baselines stop changing and another encoder can become active even under constant load. The caller repeats the call; if it crashes, the pause ends by itself. Security definer: the service has no privileges on tables. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.hold_calls from public;
 grant execute on function voice.hold_calls to retrocare_service;
 
@@ -5634,7 +5707,7 @@ as $$
         )
 $$;
 comment on function voice.adopt_archive is
-    'Hands archived calls that wait to be embedded over to the active encoder, unless it has had them. Called by voice.activate_encoder.';
+    'Reassigns archived calls that wait to be embedded to the active encoder, unless it has a check for them. Called by voice.activate_encoder.';
 revoke execute on function voice.adopt_archive from public;
 
 create function voice.activate_encoder(encoder text, accepts_unrecoverable boolean default false)
@@ -5650,13 +5723,14 @@ declare
 begin
     perform voice.policy(activate_encoder.encoder);
     begin
-        -- Whoever judges holds this too, first of all: from here on nobody does, and nobody is in the middle of it.
+        -- Every transaction that judges takes a weaker lock on this table first. From here on none can judge, and none is in
+        -- progress.
         lock table care.models in share row exclusive mode;
     exception when lock_not_available then
         raise exception using
             errcode = 'RV007',
             message = 'A transaction that judges has been open for too long',
-            hint = 'Nothing was changed: try again.';
+            hint = 'Nothing was changed. Try again.';
     end;
     if activate_encoder.encoder = voice.active_encoder() then
         return 0;
@@ -5674,7 +5748,7 @@ begin
             errcode = 'RV007',
             message = format('Of %s baselines, %s are not rebuilt under %s, and %s cannot be',
                 missing.of_all, missing.unfinished, activate_encoder.encoder, missing.lost),
-            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be; `--accept-unrecoverable` lets these patients enrol anew.';
+            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be rebuilt. With `--accept-unrecoverable`, these patients enrol anew.';
     end if;
 
     update care.models set is_active = false where models.signal = 'voice' and models.is_active;
@@ -5685,13 +5759,13 @@ begin
 end
 $$;
 comment on function voice.activate_encoder is
-    'Makes another encoder the active one, once every baseline has its counterpart under it; how many waiting checks were handed over. Patients without any are left behind only where that is asked for: their next healthy call enrols. All or nothing. Raises RV004, and RV007 where baselines are missing. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
+    'Makes another encoder active once every baseline is rebuilt under it, and returns how many waiting checks were reassigned. Unrecoverable baselines are accepted only if accepts_unrecoverable is true; the next healthy call of these patients enrols. All or nothing. Raises RV004, and RV007 if baselines are missing. Security definer: the service has no privileges on tables. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.activate_encoder from public;
 grant execute on function voice.activate_encoder to retrocare_service;
 
 -- 48_baseline_versions.sql
 
--- Baseline versions: what an operator sees of them, the way back to an earlier one, and the way out for a wrong sample.
+-- Baseline versions: what an operator can see of them, how to restore an earlier one, and how to remove a wrong sample.
 
 create view public.patient_voice_baseline
 with (security_invoker = true)
@@ -5711,13 +5785,14 @@ from voice.baselines
 join voice.policies on policies.encoder = baselines.encoder
 where baselines.superseded_at is null;
 comment on view public.patient_voice_baseline is
-    'For caregivers: how far each patient''s baseline has come, one row per encoder. Without the vector.';
+    'For caregivers: the progress of each patient''s baseline, one row per encoder, without the embedding.';
 comment on column public.patient_voice_baseline.version is 'Counts every change of the baseline.';
-comment on column public.patient_voice_baseline.is_provisional is 'Fewer samples than baseline_minimum_samples: scores count, marked.';
+comment on column public.patient_voice_baseline.is_provisional is
+    'Whether there are fewer samples than baseline_minimum_samples. Scores then count, but are marked as provisional.';
 comment on column public.patient_voice_baseline.spread_mean is
-    'How much this voice varies when well: mean cosine distance of each sample to the mean of the others; null below two samples.';
-comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances; null below two.';
-comment on column public.patient_voice_baseline.created_at is 'When this version was made.';
+    'How much this voice varies when well: mean cosine distance of each sample to the mean of the others. Null below two samples.';
+comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances. Null below two samples.';
+comment on column public.patient_voice_baseline.created_at is 'When this version was built.';
 revoke all on public.patient_voice_baseline from anon, authenticated, service_role;
 grant select on public.patient_voice_baseline to authenticated, service_role;
 
@@ -5754,7 +5829,7 @@ as $$
     order by baselines.version desc
 $$;
 comment on function voice.baseline_versions is
-    'The versions of a patient''s baseline under this encoder (null: the active one), newest first, and the calls that they are made of, as far as these are kept. Called by `retrocare patient baseline`.';
+    'Returns the versions of a patient''s baseline under this encoder (null: the active one), newest first, with the calls from which they were built, as far as these are still stored. Called by `retrocare patient baseline`.';
 revoke execute on function voice.baseline_versions from public;
 grant execute on function voice.baseline_versions to retrocare_service;
 
@@ -5769,7 +5844,7 @@ declare
     earlier voice.baselines;
     healthy bigint[];
 begin
-    -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(restore_baseline.patient_id);
     select baselines.* into earlier
@@ -5790,23 +5865,23 @@ begin
         raise exception using
             errcode = 'PT409',
             message = format('The patient''s baseline has no version %s', restore_baseline.version),
-            hint = '`retrocare patient baseline` lists the versions.';
+            hint = 'List the versions with `retrocare patient baseline`.';
     elsif earlier.superseded_at is null then
         raise exception using
             errcode = 'PT409',
-            message = format('Version %s is the current one', restore_baseline.version),
+            message = format('Version %s is already the current version', restore_baseline.version),
             hint = 'There is nothing to restore.';
     elsif healthy = '{}' then
         raise exception using
             errcode = 'PT409',
             message = format('No sample of version %s is left', restore_baseline.version),
-            hint = 'They were erased, or are of days that a health flag covers. Enrol the patient anew.';
+            hint = 'Its samples were erased, or are of days that a health flag covers. Enrol the patient anew.';
     end if;
     return (voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id)).version;
 end
 $$;
 comment on function voice.restore_baseline is
-    'Makes a new version of the samples of an earlier one, without those of days that were flagged since; its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
+    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
 revoke execute on function voice.restore_baseline from public;
 grant execute on function voice.restore_baseline to retrocare_service;
 
@@ -5820,10 +5895,10 @@ as $$
 declare
     rebuilt integer;
 begin
-    -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
-    -- A call is one sample of a baseline at most.
+    -- A call is at most one sample of a baseline.
     rebuilt := voice.remove_samples(
         withdraw_sample.patient_id,
         array(select embeddings.id from voice.embeddings where embeddings.call_log_id = withdraw_sample.call_log_id));
@@ -5831,13 +5906,13 @@ begin
         raise exception using
             errcode = 'RV003',
             message = format('The patient''s current baseline has no sample of the call %s', withdraw_sample.call_log_id),
-            hint = '`retrocare patient baseline` lists the calls that it is made of.';
+            hint = 'List the calls of the baseline with `retrocare patient baseline`.';
     end if;
     return rebuilt;
 end
 $$;
 comment on function voice.withdraw_sample is
-    'Rebuilds the patient''s current baselines without the sample of that call; how many. With none left, the next healthy call enrols. Raises RV002, RV003. Called by `retrocare patient withdraw-sample`.';
+    'Rebuilds the patient''s current baselines without the sample of that call and returns how many changed. If no samples are left, the next healthy call enrols. Raises RV002, RV003. Called by `retrocare patient withdraw-sample`.';
 revoke execute on function voice.withdraw_sample from public;
 grant execute on function voice.withdraw_sample to retrocare_service;
 
@@ -5868,12 +5943,12 @@ begin
     judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy, thresholds);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
-        -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
+        -- Uses the score before adjustments: a noisy line must not make another person's voice pass as this one.
         judged.anomaly > thresholds.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is
-    'How a voice compares with a patient''s baseline, where that is complete; else no row. Nothing is stored. Raises RV004, RV005. Called by `retrocare enroll` before anything is replaced.';
+    'Compares an embedding with a patient''s baseline and returns the result; no row if the baseline is not complete. Stores nothing. Raises RV004, RV005. Called by `retrocare enroll` before it replaces anything.';
 revoke execute on function voice.compare_with_baseline from public;
 grant execute on function voice.compare_with_baseline to retrocare_service;
 
@@ -5895,27 +5970,27 @@ as $$
         and call_logs."timestamp" >= covered_samples.since
 $$;
 comment on function voice.covered_samples is
-    'How many samples would leave the current baseline if the patient had been unwell since then. Called by `retrocare patient flag`.';
+    'Returns how many samples would leave the current baseline if the patient had been unwell since that time. Called by `retrocare patient flag`.';
 revoke execute on function voice.covered_samples from public;
 grant execute on function voice.covered_samples to retrocare_service;
 
 -- 50_alerts.sql
 
--- Alerts: one episode of a patient is one alert, from its first sign, of whatever signal, until somebody resolves it. A worse sign raises
--- its level, a repeat only counts up: nobody is woken twice for the same thing. Every change is a row, and those that must be told
--- become deliveries.
+-- Alerts: one alert is one episode of a patient, from its first sign, of any signal, until somebody resolves it. A worse sign raises
+-- its level; a repeated one only counts up, so that nobody is woken twice for the same thing. Every change is a row, and changes that
+-- caregivers must learn of become deliveries.
 
 create type public.alert_state as enum (
-    'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
-    'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
-    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
-    'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
-    'resolved'          -- the episode is over: end
+    'open',             -- nobody has responded         -> escalated, acknowledged, snoozed, resolved
+    'escalated',        -- nobody responded in time     -> open (raised), acknowledged, snoozed, resolved
+    'acknowledged',     -- somebody attends to it       -> open (raised, reopened), snoozed, resolved
+    'snoozed',          -- postponed to snoozed_until   -> open (woken or raised), acknowledged, resolved
+    'resolved'          -- end: the episode is over
 );
-comment on type public.alert_state is 'Where an alert stands; every state but resolved is part of the episode.';
+comment on type public.alert_state is 'The state of an alert. In every state but resolved, the episode is in progress.';
 
 create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
-comment on type public.alert_outcome is 'What the caregivers found.';
+comment on type public.alert_outcome is 'What the caregivers found out.';
 
 create table public.alert_causes (
     id text constraint alert_causes_pkey primary key,
@@ -5929,30 +6004,31 @@ create index alert_causes_by_signal on public.alert_causes (signal);
 alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
 insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
-    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
-    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
-    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
-comment on table public.alert_causes is 'What an alert may be about.';
-comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score.';
-comment on column public.alert_causes.closes_when_heard is 'An alert about nothing else is resolved by a rule once the patient is heard again; of all others somebody says how they ended.';
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call with a score above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set number of days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without usable speech
+comment on table public.alert_causes is 'The possible causes of an alert.';
+comment on column public.alert_causes.has_score is 'Whether a judgement with a score is behind it.';
+comment on column public.alert_causes.closes_when_heard is
+    'Whether an alert with no other cause is resolved by a rule once the patient is heard again. All other alerts are resolved by a person, who gives the outcome.';
 grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
     'opened',           -- the first sign
-    'raised',           -- a worse sign, or one of another kind while it was thought to be seen to: open again
+    'raised',           -- a worse sign, or one with another cause while acknowledged or snoozed: open again
     'repeated',         -- the same again: only counted
-    'escalated',        -- nobody answered in time: more caregivers are told
-    'reminded',         -- and still nobody
+    'escalated',        -- nobody responded in time: more caregivers are notified
+    'reminded',         -- still nobody has responded
     'acknowledged', 'snoozed',
-    'woken',            -- the snooze is over: open again
-    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
+    'woken',            -- the snooze has ended: open again
+    'reopened',         -- the acknowledgement has expired without an outcome: open again
     'resolved'
 );
 comment on type public.alert_change is 'What happened to an alert.';
 
 create type public.alert_actor as enum (
-    'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a caregiver: caregiver_id
+    'rule',         -- time has passed, or a call was judged
+    'caregiver',    -- a caregiver, named in caregiver_id
     'operator'      -- the care team, through the service or service_role
 );
 comment on type public.alert_actor is 'Who changed an alert.';
@@ -5981,13 +6057,16 @@ insert into care.alert_policies values
     ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
     ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
     ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
-comment on table care.alert_policies is 'Who is told at each level, when others are, and how often.';
-comment on column care.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
-comment on column care.alert_policies.further_roles is 'Who is told when nobody has answered.';
+comment on table care.alert_policies is 'Who is notified at each level, when others are, and how often.';
+comment on column care.alert_policies.first_roles is
+    'The roles that are notified at once. If none of them can be reached, everybody who can be is.';
+comment on column care.alert_policies.further_roles is 'The roles that are notified when nobody has responded.';
 comment on column care.alert_policies.maximum_silent_hours is
-    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
-comment on column care.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
-comment on column care.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
+    'The longest time for which an unresolved alert stays silent: an acknowledgement expires after it, and so does the pause after the last of maximum_reminders.';
+comment on column care.alert_policies.waits_for_morning is
+    'Whether messages wait until the caregiver''s quiet hours are over. Those of an emergency never do.';
+comment on column care.alert_policies.minimum_snooze_minutes is
+    'A shorter snooze is refused, since the caregiver is notified again whenever one ends.';
 
 create table public.caregiver_alerts (
     id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
@@ -6035,12 +6114,13 @@ create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_b
 create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
 alter table public.caregiver_alerts enable row level security;
 revoke all on public.caregiver_alerts from anon, authenticated, service_role;
-comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
-comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
-comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
-comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
+comment on table public.caregiver_alerts is 'One row per episode, at most one unresolved per patient.';
+comment on column public.caregiver_alerts.cause is 'The cause of the last sign of which caregivers were notified.';
+comment on column public.caregiver_alerts.causes is 'All causes of signs in this episode.';
+comment on column public.caregiver_alerts.anomaly_score is
+    'The highest score of the episode, that of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
-comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
+comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened. Null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
 create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
 
@@ -6078,11 +6158,13 @@ create index alert_changes_by_actor on public.alert_changes (actor_id);
 create index alert_changes_by_caregiver on public.alert_changes (caregiver_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
-comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
-comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or there is no account, or none any more.';
-comment on column public.alert_changes.caregiver_id is 'The caregiver who did it; null: actor is an operator or a rule, or cares for the patient no longer.';
-comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
+comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Append-only.';
+comment on column public.alert_changes.level is 'The level of the sign if there was one, else that of the alert.';
+comment on column public.alert_changes.actor_id is
+    'The caregiver''s account. Null: actor is an operator or a rule, or the caregiver has no account.';
+comment on column public.alert_changes.caregiver_id is
+    'The caregiver who made the change. Null: actor is an operator or a rule, or the caregiver no longer cares for the patient.';
+comment on column public.alert_changes.operator is 'If actor is an operator: the database login, or the name given with the change.';
 grant select on public.alert_changes to service_role, authenticated;
 
 create type care.actor as (
@@ -6091,7 +6173,7 @@ create type care.actor as (
     caregiver_id uuid,
     operator text
 );
-comment on type care.actor is 'Who changes an alert, as alert_changes has it.';
+comment on type care.actor is 'Who changes an alert, as stored in alert_changes.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
@@ -6114,7 +6196,7 @@ as $$
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
-comment on function care.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';
+comment on function care.note_change is 'Adds a change to an alert''s history. A trigger then notifies caregivers.';
 revoke execute on function care.note_change from public;
 
 create policy caregivers_read_their_patients_alerts on public.caregiver_alerts
@@ -6131,7 +6213,7 @@ create policy everybody_who_is_told_reads_what_about on public.alert_causes
 
 -- 51_episodes.sql
 
--- Episodes: how signs make and change an alert, and what happens when nobody answers.
+-- Episodes: how signs open and change an alert, and what happens when nobody responds.
 
 create function care.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
 returns timestamptz
@@ -6151,7 +6233,7 @@ as $$
     from (select after_quiet_hours.at at time zone after_quiet_hours.timezone as local_at) as clock
 $$;
 comment on function care.after_quiet_hours is
-    'This moment, or the end of the quiet hours that it falls into, on the clock of that zone. Stable: zones change with PostgreSQL''s data.';
+    'Returns this time, or the end of the quiet hours into which it falls, in that time zone. Stable, not immutable: time zones change with PostgreSQL''s data.';
 revoke execute on function care.after_quiet_hours from public;
 
 create function care.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
@@ -6171,7 +6253,7 @@ as $$
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
 comment on function care.answer_due_at is
-    'Until when somebody should have answered: nobody is expected to answer what waits for the morning.';
+    'Returns the time by which somebody should have responded. If the level waits for the morning, the time starts when quiet hours end.';
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
@@ -6197,13 +6279,13 @@ begin
             errcode = '23514',
             message = format('%s is no cause of public.alert_causes with%s a score',
                 raise_alert.cause, case when raise_alert.anomaly_score is null then 'out' else '' end),
-            hint = 'A new cause is a row; has_score says whether a judgement is behind it.';
+            hint = 'A new cause is a row of public.alert_causes; has_score says whether a judgement is behind it.';
     end if;
     select caregiver_alerts.* into earlier
     from public.caregiver_alerts
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
     for update;
-    -- On the clock of the worst sign of the episode, not of the last one.
+    -- The time to respond is that of the worst sign of the episode, not of the last one.
     select care.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
     into due_at
     from care.alert_policies
@@ -6222,7 +6304,7 @@ begin
         change := case
             when raise_alert.level > earlier.level then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
-                -- Of another kind, or after the time for which somebody said that they see to it.
+                -- A new cause, or a sign after the time for which the alert was acknowledged or snoozed.
                 and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
                 then 'raised'
             else 'repeated'
@@ -6255,7 +6337,7 @@ begin
 end
 $$;
 comment on function care.raise_alert is
-    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by care.record_judgement and care.note_silence.';
+    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -6264,13 +6346,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Who may be dying is told of whatever was known before.
+    -- A critical sign is always notified, even of a known illness.
     select is_known_illness.level < 'critical'
         and care.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
         and coalesce((
             select latest.outcome = 'ill'
                 and latest.level >= is_known_illness.level
-                -- Whatever flags there are: what was found is not known for ever.
+                -- A known illness expires, even while a health flag is still open.
                 and is_known_illness.at <= latest.resolved_at + make_interval(days => (care.settings_of(latest.patient_id)).illness_days)
             from public.caregiver_alerts as latest
             where latest.patient_id = is_known_illness.patient_id
@@ -6279,7 +6361,7 @@ as $$
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
+    'Returns whether a judgement is explained by an illness that caregivers know of: they resolved the last episode as ill, at most care.organisation_settings.illness_days ago, a health flag still covers the call, and the sign is not critical and not worse than that episode. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -6294,7 +6376,7 @@ as $$
     order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
     limit alerts_to_advance.maximum_rows
 $$;
-comment on function care.alerts_to_advance is 'The alerts whose time has come, the most urgent first. Called by care.run_job.';
+comment on function care.alerts_to_advance is 'Lists the alerts whose next change is due, most urgent first. Called by care.run_job.';
 revoke execute on function care.alerts_to_advance from public;
 
 create function care.advance_alert(alert_id text, at timestamptz)
@@ -6346,7 +6428,7 @@ begin
             advance_alert.at)
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    -- What the last sign was that somebody was told of: without a score, no call is behind it.
+    -- Without a score, no call is behind the last sign of which caregivers were notified.
     has_score := (select alert_causes.has_score from public.alert_causes where alert_causes.id = alert.cause);
     perform care.note_change(
         alert, moved, advance_alert.at,
@@ -6356,13 +6438,13 @@ begin
 end
 $$;
 comment on function care.advance_alert is
-    'Wakes what was snoozed, reopens what was acknowledged and never resolved, escalates what nobody answered, and reminds; whether it did. Called by care.run_job.';
+    'Advances an alert: wakes a snoozed one, reopens an acknowledged one, escalates an open one, or sends a reminder. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.advance_alert from public;
 
 -- 52_alert_actions.sql
 
--- Alert actions: what a caregiver, or an operator for the care team, does about an alert, and how an episode ends. Viewers only look; to
--- everybody else the alert does not exist.
+-- Alert actions: what a caregiver, or an operator for the care team, can do about an alert, and how an episode ends. Viewers may only
+-- read alerts; to people who are not caregivers of the patient, an alert does not exist.
 
 create function care.alert_to_act_on(alert_id uuid)
 returns public.caregiver_alerts
@@ -6373,7 +6455,7 @@ as $$
 declare
     alert public.caregiver_alerts;
 begin
-    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    -- Lock the patient first, as every change to an alert does, and read the alert only then.
     perform care.patient_for_caller(
         (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
         'family');
@@ -6385,7 +6467,7 @@ begin
 end
 $$;
 comment on function care.alert_to_act_on is
-    'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
+    'Returns the alert, with its row and its patient locked, if the signed-in caregiver or an operator may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
 create function care.actor_of(patient_id uuid, operator text)
@@ -6404,14 +6486,16 @@ as $$
             ),
             null
         )::care.actor
-        -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
+        -- The database login, or the role that the Data API assumed for it. In a security definer function, current_user is the
+        -- owner.
         else (
             'operator', null, null,
             coalesce(nullif(btrim(actor_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
         )::care.actor
     end
 $$;
-comment on function care.actor_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+comment on function care.actor_of is
+    'Returns the actor as whom the caller changes an alert of this patient. operator is the name of an operator; null: the login.';
 revoke execute on function care.actor_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
@@ -6425,11 +6509,11 @@ begin
         raise exception using
             errcode = 'PT409',
             message = 'The alert is resolved',
-            hint = 'A new sign opens another one.';
+            hint = 'A new sign opens another alert.';
     end if;
 end
 $$;
-comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
+comment on function care.refuse_resolved is 'Raises PT409 if the alert is resolved.';
 revoke execute on function care.refuse_resolved from public;
 
 create function care.acknowledge_alert(alert_id uuid, at timestamptz default now(), operator text default null)
@@ -6462,7 +6546,7 @@ begin
 end
 $$;
 comment on function care.acknowledge_alert is
-    'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Acknowledges an alert on behalf of the signed-in caregiver or the care team, and returns it. If it is already acknowledged, nothing changes. Raises PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
 grant execute on function care.acknowledge_alert to retrocare_service;
 
@@ -6485,9 +6569,9 @@ begin
     then
         raise exception using
             errcode = 'PT400',
-            message = format('An alert of this level (%s) can be put off for %s minutes to %s hours',
+            message = format('An alert of level %s can be snoozed for %s minutes to %s hours',
                 alert.level, policy.minimum_snooze_minutes, policy.maximum_snooze_hours),
-            hint = 'Give a time in between.';
+            hint = 'Give a time in that range.';
     end if;
     update public.caregiver_alerts
     set state = 'snoozed',
@@ -6502,7 +6586,7 @@ begin
 end
 $$;
 comment on function care.snooze_alert is
-    'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Snoozes an alert and returns it. When the snooze ends, the alert is open again and caregivers are notified. Raises PT400 if the time is too short or too long, PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.snooze_alert from public;
 
 create function care.resolve(
@@ -6529,7 +6613,8 @@ begin
     return alert;
 end
 $$;
-comment on function care.resolve is 'The episode is over. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
+comment on function care.resolve is
+    'Resolves an alert and returns it. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
 revoke execute on function care.resolve from public;
 
 create function care.flag_illness(alert public.caregiver_alerts)
@@ -6545,7 +6630,7 @@ as $$
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'Adds a health flag for a patient who was found ill, from the opening of the alert until care.organisation_settings.illness_days after its end, unless a health flag already covers that time. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
@@ -6564,13 +6649,13 @@ begin
     if resolve_alert.outcome is null then
         raise exception using
             errcode = 'PT400',
-            message = 'An alert is resolved with an outcome',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
+            message = 'An outcome is required to resolve an alert',
+            hint = format('Use one of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
     elsif char_length(resolve_alert.notes) > 10000 then
         raise exception using
             errcode = 'PT400',
             message = format('The notes have %s characters; at most 10000 are kept', char_length(resolve_alert.notes)),
-            hint = 'Keep what is longer elsewhere, and say where.';
+            hint = 'Keep longer notes elsewhere and state where.';
     end if;
     if (alert.state, alert.outcome, alert.resolved_by)
         is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, caller.caregiver_id)
@@ -6586,7 +6671,7 @@ begin
 end
 $$;
 comment on function care.resolve_alert is
-    'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Resolves an alert with its outcome and returns it; an illness is noted as a health flag. Repeating the same call changes nothing. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.resolve_alert from public;
 grant execute on function care.resolve_alert to retrocare_service;
 
@@ -6640,16 +6725,17 @@ as $$
     limit alert_list.maximum_rows
 $$;
 comment on function care.alert_list is
-    'The alerts of this patient (null: of all), the unresolved and most urgent first. Called by `retrocare alert list`.';
+    'Returns the alerts of this patient (null: of all), unresolved and most urgent ones first. Called by `retrocare alert list`.';
 revoke execute on function care.alert_list from public;
 grant execute on function care.alert_list to retrocare_service;
 
 -- 53_messages.sql
 
--- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no score, no
--- diagnosis.
+-- Messages: the texts that caregivers read, as rows, so that a translation is rows too. They say in plain words what happened and
+-- what to do; they contain no score and no diagnosis.
 --
--- {patient} as the caregiver knows the patient, {who} the caregiver who acted, {when} when the call was, {link} where to answer.
+-- {patient} is the name by which the caregiver knows the patient, {who} the caregiver who acted, {when} the time of the call, {link}
+-- the URL at which to respond.
 
 create table care.alert_openings (
     language text not null,
@@ -6660,9 +6746,10 @@ create table care.alert_openings (
     constraint alert_openings_pkey primary key (language, change, is_by_rule)
 );
 alter table care.alert_openings enable row level security;
-comment on table care.alert_openings is 'How a message begins after each change that is told; a change without a row is told to nobody.';
-comment on column care.alert_openings.is_by_rule is 'Nobody did it, a rule did.';
-comment on column care.alert_openings.is_whole is 'It is the whole message, for those who were told before: no text of care.alert_texts follows.';
+comment on table care.alert_openings is 'The beginning of the message about each kind of change. Changes without a row are not sent.';
+comment on column care.alert_openings.is_by_rule is 'Whether the change was made by a rule, not by a person.';
+comment on column care.alert_openings.is_whole is
+    'Whether this is the whole message, for those who were notified before; no text of care.alert_texts follows.';
 insert into care.alert_openings (language, change, is_by_rule, text, is_whole) values
     ('en', 'opened', true, '', false),
     ('en', 'raised', true, '', false),
@@ -6684,7 +6771,7 @@ create table care.alert_texts (
 );
 create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
-comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
+comment on table care.alert_texts is 'What happened and what to do. A level without a text uses that of the next lower level.';
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
         '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
@@ -6719,7 +6806,7 @@ as $$
         where patients.id = change.patient_id
     ),
     written as (
-        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
+        -- Each text is chosen by itself: one without a translation is sent in English, or else in any language that there is.
         select opening.text || case
             when opening.is_whole then ''
             else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
@@ -6752,13 +6839,13 @@ as $$
     cross join place
 $$;
 comment on function care.alert_message is
-    'The finished message about a change, in the caregiver''s language and on the caregiver''s clock; null: this change is told to nobody.';
+    'Returns the message about a change, in the caregiver''s language and time zone. Null: this change is not sent to anybody.';
 revoke execute on function care.alert_message from public;
 
 -- 54_outbox.sql
 
--- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them. Written in the
--- transaction of the change; sent by functions/notify-caregiver.
+-- The outbox: one delivery for each change to be sent, each caregiver to be notified, and each channel that reaches that caregiver.
+-- Deliveries are written in the transaction of the change, and sent by functions/notify-caregiver.
 
 create table care.delivery_channels (
     id text constraint delivery_channels_pkey primary key,
@@ -6767,16 +6854,16 @@ create table care.delivery_channels (
 alter table care.delivery_channels enable row level security;
 insert into care.delivery_channels values ('sms', true), ('webhook', true), ('console', false);
 comment on table care.delivery_channels is
-    'By what messages go; each is a file of functions/notify-caregiver/channels. console is for development: it reaches everybody and nobody.';
+    'The channels by which messages are sent; each is a file of functions/notify-caregiver/channels. console is for development: it counts every caregiver as reachable and sends nothing.';
 
 create type public.delivery_state as enum (
-    'queued',       -- waits to be sent, or for another try     -> leased, cancelled
-    'leased',       -- somebody sends it                        -> accepted, dead, queued again
-    'accepted',     -- the provider took it: end
-    'cancelled',    -- somebody answered, or a newer message tells more: end
-    'dead'          -- it cannot be sent, or was refused too often: end, and the operator's
+    'queued',       -- waits to be sent, or for a retry             -> leased, cancelled
+    'leased',       -- being sent                                   -> accepted, dead, queued again
+    'accepted',     -- end: the provider accepted it
+    'cancelled',    -- end: somebody responded, or a newer message says more
+    'dead'          -- end, and an operator issue: it cannot be sent, or failed too often
 );
-comment on type public.delivery_state is 'Where a message to a caregiver stands.';
+comment on type public.delivery_state is 'The state of a message to a caregiver.';
 
 create table care.deliveries (
     id bigint generated always as identity constraint deliveries_pkey primary key,
@@ -6817,10 +6904,12 @@ create index deliveries_by_channel on care.deliveries (channel);
 create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
-comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
-comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
-comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
+comment on column care.deliveries.may_have_been_sent is
+    'Whether an attempt ended without an answer from the provider. The provider is then asked before the message is sent again.';
+comment on column care.deliveries.run_at is 'The message is not sent before this time: quiet hours, or the wait before a retry.';
+comment on column care.deliveries.due_at is
+    'When the message can be claimed: run_at while it is queued, leased_until while it is leased. Null: it has ended.';
+comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that support idempotency keys.';
 grant select (
     id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
 ) on care.deliveries to service_role;
@@ -6828,8 +6917,8 @@ alter table care.deliveries
     add column receipt_count integer not null default 0,
     add column delivered_at timestamptz,
     add constraint what_is_delivered_was_accepted check (delivered_at is null or state = 'accepted');
-comment on column care.deliveries.receipt_count is 'How often the provider was asked what became of the message.';
-comment on column care.deliveries.delivered_at is 'When the provider said that the message had arrived; null: not known.';
+comment on column care.deliveries.receipt_count is 'How often the provider was asked whether the message was delivered.';
+comment on column care.deliveries.delivered_at is 'When the provider said that the message was delivered. Null: not known.';
 create index deliveries_without_receipt on care.deliveries (finished_at)
     where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
 create index deliveries_by_age on care.deliveries (finished_at);
@@ -6854,7 +6943,7 @@ as $$
     ) as addresses (channel, address) on addresses.channel = delivery_channels.id
     where delivery_channels.is_enabled and nullif(addresses.address, '') is not null
 $$;
-comment on function care.caregiver_addresses is 'Where a caregiver is reached, by each channel that is enabled.';
+comment on function care.caregiver_addresses is 'Returns the addresses at which a caregiver can be reached, one for each enabled channel.';
 revoke execute on function care.caregiver_addresses from public;
 
 create function care.caregivers_to_tell(change public.alert_changes)
@@ -6879,13 +6968,14 @@ as $$
         where patient_caregivers.patient_id = change.patient_id
             and exists (select from care.caregiver_addresses(patient_caregivers))
     )
-    -- What was meant to press: whose turn it is; where nobody of those can be reached, whoever can.
+    -- Changes that call for action go to the roles whose turn it is; if none of those caregivers can be reached, to everybody who
+    -- can.
     select (reachable.caregiver).*
     from reachable
     where change.change not in ('acknowledged', 'resolved')
         and reachable.turn = (select min(others.turn) from reachable as others)
     union all
-    -- What puts at rest: whoever was told before, but not the one who acted.
+    -- Changes that end the need for action go to everybody who was notified before, except the caregiver who acted.
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
@@ -6897,7 +6987,8 @@ as $$
                 and deliveries.state in ('accepted', 'leased')
         )
 $$;
-comment on function care.caregivers_to_tell is 'Who hears of a change, as care.alert_policies says, and nobody who cannot be reached.';
+comment on function care.caregivers_to_tell is
+    'Returns the caregivers to be notified of a change, as care.alert_policies says, without those who cannot be reached.';
 revoke execute on function care.caregivers_to_tell from public;
 
 create function care.on_alert_change()
@@ -6926,7 +7017,8 @@ begin
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
         )
-        -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
+        -- If somebody alternates between acknowledging and snoozing, only the first acknowledgement is sent until the alert calls for
+        -- action again.
         and not (new.change = 'acknowledged' and exists (
             select from public.alert_changes as earlier
             where earlier.alert_id = new.alert_id
@@ -6943,7 +7035,7 @@ begin
 end
 $$;
 comment on function care.on_alert_change is
-    'Trigger: a change becomes its deliveries, at once or after the quiet hours. Definer: whoever acts on an alert may not write the private schemas.';
+    'Trigger: inserts the deliveries of a change, due at once or after the quiet hours. Security definer: roles that act on alerts have no privileges on the private schemas.';
 revoke execute on function care.on_alert_change from public;
 
 create view public.alert_deliveries
@@ -6963,16 +7055,16 @@ select
     deliveries.created_at,
     deliveries.finished_at
 from care.deliveries;
-comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, and how it stands.';
-comment on column public.alert_deliveries.run_at is 'Not before this moment.';
+comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, with its state.';
+comment on column public.alert_deliveries.run_at is 'The message is not sent before this time.';
 revoke all on public.alert_deliveries from anon, authenticated, service_role;
 grant select on public.alert_deliveries to service_role;
 
 -- 55_deliveries.sql
 
--- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived. As for checks: claimed with a lease,
--- the attempt counted at the claim, an end exactly once. A provider that has accepted a message may never bring it to the telephone:
--- it is asked some minutes later, three times in all, and what was not delivered is the operator's.
+-- Deliveries: how a message is claimed and sent, and whether it arrived. As for checks, a message is claimed with a lease, the claim
+-- counts the attempt, and each message ends exactly once. A provider that has accepted a message may still fail to deliver it. The
+-- provider is therefore asked some minutes later, three times in all; a message that was not delivered is an operator issue.
 
 create function care.deliveries_to_cancel(at timestamptz, maximum_rows integer)
 returns setof text
@@ -6986,7 +7078,7 @@ as $$
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
     where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
-            -- Somebody has answered: what was meant to press would only frighten.
+            -- Somebody has responded: a message that calls for action would only alarm.
             (alert_changes.change not in ('acknowledged', 'resolved')
                 and caregiver_alerts.state not in ('open', 'escalated'))
             or exists (
@@ -7002,7 +7094,7 @@ as $$
     limit deliveries_to_cancel.maximum_rows
 $$;
 comment on function care.deliveries_to_cancel is
-    'Messages that need not be sent any more: somebody has answered, or a newer one tells more. None is handed out. Called by care.claim_deliveries and care.run_job.';
+    'Lists messages that need not be sent any more, because somebody has responded or a newer message says more. These are never claimed. Called by care.claim_deliveries and care.run_job.';
 revoke execute on function care.deliveries_to_cancel from public;
 
 create function care.cancel_delivery(delivery_id text, at timestamptz)
@@ -7027,7 +7119,8 @@ as $$
     )
     select exists (select from cancelled)
 $$;
-comment on function care.cancel_delivery is 'Ends a message that need not be sent any more; whether it did. Called by care.run_job.';
+comment on function care.cancel_delivery is
+    'Cancels a message that need not be sent any more. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.cancel_delivery from public;
 
 create type public.delivery_claim as (
@@ -7046,7 +7139,7 @@ create type public.delivery_claim as (
     may_have_been_sent boolean,
     created_at timestamptz
 );
-comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
+comment on type public.delivery_claim is 'A message to send: its channel, address and text.';
 
 create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
@@ -7058,7 +7151,7 @@ as $$
 declare
     overtaken bigint[] := array(select id::bigint from care.deliveries_to_cancel(claim_deliveries.at, null) as id);
 begin
-    -- Senders that vanish count as attempts, and an address may be gone by now.
+    -- A lost lease counts as an attempt, and the address may have been removed meanwhile.
     update care.deliveries
     set state = 'dead',
         error_code = lost.code,
@@ -7068,8 +7161,8 @@ begin
         select
             due.id,
             case when addressed.is_left then 'attempts_exhausted' else 'no_address' end as code,
-            case when addressed.is_left then 'Each sender that took it vanished'
-                else 'The caregiver has no address for this channel any more' end as why
+            case when addressed.is_left then 'The lease of every attempt was lost'
+                else 'The caregiver no longer has an address for this channel' end as why
         from care.deliveries as due
         cross join lateral (
             select exists (
@@ -7091,7 +7184,7 @@ begin
         update care.deliveries as claimed
         set state = 'leased',
             attempts = claimed.attempts + 1,
-            -- Whoever held it vanished: nobody knows how far it came.
+            -- The lease was lost, so the message may have been sent.
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
@@ -7120,7 +7213,7 @@ begin
 end
 $$;
 comment on function care.claim_deliveries is
-    'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
+    'Claims up to count messages that are due and returns them, most urgent first. Messages that need not be sent any more are left out. Security definer: the edge function may not read phone numbers itself.';
 revoke execute on function care.claim_deliveries from public;
 
 create function care.finish_delivery(
@@ -7135,7 +7228,7 @@ as $$
 declare
     sent care.deliveries;
 begin
-    -- The judgement behind it is the patient's, and a patient is locked first.
+    -- This may change a judgement, which belongs to the patient, so the patient is locked first.
     perform care.lock_patient_if_any((
         select caregiver_alerts.patient_id
         from care.deliveries
@@ -7170,7 +7263,7 @@ begin
 end
 $$;
 comment on function care.finish_delivery is
-    'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'Notes that a provider has accepted the message, and sets alert_sent on its judgement. Returns false if the lease is lost. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.finish_delivery from public;
 
 create function care.fail_delivery(
@@ -7207,7 +7300,7 @@ begin
 end
 $$;
 comment on function care.fail_delivery is
-    'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
+    'Notes why a message was not accepted, and returns its state. It is retried with exponential backoff, or dead if the failure is permanent or all attempts are used up. Security definer for the same reason as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
 
 create function care.receipt_wait(receipt_count integer)
@@ -7221,7 +7314,7 @@ as $$
     select (array['2 minutes', '10 minutes', '60 minutes']::interval[])[receipt_wait.receipt_count + 1]
 $$;
 comment on function care.receipt_wait is
-    'How long after a message was accepted its provider is asked for a receipt, once it was asked so often; null: not any more.';
+    'Returns how long after acceptance the provider is asked for the next receipt, if it was asked this many times. Null: it is not asked again.';
 revoke execute on function care.receipt_wait from public;
 
 create function care.due_receipts(at timestamptz)
@@ -7238,7 +7331,7 @@ as $$
         and deliveries.receipt_count < 3
         and deliveries.finished_at + care.receipt_wait(deliveries.receipt_count) <= due_receipts.at
 $$;
-comment on function care.due_receipts is 'Of how many messages a receipt could be asked for now. Called by care.due_work.';
+comment on function care.due_receipts is 'Returns for how many messages a receipt can be requested now. Called by care.due_work.';
 revoke execute on function care.due_receipts from public;
 
 create type public.receipt_claim as (
@@ -7247,7 +7340,7 @@ create type public.receipt_claim as (
     channel text,
     provider_message_id text
 );
-comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
+comment on type public.receipt_claim is 'A message whose receipt is to be requested from its provider.';
 
 create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
@@ -7274,7 +7367,7 @@ as $$
     returning claimed.id, claimed.call_log_id, claimed.channel, claimed.provider_message_id
 $$;
 comment on function care.claim_receipts is
-    'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
+    'Claims up to count messages whose receipt is due and returns them. The request is counted here, so that after a crash the next one follows in its turn. Security definer for the same reason as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
 
 create function care.finish_receipt(
@@ -7294,7 +7387,7 @@ begin
     join public.alert_changes on alert_changes.id = deliveries.change_id
     where deliveries.id = finish_receipt.delivery_id;
     if not found then
-        return null; -- erased since
+        return null; -- erased meanwhile
     end if;
     perform care.lock_patient(change.patient_id);
 
@@ -7321,7 +7414,7 @@ begin
 end
 $$;
 comment on function care.finish_receipt is
-    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
+    'Notes whether an accepted message was delivered, and returns its state. An undelivered one is dead with the code undelivered and thus an operator issue; its judgement loses alert_sent unless another message about it was accepted. Security definer for the same reason as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
@@ -7367,7 +7460,7 @@ as $$
     limit delivery_list.maximum_rows
 $$;
 comment on function care.delivery_list is
-    'Messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
+    'Returns the messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
 revoke execute on function care.delivery_list from public;
 grant execute on function care.delivery_list to retrocare_service;
 
@@ -7413,14 +7506,15 @@ begin
 end
 $$;
 comment on function care.requeue_deliveries is
-    'Queues dead messages again (these, or null for all), with all their attempts; one that may have been sent is looked up first, as ever, and one that was overtaken is cancelled. Called by `retrocare deliveries requeue`.';
+    'Queues dead messages again (these, or null for all) with all their attempts, and returns their ids. As always, one that may have been sent is first looked up at the provider, and one that is no longer needed is cancelled. Called by `retrocare deliveries requeue`.';
 revoke execute on function care.requeue_deliveries from public;
 grant execute on function care.requeue_deliveries to retrocare_service;
 
 -- 56_silence.sql
 
--- Silence is a sign too: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises the
--- same alert as a score, as a warning; when the patient is heard again, that alert closes by itself.
+-- Silence is a sign too: a patient on a schedule has had no call that could be judged for days, or answers calls without usable
+-- speech. It raises the same kind of alert as a score, as a warning. When the patient is heard again, that alert is resolved by a
+-- rule.
 
 create function care.silences(at timestamptz)
 returns table (
@@ -7445,7 +7539,7 @@ begin atomic
                 from public.call_logs
                 where call_logs.patient_id = patients.id
                     and call_logs.is_heard
-                    and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
+                    and call_logs."timestamp" <= silences.at + interval '1 day' -- allows for a wrong clock
             ) as last_heard_at
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
@@ -7480,7 +7574,7 @@ begin atomic
     ) as causes;
 end;
 comment on function care.silences is
-    'Who is not heard, and in what way, at this moment: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the reader''s rights.';
+    'Returns who is not heard at this time, and in what way: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the caller''s privileges.';
 revoke execute on function care.silences from public;
 grant execute on function care.silences to authenticated, service_role;
 
@@ -7495,9 +7589,9 @@ select
     silences.unusable_calls
 from care.silences(now()) as silences;
 comment on view public.silent_patients is 'For caregivers and operators: patients who are not heard, one row per patient and cause.';
-comment on column public.silent_patients.last_heard_at is 'When the last call was that could be judged; null: never.';
-comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given.';
-comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none with usable speech.';
+comment on column public.silent_patients.last_heard_at is 'When the last call that could be judged took place. Null: there was none.';
+comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given if there was none.';
+comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none of them with usable speech.';
 revoke all on public.silent_patients from anon, authenticated, service_role;
 grant select on public.silent_patients to authenticated, service_role;
 
@@ -7513,7 +7607,8 @@ as $$
     where not exists (
         select from public.caregiver_alerts
         where caregiver_alerts.patient_id = silences.patient_id
-            -- Once an episode; and after it, not again before something was heard, or as many days have passed.
+            -- A silence is noted once per episode. After the episode, it is noted again only if the patient was heard since, or as
+            -- many days have passed again.
             and silences.cause = any (caregiver_alerts.causes)
             and (caregiver_alerts.resolved_at is null
                 or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
@@ -7523,7 +7618,8 @@ as $$
     order by silences.patient_id, silences.cause
     limit silences_to_note.maximum_rows
 $$;
-comment on function care.silences_to_note is 'Silences that nobody has been told of: patient and cause. Called by care.run_job.';
+comment on function care.silences_to_note is
+    'Lists silences of which nobody has been notified, as patient and cause. Called by care.run_job.';
 revoke execute on function care.silences_to_note from public;
 
 create function care.note_silence(silence text, at timestamptz)
@@ -7542,7 +7638,7 @@ begin
     return true;
 end
 $$;
-comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
+comment on function care.note_silence is 'Raises the alert of a new silence. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
 
 create function care.do_close_when_heard(causes text[])
@@ -7556,7 +7652,7 @@ as $$
         where alert_causes.id = any (do_close_when_heard.causes) and not alert_causes.closes_when_heard
     )
 $$;
-comment on function care.do_close_when_heard is 'Whether an alert about nothing else than these is resolved by a rule.';
+comment on function care.do_close_when_heard is 'Returns whether an alert with no other causes than these is resolved by a rule.';
 revoke execute on function care.do_close_when_heard from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
@@ -7582,7 +7678,7 @@ as $$
     order by caregiver_alerts.opened_at
     limit silences_to_end.maximum_rows
 $$;
-comment on function care.silences_to_end is 'Alerts about the silence of patients who are heard again. Called by care.run_job.';
+comment on function care.silences_to_end is 'Lists alerts about the silence of patients who have been heard again. Called by care.run_job.';
 revoke execute on function care.silences_to_end from public;
 
 create function care.end_silence(alert_id text, at timestamptz)
@@ -7611,13 +7707,13 @@ begin
     return true;
 end
 $$;
-comment on function care.end_silence is 'Closes an alert about a silence that is over; whether it did. Called by care.run_job.';
+comment on function care.end_silence is 'Resolves an alert about a silence that is over. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.end_silence from public;
 
 -- 57_caregivers.sql
 
--- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
--- for himself.
+-- Caregivers: the primary caregiver, or an operator, decides who cares for a patient. How they are notified, caregivers decide
+-- themselves.
 
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
@@ -7629,29 +7725,29 @@ begin
     if refuse_wrong_contact.role is null then
         raise exception using
             errcode = 'PT400',
-            message = 'A caregiver has a role',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
+            message = 'A caregiver needs a role',
+            hint = format('Use one of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
     elsif not care.is_phone_number(refuse_wrong_contact.phone) then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no telephone number in international form',
-            hint = 'Such as +4930123456.';
+            message = 'The phone number is not in international format',
+            hint = 'Use a number such as +4930123456.';
     elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no address that messages can be posted to',
-            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
+            message = 'Messages cannot be posted to that webhook URL',
+            hint = 'Use an https URL such as https://example.org/hook, without a name and password.';
     elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
         and refuse_wrong_contact.user_id is not null
     then
         raise exception using
             errcode = 'PT400',
             message = 'There is no such account',
-            hint = 'Leave it out: the account can be added when the person has one.';
+            hint = 'Leave the account out; it can be added later.';
     end if;
 end
 $$;
-comment on function care.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
+comment on function care.refuse_wrong_contact is 'Raises PT400 if the role, an address or the account is not valid.';
 revoke execute on function care.refuse_wrong_contact from public;
 
 create function care.refuse_unknown_language(language text)
@@ -7666,13 +7762,14 @@ begin
             errcode = 'PT400',
             message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
             hint = (
-                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
+                select format('Messages exist in: %s.', string_agg(distinct alert_openings.language, ', '))
                 from care.alert_openings
             );
     end if;
 end
 $$;
-comment on function care.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
+comment on function care.refuse_unknown_language is
+    'Raises PT400 if there are no messages in this language. Null, the default, is accepted.';
 revoke execute on function care.refuse_unknown_language from public;
 
 create function care.refuse_losing_the_last_primary(patient_id uuid)
@@ -7696,7 +7793,7 @@ begin
 end
 $$;
 comment on function care.refuse_losing_the_last_primary is
-    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
+    'Raises PT409 if, apart from operators, nobody would be left who may manage caregivers and consent. Called after the change, which the error rolls back.';
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
@@ -7726,12 +7823,12 @@ begin
 exception when unique_violation then
     raise exception using
         errcode = 'PT409',
-        message = 'That account cares for the patient already',
+        message = 'That account already belongs to a caregiver of the patient',
         hint = 'Change that caregiver instead.';
 end
 $$;
 comment on function care.add_caregiver is
-    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Adds a caregiver and returns the new row. The default language is English. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.add_caregiver from public;
 grant execute on function care.add_caregiver to retrocare_service;
 
@@ -7766,7 +7863,7 @@ begin
     where patient_caregivers.id = change_caregiver.caregiver_id
     returning * into changed;
     if not found then
-        -- It was removed while this waited for its turn.
+        -- It was removed while this call waited for the lock.
         perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
@@ -7774,12 +7871,12 @@ begin
 exception when unique_violation then
     raise exception using
         errcode = 'PT409',
-        message = 'That account cares for the patient already',
+        message = 'That account already belongs to a caregiver of the patient',
         hint = 'Change that caregiver instead.';
 end
 $$;
 comment on function care.change_caregiver is
-    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Writes all columns of a caregiver and returns the row. Null unsets a value, except that a null language leaves the language unchanged. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.change_caregiver from public;
 grant execute on function care.change_caregiver to retrocare_service;
 
@@ -7801,7 +7898,7 @@ begin
 end
 $$;
 comment on function care.remove_caregiver is
-    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Removes a caregiver and the queued messages to that caregiver. Raises PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
 grant execute on function care.remove_caregiver to retrocare_service;
 
@@ -7820,8 +7917,8 @@ begin
     if not care.is_time_zone(set_my_preferences.timezone) then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no time zone',
-            hint = 'Such as Europe/Berlin; null: the patient''s.';
+            message = 'There is no such time zone',
+            hint = 'Use a name such as Europe/Berlin, or null for the patient''s time zone.';
     end if;
     perform care.refuse_unknown_language(set_my_preferences.language);
     update public.patient_caregivers
@@ -7837,13 +7934,13 @@ begin
         raise exception using
             errcode = 'PT404',
             message = 'No such patient',
-            hint = 'Preferences are those of a caregiver of the patient.';
+            hint = 'Only caregivers of the patient have preferences.';
     end if;
     return changed;
 end
 $$;
 comment on function care.set_my_preferences is
-    'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
+    'Writes the preferences of the signed-in caregiver for messages about a patient, and returns the row. Null means the default. Raises PT400, PT404. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
 
 create function care.caregiver_list(patient_id uuid)
@@ -7883,14 +7980,14 @@ as $$
     order by patients.created_at, patients.id, patient_caregivers.role desc, patient_caregivers.created_at
 $$;
 comment on function care.caregiver_list is
-    'Who cares for this patient (null: for whom), and whether messages reach them by a channel that is enabled. Called by `retrocare caregiver`.';
+    'Returns the caregivers of this patient (null: of all patients), and whether messages reach them by an enabled channel. Called by `retrocare caregiver`.';
 revoke execute on function care.caregiver_list from public;
 grant execute on function care.caregiver_list to retrocare_service;
 
 -- 60_erasure.sql
 
--- Erasure: a signal, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
--- provider) is listed, and deleted by functions/delete-recordings until that is proven.
+-- Erasure: a signal's data, or a person, is removed from the whole database in one transaction. Copies outside the database (Storage,
+-- the provider) are listed, and deleted by functions/delete-recordings until their absence is confirmed.
 
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
@@ -7901,18 +7998,18 @@ create table care.tombstones (
 );
 create index tombstones_by_patient on care.tombstones (patient_id);
 alter table care.tombstones enable row level security;
-comment on column care.tombstones.scope is 'The signal that was erased, or person: everything.';
-comment on table care.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
+comment on column care.tombstones.scope is 'The signal that was erased, or person if everything was.';
+comment on table care.tombstones is 'The erasures: exported, and replayed on a restored backup. Append-only.';
 
 create type public.deletion_state as enum (
-    'queued',       -- to be deleted, or to be tried again  -> leased
-    'leased',       -- somebody deletes it                  -> done, queued again
-    'done'          -- gone: end
+    'queued',       -- waits to be deleted, or for a retry      -> leased
+    'leased',       -- being deleted                            -> done, queued again
+    'done'          -- end: deleted
 );
-comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
+comment on type public.deletion_state is 'The state of a deletion outside the database. It is retried until it succeeds.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
+comment on type public.deletion_kind is 'What is to be deleted. Its reference is bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -7937,8 +8034,9 @@ create table care.deletions (
 create index deletions_by_patient on care.deletions (patient_id);
 create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
-comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
-comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
+comment on table care.deletions is 'What is to be deleted outside the database. It has no foreign keys, since it outlives the person.';
+comment on column care.deletions.due_at is
+    'When the deletion can be claimed: run_at while it is queued, leased_until while it is leased. Null: it is done.';
 create index deletions_at_issue on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
@@ -7951,7 +8049,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
 $$;
-comment on function care.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
+comment on function care.storage_path is 'Returns bucket/path of a recording in Storage. Null: it is elsewhere.';
 revoke execute on function care.storage_path from public;
 
 create function care.queue_deletion(patient_id uuid, kind public.deletion_kind, reference text)
@@ -7964,13 +8062,13 @@ as $$
     select queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference,
         case when is_ours then 'queued' else 'done' end::public.deletion_state, case when not is_ours then now() end
     from (
-        -- At a provider whose key nobody has given us, nobody deletes: the row stands for what is not taken in again.
+        -- Without the provider's API key, nothing can be deleted there. The row then only keeps the call from being stored again.
         select queue_deletion.kind <> 'provider_call' or exists (
             select from care.provider_accounts
             where provider_accounts.id = split_part(queue_deletion.reference, '/', 1) and provider_accounts.secret_name is not null
         )
     ) as place (is_ours)
-    -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
+    -- The copy may have come back since it was deleted, or while it is being deleted: delete it again.
     on conflict (kind, reference) do update
     set state = excluded.state,
         attempts = 0,
@@ -7980,7 +8078,8 @@ as $$
         error_code = null,
         finished_at = excluded.finished_at
 $$;
-comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before. A call of a provider whose account names no secret is only noted as erased.';
+comment on function care.queue_deletion is
+    'Queues a deletion outside the database, again if it was done before. A call of a provider account without a secret is only noted as erased.';
 revoke execute on function care.queue_deletion from public;
 
 create function care.queue_deletions(call public.call_logs)
@@ -7997,7 +8096,7 @@ as $$
         from care.recordings
         where recordings.call_log_id = call.id
         union
-        -- Somebody was copying it, and nobody knows how far that came, nor what kind of file it is.
+        -- A worker may have been copying the recording. Neither its progress nor the file type is known.
         select 'storage_object', 'voice-recordings/' || call.patient_id || '/' || call.id || '.' || kinds.extension
         from care.recordings
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
@@ -8008,7 +8107,7 @@ as $$
     where copies.reference is not null
     order by copies.kind, copies.reference
 $$;
-comment on function care.queue_deletions is 'Has the copies of a call''s recording deleted: in Storage and at the provider.';
+comment on function care.queue_deletions is 'Queues the deletion of all copies of a call''s recording, in Storage and at the provider.';
 revoke execute on function care.queue_deletions from public;
 
 create function care.delete_recording(call public.call_logs)
@@ -8026,7 +8125,7 @@ as $$
     where call_logs.id = call.id;
 $$;
 comment on function care.delete_recording is
-    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider. The caller holds care.lock_patient.';
+    'Removes a call''s recording, and queues the deletion of its copies in Storage and at the provider. The caller has called care.lock_patient.';
 revoke execute on function care.delete_recording from public;
 
 create function care.delete_orphan(recording_ref text)
@@ -8040,7 +8139,7 @@ as $$
     where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
 $$;
 comment on function care.delete_orphan is
-    'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
+    'Queues the deletion of a file that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
 create function care.erase_recordings(patient_id uuid)
@@ -8070,7 +8169,7 @@ begin
 end
 $$;
 comment on function care.erase_recordings is
-    'Has all recordings of a patient deleted, and lets none be copied any more; how many. The caller holds care.lock_patient.';
+    'Removes all recordings of a patient, keeps any from being copied, and returns how many there were. The caller has called care.lock_patient.';
 revoke execute on function care.erase_recordings from public;
 
 create function care.erase_signal(patient_id uuid, signal text, reason text)
@@ -8084,7 +8183,7 @@ declare
     removed jsonb;
 begin
     perform care.lock_patient(erase_signal.patient_id);
-    -- Whoever works on one is told that there is no consent; the others leave with what they measured.
+    -- End unfinished checks with the reason no_consent, so that their workers learn of it. Delete all others, with their measures.
     update care.checks
     set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', detail = '{}'
     where checks.patient_id = erase_signal.patient_id
@@ -8107,7 +8206,7 @@ begin
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
         and judgements.explanation is not null;
-    -- Recordings are of all signals: they stay as long as another one may use them.
+    -- Recordings serve all signals. They are kept as long as another signal may use them.
     if not exists (
         select
         from public.consents
@@ -8132,7 +8231,7 @@ begin
 end
 $$;
 comment on function care.erase_signal is
-    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without their words and what they were computed from. Raises RV002.';
+    'Removes all data of a signal, including those that its erase_function removes, and returns the numbers of removed rows by name. Judgements stay, without their explanation and the data from which they were computed. Raises RV002.';
 revoke execute on function care.erase_signal from public;
 
 create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
@@ -8149,10 +8248,10 @@ begin
         raise exception using
             errcode = 'PT400',
             message = format('There is no signal %L', erase_patient_signal.signal),
-            hint = format('One of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
+            hint = format('Use one of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
     end if;
     counts := care.erase_signal(erase_patient_signal.patient_id, erase_patient_signal.signal, erase_patient_signal.reason);
-    -- Or the next call would make it anew.
+    -- Without this, the next call would create the data again.
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
         withdrawn_by = (select auth.uid())
@@ -8163,7 +8262,7 @@ begin
 end
 $$;
 comment on function care.erase_patient_signal is
-    'Erases what a signal keeps of a patient, and ends the consent to it. Raises PT400, RV002. Definer: nobody else may touch the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
+    'Erases what a signal stores about a patient, and withdraws the consent to it; returns the numbers of removed rows by name. Raises PT400, RV002. Security definer: callers have no privileges on the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
 revoke execute on function care.erase_patient_signal from public;
 
 create function care.erase_patient_voice(patient_id uuid, reason text)
@@ -8176,7 +8275,7 @@ as $$
     select care.erase_patient_signal(erase_patient_voice.patient_id, 'voice', erase_patient_voice.reason)
 $$;
 comment on function care.erase_patient_voice is
-    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
+    'Erases a patient''s voice data and withdraws the consent to them; returns the numbers of removed rows by name. Raises RV002. Security definer for the same reason as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
 grant execute on function care.erase_patient_voice to retrocare_service;
 
@@ -8204,7 +8303,7 @@ begin
     return counts;
 end
 $$;
-comment on function care.erase_signals is 'Erases all signals of a patient; how much, by name. Raises RV002.';
+comment on function care.erase_signals is 'Erases all signals of a patient and returns the numbers of removed rows by name. Raises RV002.';
 revoke execute on function care.erase_signals from public;
 
 create function care.erase_patient(patient_id uuid, reason text)
@@ -8217,7 +8316,8 @@ as $$
 declare
     counts jsonb;
 begin
-    -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
+    -- Take the lock that the deletion needs right away. Transactions that refer to the patient then wait, and no lock upgrade can
+    -- deadlock.
     perform from public.patients where patients.id = erase_patient.patient_id for update;
     counts := care.erase_signals(erase_patient.patient_id, erase_patient.reason);
     insert into care.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
@@ -8227,11 +8327,12 @@ begin
 end
 $$;
 comment on function care.erase_patient is
-    'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
+    'Erases a person: the voice data, calls, judgements, alerts and everything else except the audit log. Returns the numbers of removed rows by name. Raises RV002. Security definer for the same reason as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
 grant execute on function care.erase_patient to retrocare_service;
 
--- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
+-- Rows can also be deleted directly, by service_role or in the SQL editor. The triggers below make sure that nothing is left behind
+-- then either.
 
 create function care.on_patient_deleted()
 returns trigger
@@ -8243,7 +8344,7 @@ as $$
 declare
     forgotten_count bigint;
 begin
-    -- Nor do reports that waited for this number go to somebody else who has it.
+    -- Reports that waited for this patient's number must not go to another patient who gets it.
     with forgotten as (
         delete from care.unmatched_calls
         using care.provider_accounts
@@ -8265,7 +8366,7 @@ begin
 end
 $$;
 comment on function care.on_patient_deleted is
-    'Trigger: whoever deletes a patient''s row erases the person. Definer: whoever deletes it may not touch the private schemas.';
+    'Trigger: erases the person when a patient''s row is deleted. Security definer: roles that delete the row have no privileges on the private schemas.';
 revoke execute on function care.on_patient_deleted from public;
 
 create function care.on_call_deleted()
@@ -8282,7 +8383,8 @@ begin
     return old;
 end
 $$;
-comment on function care.on_call_deleted is 'Trigger: a call''s copies are deleted with its row. Definer: as care.on_patient_deleted.';
+comment on function care.on_call_deleted is
+    'Trigger: queues the deletion of a call''s copies when its row is deleted. Security definer for the same reason as care.on_patient_deleted.';
 revoke execute on function care.on_call_deleted from public;
 
 create function care.erasure_preview(patient_id uuid)
@@ -8301,7 +8403,7 @@ begin
         join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
         join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
         join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        -- A row that only joins others says nothing to whoever is asked.
+        -- Tables without an id only join others, so their counts would mean nothing to the reader.
         where exists (
             select from pg_catalog.pg_attribute as id
             where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
@@ -8323,7 +8425,7 @@ begin
 end
 $$;
 comment on function care.erasure_preview is
-    'What erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
+    'Returns what erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask for confirmation.';
 revoke execute on function care.erasure_preview from public;
 grant execute on function care.erasure_preview to retrocare_service;
 
@@ -8337,7 +8439,7 @@ as $$
     select * from care.tombstones order by erased_at, id
 $$;
 comment on function care.tombstone_list is
-    'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
+    'Returns the list of erasures, which must be kept apart from backups. Security definer: the service has no privileges on tables. Called by `retrocare tombstones`.';
 revoke execute on function care.tombstone_list from public;
 grant execute on function care.tombstone_list to retrocare_service;
 
@@ -8350,12 +8452,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if exists (select from care.tombstones where tombstones.id = replay_tombstone.id) then
-        return false; -- this database is younger than the erasure
+        return false; -- this database already contains the erasure
     end if;
     if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
-        -- A signal that this database does not know has nothing in it.
+        -- A signal that is unknown in this database has no data in it.
         elsif exists (select from care.signals where signals.id = replay_tombstone.scope) then
             perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
@@ -8370,13 +8472,13 @@ begin
 end
 $$;
 comment on function care.replay_tombstone is
-    'Erases again what a restored backup brought back; false where it was erased here. Definer: as care.erase_patient. Called by `retrocare tombstones --replay`.';
+    'Repeats an erasure on a restored backup. Returns false if this database already contains it. Security definer for the same reason as care.erase_patient. Called by `retrocare tombstones --replay`.';
 revoke execute on function care.replay_tombstone from public;
 grant execute on function care.replay_tombstone to retrocare_service;
 
 -- 61_deletions.sql
 
--- Deletions: how what lies outside of the database, in Storage and at the provider, is deleted.
+-- Deletions: how copies outside the database, in Storage and at the provider, are deleted.
 
 create type public.deletion_claim as (
     deletion_id bigint,
@@ -8411,7 +8513,8 @@ as $$
     where claimed.id = ready.id
     returning claimed.id, claimed.kind, claimed.reference, claimed.attempts, claimed.lease_token
 $$;
-comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
+comment on function care.claim_deletions is
+    'Claims up to count deletions that are due and returns them. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.claim_deletions from public;
 
 create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
@@ -8435,7 +8538,7 @@ as $$
     select count(*) > 0 from noted
 $$;
 comment on function care.finish_deletion is
-    'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'Notes that the copy is deleted and its absence was confirmed. Returns false if the lease is lost. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.finish_deletion from public;
 
 create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
@@ -8456,12 +8559,12 @@ as $$
         and deletions.state = 'leased'
 $$;
 comment on function care.fail_deletion is
-    'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
+    'Notes that the copy could not be deleted. It is retried with exponential backoff until it succeeds. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.fail_deletion from public;
 
 -- 62_retention.sql
 
--- Retention: for how long what is kept.
+-- Retention: how long data are kept.
 
 create table care.retention_policies (
     subject text constraint retention_policies_pkey primary key,
@@ -8472,7 +8575,7 @@ alter table care.retention_policies enable row level security;
 insert into care.retention_policies values
     ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365), ('idempotency_keys', 1);
 comment on table care.retention_policies is
-    'For how long what is kept, in days; a row that is removed: for ever. Voiceprints of which the current baseline is made stay as long as it does.';
+    'For how many days data are kept. Without a row, they are kept for ever. Voiceprints in a current baseline are kept as long as it is.';
 
 create function care.kept_since(subject text, at timestamptz)
 returns timestamptz
@@ -8484,7 +8587,8 @@ as $$
     from care.retention_policies
     where retention_policies.subject = kept_since.subject
 $$;
-comment on function care.kept_since is 'What came before this moment is kept no longer; null: it is kept for ever. Called by the jobs that delete.';
+comment on function care.kept_since is
+    'Returns the time before which data are no longer kept. Null: they are kept for ever. Called by the jobs that delete.';
 revoke execute on function care.kept_since from public;
 
 create function care.old_recordings(at timestamptz, maximum_rows integer)
@@ -8495,14 +8599,14 @@ set search_path = pg_catalog, pg_temp
 as $$
     select call_logs.id::text
     from public.call_logs
-    -- Since it came here: an archive that is imported is not gone at once.
+    -- Counted from when the row was created, so that an imported archive is not deleted at once.
     where call_logs.created_at < care.kept_since('recordings', old_recordings.at)
         and (call_logs.recording_ref is not null
-            -- Copied, and never given to the call: nobody has decided about its ended reason.
+            -- It was copied but never attached to the call, because no row matches the call's ended reason.
             or exists (
                 select from care.recordings
                 where recordings.call_log_id = call_logs.id
-                    -- Or perhaps copied, by somebody who vanished.
+                    -- Or a worker that crashed may have copied it.
                     and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
             ))
         and not exists (
@@ -8510,13 +8614,13 @@ as $$
             where checks.call_log_id = call_logs.id
                 and checks.state in ('queued', 'leased')
                 and not checks.is_backfill
-                -- What nobody works on does not keep it for ever: twice as long at the most.
+                -- A check that nobody processes keeps its recording for at most twice as long.
                 and call_logs.created_at > 2 * (care.kept_since('recordings', old_recordings.at) - old_recordings.at) + old_recordings.at
         )
     order by call_logs.created_at
     limit old_recordings.maximum_rows
 $$;
-comment on function care.old_recordings is 'Calls whose recording is kept no longer, judged or not. Called by care.run_job.';
+comment on function care.old_recordings is 'Lists calls whose recording has passed its retention, judged or not. Called by care.run_job.';
 revoke execute on function care.old_recordings from public;
 
 create function care.delete_old_recording(call_log_id text, at timestamptz)
@@ -8537,7 +8641,8 @@ begin
     return true;
 end
 $$;
-comment on function care.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by care.run_job.';
+comment on function care.delete_old_recording is
+    'Removes such a recording and queues the deletion of its copies. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_recording from public;
 
 create function care.old_unmatched_calls(at timestamptz, maximum_rows integer)
@@ -8552,7 +8657,7 @@ as $$
     order by unmatched_calls.received_at
     limit old_unmatched_calls.maximum_rows
 $$;
-comment on function care.old_unmatched_calls is 'Reports of nobody known that are kept no longer. Called by care.run_job.';
+comment on function care.old_unmatched_calls is 'Lists unmatched call reports that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_unmatched_calls from public;
 
 create function care.delete_old_unmatched_call(reference text, at timestamptz)
@@ -8567,13 +8672,13 @@ begin
         select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
         where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
-        for update skip locked -- whoever erases a person, or takes the call in, has it
+        for update skip locked -- a locked row is being erased or matched
     ) as found_call
     where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
-comment on function care.delete_old_unmatched_call is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_unmatched_call is 'Deletes such a report. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_unmatched_call from public;
 
 create function care.old_errors(at timestamptz, maximum_rows integer)
@@ -8588,7 +8693,7 @@ as $$
     order by check_errors.occurred_at
     limit old_errors.maximum_rows
 $$;
-comment on function care.old_errors is 'Failures of checks that are kept no longer. Called by care.run_job.';
+comment on function care.old_errors is 'Lists errors of checks that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_errors from public;
 
 create function care.delete_old_error(error_id text, at timestamptz)
@@ -8610,7 +8715,7 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_error is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_error is 'Deletes such an error. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_error from public;
 
 create function care.old_deliveries(at timestamptz, maximum_rows integer)
@@ -8625,7 +8730,7 @@ as $$
     order by deliveries.finished_at
     limit old_deliveries.maximum_rows
 $$;
-comment on function care.old_deliveries is 'Messages that are kept no longer. Called by care.run_job.';
+comment on function care.old_deliveries is 'Lists messages that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_deliveries from public;
 
 create function care.delete_old_delivery(delivery_id text, at timestamptz)
@@ -8647,7 +8752,7 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_delivery is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_delivery is 'Deletes such a message. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_delivery from public;
 
 create function care.old_idempotency_keys(at timestamptz, maximum_rows integer)
@@ -8662,7 +8767,7 @@ as $$
     order by idempotency_keys.created_at
     limit old_idempotency_keys.maximum_rows
 $$;
-comment on function care.old_idempotency_keys is 'Idempotency keys that are kept no longer. Called by care.run_job.';
+comment on function care.old_idempotency_keys is 'Lists idempotency keys that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_idempotency_keys from public;
 
 create function care.delete_old_idempotency_key(reference text, at timestamptz)
@@ -8689,12 +8794,12 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_idempotency_key is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_idempotency_key is 'Deletes such a key. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_idempotency_key from public;
 
 -- 63_export.sql
 
--- Export: everything that is kept of a person, without the vectors.
+-- Export: everything that is stored about a person, except vectors.
 
 create table care.unexported_columns (
     name text constraint unexported_columns_pkey primary key,
@@ -8702,14 +8807,15 @@ create table care.unexported_columns (
 );
 alter table care.unexported_columns enable row level security;
 insert into care.unexported_columns (name, reason) values
-    ('recording_ref', 'the address of a recording is a key to it'),
-    ('recording_source_url', 'the address of a recording is a key to it'),
-    ('lease_token', 'fences workers off each other'),
-    ('idempotency_key', 'what a caller sent'),
-    ('key', 'what a caller sent'),
+    ('recording_ref', 'the location of a recording grants access to it'),
+    ('recording_source_url', 'the URL of a recording grants access to it'),
+    ('lease_token', 'keeps workers with an expired lease from writing'),
+    ('idempotency_key', 'sent by a caller'),
+    ('key', 'sent by a caller'),
     ('caller', 'the name of an API key'),
-    ('request_sha256', 'of what a caller sent');
-comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
+    ('request_sha256', 'hash of what a caller sent');
+comment on table care.unexported_columns is
+    'Columns of any table that are left out of exports, and why. Vectors are always left out: they are of use only to the scoring functions.';
 
 create function care.export_patient(patient_id uuid)
 returns jsonb
@@ -8753,19 +8859,19 @@ begin
 end
 $$;
 comment on function care.export_patient is
-    'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
+    'Returns everything that is stored about a patient, of every signal and by table, without the vectors, and notes it in the audit log. Raises PT403, PT404, RV002. Security definer: no caller may read all of it.';
 revoke execute on function care.export_patient from public;
 grant execute on function care.export_patient to retrocare_service;
 
 -- 64_api_keys.sql
 
--- API keys: which machines may call the service, and for what. A key is shown once, when it is made; here is only its hash.
+-- API keys: which programs may call the service, and for what. A key is shown once, when it is created; only its hash is stored here.
 
 create type care.api_scope as enum (
-    'embed',    -- recordings into vectors, vectors compared
-    'check',    -- recordings judged and enrolled, the worker woken
-    'read',     -- scores
-    'admin'     -- metrics, and everything above
+    'embed',    -- encode recordings, compare vectors
+    'check',    -- judge and enrol recordings, wake the worker
+    'read',     -- read scores
+    'admin'     -- read metrics, and everything above
 );
 comment on type care.api_scope is 'What a key allows.';
 
@@ -8787,9 +8893,9 @@ create table care.api_keys (
 create unique index a_name_stands_for_one_key_of_an_organisation on care.api_keys (organisation_id, name) where revoked_at is null;
 create index api_keys_by_organisation on care.api_keys (organisation_id);
 alter table care.api_keys enable row level security;
-comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
-comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
-comment on column care.api_keys.last_used_at is 'To the minute.';
+comment on table care.api_keys is 'The callers of the service. A revoked key is refused from the next request on.';
+comment on column care.api_keys.key_sha256 is 'Hash of a random key of 256 bits. Such a key cannot be guessed, so the hash needs no salt.';
+comment on column care.api_keys.last_used_at is 'Rounded down to the minute.';
 
 create type care.api_key as (
     id bigint,
@@ -8800,7 +8906,7 @@ create type care.api_key as (
     last_used_at timestamptz,
     organisation_id uuid
 );
-comment on type care.api_key is 'A key as it is shown: without its hash.';
+comment on type care.api_key is 'An API key as it is shown, without its hash.';
 
 create function care.add_api_key(
     name text, scopes care.api_scope[], key_sha256 bytea, organisation_id uuid default care.default_organisation()
@@ -8822,7 +8928,8 @@ begin
     )::care.api_key;
 end
 $$;
-comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
+comment on function care.add_api_key is
+    'Adds an API key and returns it without its hash. Security definer: the service has no privileges on tables. Called by `retrocare key add`.';
 revoke execute on function care.add_api_key from public;
 grant execute on function care.add_api_key to retrocare_service;
 
@@ -8843,7 +8950,7 @@ begin
 end
 $$;
 comment on function care.revoke_api_key is
-    'Refuses a key from now on; false: no key of the organisation that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+    'Revokes an API key. Returns false if the organisation has no valid key of that name. Security definer: the service has no privileges on tables. Called by `retrocare key revoke`.';
 revoke execute on function care.revoke_api_key from public;
 grant execute on function care.revoke_api_key to retrocare_service;
 
@@ -8860,7 +8967,8 @@ as $$
     from care.api_keys
     order by api_keys.id
 $$;
-comment on function care.api_key_list is 'All keys, revoked ones too. Definer: the service touches no table. Called by `retrocare key list`, and by the service at start.';
+comment on function care.api_key_list is
+    'Returns all API keys, including revoked ones. Security definer: the service has no privileges on tables. Called by `retrocare key list`, and by the service at start.';
 revoke execute on function care.api_key_list from public;
 grant execute on function care.api_key_list to retrocare_service;
 
@@ -8884,7 +8992,7 @@ begin
         update care.api_keys
         set last_used_at = date_trunc('minute', now())
         where api_keys.id = used.id;
-        -- Once an hour is enough to say that a key is in use, and by far not every request.
+        -- One audit entry per hour is enough to show that a key is in use; one per request would be too many.
         if coalesce(used.last_used_at, '-infinity') < date_trunc('hour', now()) then
             perform care.note_audit('key_used', 'care.api_keys ' || used.id);
         end if;
@@ -8894,13 +9002,13 @@ begin
 end
 $$;
 comment on function care.use_api_key is
-    'Whose key this is, of which organisation, and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+    'Returns the name and organisation of the API key with this hash, and whether it allows this scope; no row if there is no such key or it is revoked. Its use is noted in the audit log at most once an hour. Security definer: the service has no privileges on tables. Called with every request.';
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;
 
 -- 65_voice_erasure.sql
 
--- Erasure of voices: what goes with a patient, with a call, and with time.
+-- Voice erasure: voice data that are removed with a patient, with a call, or after their retention.
 
 create function voice.erase_traces(patient_id uuid)
 returns jsonb
@@ -8919,7 +9027,7 @@ begin
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the voiceprints and baselines of a patient; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings and baselines of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -8933,7 +9041,7 @@ begin
     if care.lock_patient_or_refuse(old.patient_id) then
         perform voice.remove_samples(
             old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
-        -- Versions that were made of it are of it for ever.
+        -- A baseline version that was built from this call cannot be separated from it, so it is deleted.
         delete from voice.baselines
         where baselines.patient_id = old.patient_id
             and exists (
@@ -8947,7 +9055,7 @@ begin
 end
 $$;
 comment on function voice.on_call_deleted is
-    'Trigger: the voice of a deleted call leaves the baselines. Definer: whoever deletes a call may not touch the private schemas.';
+    'Trigger: removes the samples of a deleted call from baselines. Security definer: roles that delete calls have no privileges on the private schemas.';
 revoke execute on function voice.on_call_deleted from public;
 
 create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
@@ -8968,7 +9076,8 @@ as $$
     order by embeddings.created_at
     limit old_voiceprints.maximum_rows
 $$;
-comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
+comment on function voice.old_voiceprints is
+    'Lists embeddings that have passed their retention and are in no current baseline. Called by care.run_job.';
 revoke execute on function voice.old_voiceprints from public;
 
 create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
@@ -8992,7 +9101,8 @@ begin
     return found;
 end
 $$;
-comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
+comment on function voice.delete_old_voiceprint is
+    'Deletes such an embedding unless it has become a sample meanwhile. Returns whether it did. Called by care.run_job.';
 revoke execute on function voice.delete_old_voiceprint from public;
 
 create function voice.old_baselines(at timestamptz, maximum_rows integer)
@@ -9007,7 +9117,7 @@ as $$
     order by baselines.superseded_at
     limit old_baselines.maximum_rows
 $$;
-comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
+comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention. Called by care.run_job.';
 revoke execute on function voice.old_baselines from public;
 
 create function voice.delete_old_baseline(baseline_id text, at timestamptz)
@@ -9024,23 +9134,24 @@ begin
     return found;
 end
 $$;
-comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
+comment on function voice.delete_old_baseline is 'Deletes a superseded baseline version. Returns whether it did. Called by care.run_job.';
 revoke execute on function voice.delete_old_baseline from public;
 
 -- 70_caregiver_views.sql
 
--- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights: a view over a
--- private schema shows the columns that are granted there, never a vector. The order is the reader's (`order by called_at desc limit
--- 100`), and the indexes serve it.
+-- Views for caregivers: the state of each patient, and each patient's calls over time. All views run with the caller's privileges: on
+-- a table in a private schema, a view shows the columns that are granted there, never a vector. Sort in the query (`order by
+-- called_at desc limit 100`); the indexes support it.
 
 create type public.patient_state as enum (
-    'as_usual',             -- nothing of the below
-    'changed',              -- a judgement was above low, and nobody has said why
+    'as_usual',             -- none of the following
+    'changed',              -- a judgement was above low and has not been explained
     'not_assessable',       -- the last answered call could not be judged
-    'collecting_baseline',  -- too few samples to rely on: scores count, marked
+    'collecting_baseline',  -- too few samples to rely on: scores count, but are marked as provisional
     'no_recent_call'        -- no answered call for too long
 );
-comment on type public.patient_state is 'How a patient is, as far as is known; caregiver_patients.state says which comes first.';
+comment on type public.patient_state is
+    'The state of a patient, as far as it is known. caregiver_patients.state gives the order of precedence.';
 
 create view public.caregiver_patients
 with (security_invoker = true)
@@ -9133,23 +9244,29 @@ cross join lateral (
         and recent.occurred_at > now() - interval '60 days'
 ) as scores
 where me.user_id = (select auth.uid());
-comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
-comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
-comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
+comment on view public.caregiver_patients is 'For caregivers: the overview, one row for each patient of the signed-in caregiver.';
+comment on column public.caregiver_patients.known_as is
+    'The caregiver''s own name for the patient (patient_caregivers.patient_known_as), or else the patient''s name.';
+comment on column public.caregiver_patients.role is 'What the caregiver may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first of these that applies: changed (an unresolved alert with a judgement behind it, or a last score above low and no alert resolved since), no_recent_call (no answered call for silent_after_days, or else care.organisation_settings.recent_call_days; for a new patient, counted from the day of creation), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call could not be judged), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
-comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
-comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
-comment on column public.caregiver_patients.severity is 'Of the last score.';
-comment on column public.caregiver_patients.mean_score_7_days is 'Of the calls of the last 7 days (7 x 24 hours), by the active encoder; null: none.';
-comment on column public.caregiver_patients.mean_score_30_days is 'Of the calls of the last 30 days, by the active encoder; null: none.';
+comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different. Null: no call was scored.';
+comment on column public.caregiver_patients.last_scored_at is 'When the call with that score began.';
+comment on column public.caregiver_patients.severity is 'The severity of the last score.';
+comment on column public.caregiver_patients.mean_score_7_days is
+    'Mean score of the calls of the last 7 days (7 x 24 hours), by the active encoder. Null: there were none.';
+comment on column public.caregiver_patients.mean_score_30_days is
+    'Mean score of the calls of the last 30 days, by the active encoder. Null: there were none.';
 comment on column public.caregiver_patients.trend_7_days is
-    'mean_score_7_days less the mean of the 7 days before: above 0, the voice moves away from its baseline. Null where either has no score.';
-comment on column public.caregiver_patients.trend_30_days is 'mean_score_30_days less the mean of the 30 days before. Null where either has no score.';
-comment on column public.caregiver_patients.baseline_samples is 'Calls that the current baseline is the mean of, by the active encoder; 0: there is none.';
-comment on column public.caregiver_patients.baseline_is_provisional is 'Too few samples, or none: scores count, marked.';
-comment on column public.caregiver_patients.alert_id is 'The unresolved alert, at most one; null: none.';
+    'mean_score_7_days less the mean of the 7 days before. Above 0, the voice moves away from its baseline. Null if either has no score.';
+comment on column public.caregiver_patients.trend_30_days is
+    'mean_score_30_days less the mean of the 30 days before. Null if either has no score.';
+comment on column public.caregiver_patients.baseline_samples is
+    'The number of samples in the current baseline under the active encoder. 0: there is no baseline.';
+comment on column public.caregiver_patients.baseline_is_provisional is
+    'Whether there are too few samples, or none. Scores then count, but are marked as provisional.';
+comment on column public.caregiver_patients.alert_id is 'The unresolved alert, of which there is at most one. Null: none.';
 revoke all on public.caregiver_patients from anon, authenticated, service_role;
 grant select on public.caregiver_patients to authenticated;
 
@@ -9205,22 +9322,25 @@ left join lateral (
     limit 1
 ) as newest_check on true;
 comment on view public.voice_timeline is
-    'For caregivers: the calls of a patient in time, one row per call, judged or not. Ask for one patient_id, ordered by called_at.';
+    'For caregivers: a patient''s calls over time, one row per call, judged or not. Filter by one patient_id and order by called_at.';
 comment on column public.voice_timeline.called_at is 'When the call began.';
-comment on column public.voice_timeline.local_time is 'The same moment on the patient''s clock.';
-comment on column public.voice_timeline.days_since_previous is 'Since the patient''s call before began, in days with their fraction: a gap; null: the first call.';
-comment on column public.voice_timeline.score is '0 = as usual, 1 = completely different; null: not scored, outcome and reason say why. By the encoder that judged last.';
-comment on column public.voice_timeline.similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_timeline.snr_db is 'Speech against the noise floor; null: not known.';
-comment on column public.voice_timeline.quality is 'What else was measured of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
+comment on column public.voice_timeline.local_time is 'The same time in the patient''s time zone.';
+comment on column public.voice_timeline.days_since_previous is
+    'Days, with their fraction, since the patient''s previous call began. Null: the first call.';
+comment on column public.voice_timeline.score is
+    '0 = as usual, 1 = completely different. Null: not scored; outcome and reason say why. The score is that of the encoder that judged the call last.';
+comment on column public.voice_timeline.similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
+comment on column public.voice_timeline.quality is
+    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
 comment on column public.voice_timeline.usual_from is
-    'Where the scores begin that are usual for this patient: spread_mean less two spread_deviations, not below 0, of the baseline version that judged the call. Where that was provisional, or is gone: 0.';
+    'Lower end of the scores that are usual for this patient: spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is
-    'Where they end: spread_mean and two spread_deviations; where the baseline was provisional, or is gone, medium_above of the policy of that moment. Severity follows the policy, never this band.';
-comment on column public.voice_timeline.is_provisional is 'The baseline that judged it had too few samples.';
-comment on column public.voice_timeline.outcome is 'How the call''s check stands or ended; null: none was asked for.';
-comment on column public.voice_timeline.reason is 'Why it ended so.';
-comment on column public.voice_timeline.notes is 'What caregivers wrote: voice_anomaly_logs.notes of log_id.';
+    'Upper end of the usual scores: spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
+comment on column public.voice_timeline.is_provisional is 'Whether the baseline that judged the call had too few samples.';
+comment on column public.voice_timeline.outcome is 'The state or end of the call''s check. Null: none was requested.';
+comment on column public.voice_timeline.reason is 'Why the check ended so.';
+comment on column public.voice_timeline.notes is 'The caregivers'' notes: voice_anomaly_logs.notes of log_id.';
 revoke all on public.voice_timeline from anon, authenticated, service_role;
 grant select on public.voice_timeline to authenticated, service_role;
 
@@ -9250,15 +9370,15 @@ left join public.patient_caregivers as me
     on me.patient_id = logs.patient_id and me.user_id = (select auth.uid())
 where logs."timestamp" > now() - interval '30 days';
 comment on view public.recent_anomaly_logs is
-    'For caregivers: the scored calls of the last 30 days of all their patients, columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
-comment on column public.recent_anomaly_logs.known_as is 'What the reader calls the patient, else the name.';
+    'For caregivers: the scored calls of the last 30 days of all their patients, with columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
+comment on column public.recent_anomaly_logs.known_as is 'The caregiver''s own name for the patient, or else the patient''s name.';
 comment on column public.recent_anomaly_logs."timestamp" is 'When the call began.';
 revoke all on public.recent_anomaly_logs from anon, authenticated, service_role;
 grant select on public.recent_anomaly_logs to authenticated, service_role;
 
 -- 71_alert_views.sql
 
--- What has happened lately: alerts with their history, and the tables that live updates listen to.
+-- Recent events: alerts with their history, and the tables published for live updates.
 
 create view public.alert_history
 with (security_invoker = true)
@@ -9316,16 +9436,18 @@ cross join lateral (
 ) as history;
 comment on view public.alert_history is
     'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
-comment on column public.alert_history.known_as is 'What the reader calls the patient, else the name.';
-comment on column public.alert_history.cause is 'The last sign that somebody was told of; causes has every kind.';
-comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1, of judgement_id and call_log_id. Null: nothing was judged.';
-comment on column public.alert_history.opening_cause is 'The first sign.';
-comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign; null: it was no score.';
+comment on column public.alert_history.known_as is 'The caregiver''s own name for the patient, or else the patient''s name.';
+comment on column public.alert_history.cause is 'The cause of the last sign of which caregivers were notified; causes has all of them.';
+comment on column public.alert_history.anomaly_score is
+    'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
+comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
-comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
-comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
-comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it, or an operator.';
+comment on column public.alert_history.acknowledged_by is 'The caregiver''s name. Null: nobody, or somebody who is no longer a caregiver.';
+comment on column public.alert_history.resolved_by is
+    'The caregiver''s name. Null: nobody, a rule, or somebody who is no longer a caregiver.';
+comment on column public.alert_history.change_count is 'The number of rows in alert_changes, which has the details of each change.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name. Null: a rule or an operator made the change.';
 revoke all on public.alert_history from anon, authenticated, service_role;
 grant select on public.alert_history to authenticated, service_role;
 
@@ -9343,7 +9465,7 @@ begin
         select tables.name, tables.columns
         from (values
             ('patients', ''),
-            -- What caregivers may read of a call: the address of a recording is in no update.
+            -- Only columns that caregivers may read: updates never contain the URL of a recording.
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
                 ' check_state, check_reason, anomaly_score, created_at)'),
             ('judgements', ''), ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
@@ -9354,7 +9476,7 @@ begin
             select from pg_catalog.pg_publication_tables
             where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = tables.name
         )
-        -- Without its id as the key, an adopted table could no longer be updated once it was published.
+        -- If an adopted table has no primary key on id, it could no longer be updated once it is published.
         and exists (
             select from pg_catalog.pg_index
             join pg_catalog.pg_attribute on attrelid = indrelid and attnum = indkey[0]
@@ -9366,20 +9488,20 @@ begin
     end loop;
     return published;
 exception when insufficient_privilege then
-    raise notice 'Live updates are for the owner of supabase_realtime to switch on: %', sqlerrm;
+    raise notice 'Only the owner of supabase_realtime can switch on live updates: %', sqlerrm;
     return 0;
 end
 $$;
 comment on function care.publish_live_updates is
-    'Adds the tables behind the views to Supabase''s live updates, where those are there; how many were added. Called here, and by an operator who enables them later.';
+    'Adds the tables behind the views to Supabase''s live updates, if these exist, and returns how many were added. Called here, and by an operator who enables live updates later.';
 revoke execute on function care.publish_live_updates from public;
 
 select care.publish_live_updates();
 
 -- 90_wake_up.sql
 
--- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row already, and
--- is found by polling. So whatever goes wrong here is a warning, never an error.
+-- Wake-up: with pg_net and Vault, new work wakes the service or edge function that processes it. Nothing depends on wake-ups: the
+-- work is already a row, and is found by polling. An error here is therefore only a warning.
 --
 --     select vault.create_secret('https://voice.example.org', 'python_service_url');
 --     select vault.create_secret('the service''s key', 'retrocare_api_key');
@@ -9394,7 +9516,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_service constant boolean := wake_up.target = 'wake';
-    -- Once a transaction: whoever deletes a thousand recordings wakes up once.
+    -- Once per transaction: deleting a thousand recordings sends one wake-up.
     woken constant text := 'retrocare.woken_' || replace(wake_up.target, '-', '_');
     url text;
     key text;
@@ -9428,7 +9550,7 @@ exception when others then
 end
 $$;
 comment on function care.wake_up is
-    'Asks the service (target wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
+    'Wakes the service (target wake) or an edge function (by its name), if pg_net exists and Vault contains its URL.';
 revoke execute on function care.wake_up from public;
 
 create function care.on_new_work()
@@ -9444,14 +9566,15 @@ begin
 end
 $$;
 comment on function care.on_new_work is
-    'Trigger: wakes up the target that it is created with. Definer: whoever writes calls reads no secret.';
+    'Trigger: wakes the target that is the trigger''s argument. Security definer: roles that write calls may not read secrets.';
 revoke execute on function care.on_new_work from public;
 
 -- 91_jobs.sql
 
--- Jobs: what is due because time has passed. A job lists what is due and does it one by one. Each job is a transaction of its own, and
--- what presses comes before what tidies up; a row that fails is put back and becomes the operator's, and keeps neither the others nor
--- another job from being done. Safe to run by anybody at any moment: pg_cron where it exists, `retrocare start`, an operator.
+-- Jobs: work that becomes due as time passes. A job lists what is due and processes it row by row. Each run of a job is a transaction
+-- of its own, and urgent jobs come before housekeeping. A row that fails is retried later and becomes an operator issue; it blocks
+-- neither other rows nor other jobs. Jobs may be run by several callers at any time: pg_cron where it exists, `retrocare start`, an
+-- operator.
 
 create table care.jobs (
     id text constraint jobs_pkey primary key,
@@ -9470,13 +9593,16 @@ create table care.jobs (
     last_succeeded_at timestamptz not null default now()
 );
 alter table care.jobs enable row level security;
-comment on table care.jobs is 'What time makes due, the most urgent first: due_function lists it, step_function does one of it.';
-comment on column care.jobs.due_function is 'With its schema; (at, maximum_rows) gives what is due now, each as text. A name, and no regproc: pg_upgrade refuses those in tables.';
-comment on column care.jobs.step_function is 'With its schema; (one of these, at) does it; whether there was something to do. It never waits for a patient.';
-comment on column care.jobs.every_minutes is '1: whenever anybody looks, which pg_cron does every minute.';
-comment on column care.jobs.maximum_seconds is 'A run ends after as long, wherever it is: the next one goes on.';
-comment on column care.jobs.last_succeeded_at is 'When it came to its end the last time, whatever became of single rows.';
-comment on column care.jobs.is_audited is 'What it did is noted in the audit, by number.';
+comment on table care.jobs is
+    'Work that becomes due by time, most urgent first. due_function lists what is due, step_function processes one item.';
+comment on column care.jobs.due_function is
+    'Schema-qualified name. The function takes (at, maximum_rows) and returns what is due, each item as text. It is not stored as regproc, because pg_upgrade refuses tables with regproc columns.';
+comment on column care.jobs.step_function is
+    'Schema-qualified name. The function takes (item, at), processes the item, and returns whether there was something to do. It never waits for the lock on a patient.';
+comment on column care.jobs.every_minutes is 'How often the job is due. 1: on every run of due jobs, once a minute with pg_cron.';
+comment on column care.jobs.maximum_seconds is 'A run ends after this time; the next run continues.';
+comment on column care.jobs.last_succeeded_at is 'When the job last completed a run, whether or not single rows failed.';
+comment on column care.jobs.is_audited is 'Whether the number of processed rows is noted in the audit log.';
 insert into care.jobs (id, position, due_function, step_function, every_minutes) values
     ('advance_alerts', 10, 'care.alerts_to_advance', 'care.advance_alert', 1),
     ('cancel_deliveries', 20, 'care.deliveries_to_cancel', 'care.cancel_delivery', 1),
@@ -9508,10 +9634,10 @@ create table care.job_failures (
     constraint job_failures_pkey primary key (job, subject)
 );
 alter table care.job_failures enable row level security;
-comment on table care.job_failures is 'What a job could not do, until it can: the operator''s.';
-comment on column care.job_failures.subject is 'What was due, as due_function gave it; empty: the list itself.';
+comment on table care.job_failures is 'What a job could not process, until it succeeds. These are operator issues.';
+comment on column care.job_failures.subject is 'The item as due_function returned it. Empty: the list itself failed.';
 comment on column care.job_failures.code is 'The SQLSTATE.';
-comment on column care.job_failures.run_at is 'It is not tried again before this moment.';
+comment on column care.job_failures.run_at is 'It is not retried before this time.';
 
 create function care.note_job_failure(job text, subject text, code text, message text, at timestamptz)
 returns void
@@ -9531,7 +9657,8 @@ as $$
         run_at = excluded.last_failed_at + care.retry_wait(failure.attempts + 1),
         last_failed_at = excluded.last_failed_at
 $$;
-comment on function care.note_job_failure is 'Keeps what went wrong; it is tried again after a wait that doubles. Called by care.run_job.';
+comment on function care.note_job_failure is
+    'Notes the failure of a job''s item, which is retried with exponential backoff. Called by care.run_job.';
 revoke execute on function care.note_job_failure from public;
 
 create function care.run_job(job text, at timestamptz default now())
@@ -9563,7 +9690,7 @@ begin
         return null;
     end if;
     begin
-        -- What waits for another try takes no place of what is due.
+        -- Items that wait for a retry must not displace others that are due.
         most := running.maximum_rows + (select count(*) from care.job_failures where job_failures.job = running.id);
         execute format('select array(select %s($1, $2))', running.due_function) into listed using run_job.at, most;
         delete from care.job_failures
@@ -9590,7 +9717,7 @@ begin
             delete from care.job_failures where job_failures.job = running.id and job_failures.subject = item;
         exception
             when query_canceled then
-                -- The statement's time is over, and it was this one that took it: the others have the next run.
+                -- The statement timed out in this item, so the other items are left to the next run.
                 perform care.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
                 exit;
             when others then
@@ -9606,7 +9733,7 @@ begin
 end
 $$;
 comment on function care.run_job is
-    'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
+    'Processes what is due of one job, up to its maximum_rows and maximum_seconds. Returns how many items; -1 if they could not be listed; null if another run of the job is in progress. Raises PT404. Security definer: callers have no privileges on tables. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
 grant execute on function care.run_job to retrocare_service;
 
@@ -9623,7 +9750,7 @@ as $$
     order by jobs.position
 $$;
 comment on function care.due_jobs is
-    'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
+    'Returns the jobs that are due, in the order in which to run them. Security definer: the service has no privileges on tables. Called by `retrocare start`.';
 revoke execute on function care.due_jobs from public;
 grant execute on function care.due_jobs to retrocare_service;
 
@@ -9642,7 +9769,8 @@ begin
             (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
-comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
+comment on function care.due_work is
+    'Returns how much work is due for each edge function. Security definer: the service has no privileges on tables. Called by `retrocare start`.';
 revoke execute on function care.due_work from public;
 grant execute on function care.due_work to retrocare_service;
 
@@ -9668,11 +9796,11 @@ begin
 end
 $$;
 comment on function care.wake_functions is
-    'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
+    'Wakes the edge functions for which work is due, such as retries, which no trigger announces. Called by pg_cron every minute.';
 revoke execute on function care.wake_functions from public;
 
--- Where pg_cron exists, it runs each job by itself, and has the providers' calls reconciled every five minutes. Elsewhere
--- `retrocare start` does both.
+-- If pg_cron exists, it runs each job, and has calls reconciled with the providers every five minutes. Otherwise `retrocare start`
+-- does both.
 create function care.schedule_jobs()
 returns boolean
 language plpgsql
@@ -9700,14 +9828,14 @@ begin
 end
 $$;
 comment on function care.schedule_jobs is
-    'Schedules the jobs with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
+    'Schedules the jobs with pg_cron. Returns false if pg_cron does not exist. Called here, and by an operator who enables pg_cron later.';
 revoke execute on function care.schedule_jobs from public;
 
 select care.schedule_jobs();
 
 -- 92_operations.sql
 
--- Operations: what an operator sees of all this: patients, set-up, and everything that waits for a person.
+-- Operations: what an operator can see: patients, the set-up, and operator issues.
 
 create function care.patient_list()
 returns table (
@@ -9758,7 +9886,7 @@ as $$
     left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
     order by patients.created_at, patients.id
 $$;
-comment on function care.patient_list is 'One row per patient, for the operator. Called by `retrocare patient list`.';
+comment on function care.patient_list is 'Returns one row per patient for the operator. Called by `retrocare patient list`.';
 revoke execute on function care.patient_list from public;
 grant execute on function care.patient_list to retrocare_service;
 
@@ -9788,7 +9916,7 @@ as $$
     select 'public.caregiver_alerts', count(*), string_agg(level || ', ' || state || ', repeated ' || repeat_count, '; ')
     from public.caregiver_alerts where caregiver_alerts.patient_id = row_counts.patient_id
 $$;
-comment on function care.row_counts is 'What the database holds of one patient, table by table. Called by `retrocare demo`.';
+comment on function care.row_counts is 'Returns the number of rows about one patient in each table. Called by `retrocare demo`.';
 revoke execute on function care.row_counts from public;
 grant execute on function care.row_counts to retrocare_service;
 
@@ -9806,7 +9934,7 @@ as $$
     limit 1
 $$;
 comment on function care.call_measures is
-    'What was measured of a call''s recording; null: nothing. Definer: the service touches no table. Called by `retrocare check`.';
+    'Returns the measures of a call''s recording. Null: there are none. Security definer: the service has no privileges on tables. Called by `retrocare check`.';
 revoke execute on function care.call_measures from public;
 grant execute on function care.call_measures to retrocare_service;
 
@@ -9842,28 +9970,28 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'What is set up: the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
+    'Returns what is set up: the active encoder, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 
 create type public.operator_issue_kind as enum (
-    'unmatched_call',           -- a report of nobody who is known: give the patient that phone or id
-    'unknown_ended_reason',     -- calls ended in a way that no row of care.ended_reasons knows: add one
-    'recording_delayed',        -- the copying fails, and is tried again
-    'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
-    'check_dead',               -- failed for good: `retrocare checks --requeue`
-    'backfill_dead',            -- recordings that a backfill could not embed: as for check_dead, or let them be
-    'delivery_delayed',         -- a message to a caregiver is refused, and tried again
-    'delivery_dead',            -- a message to a caregiver that will not be sent
-    'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
-    'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
-    'recordings_unusable',      -- several calls in a row that were not judged: they cannot be read or told apart (ask the provider), or
+    'unmatched_call',           -- a report matches no patient: set that phone number or id on the patient
+    'unknown_ended_reason',     -- no row of care.ended_reasons matches how calls ended: add one
+    'recording_delayed',        -- copying a recording failed, and is retried
+    'recording_lost',           -- the recording expired at the provider, or cannot be used
+    'check_dead',               -- a check failed permanently: `retrocare checks --requeue`
+    'backfill_dead',            -- a backfill could not embed recordings: requeue them as for check_dead, or leave them
+    'delivery_delayed',         -- sending a message to a caregiver failed, and is retried
+    'delivery_dead',            -- a message to a caregiver will not be sent
+    'alert_untold',             -- no caregiver was notified, and none can be: give a caregiver an address
+    'alert_unanswered',         -- all reminders of the policy were sent, and nobody has responded
+    'recordings_unusable',      -- several calls in a row were not judged: recordings cannot be decoded or channels told apart (ask the provider), or
                                 -- the patient is flagged as unwell and has no baseline (end the flag)
-    'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
-    'job_failed',               -- a job could not do one thing, or list what is due, and tries again
-    'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
+    'deletion_delayed',         -- deleting a copy of erased data failed, and is retried: functions/delete-recordings logs why
+    'job_failed',               -- a job could not process an item or list what is due, and retries
+    'jobs_late'                 -- jobs have not completed a run for long: `retrocare start` or pg_cron runs them
 );
-comment on type public.operator_issue_kind is 'What an operator must see to.';
+comment on type public.operator_issue_kind is 'What an operator must attend to.';
 
 create function care.operator_issues()
 returns table (
@@ -9986,7 +10114,7 @@ as $$
     having count(*) > 0
 $$;
 comment on function care.operator_issues is
-    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare issues`.';
+    'Returns all operator issues. Security definer: callers have no privileges on tables. Called by public.operator_issues and `retrocare issues`.';
 revoke execute on function care.operator_issues from public;
 grant execute on function care.operator_issues to retrocare_service, service_role;
 
@@ -9996,14 +10124,16 @@ as
 select operator_issues.kind, operator_issues.patient_id, operator_issues.call_log_id, operator_issues.alert_id, operator_issues.subject, operator_issues.code,
     operator_issues.detail, operator_issues.occurred_at
 from care.operator_issues() as operator_issues;
-comment on view public.operator_issues is 'For operators (service_role): everything that waits for them, one row each; operator_issue_kind says what to do.';
-comment on column public.operator_issues.subject is 'What it is about: a call of the provider, a reason, a check, a delivery, a level.';
+comment on view public.operator_issues is
+    'For operators (service_role): everything that needs their attention, one row each. operator_issue_kind says what to do.';
+comment on column public.operator_issues.subject is
+    'What the issue is about: a call of the provider, an ended reason, a check, a delivery, an alert level.';
 revoke all on public.operator_issues from anon, authenticated, service_role;
 grant select on public.operator_issues to service_role;
 
 -- 95_api.sql
 
--- The API: what caregivers, edge functions and integrators call over the Data API.
+-- The API: the functions that caregivers, edge functions and integrators call over the Data API.
 
 create function care.expose(private_function regproc, roles text[], comment text, unpublished_arguments text[] default '{}')
 returns void
@@ -10028,7 +10158,7 @@ begin
     into signature, arguments, passed
     from unnest(published.proargnames, published.proargtypes::oid[]) with ordinality as argument (name, type, position)
     where argument.type is not null and argument.name <> all (expose.unpublished_arguments);
-    -- The body is bound when it is made: nobody needs USAGE on a private schema.
+    -- A `begin atomic` body is bound when the function is created, so callers need no USAGE on the private schema.
     execute format(
         'create function public.%I(%s) returns %s language sql %s set search_path = pg_catalog, pg_temp begin atomic select %s(%s); end',
         published.proname,
@@ -10046,148 +10176,148 @@ begin
 end
 $$;
 comment on function care.expose is
-    'Makes the public function of this private one: the same name, arguments, defaults, result and volatility, for these roles alone, who may then execute the private one as well; what it leaves out has the private one''s default. Called by these files.';
+    'Creates a public function that calls this private one, with the same name, arguments, defaults, result and volatility. Only these roles may execute it, and they may then execute the private one too. Unpublished arguments keep their defaults. Called by these files.';
 revoke execute on function care.expose from public;
 
 select care.expose(
     'care.upsert_call', '{service_role}',
-    'For integrators (service_role): one call of a phone provider, with its recording where it is known; the same call again adds what was missing. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
+    'For integrators (service_role): writes a call of a phone provider, with its recording if known. If the call is written again, missing values are added. Returns its id. Raises PT400, PT409, RV002, RV006, RV008.');
 
 select care.expose(
     'care.acknowledge_alert', '{authenticated,service_role}',
-    'For caregivers, and service_role for the care team: I see to it. Stops reminders for the hours that care.alert_policies allows at this level; the others who were told hear of it. Raises PT403, PT404, PT409.',
+    'For caregivers, and service_role for the care team: acknowledges an alert. Reminders stop for the hours that care.alert_policies allows at this level, and the other notified caregivers are informed. Raises PT403, PT404, PT409.',
     '{at,operator}');
 
 select care.expose(
     'care.snooze_alert', '{authenticated}',
-    'For caregivers: remind us then. Within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
+    'For caregivers: snoozes an alert, within the minutes and hours that care.alert_policies allows at this level. Raises PT400, PT403, PT404, PT409.',
     '{at}');
 
 select care.expose(
     'care.resolve_alert', '{authenticated,service_role}',
-    'For caregivers, and service_role for the care team: it is over, and this was it. ill notes a health flag as well. Raises PT400, PT403, PT404, PT409.',
+    'For caregivers, and service_role for the care team: resolves an alert with its outcome. The outcome ill also adds a health flag. Raises PT400, PT403, PT404, PT409.',
     '{at,operator}');
 
 select care.expose(
     'care.claim_receipts', '{service_role}',
-    'For functions/notify-caregiver (service_role): messages whose provider should be asked what became of them.');
+    'For functions/notify-caregiver (service_role): claims messages whose receipt is due.');
 
 select care.expose(
     'care.finish_receipt', '{service_role}',
-    'For functions/notify-caregiver (service_role): whether a message was delivered. Returns its state.');
+    'For functions/notify-caregiver (service_role): notes whether a message was delivered. Returns its state.');
 
 select care.expose(
     'care.receive_call_report', '{service_role}',
-    'For functions/call-webhook and reconciliation (service_role): one finished call, however often it is reported. Raises PT400.');
+    'For functions/call-webhook and reconciliation (service_role): stores the report of a finished call; reports may be repeated. Raises PT400.');
 
 select care.expose(
     'care.unreported_calls', '{service_role}',
-    'For functions/collect-recordings (service_role): those of these calls that nobody has reported.');
+    'For functions/collect-recordings (service_role): returns those of these calls that were never reported.');
 
 select care.expose(
     'care.reconcile_since', '{service_role}',
-    'For functions/collect-recordings (service_role): from which update on to list the provider''s calls.');
+    'For functions/collect-recordings (service_role): returns the time since which the provider''s updated calls must be listed.');
 
 select care.expose(
     'care.finish_reconciliation', '{service_role}',
-    'For functions/collect-recordings (service_role): every call that was last updated before until was listed.');
+    'For functions/collect-recordings (service_role): notes that all calls last updated before until have been listed.');
 
 select care.expose(
     'care.claim_recordings', '{service_role}',
-    'For functions/collect-recordings (service_role): recordings that are due.');
+    'For functions/collect-recordings (service_role): claims recordings that are due.');
 
 select care.expose(
     'care.store_recording', '{service_role}',
-    'For functions/collect-recordings (service_role): the recording is in Storage. False: the lease is lost.');
+    'For functions/collect-recordings (service_role): notes that a recording is in Storage. False: the lease is lost.');
 
 select care.expose(
     'care.fail_recording', '{service_role}',
-    'For functions/collect-recordings (service_role): why a recording could not be copied. Returns its state.');
+    'For functions/collect-recordings (service_role): notes why a recording could not be copied. Returns its state.');
 
 select care.expose(
     'care.claim_deliveries', '{service_role}',
-    'For functions/notify-caregiver (service_role): messages that are due.');
+    'For functions/notify-caregiver (service_role): claims messages that are due.');
 
 select care.expose(
     'care.finish_delivery', '{service_role}',
-    'For functions/notify-caregiver (service_role): a provider has accepted the message. False: the lease is lost.');
+    'For functions/notify-caregiver (service_role): notes that a provider has accepted the message. False: the lease is lost.');
 
 select care.expose(
     'care.fail_delivery', '{service_role}',
-    'For functions/notify-caregiver (service_role): why a message was not accepted. Returns its state.');
+    'For functions/notify-caregiver (service_role): notes why a message was not accepted. Returns its state.');
 
 select care.expose(
     'care.run_job', '{service_role}',
-    'For operators (service_role): does what is due of one job of care.jobs; how much, -1 where it failed, null while another run is under way. Raises PT404.');
+    'For operators (service_role): processes what is due of one job of care.jobs. Returns how many items; -1 if it failed; null if another run is in progress. Raises PT404.');
 
 select care.expose(
     'voice.match_voices', '{service_role}',
-    'For operators (service_role): whose voice is this like? The nearest of all patients'' current baselines; encoder null: the active one; min_similarity null: what its policy calls as usual. Noted in the audit. Raises PT400, PT404.');
+    'For operators (service_role): returns the patients whose current baselines are most similar to this embedding. encoder null: the active one; min_similarity null: 1 - medium_above of its thresholds. Noted in the audit log. Raises PT400, PT404.');
 
 select care.expose(
     'care.record_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
+    'For the primary caregiver, and service_role: records a consent with its evidence, to voiceprints unless scope names another. Raises PT400, PT403, PT404.');
 
 select care.expose(
     'care.withdraw_consent', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: ends a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
+    'For the primary caregiver, and service_role: withdraws a consent, to voiceprints unless scope names another, and erases what it allowed. Raises PT403, PT404.');
 
 select care.expose(
     'care.export_patient', '{authenticated,service_role}',
-    'For the primary caregiver, and service_role: everything that is kept of a patient, as JSON. Raises PT403, PT404.');
+    'For the primary caregiver, and service_role: returns everything that is stored about a patient, as JSON. Raises PT403, PT404.');
 
 select care.expose(
     'care.read_recording', '{authenticated}',
-    'For family, clinicians and primary caregivers: bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
+    'For family, clinicians and primary caregivers: returns bucket/path of a call''s recording, to be opened with storage.createSignedUrl. Raises PT404.');
 
 select care.expose(
     'care.erase_patient_voice', '{service_role}',
-    'For the privacy officer (service_role): erases a voice, and ends the consent to it.');
+    'For the privacy officer (service_role): erases a patient''s voice data and withdraws the consent to them.');
 
 select care.expose(
     'care.erase_patient', '{service_role}',
-    'For the privacy officer (service_role): erases a person, but for the audit.');
+    'For the privacy officer (service_role): erases a person, except for the audit log.');
 
 select care.expose(
     'care.claim_deletions', '{service_role}',
-    'For functions/delete-recordings (service_role): deletions that are due.');
+    'For functions/delete-recordings (service_role): claims deletions that are due.');
 
 select care.expose(
     'care.finish_deletion', '{service_role}',
-    'For functions/delete-recordings (service_role): it is gone.');
+    'For functions/delete-recordings (service_role): notes that a copy is deleted.');
 
 select care.expose(
     'care.fail_deletion', '{service_role}',
-    'For functions/delete-recordings (service_role): it is not gone.');
+    'For functions/delete-recordings (service_role): notes that a copy could not be deleted.');
 
 select care.expose(
     'care.set_my_preferences', '{authenticated}',
-    'For every caregiver: what messages call the patient, their language, the caregiver''s time zone and quiet hours. All are given; what is null is as the settings say. Raises PT400, PT404.');
+    'For every caregiver: sets what messages call the patient, their language, and the caregiver''s time zone and quiet hours. All arguments are written; null means the default. Raises PT400, PT404.');
 
 select care.expose(
     'care.add_caregiver', '{authenticated}',
-    'For the primary caregiver: one more caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
+    'For the primary caregiver: adds a caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
     '{language}');
 
 select care.expose(
     'care.change_caregiver', '{authenticated}',
-    'For the primary caregiver: writes a caregiver''s row. All are given; what is null is unset. Raises PT400, PT403, PT404, and PT409 where no primary caregiver would be left.',
+    'For the primary caregiver: changes a caregiver. All arguments are written; null unsets a value. Raises PT400, PT403, PT404, and PT409 if no primary caregiver would be left.',
     '{language}');
 
 select care.expose(
     'care.remove_caregiver', '{authenticated}',
-    'For the primary caregiver: somebody cares for the patient no longer. Raises PT403, PT404, and PT409 where no primary caregiver would be left.');
+    'For the primary caregiver: removes a caregiver. Raises PT403, PT404, and PT409 if no primary caregiver would be left.');
 
--- 96_access.sql
+-- 96_caregiver_policies.sql
 
--- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and
--- `service_role` passes row level security.
+-- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and `service_role`
+-- bypasses row level security.
 
--- Recordings lie in Storage as <patient_id>/<call_log_id>.wav: whoever may play them may read them there, and nothing more.
+-- Recordings are stored as <patient_id>/<call_log_id>.wav. Caregivers who may play recordings can read them there, and nothing else.
 do $$
 begin
     if to_regclass('storage.objects') is null then
-        raise notice 'There is no Storage: caregivers play no recordings';
+        raise notice 'There is no Storage: caregivers cannot play recordings';
     elsif not exists (
         select from pg_catalog.pg_policies
         where schemaname = 'storage' and policyname = 'caregivers_play_their_patients_recordings'
@@ -10200,11 +10330,11 @@ begin
             );
     end if;
 exception when insufficient_privilege then
-    raise notice 'The policy for Storage is for its owner to make: %', sqlerrm;
+    raise notice 'Only the owner of Storage can create its policy: %', sqlerrm;
 end
 $$;
 
--- A grant on an adopted table whose row level security is off would show every row to whoever signs in.
+-- A grant on an adopted table without row level security would show every row to all signed-in users.
 do $$
 declare
     readable record;
@@ -10222,7 +10352,7 @@ begin
         if (select relrowsecurity from pg_catalog.pg_class where oid = to_regclass('public.' || readable.table_name)) then
             execute format('grant select %s on public.%I to authenticated', readable.columns, readable.table_name);
         else
-            raise notice 'public.% has no row level security: caregivers are granted nothing on it', readable.table_name;
+            raise notice 'public.% has no row level security: caregivers get no privileges on it', readable.table_name;
         end if;
     end loop;
 end
@@ -10230,43 +10360,43 @@ $$;
 
 -- 99_triggers.sql
 
--- Triggers: every one of them, in firing order. A reader's question is "what happens next?". Those of a signal that came later stand in
+-- Triggers: all of them, in firing order, so that a reader can see what happens next. Triggers of a signal that is added later are in
 -- its own file.
 
 
--- 0 An organisation is added: it has its settings.
+-- 0 An organisation is added: its settings are inserted.
 create trigger every_organisation_has_settings
     after insert on public.organisations
     for each row
     execute function care.on_organisation();
 
--- 1 A finished call is worth judging: its recording is to be copied.
+-- 1 A finished call is worth judging: its recording must be copied.
 create trigger recordings_wake_up
     after insert on care.recordings
     for each statement
     execute function care.on_new_work('collect-recordings');
 
--- 2 When the patient spoke is written: what is no list of times is forgotten, before anybody reads it.
+-- 2 Speech intervals are written: malformed ones are set to null before anything reads them.
 create trigger garbled_intervals_are_forgotten
     before insert or update of speech_intervals on public.call_logs
     for each row
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
 
---   A provider's call is an account's.
+--   A provider's call gets its account.
 create trigger accounts_are_named
     before insert or update of provider, provider_account on public.call_logs
     for each row
     when (new.provider is not null and new.provider_account is null)
     execute function care.name_the_account();
 
---   It began before now, and stays with its patient.
+--   A call must have begun in the past, and stays with its patient.
 create trigger impossible_calls_are_refused
     before insert or update of "timestamp", patient_id on public.call_logs
     for each row
     execute function care.refuse_impossible_call();
 
---   A call's recording is here: its check is queued, in the same transaction.
+--   A call's recording is available: its check is queued in the same transaction.
 create trigger request_check_with_the_call
     after insert on public.call_logs
     for each row
@@ -10279,7 +10409,7 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, where it is of the voice and no backfill's, and the service is asked to look.
+-- 3 A check is queued or ends: its state is copied to the call if it is a voice check and not a backfill, and the service is woken.
 create trigger check_requested
     after insert on care.checks
     for each row
@@ -10297,7 +10427,7 @@ create trigger check_moved
     when (new.signal = 'voice' and not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
     execute function care.on_check_state();
 
--- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
+-- 4 An alert changes: the caregivers to be notified get deliveries, and notify-caregiver is woken.
 create trigger alert_changed
     after insert on public.alert_changes
     for each row
@@ -10320,7 +10450,7 @@ create trigger judgement_told
     when (new.signal = 'voice' and new.alert_sent <> old.alert_sent)
     execute function voice.on_judgement_told();
 
--- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
+-- 5 Consent is given or withdrawn: this is recorded, and on withdrawal what the consent allowed is erased.
 create trigger consent_of_a_new_patient
     after insert on public.patients
     for each row
@@ -10344,7 +10474,7 @@ create trigger consents_withdrawn
     for each statement
     execute function care.on_consents_withdrawn();
 
---   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
+--   The row of a patient or call is deleted: its copies are deleted, and its samples leave the baselines.
 create trigger a_deleted_patient_is_erased
     before delete on public.patients
     for each row
@@ -10365,7 +10495,7 @@ create trigger deletions_wake_up
     for each statement
     execute function care.on_new_work('delete-recordings');
 
--- 6 A health flag is noted or moved: the samples that it covers leave the baselines.
+-- 6 A health flag is added or changed: samples of the time that it covers leave the baselines.
 create trigger a_flagged_patient_is_locked
     before insert or update of patient_id, started_at, resolved_at on public.health_flags
     for each row
@@ -10376,13 +10506,13 @@ create trigger health_flag_noted
     for each row
     execute function voice.on_health_flag();
 
--- 7 An encoder is registered: one voice can be looked for among all that it has heard.
+-- 7 An encoder is registered: its baselines become searchable.
 create trigger encoder_registered
     after insert on voice.encoders
     for each row
     execute function voice.on_encoder();
 
---   A baseline is a version: it may be superseded, never changed; its samples never change at all.
+--   A baseline is a version: it may be superseded, but never changes. Its samples never change at all.
 create trigger baselines_never_change
     before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
     on voice.baselines
@@ -10394,7 +10524,7 @@ create trigger baseline_samples_never_change
     for each row
     execute function care.refuse_change();
 
--- 8 What matters is noted in the audit, and the audit is only ever added to.
+-- 8 Important changes are noted in the audit log, which is append-only.
 create trigger patients_are_audited
     after insert or update or delete on public.patients
     for each row

@@ -11,26 +11,27 @@
 --     7 an alert is raised      public.caregiver_alerts    at most one unresolved alert per patient
 --     8 the caregiver knows     functions/notify-caregiver sends, retries, records delivery; views show it at once
 --
--- `call_log_id` is the thread: the same word in SQL, Python, TypeScript and every log line.
+-- `call_log_id` identifies the call everywhere: in SQL, Python, TypeScript and every log line.
 --
--- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private, and holds
--- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too: voiceprints are
--- biometric data. No API role has USAGE on either; what the service may do there is a list of functions.
+-- Three schemas. `public` holds what the Data API may show: people, calls, judgements, alerts, views. `care` is private and holds
+-- what every signal shares: the work list, alerts and their delivery, audit, keys, settings. `voice` is private too, because
+-- voiceprints are biometric data. No API role has USAGE on either; the service may only call the functions granted to it.
 --
--- These files are read in the order of their numbers, and run by `postgres`, who is no superuser on hosted Supabase. They make an
--- empty database; what brings one of an earlier release to this one is in supabase/migrations.
+-- Read these files in the order of their numbers. They run as `postgres`, which is not a superuser on hosted Supabase. They create
+-- an empty database; the migrations that upgrade a database of an earlier release are in supabase/migrations.
 --
--- Errors of our own, so that callers need not read messages. Constraints speak for themselves, by their names.
+-- Error codes of this schema, so that callers need not parse messages. Constraint violations are recognised by the constraint's name.
 --
 --     RV001 the lease is lost        RV004 no such model             RV100 this project cannot be adopted as it is
 --     RV002 no such patient          RV005 not a comparable vector
 --     RV003 no such call or check    RV006 the call is another patient's    RV007 baselines are missing under that encoder
---     RV008 an impossible time       RV009 an idempotency key of another request
+--     RV008 an impossible time       RV009 the idempotency key of another request
 --
--- Locks are taken in one order: the models, then the patient, then whatever is the patient's. Whoever would need a second patient, or
--- holds something of a patient already, does not wait for the patient (care.try_lock_patient).
+-- Locks are taken in one order: the models, then the patient, then whatever belongs to the patient. A function that needs a second
+-- patient, or already has a lock on something of a patient, does not wait for the patient's lock (care.try_lock_patient).
 
--- Before anything is made: is this server new enough? pgvector 0.8 finds a patient's own vectors among all others' (iterative scans).
+-- Check first that the server is new enough. pgvector 0.8 introduced iterative scans, which find a patient's vectors among all
+-- others.
 do $$
 declare
     oldest_server constant integer := 16;
@@ -55,12 +56,12 @@ begin
         raise exception using
             errcode = 'RV100',
             message = format('pgvector %s is too old: RetroCare Voice needs %s or newer', vector_version, oldest_vector),
-            hint = 'Install a newer one, then: alter extension vector update; Nothing was changed.';
+            hint = 'Install a newer version, then run: alter extension vector update; Nothing was changed.';
     end if;
 end
 $$;
 
--- pgvector must live in `extensions`: every function below names its operators there.
+-- pgvector must be installed in `extensions`: every function below qualifies its operators with that schema.
 do $$
 declare
     vector_schema text := (
@@ -83,14 +84,15 @@ create schema if not exists extensions;
 create extension if not exists vector with schema extensions;
 
 create schema care;
-comment on schema care is 'Private: what every signal shares, from the work list to the delivery of messages. Never exposed over the Data API.';
+comment on schema care is
+    'Private: what every signal shares, from the work list to message delivery. Never exposed over the Data API.';
 revoke all on schema care from public;
 
 create schema voice;
 comment on schema voice is 'Private: voiceprints, baselines and the functions that judge voices. Never exposed over the Data API.';
 revoke all on schema voice from public;
 
--- The Python service's login. Migrations hold no password: `alter role retrocare_service password ...` sets one.
+-- The login of the Python service. Migrations contain no password; set one with `alter role retrocare_service password ...`.
 do $$
 begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'retrocare_service') then
@@ -103,8 +105,8 @@ grant usage on schema care to retrocare_service;
 grant usage on schema voice to retrocare_service;
 grant usage on schema extensions to retrocare_service;
 
--- Ids that rise with time: beside ten million calls, the pages of the indexes into which a random id goes are on the disk, and
--- those into which a rising one goes are those of the call before.
+-- Ids that rise with time keep index inserts on the most recent pages. Random ids would hit pages all over the index, which at ten
+-- million calls are no longer in memory.
 create function care.uuid_v7()
 returns uuid
 language sql
@@ -122,9 +124,9 @@ as $$
         'hex')::uuid
 $$;
 comment on function care.uuid_v7 is
-    'A uuid of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 at random. The default of ids whose rows are many.';
+    'Returns a UUID of version 7 (RFC 9562): 48 bits of the time in milliseconds, 74 random bits. Default of ids in large tables.';
 revoke execute on function care.uuid_v7 from public;
--- A default asks with the rights of whoever writes the row.
+-- A column default is evaluated with the privileges of the role that writes the row.
 grant execute on function care.uuid_v7 to authenticated, service_role;
 
 create function care.is_time_zone(timezone text)
@@ -136,16 +138,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform '2000-01-01 00:00+00'::timestamptz at time zone is_time_zone.timezone;
-    -- PostgreSQL takes offsets such as PST/8 too; the parts of a zone's name begin with a letter.
+    -- PostgreSQL also accepts offsets such as PST/8. The parts of a zone name begin with a letter.
     return is_time_zone.timezone = 'UTC' or is_time_zone.timezone ~ '^[A-Za-z_]+(/[A-Za-z][A-Za-z0-9_+-]*)+$';
 exception when invalid_parameter_value then
     return false;
 end
 $$;
 comment on function care.is_time_zone is
-    'Whether this is a zone with a history, such as Europe/Berlin: abbreviations and offsets know no daylight saving.';
+    'Returns whether this is the name of a time zone, such as Europe/Berlin. Abbreviations and offsets are refused, since they have no daylight saving time.';
 revoke execute on function care.is_time_zone from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.is_time_zone to authenticated, service_role;
 
 create function care.is_phone_number(phone text)
@@ -158,9 +160,10 @@ set search_path = pg_catalog, pg_temp
 as $$
     select is_phone_number.phone ~ '^\+[1-9][0-9]{5,14}$'
 $$;
-comment on function care.is_phone_number is 'Whether this is a number in international form (E.164), such as +4930123456.';
+comment on function care.is_phone_number is
+    'Returns whether this is a number in international format (E.164), such as +4930123456.';
 revoke execute on function care.is_phone_number from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.is_phone_number to authenticated, service_role;
 
 create function care.local_hour(occurred_at timestamptz, timezone text)
@@ -173,7 +176,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select extract(epoch from (local_hour.occurred_at at time zone local_hour.timezone)::time)::double precision / 3600
 $$;
-comment on function care.local_hour is 'The hour on the patient''s clock, with its fraction: 13.5 is half past one.';
+comment on function care.local_hour is 'Returns the hour of the day in that time zone with its fraction: 13.5 is half past one.';
 revoke execute on function care.local_hour from public;
 
 create function care.local_date(occurred_at timestamptz, timezone text)
@@ -186,7 +189,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select (local_date.occurred_at at time zone local_date.timezone)::date
 $$;
-comment on function care.local_date is 'The day on the patient''s calendar.';
+comment on function care.local_date is 'Returns the date in that time zone.';
 revoke execute on function care.local_date from public;
 
 create function care.plain_name(name text, otherwise text)
@@ -198,7 +201,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(nullif(left(btrim(regexp_replace(plain_name.name, '[[:cntrl:]{}[:space:]]+', ' ', 'g')), 60), ''), otherwise)
 $$;
-comment on function care.plain_name is 'A name as it can stand in a message: one line, not too long, and no placeholder.';
+comment on function care.plain_name is
+    'Returns the name as it can appear in a message: on one line, at most 60 characters, without placeholders.';
 revoke execute on function care.plain_name from public;
 
 create function care.refuse_change()
@@ -210,11 +214,11 @@ as $$
 begin
     raise exception using
         errcode = '55000',
-        message = format('Rows of %I.%I never change', tg_table_schema, tg_table_name),
-        hint = 'A new version is a new row.';
+        message = format('Rows of %I.%I cannot be changed', tg_table_schema, tg_table_name),
+        hint = 'Insert a new row instead.';
 end
 $$;
-comment on function care.refuse_change is 'Trigger: refuses an update of what must stay as it was written.';
+comment on function care.refuse_change is 'Trigger: refuses updates of rows that must stay as they were written.';
 revoke execute on function care.refuse_change from public;
 
 create function care.refuse_rewriting()
@@ -226,11 +230,11 @@ as $$
 begin
     raise exception using
         errcode = '55000',
-        message = format('%I.%I is only ever added to', tg_table_schema, tg_table_name),
-        hint = 'What was wrong is put right by a further entry.';
+        message = format('%I.%I is append-only', tg_table_schema, tg_table_name),
+        hint = 'To correct an entry, add a further one.';
 end
 $$;
-comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, to whomever.';
+comment on function care.refuse_rewriting is 'Trigger: refuses update, delete and truncate, even to the owner.';
 revoke execute on function care.refuse_rewriting from public;
 
 create table care.settings (
@@ -250,17 +254,21 @@ create table care.settings (
 );
 insert into care.settings default values;
 alter table care.settings enable row level security;
-comment on table care.settings is 'How the work lists and the search behave: one row. What an organisation decides is in care.organisation_settings.';
-comment on column care.settings.maximum_attempts is 'After as many failures or lost leases a check is dead.';
-comment on column care.settings.retry_cap_seconds is 'No wait is longer, but for a fifth of jitter.';
-comment on column care.settings.delivery_maximum_attempts is 'After as many refusals a delivery is dead, and the operator''s.';
-comment on column care.settings.delivery_retry_cap_seconds is 'As retry_cap_seconds, for messages to caregivers: thirty attempts bridge more than two hours.';
-comment on column care.settings.retry_base_seconds is 'The first wait after a failure; each further one is twice as long.';
+comment on table care.settings is
+    'Settings of the work lists and of the search, in one row. Settings of an organisation are in care.organisation_settings.';
+comment on column care.settings.maximum_attempts is 'After this many attempts, failed or with a lost lease, a check is dead.';
+comment on column care.settings.retry_cap_seconds is
+    'The longest wait between attempts, before jitter of up to a fifth.';
+comment on column care.settings.delivery_maximum_attempts is
+    'After this many failed attempts a delivery is dead, and an operator issue.';
+comment on column care.settings.delivery_retry_cap_seconds is
+    'As retry_cap_seconds, for messages to caregivers. Thirty attempts span more than two hours.';
+comment on column care.settings.retry_base_seconds is 'The wait after the first failure. It doubles with each further failure.';
 alter table care.settings
     add column search_breadth integer not null default 300
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
-    'How many voices a search across patients weighs at a time (hnsw.ef_search): more find the nearest more surely, and take longer. Before it says nobody, it looks again, 1000 wide.';
+    'How many candidates a search across patients examines (hnsw.ef_search). A higher value finds the nearest more reliably and takes longer. Before the search reports that nobody was found, it repeats with 1000.';
 
 create function care.retry_wait(attempts integer, cap_seconds double precision default null)
 returns interval
@@ -274,5 +282,5 @@ as $$
     from care.settings
 $$;
 comment on function care.retry_wait is
-    'How long the next try waits after so many: it doubles up to the cap (null: retry_cap_seconds), with a fifth of jitter. Called by whatever fails: checks, recordings, deliveries, deletions.';
+    'Returns how long to wait before the next attempt after this many: the wait doubles up to the cap (null: retry_cap_seconds), with jitter of up to a fifth. Called for every retry: checks, recordings, deliveries, deletions.';
 revoke execute on function care.retry_wait from public;

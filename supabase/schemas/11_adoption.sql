@@ -1,7 +1,7 @@
--- Adoption: a RetroCare project that exists already keeps its tables and its rows, and what they lack is added. So each table is first
--- made with its id alone, where it is missing, and given its columns in the file of its idea.
+-- Adoption: in an existing RetroCare project, tables and rows are kept, and missing columns are added. Each table is therefore first
+-- created with only its id if it does not exist, and gets its columns in the file that describes it.
 
--- Preflight: refuse, before anything is changed, what cannot work.
+-- Preflight: refuse projects that cannot be adopted, before anything is changed.
 do $$
 declare
     misfit record;
@@ -64,13 +64,13 @@ begin
             raise exception using
                 errcode = 'RV100',
                 message = 'public.call_logs.timestamp is null in some rows',
-                hint = 'Give those calls their time, or delete them, then migrate again.';
+                hint = 'Set the time of those calls or delete them, then migrate again.';
         end loop;
     end if;
 end
 $$;
 
--- The earlier tables whose names are needed: kept whole, under another name.
+-- Tables of an earlier project whose names are needed here: they are kept unchanged under another name.
 do $$
 declare
     earlier text;
@@ -89,7 +89,7 @@ begin
 end
 $$;
 
--- RLS is switched on only for tables made here: an adopted table keeps its own rules, and a notice says so.
+-- Row level security is enabled only for tables created here. An adopted table keeps its own policies, and a notice says so.
 do $$
 declare
     care_table text;

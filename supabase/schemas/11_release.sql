@@ -1,5 +1,5 @@
--- The release: which one this database is, and how old a service may be that works on it. A release is brought to the database
--- first, then to the edge functions and services: those of the release before go on meanwhile.
+-- The release: the version of this database, and the oldest service that may work with it. The database is upgraded first, then the
+-- edge functions and services; those of the previous release keep working meanwhile.
 
 create function care.release()
 returns table (version text, oldest_service text)
@@ -11,6 +11,6 @@ as $$
     select '1.0.0', '1.0.0'
 $$;
 comment on function care.release is
-    'The release that this database is, and the oldest service that works on it: one release back. Called by every service when it opens the database.';
+    'Returns the version of this database and of the oldest service that works with it, which is one release back. Called by every service when it opens the database.';
 revoke execute on function care.release from public;
 grant execute on function care.release to retrocare_service;

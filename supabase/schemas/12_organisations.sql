@@ -1,4 +1,4 @@
--- Organisations: whose patients, keys and provider accounts they are, and how each wants its caregivers told.
+-- Organisations: they own patients, keys and provider accounts, and decide how their caregivers are notified.
 
 create function care.default_organisation()
 returns uuid
@@ -9,16 +9,18 @@ set search_path = pg_catalog, pg_temp
 as $$
     select '00000000-0000-7000-8000-000000000000'::uuid
 $$;
-comment on function care.default_organisation is 'Whose everything is that names no organisation. The default of organisation_id.';
+comment on function care.default_organisation is
+    'Returns the id of the organisation to which rows belong that name none. Default of organisation_id.';
 revoke execute on function care.default_organisation from public;
--- A default asks with the rights of whoever writes the row, or calls the function.
+-- A column default is evaluated with the privileges of the role that writes the row or calls the function.
 grant execute on function care.default_organisation to authenticated, service_role, retrocare_service;
 
 alter table public.organisations
     add column if not exists name text not null default 'Organisation'
         constraint an_organisation_has_a_name check (btrim(name) <> ''),
     add column if not exists created_at timestamptz not null default now();
-comment on table public.organisations is 'Who runs this for its patients. One is there from the start (care.default_organisation).';
+comment on table public.organisations is
+    'The organisations that look after patients. One exists from the start (care.default_organisation).';
 insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
 grant select on public.organisations to service_role;
 
@@ -38,14 +40,18 @@ create table care.organisation_settings (
 );
 alter table care.organisation_settings enable row level security;
 insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
-comment on table care.organisation_settings is 'How alerts behave and caregivers are told: one row for each organisation, made with it.';
+comment on table care.organisation_settings is
+    'How alerts behave and how caregivers are notified. One row per organisation, created with it.';
 comment on column care.organisation_settings.quiet_from is
-    'On the caregiver''s clock: warnings wait from here until quiet_until, where the caregiver says nothing else. The same time twice: no quiet hours.';
-comment on column care.organisation_settings.unusable_calls_in_a_row is 'As many answered calls in a row without usable speech raise an alert.';
-comment on column care.organisation_settings.illness_days is 'How long a patient whose alert was resolved as ill counts as unwell from then on.';
+    'Start of quiet hours in the caregiver''s time zone: warnings wait until quiet_until, unless the caregiver has set other hours. If both times are the same, there are no quiet hours.';
+comment on column care.organisation_settings.unusable_calls_in_a_row is
+    'This many answered calls in a row without usable speech raise an alert.';
+comment on column care.organisation_settings.illness_days is
+    'For this many days after an alert is resolved as an illness, the patient counts as unwell.';
 comment on column care.organisation_settings.recent_call_days is
-    'As many days without an answered call show as no_recent_call, for patients without silent_after_days.';
-comment on column care.organisation_settings.dashboard_url is 'Where messages send the caregiver to answer; null: they name no address.';
+    'After this many days without an answered call, a patient without silent_after_days is shown as no_recent_call.';
+comment on column care.organisation_settings.dashboard_url is
+    'The URL in messages at which the caregiver responds to an alert. Null: messages contain no URL.';
 grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;
 
 create function care.on_organisation()
@@ -61,10 +67,11 @@ begin
 end
 $$;
 comment on function care.on_organisation is
-    'Trigger: every organisation has its settings. Definer: whoever adds one may not touch the private schemas.';
+    'Trigger: inserts the settings of a new organisation. Security definer: roles that add organisations have no privileges on the private schemas.';
 revoke execute on function care.on_organisation from public;
 
--- Of a caregiver's patients alone is it asked, by the views; nobody else reaches this schema.
+-- True is safe here: only the caregiver views read these settings, and only those of the caregiver's patients. No API role has USAGE
+-- on this schema.
 create policy caregivers_read_when_a_patient_counts_as_silent on care.organisation_settings
     for select to authenticated
     using (true);

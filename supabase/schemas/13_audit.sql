@@ -1,11 +1,12 @@
--- Audit: who did what, and when. Only ever added to, and without a name, a number or a vector: it outlives the people in it.
+-- Audit: who did what, and when. Append-only, and without names, phone numbers or vectors, since entries outlive the people that they
+-- concern.
 
 create type public.audit_action as enum (
-    'inserted', 'updated', 'deleted',               -- of a row that matters: by a trigger
+    'inserted', 'updated', 'deleted',               -- a row of an audited table, noted by a trigger
     'consent_given', 'consent_withdrawn', 'signal_erased', 'person_erased', 'erasure_replayed', 'deletion_finished',
     'retention_enforced', 'exported', 'recording_read', 'voice_matched', 'key_used'
 );
-comment on type public.audit_action is 'What was done.';
+comment on type public.audit_action is 'The kind of action that was performed.';
 
 create table care.audit_log (
     id bigint generated always as identity constraint audit_log_pkey primary key,
@@ -22,11 +23,12 @@ create index audit_log_by_time on care.audit_log (occurred_at desc);
 create index audit_log_by_actor on care.audit_log (actor_id, occurred_at desc);
 alter table care.audit_log enable row level security;
 comment on table care.audit_log is
-    'Append-only: update, delete and truncate are refused, for the owner too. It refers to nobody by key, so that it stands when a person is erased.';
-comment on column care.audit_log.actor_id is 'The account that asked; null: the service, an operator or a rule.';
-comment on column care.audit_log.actor_role is 'The role of the token, or the login.';
-comment on column care.audit_log.subject is 'What it was done to: a table and a key, or a function.';
-comment on column care.audit_log.detail is 'Which columns changed, and the values of those that are no personal data.';
+    'Append-only: update, delete and truncate are refused, even to the owner. It has no foreign keys, so entries remain when a person is erased.';
+comment on column care.audit_log.actor_id is 'The account that performed the action. Null: the service, an operator or a rule.';
+comment on column care.audit_log.actor_role is 'The role in the token, or the database login.';
+comment on column care.audit_log.subject is 'The object of the action: a table and a key, or a function.';
+comment on column care.audit_log.detail is
+    'The names of the changed columns, with the old and new values of those that hold no personal data.';
 
 create function care.note_audit(
     action public.audit_action, subject text, patient_id uuid default null, detail jsonb default '{}'
@@ -42,7 +44,7 @@ as $$
         note_audit.subject, note_audit.detail
     )
 $$;
-comment on function care.note_audit is 'Adds an entry, with who is asking.';
+comment on function care.note_audit is 'Adds an entry to the audit log, with the current user as its actor.';
 revoke execute on function care.note_audit from public;
 
 create function care.audit_change()
@@ -71,7 +73,7 @@ begin
         format('%I.%I %s', tg_table_schema, tg_table_name, coalesce(present ->> 'id', present ->> tg_argv[0])),
         case when tg_table_name = 'patients' then (present ->> 'id')::uuid else (present ->> 'patient_id')::uuid end,
         jsonb_build_object('columns', changed) || (
-            -- The values of what is named: thresholds, roles, scopes; never of a person's own words or numbers.
+            -- Values are kept only of columns named in the trigger's arguments: thresholds, roles, scopes; never of personal data.
             select coalesce(jsonb_object_agg(kept.name, jsonb_build_array(before -> kept.name, after -> kept.name)), '{}')
             from unnest(tg_argv[1:]) as kept (name)
             where kept.name = any (changed)
@@ -80,7 +82,7 @@ begin
 end
 $$;
 comment on function care.audit_change is
-    'Trigger: notes a change. Its arguments are the key''s name and the columns whose values are kept. Definer: whoever changes the row may not write the log.';
+    'Trigger: notes a change in the audit log. Its arguments are the name of the key column and of the columns whose values are kept. Security definer: roles that change the row may not write the log.';
 revoke execute on function care.audit_change from public;
 
 create function care.audit_trail(patient_id uuid, since timestamptz, maximum_rows integer)
@@ -98,7 +100,7 @@ as $$
     limit audit_trail.maximum_rows
 $$;
 comment on function care.audit_trail is
-    'Entries about this patient (null: all), newest first. Definer: the reader touches no table. Called by `retrocare audit` and the view.';
+    'Returns the audit entries about this patient (null: all patients), newest first. Security definer: the caller may not read the table. Called by `retrocare audit` and by public.audit_trail.';
 revoke execute on function care.audit_trail from public;
 grant execute on function care.audit_trail to retrocare_service, service_role;
 
@@ -107,6 +109,6 @@ with (security_invoker = true)
 as
 select trail.occurred_at, trail.action, trail.actor_id, trail.actor_role, trail.patient_id, trail.subject, trail.detail
 from care.audit_trail(null, null, null) as trail;
-comment on view public.audit_trail is 'For the privacy officer (service_role): who did what and when, newest first.';
+comment on view public.audit_trail is 'For the privacy officer (service_role): who did what, and when, newest first.';
 revoke all on public.audit_trail from anon, authenticated, service_role;
 grant select on public.audit_trail to service_role;

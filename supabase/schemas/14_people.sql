@@ -1,12 +1,12 @@
--- People: the patients, who cares for them, and the lock that whoever changes something of a patient holds.
+-- People: the patients, their caregivers, and the lock that every change to a patient's data takes.
 
 create type public.caregiver_role as enum (
     'viewer',       -- reads
-    'family',       -- also acts on alerts, writes notes, plays recordings
-    'clinician',    -- as family
+    'family',       -- also acts on alerts, writes notes and plays recordings
+    'clinician',    -- same rights as family
     'primary'       -- also manages caregivers and consent
 );
-comment on type public.caregiver_role is 'What a caregiver may do for one patient.';
+comment on type public.caregiver_role is 'What a caregiver may do for a patient. Each role includes the rights of those before it.';
 
 alter table public.patients
     add column if not exists name text,
@@ -20,10 +20,12 @@ alter table public.patients
     add column if not exists organisation_id uuid not null default care.default_organisation()
         constraint a_patient_is_an_organisations references public.organisations (id);
 create index if not exists patients_by_organisation on public.patients (organisation_id);
-comment on table public.patients is 'The people who are phoned.';
-comment on column public.patients.timezone is 'Where the patient lives: decides the local hour and the local day of a call.';
-comment on column public.patients.flags is 'Words about the patient''s present state; one of care.sickness_words makes the patient sick.';
-comment on column public.patients.voice_consent_at is 'When consent to voiceprints was given; null: none, nothing is stored.';
+comment on table public.patients is 'The people who are called.';
+comment on column public.patients.timezone is 'The patient''s time zone: it decides the local hour and the local day of a call.';
+comment on column public.patients.flags is
+    'Words about the patient''s present state. If one of them is in care.sickness_words, the patient is sick.';
+comment on column public.patients.voice_consent_at is
+    'When consent to voiceprints was given. Null: there is no consent, and no voiceprint is stored.';
 grant select, insert, update, delete on public.patients to service_role;
 alter table public.patients
     add column if not exists phone text
@@ -32,9 +34,9 @@ alter table public.patients
         constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
 create index if not exists patients_by_phone on public.patients (phone);
 comment on column public.patients.phone is
-    'Where the patient is phoned, E.164. A report that names no patient is matched by it, where only one patient has it.';
+    'The patient''s phone number (E.164). A report without a patient id is matched by it if only one patient has that number.';
 comment on column public.patients.silent_after_days is
-    'The patient is phoned on a schedule: as many days without a call that could be judged raise an alert, from 1 to 366. Null: no schedule.';
+    'For patients who are called on a schedule: after this many days (1 to 366) without a call that could be judged, an alert is raised. Null: no schedule.';
 
 alter table public.patient_caregivers
     add column if not exists patient_id uuid not null
@@ -48,7 +50,7 @@ alter table public.patient_caregivers
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_user_cares_once_for_a_patient on public.patient_caregivers (patient_id, user_id);
 create index if not exists patient_caregivers_by_user on public.patient_caregivers (user_id);
-comment on table public.patient_caregivers is 'Who cares for whom; user_id is null until the person has an account.';
+comment on table public.patient_caregivers is 'Who cares for which patient. user_id is null until the caregiver has an account.';
 grant select, insert, update, delete on public.patient_caregivers to service_role;
 alter table public.patient_caregivers
     add column if not exists patient_known_as text,
@@ -59,14 +61,17 @@ alter table public.patient_caregivers
     add column if not exists quiet_until time,
     add column if not exists other_addresses jsonb not null default '{}'
         constraint other_addresses_are_named check (jsonb_typeof(other_addresses) = 'object');
-comment on column public.patient_caregivers.phone is 'Where text messages go, E.164; null: none.';
-comment on column public.patient_caregivers.webhook_url is 'Where signed messages are posted, over https; null: none.';
-comment on column public.patient_caregivers.patient_known_as is 'What messages call the patient, such as Mum; null: the patient''s name.';
-comment on column public.patient_caregivers.language is 'Of messages, a language of care.alert_texts; what is not translated into it is told in English.';
-comment on column public.patient_caregivers.timezone is 'Where the caregiver lives; null: where the patient does.';
-comment on column public.patient_caregivers.quiet_from is 'Warnings wait from here; null: as care.organisation_settings says.';
-comment on column public.patient_caregivers.quiet_until is 'Warnings wait until here; null: as care.organisation_settings says.';
-comment on column public.patient_caregivers.other_addresses is 'Addresses of further channels, by the channel''s name.';
+comment on column public.patient_caregivers.phone is 'Where text messages are sent (E.164). Null: none are sent.';
+comment on column public.patient_caregivers.webhook_url is 'The https URL to which signed messages are posted. Null: none are posted.';
+comment on column public.patient_caregivers.patient_known_as is
+    'What messages call the patient, for example Mum. Null: the patient''s name.';
+comment on column public.patient_caregivers.language is
+    'The language of messages, one of those in care.alert_texts. Texts without a translation are sent in English.';
+comment on column public.patient_caregivers.timezone is 'The caregiver''s time zone. Null: the patient''s.';
+comment on column public.patient_caregivers.quiet_from is
+    'Start of quiet hours, in which warnings wait. Null: as set in care.organisation_settings.';
+comment on column public.patient_caregivers.quiet_until is 'End of quiet hours. Null: as set in care.organisation_settings.';
+comment on column public.patient_caregivers.other_addresses is 'Addresses on further channels, by channel name.';
 
 create function care.settings_of(patient_id uuid)
 returns care.organisation_settings
@@ -79,7 +84,7 @@ as $$
     join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
     where patients.id = settings_of.patient_id
 $$;
-comment on function care.settings_of is 'The settings of the organisation whose patient this is.';
+comment on function care.settings_of is 'Returns the settings of the patient''s organisation.';
 revoke execute on function care.settings_of from public;
 
 create function care.role_of_caller(patient_id uuid)
@@ -94,7 +99,7 @@ as $$
         and patient_caregivers.user_id = (select auth.uid())
 $$;
 comment on function care.role_of_caller is
-    'What the signed-in person may do for this patient; null: nothing. Called by care.patient_for_caller.';
+    'Returns the role of the signed-in caregiver for this patient. Null: none. Called by care.patient_for_caller.';
 revoke execute on function care.role_of_caller from public;
 
 create function care.is_caller_a_caregiver()
@@ -103,11 +108,12 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- The role of whoever asks, which a token without an account has as well; as definer, current_user is the owner.
+    -- The setting role is the caller's, and is set for a token without an account too. In a security definer function, current_user
+    -- is the owner.
     select current_setting('role') in ('anon', 'authenticated') or (select auth.uid()) is not null
 $$;
 comment on function care.is_caller_a_caregiver is
-    'Whether a person signed in asks, or nobody known, and not an operator: service_role, or the service''s own login.';
+    'Returns whether the caller is a signed-in or anonymous user of the API, and not an operator (service_role, or the service''s own login).';
 revoke execute on function care.is_caller_a_caregiver from public;
 
 create function care.patients_of_caller(minimum_role public.caregiver_role)
@@ -123,7 +129,7 @@ as $$
         and patient_caregivers.role >= patients_of_caller.minimum_role
 $$;
 comment on function care.patients_of_caller is
-    'The patients of the signed-in caregiver, where the role is this or a later one of public.caregiver_role; of nobody, none. Definer: who cares for whom is asked here, not through the policies that ask it. In a policy: `patient_id = any (array(select ...))`, which is worked out once a query and which an index serves.';
+    'Returns the patients for whom the signed-in caregiver has at least minimum_role; none if nobody is signed in. Security definer: it reads patient_caregivers without its policies, which call this function. In a policy, write `patient_id = any (array(select ...))`, which is evaluated once per query and can use an index.';
 revoke execute on function care.patients_of_caller from public;
 grant execute on function care.patients_of_caller to authenticated;
 
@@ -139,7 +145,7 @@ as $$
     where patient_caregivers.id = caregiver_name.caregiver_id
 $$;
 comment on function care.caregiver_name is
-    'What that caregiver is called. Definer: caregivers do not read each other''s rows, and may know who answered. Called by views, which ask about nobody else.';
+    'Returns the name of that caregiver. Security definer: caregivers may not read each other''s rows, but may see who responded. Called by views, for those caregivers only.';
 revoke execute on function care.caregiver_name from public;
 grant execute on function care.caregiver_name to authenticated, service_role;
 
@@ -166,7 +172,7 @@ begin
 end
 $$;
 comment on function care.lock_patient is
-    'The patient''s row, locked until the transaction ends: whatever changes a baseline holds it. Raises RV002.';
+    'Returns the patient''s row, locked until the transaction ends. Every change to a baseline takes this lock. Raises RV002.';
 revoke execute on function care.lock_patient from public;
 
 create function care.patient_for_caller(patient_id uuid, minimum_role public.caregiver_role)
@@ -184,15 +190,16 @@ begin
     then
         raise exception using
             errcode = 'PT404',
-            message = 'Nothing of yours has that id',
-            hint = 'It must belong to a patient for whom you care.';
+            message = 'No object with that id belongs to one of your patients',
+            hint = 'You can only access data of patients for whom you are a caregiver.';
     end if;
     patient := care.lock_patient(patient_for_caller.patient_id);
-    -- Two who take each other's role at once come here one after the other: what either may do is asked again.
+    -- Of two caregivers who change each other's role at the same time, the second waits for the lock above. The role is therefore
+    -- checked again here.
     if is_caregiver and (care.role_of_caller(patient.id) >= patient_for_caller.minimum_role) is not true then
         raise exception using
             errcode = 'PT403',
-            message = format('This takes the role %s', (
+            message = format('This requires the role %s', (
                 select string_agg(role::text, ' or ')
                 from unnest(enum_range(patient_for_caller.minimum_role, null)) as role)),
             hint = 'Ask the primary caregiver of the patient.';
@@ -201,7 +208,7 @@ begin
 end
 $$;
 comment on function care.patient_for_caller is
-    'The patient, locked until the transaction ends, where the signed-in caregiver has this role or a later one of public.caregiver_role; an operator passes. Raises PT404 to strangers, PT403, RV002. Called by every function that changes something for a caregiver.';
+    'Returns the patient, locked until the transaction ends, if the signed-in caregiver has at least minimum_role; operators always pass. Raises PT404 to callers who are not caregivers of the patient, PT403, RV002. Called by every function that changes something on behalf of a caregiver.';
 revoke execute on function care.patient_for_caller from public;
 
 create function care.try_lock_patient(patient_id uuid)
@@ -218,7 +225,7 @@ begin
 end
 $$;
 comment on function care.try_lock_patient is
-    'As care.lock_patient, without waiting; false: somebody works on this patient at the moment, or there is none. For whatever locks several patients in one transaction: who never waits is in no deadlock.';
+    'Does the same as care.lock_patient, but without waiting. Returns false if another transaction holds the lock, or there is no such patient. For functions that lock several patients in one transaction: since they never wait, they cannot deadlock.';
 revoke execute on function care.try_lock_patient from public;
 
 create function care.lock_patient_if_any(patient_id uuid)
@@ -232,7 +239,7 @@ as $$
     for no key update
 $$;
 comment on function care.lock_patient_if_any is
-    'As care.lock_patient, of somebody who may have been erased meanwhile: then there is nothing to lock, and nothing left to change.';
+    'Does the same as care.lock_patient, for a patient who may have been erased meanwhile; then it locks nothing.';
 revoke execute on function care.lock_patient_if_any from public;
 
 create function care.lock_patient_or_refuse(patient_id uuid)
@@ -242,20 +249,21 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Its row is locked already, and a patient is locked first: whoever cannot have both at once lets the other finish.
+    -- The row is already locked, although the patient must be locked first. To avoid a deadlock, do not wait: let the other
+    -- transaction finish.
     if care.try_lock_patient(lock_patient_or_refuse.patient_id) then
         return true;
     elsif exists (select from public.patients where patients.id = lock_patient_or_refuse.patient_id) then
         raise exception using
             errcode = 'PT409',
-            message = 'Somebody works on this patient at this moment',
-            hint = 'Nothing was changed: try again.';
+            message = 'Another transaction is changing this patient',
+            hint = 'Nothing was changed. Try again.';
     end if;
     return false;
 end
 $$;
 comment on function care.lock_patient_or_refuse is
-    'For triggers on rows of a patient: locks the patient without waiting; false: the patient is being deleted. Raises PT409.';
+    'Locks the patient without waiting, for triggers on rows that belong to a patient. Returns false if the patient is being deleted. Raises PT409.';
 revoke execute on function care.lock_patient_or_refuse from public;
 
 create function care.add_patient(name text, timezone text, has_consent boolean, evidence text default null)
@@ -277,7 +285,7 @@ begin
     return added;
 end
 $$;
-comment on function care.add_patient is 'A new patient. Raises PT400. Called by `retrocare patient add`.';
+comment on function care.add_patient is 'Adds a patient and returns the new row. Raises PT400. Called by `retrocare patient add`.';
 revoke execute on function care.add_patient from public;
 grant execute on function care.add_patient to retrocare_service;
 
@@ -305,7 +313,7 @@ begin
 end
 $$;
 comment on function care.change_patient is
-    'Changes what is given; null leaves it as it is, an empty phone and 0 days unset theirs. Raises RV002. Called by `retrocare patient set`.';
+    'Changes the given columns and returns the patient. Null leaves a column unchanged; an empty phone and silent_after_days 0 set theirs to null. Raises RV002. Called by `retrocare patient set`.';
 revoke execute on function care.change_patient from public;
 grant execute on function care.change_patient to retrocare_service;
 

@@ -1,4 +1,4 @@
--- Health: when a patient was unwell. What is said then enrols nothing, and samples of such a day leave the baseline.
+-- Health: when a patient was unwell. Calls of that time enrol nothing, and samples of such days leave the baseline.
 
 alter table public.health_flags
     add column if not exists patient_id uuid not null
@@ -8,11 +8,12 @@ alter table public.health_flags
     add column if not exists resolved_at timestamptz
         constraint a_health_flag_ends_after_it_starts check (resolved_at >= started_at),
     add column if not exists created_at timestamptz not null default now();
--- Flags from before have just got a start, this transaction's moment: they started when they were noted.
+-- In rows of an earlier project, started_at has just been set to the time of this transaction. Set it to the time when the flag was
+-- created.
 update public.health_flags set started_at = created_at where started_at = now() and created_at < now();
 create index if not exists health_flags_by_patient on public.health_flags (patient_id, started_at);
 comment on table public.health_flags is
-    'When a patient was unwell: from started_at to resolved_at, open while that is null. Calls of that time enrol nothing.';
+    'When a patient was unwell: from started_at to resolved_at, or until now while resolved_at is null. Calls of that time enrol nothing.';
 grant select, insert, update, delete on public.health_flags to service_role;
 
 create table care.sickness_words (
@@ -42,7 +43,7 @@ as $$
             and (health_flags.resolved_at is null or health_flags.resolved_at > is_unwell_at.at)
     )
 $$;
-comment on function care.is_unwell_at is 'Whether a health flag covers that moment.';
+comment on function care.is_unwell_at is 'Returns whether a health flag of the patient covers that moment.';
 revoke execute on function care.is_unwell_at from public;
 
 create function care.is_healthy_at(patient public.patients, at timestamptz)
@@ -59,7 +60,8 @@ as $$
                 on sickness_words.word = any (regexp_split_to_array(lower(flag), '[^[:alpha:]]+'))
         )
 $$;
-comment on function care.is_healthy_at is 'The health rule: no flag covers that moment, and no word of patients.flags says sick.';
+comment on function care.is_healthy_at is
+    'Returns whether the patient is healthy at that moment: no health flag covers it, and patients.flags contains no sickness word.';
 revoke execute on function care.is_healthy_at from public;
 
 create function care.unknown_flags()
@@ -79,7 +81,7 @@ as $$
     order by patients.created_at, patients.id
 $$;
 comment on function care.unknown_flags is
-    'Words of patients.flags in which no word of care.sickness_words is found: they hold nothing back. Called by `retrocare patient list`.';
+    'Returns the entries of patients.flags that contain no word of care.sickness_words and so have no effect. Called by `retrocare patient list`.';
 revoke execute on function care.unknown_flags from public;
 grant execute on function care.unknown_flags to retrocare_service;
 
@@ -100,7 +102,7 @@ begin
 end
 $$;
 comment on function care.lock_flagged_patient is
-    'Trigger: a flag rebuilds baselines, so its patient is locked before anything else. Definer: whoever flags may not lock patients.';
+    'Trigger: locks the patient before anything else, since a health flag rebuilds baselines. Security definer: roles that write health flags may not lock patients.';
 revoke execute on function care.lock_flagged_patient from public;
 
 create function care.flag_patient(patient_id uuid, flag text, started_at timestamptz)
@@ -121,7 +123,7 @@ begin
 end
 $$;
 comment on function care.flag_patient is
-    'Notes that a patient is unwell since started_at; samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
+    'Adds a health flag from started_at on and returns it. Samples of that time leave the baseline. Raises RV002. Called by `retrocare patient flag`.';
 revoke execute on function care.flag_patient from public;
 grant execute on function care.flag_patient to retrocare_service;
 
@@ -138,14 +140,14 @@ begin
         update public.health_flags
         set resolved_at = greatest(unflag_patient.resolved_at, health_flags.started_at)
         where health_flags.patient_id = unflag_patient.patient_id
-            -- One that would end by itself, too: after an illness that was found, for instance.
+            -- This includes flags with an end in the future, for example after an alert was resolved as an illness.
             and (health_flags.resolved_at is null or health_flags.resolved_at > unflag_patient.resolved_at)
             and (unflag_patient.flag is null or health_flags.flag = unflag_patient.flag)
         returning health_flags.*;
 end
 $$;
 comment on function care.unflag_patient is
-    'Resolves the patient''s open flags of that name, or all where it is null; the rows resolved. Raises RV002. Called by `retrocare patient unflag`.';
+    'Resolves the patient''s open flags of that name (null: all) and returns them. Raises RV002. Called by `retrocare patient unflag`.';
 revoke execute on function care.unflag_patient from public;
 grant execute on function care.unflag_patient to retrocare_service;
 

@@ -1,5 +1,5 @@
--- Consent: recorded with scope, time, recorder and evidence before anything is made of a recording; its withdrawal stops and
--- erases.
+-- Consent: recorded with its scope, time, recorder and evidence before a recording is processed. Its withdrawal stops the processing
+-- and erases the results.
 
 create table care.consent_scopes (
     id text constraint consent_scopes_pkey primary key,
@@ -7,7 +7,7 @@ create table care.consent_scopes (
 );
 alter table care.consent_scopes enable row level security;
 insert into care.consent_scopes (id, description) values ('voiceprint', 'Voiceprints are made, kept and compared.');
-comment on table care.consent_scopes is 'What can be consented to: each signal names one.';
+comment on table care.consent_scopes is 'The scopes to which a patient can consent. Each signal requires one.';
 
 create table public.consents (
     id uuid constraint consents_pkey primary key default gen_random_uuid(),
@@ -33,12 +33,13 @@ create index consents_by_recorder on public.consents (recorded_by);
 create index consents_by_withdrawer on public.consents (withdrawn_by);
 alter table public.consents enable row level security;
 revoke all on public.consents from anon, authenticated, service_role;
-comment on table public.consents is 'Every consent, each with its evidence, and its withdrawal, which ends all of its scope that stand; patients.voice_consent_at shows since when one to voiceprints does.';
-comment on column public.consents.evidence is 'How it was given: a signed form, a recorded sentence, where to find it.';
-comment on column public.consents.recorded_by is 'The account that recorded it; null: an operator, or the service.';
+comment on table public.consents is
+    'Every consent, with its evidence and its withdrawal. A withdrawal ends all consents of that scope; patients.voice_consent_at shows since when consent to voiceprints has been in force.';
+comment on column public.consents.evidence is 'How consent was given: a signed form, a recorded sentence, or where to find it.';
+comment on column public.consents.recorded_by is 'The account that recorded it. Null: an operator, or the service.';
 grant select on public.consents to authenticated, service_role;
 
--- An earlier project may have the column already: then it is the evidence.
+-- An adopted project may have the column already. The column itself is then the evidence.
 insert into public.consents (patient_id, given_at, evidence)
 select patients.id, patients.voice_consent_at, 'patients.voice_consent_at was set'
 from public.patients
@@ -53,7 +54,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if new.voice_consent_at is not null then
-        -- Whoever sets the column without a record of it gets one: the column alone is its evidence.
+        -- If the column is set without a row in consents, add one, with the column as its evidence.
         insert into public.consents (patient_id, given_at, recorded_by, evidence)
         select new.id, new.voice_consent_at, (select auth.uid()), 'patients.voice_consent_at was set'
         where not exists (
@@ -70,7 +71,7 @@ begin
 end
 $$;
 comment on function care.on_consent is
-    'Trigger: who writes patients.voice_consent_at gives a consent to voiceprints, or withdraws it. Definer: whoever changes a patient may not write consents.';
+    'Trigger: a change of patients.voice_consent_at records or withdraws consent to voiceprints. Security definer: roles that change patients may not write consents.';
 revoke execute on function care.on_consent from public;
 
 create function care.on_consent_given()
@@ -91,7 +92,7 @@ begin
 end
 $$;
 comment on function care.on_consent_given is
-    'Trigger: a consent is noted in the audit, and one to voiceprints shows on the patient. Definer: as care.on_consent.';
+    'Trigger: notes a consent in the audit log, and shows consent to voiceprints on the patient. Security definer for the same reason as care.on_consent.';
 revoke execute on function care.on_consent_given from public;
 
 create function care.on_consents_withdrawn()
@@ -134,7 +135,7 @@ begin
 end
 $$;
 comment on function care.on_consents_withdrawn is
-    'Trigger: what a consent allowed is erased once none of its scope stands any more. Definer: as care.on_consent.';
+    'Trigger: erases what was made under a scope when its last consent is withdrawn. Security definer for the same reason as care.on_consent.';
 revoke execute on function care.on_consents_withdrawn from public;
 
 create function care.refuse_unknown_scope(scope text)
@@ -147,12 +148,12 @@ begin
     if not exists (select from care.consent_scopes where consent_scopes.id = refuse_unknown_scope.scope) then
         raise exception using
             errcode = 'PT400',
-            message = format('Nothing that can be consented to is called %L', refuse_unknown_scope.scope),
-            hint = format('One of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
+            message = format('There is no consent scope %L', refuse_unknown_scope.scope),
+            hint = format('Use one of %s.', (select string_agg(consent_scopes.id, ', ' order by consent_scopes.id) from care.consent_scopes));
     end if;
 end
 $$;
-comment on function care.refuse_unknown_scope is 'Raises PT400 for what cannot be consented to.';
+comment on function care.refuse_unknown_scope is 'Raises PT400 if there is no such consent scope.';
 revoke execute on function care.refuse_unknown_scope from public;
 
 create function care.record_consent(
@@ -173,13 +174,13 @@ begin
     then
         raise exception using
             errcode = 'PT400',
-            message = 'A consent has evidence, and was given before now',
-            hint = 'Say how it was given, and where that can be found.';
+            message = 'A consent needs evidence and a time that is not in the future',
+            hint = 'State how consent was given and where the evidence is kept.';
     elsif char_length(record_consent.evidence) > 10000 then
         raise exception using
             errcode = 'PT400',
             message = format('The evidence has %s characters; at most 10000 are kept', char_length(record_consent.evidence)),
-            hint = 'Keep what is longer elsewhere, and say where.';
+            hint = 'Keep longer evidence elsewhere and state where.';
     end if;
     perform care.refuse_unknown_scope(record_consent.scope);
     select consents.* into consent
@@ -200,7 +201,7 @@ begin
 end
 $$;
 comment on function care.record_consent is
-    'Records that consent was given, to voiceprints unless scope says otherwise. Where one stands already, this is further evidence of it; the same evidence again changes nothing. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Records a consent, to voiceprints unless scope names another, and returns it. If one is already in force, this is further evidence; a repetition with the same evidence changes nothing. Raises PT400, PT403, PT404. Security definer: callers may not write consents directly.';
 revoke execute on function care.record_consent from public;
 
 create function care.withdraw_consent(patient_id uuid, scope text default 'voiceprint')
@@ -221,7 +222,7 @@ begin
 end
 $$;
 comment on function care.withdraw_consent is
-    'Withdraws consent: nothing that needs it is judged any more, and what was made is erased. Raises PT400, PT403, PT404. Definer: nobody writes consents directly.';
+    'Withdraws consent: signals that need it stop, and what they made is erased. Raises PT400, PT403, PT404. Security definer: callers may not write consents directly.';
 revoke execute on function care.withdraw_consent from public;
 
 create function care.set_consent(patient_id uuid, is_given boolean, evidence text default null)
@@ -246,7 +247,7 @@ begin
 end
 $$;
 comment on function care.set_consent is
-    'Records consent to voiceprints, with its evidence where there is some, or withdraws it: the voice is erased, and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
+    'Records consent to voiceprints, with its evidence if given, or withdraws it, and returns the patient. After a withdrawal, the voice data are erased and later calls are skipped. Raises PT400, RV002. Called by `retrocare patient consent`.';
 revoke execute on function care.set_consent from public;
 grant execute on function care.set_consent to retrocare_service;
 

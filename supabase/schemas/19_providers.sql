@@ -1,6 +1,7 @@
--- Providers: who places the calls, and the accounts of theirs by which it is done.
+-- Providers: the phone providers that place the calls, and the accounts with them.
 
--- Where recordings are kept: private, up to 50 MiB each, and audio alone. Storage is on Supabase; elsewhere there is no bucket to make.
+-- The bucket for recordings: private, at most 50 MiB per file, audio only. Outside Supabase there is no Storage, and no bucket is
+-- created.
 do $$
 begin
     if to_regclass('storage.buckets') is not null then
@@ -24,9 +25,11 @@ create table care.providers (
 );
 alter table care.providers enable row level security;
 insert into care.providers (id) values ('vapi');
-comment on table care.providers is 'The phone providers whose calls are taken.';
-comment on column care.providers.recording_retention_days is 'How long the provider keeps a recording: so long it is tried to be copied.';
-comment on column care.providers.reconciliation_overlap_hours is 'How far a reconciliation looks back before the end of the last one: for clocks that differ, and updates that the provider lists late.';
+comment on table care.providers is 'The phone providers whose calls are accepted.';
+comment on column care.providers.recording_retention_days is
+    'How long the provider keeps a recording. Copying it is attempted for that long.';
+comment on column care.providers.reconciliation_overlap_hours is
+    'How far each reconciliation reaches back before the end of the last one, to allow for clock differences and for updates that the provider lists late.';
 
 create table care.provider_accounts (
     id text constraint provider_accounts_pkey primary key
@@ -44,9 +47,11 @@ create index provider_accounts_by_provider on care.provider_accounts (provider);
 alter table care.provider_accounts enable row level security;
 insert into care.provider_accounts (id, provider, secret_name) values ('vapi', 'vapi', 'VAPI_API_KEY');
 comment on table care.provider_accounts is
-    'The accounts with those providers. The one that has its provider''s name is meant where none is named, or the only one.';
-comment on column care.provider_accounts.secret_name is 'The name of the key''s secret, in the Vault or the environment; never the key. Null: no key is known.';
-comment on column care.provider_accounts.reconciled_until is 'Every call that was last updated before this moment was listed; null: none was.';
+    'Accounts with the providers. If a request names no account, the account named like its provider is used, or else the only one.';
+comment on column care.provider_accounts.secret_name is
+    'The name of the secret with the API key, in the Vault or the environment; never the key itself. Null: no key is known.';
+comment on column care.provider_accounts.reconciled_until is
+    'Reconciliation has listed all calls last updated before this time. Null: it has not run yet.';
 
 create function care.account_of(provider text, account text default null)
 returns text
@@ -64,7 +69,7 @@ as $$
     where provider_accounts.provider = account_of.provider
 $$;
 comment on function care.account_of is
-    'The account of this provider that is named, else the one that has the provider''s name, else the only one; null: there is none, or it must be named.';
+    'Returns the named account of this provider, or else the account named like the provider, or else the only one. Null: there is none, or it must be named.';
 revoke execute on function care.account_of from public;
 
 create function care.ensure_account(provider text, account text default null)
@@ -93,14 +98,14 @@ begin
     if account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('It is not known which account with %L this call is of', ensure_account.provider),
-            hint = 'Accounts are rows of care.provider_accounts: name one of them.';
+            message = format('It is not known to which account with %L this call belongs', ensure_account.provider),
+            hint = 'Name an account; they are rows of care.provider_accounts.';
     end if;
     return account_id;
 end
 $$;
 comment on function care.ensure_account is
-    'As care.account_of, for whoever writes calls instead of reporting them: a provider whom nobody knows is added, with an account of its name. Raises PT400.';
+    'Does the same as care.account_of, for callers that write calls directly instead of reporting them. An unknown provider is added, with an account of the same name. Raises PT400.';
 revoke execute on function care.ensure_account from public;
 
 create function care.reconcile_since(provider text, at timestamptz default now(), account text default null)
@@ -112,7 +117,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select greatest(
         reconcile_since.at - make_interval(secs => 86400 * providers.recording_retention_days),
-        -- Whoever's clock was wrong: never later than now.
+        -- The stored time may come from a wrong clock: it is never taken later than now.
         case
             when provider_accounts.reconciled_until is not null then least(provider_accounts.reconciled_until, reconcile_since.at)
         end - make_interval(secs => 3600 * providers.reconciliation_overlap_hours))
@@ -121,7 +126,7 @@ as $$
     where provider_accounts.id = care.account_of(reconcile_since.provider, reconcile_since.account)
 $$;
 comment on function care.reconcile_since is
-    'From which update on an account''s calls must be listed: the end of the last reconciliation, with an overlap, and never before the provider''s retention; null: no such account. Definer: as care.receive_call_report.';
+    'Returns the time since which an account''s updated calls must be listed: the end of the last reconciliation less an overlap, but never before the provider''s retention. Null: there is no such account. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.reconcile_since from public;
 
 create function care.finish_reconciliation(provider text, until timestamptz, account text default null)
@@ -136,5 +141,5 @@ as $$
     where provider_accounts.id = care.account_of(finish_reconciliation.provider, finish_reconciliation.account)
 $$;
 comment on function care.finish_reconciliation is
-    'Every call of the account that was last updated before until was listed. Definer: as care.receive_call_report.';
+    'Notes that all calls of the account last updated before until have been listed. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.finish_reconciliation from public;

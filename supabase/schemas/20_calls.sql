@@ -1,36 +1,36 @@
--- Calls: one row per call, upload or onboarding recording; what is true of every one of them, and how they are made.
+-- Calls: one row per call, upload or onboarding recording, the rules that all of them follow, and the functions that write them.
 
 create type public.call_source as enum (
-    'provider',     -- the phone provider reported it
-    'api',          -- POST /api/anomaly-check without a call of its own
-    'upload',       -- a file given to the command line
-    'onboarding',   -- recorded to enrol the patient: never scored
-    'archive'       -- of before: embedded when nothing else waits, makes a baseline where there is none, never judged
+    'provider',     -- reported by the phone provider
+    'api',          -- POST /api/anomaly-check without a call id
+    'upload',       -- a file uploaded by the command line
+    'onboarding',   -- recorded to enrol the patient; never scored
+    'archive'       -- from before RetroCare Voice: backfilled, enrols a patient without a baseline, is never judged
 );
-comment on type public.call_source is 'How a call came to be a row.';
+comment on type public.call_source is 'Where a call came from.';
 
 create type public.recording_channel as enum (
-    'customer',     -- the file holds the patient''s side alone
+    'customer',     -- only the patient's side of the call
     'left',         -- stereo, the patient on the left
     'right',        -- stereo, the patient on the right
-    'mono',         -- one channel
-    'mixed',        -- one channel, with the agent's voice in it: never judged
-    'stereo'        -- the patient is on one of two sides, found by when the patient spoke
+    'mono',         -- a single channel
+    'mixed',        -- a single channel that contains the agent's voice too; never judged
+    'stereo'        -- the patient is on one of two channels, found by the times when the patient spoke
 );
-comment on type public.recording_channel is 'Where in the recording the patient is.';
+comment on type public.recording_channel is 'Which part of the recording is the patient''s voice.';
 
 create type public.check_state as enum (
     'queued',           -- waits for a worker           -> leased
-    'leased',           -- a worker holds it            -> any end, or queued again
-    'scored',           -- compared with the baseline: end
-    'enrolled',         -- became the baseline, or a part of it: end
-    'held',             -- the patient was sick and has no baseline: end
-    'embedded',         -- of a backfill: the voiceprint is stored, nothing is judged: end
-    'not_assessable',   -- the recording cannot be judged: end
-    'skipped',          -- not to be judged: end
-    'dead'              -- failed for good: end; an operator may queue it again
+    'leased',           -- a worker is processing it     -> any end, or queued again
+    'scored',           -- end: compared with the baseline
+    'enrolled',         -- end: became the baseline or a part of it
+    'held',             -- end: the patient was sick and has no baseline
+    'embedded',         -- end: voiceprint of a backfill stored, nothing judged
+    'not_assessable',   -- end: the recording cannot be judged
+    'skipped',          -- end: not to be judged
+    'dead'              -- end: failed permanently; an operator may queue it again
 );
-comment on type public.check_state is 'Where a check stands; the last seven are ends.';
+comment on type public.check_state is 'The state of a check. The last seven are ends.';
 
 create type public.check_reason as enum (
     'no_speech', 'too_little_speech', 'too_noisy', 'clipped', 'ambiguous_channel', 'undecodable', 'too_long',
@@ -39,7 +39,7 @@ create type public.check_reason as enum (
     'recording_unavailable', 'recording_expired', 'processing_failed', 'attempts_exhausted', 'upload_lost'
 );
 comment on type public.check_reason is
-    'Why a check ended so: the first line goes with not_assessable, the second with held, the third with skipped, the fourth with dead.';
+    'Why a check ended: reasons of the first line belong to not_assessable, of the second to held, of the third to skipped, of the fourth to dead.';
 
 alter table public.call_logs
     add column if not exists patient_id uuid not null
@@ -68,18 +68,19 @@ alter table public.call_logs
         foreign key (provider_account, provider) references care.provider_accounts (id, provider);
 create index if not exists call_logs_by_patient on public.call_logs (patient_id, "timestamp" desc);
 create index if not exists call_logs_by_enrolment on public.call_logs (enrolment_id) where enrolment_id is not null;
--- By default a table of ten million rows is looked after once two million have changed.
+-- By default, autovacuum would process a table of ten million rows only after two million of them have changed.
 alter table public.call_logs set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 comment on table public.call_logs is 'One row per call, upload or onboarding recording.';
 comment on column public.call_logs."timestamp" is 'When the call began.';
 comment on column public.call_logs.provider_account is
-    'Which account with the provider it was made by, a row of care.provider_accounts; whoever writes none gets the provider''s own.';
+    'The provider account that made the call, a row of care.provider_accounts. If it is not given, the provider''s default account is set.';
 comment on column public.call_logs.recording_ref is
-    'storage:bucket/path or a URL of the recording; going from null to a value queues the check. A signed URL is nulled once it was used; without consent, or with a dead check, it waits.';
-comment on column public.call_logs.recording_source_url is 'The provider''s short-lived address; triggers nothing.';
-comment on column public.call_logs.speech_intervals is 'When the patient spoke, [[start, end], ...] in seconds from the start.';
-comment on column public.call_logs.enrolment_id is 'The recordings of one enrolment share it; null for every other call.';
-comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different; null: not scored.';
+    'storage:bucket/path, or the URL of the recording. A check is queued when it changes from null to a value. A signed URL is set to null after use; it is kept while consent is missing or the check is dead.';
+comment on column public.call_logs.recording_source_url is 'The provider''s short-lived URL of the recording; setting it queues nothing.';
+comment on column public.call_logs.speech_intervals is
+    'When the patient spoke: [[start, end], ...], in seconds from the start of the call.';
+comment on column public.call_logs.enrolment_id is 'Shared by all recordings of one enrolment. Null for every other call.';
+comment on column public.call_logs.anomaly_score is '0 = as usual, 1 = completely different. Null: not scored.';
 grant insert, update, delete on public.call_logs to service_role;
 alter table public.call_logs
     add column if not exists check_state public.check_state,
@@ -90,18 +91,19 @@ alter table public.call_logs
     add column if not exists is_unheard boolean not null
         generated always as (check_reason in ('no_speech', 'too_little_speech', 'nobody_spoke') is true) stored;
 comment on column public.call_logs.check_state is
-    'Copied from the call''s newest check that is no backfill; null: none was asked for. A call that is not worth judging, or whose recording never came, has an end without a check.';
-comment on column public.call_logs.check_reason is 'Copied from the call''s newest check.';
-comment on column public.call_logs.is_heard is 'The patient''s voice could be judged: it was scored, enrolled, or held because the patient was sick.';
+    'Copied from the call''s newest check that is not a backfill. Null: no check was requested. A call that is not worth judging, or whose recording never arrived, gets an end without a check.';
+comment on column public.call_logs.check_reason is 'Copied from the call''s newest check that is not a backfill.';
+comment on column public.call_logs.is_heard is
+    'The patient''s voice could be judged: the call was scored, enrolled, or held because the patient was sick.';
 comment on column public.call_logs.is_unheard is
-    'Answered, and there was too little to hear. What could not be read or told apart is neither this nor is_heard: that is the operator''s.';
+    'The call was answered, but there was too little speech. Recordings that cannot be decoded or whose channels cannot be told apart count as neither is_heard nor is_unheard; they are operator issues.';
 create index call_logs_undecided on public.call_logs (ended_reason) where check_reason = 'ended_reason_unknown';
 create index call_logs_unheard on public.call_logs (patient_id, "timestamp") where is_unheard;
 create index call_logs_heard on public.call_logs (patient_id, "timestamp") where is_heard;
 create index call_logs_with_recordings on public.call_logs (created_at) where recording_ref is not null;
 create index call_logs_unusable on public.call_logs (patient_id, "timestamp")
     where check_state in ('held', 'not_assessable');
--- The address of a recording is a key to it: whoever may write it need not read it.
+-- The URL of a recording grants access to it, so roles that may write the column may not read it.
 grant select (
     id, patient_id, "timestamp", summary, source, provider, provider_account, provider_call_id, ended_reason, recording_channel,
     speech_intervals, enrolment_id, check_state, check_reason, is_heard, is_unheard, anomaly_score, created_at
@@ -131,7 +133,7 @@ as $$
         )
     end
 $$;
-comment on function care.are_intervals is 'Whether this is [[start, end], ...], in seconds that a call may have.';
+comment on function care.are_intervals is 'Returns whether the value is [[start, end], ...] with times in seconds that a call can have.';
 revoke execute on function care.are_intervals from public;
 
 create function care.forget_garbled_intervals()
@@ -149,7 +151,7 @@ begin
 end
 $$;
 comment on function care.forget_garbled_intervals is
-    'Trigger: times of speech that cannot be read say nothing; the call is kept. Definer: whoever writes calls may not call into the private schemas.';
+    'Trigger: sets speech intervals that are malformed to null, and keeps the call. Security definer: roles that write calls may not call functions in the private schemas.';
 revoke execute on function care.forget_garbled_intervals from public;
 
 create function care.name_the_account()
@@ -165,7 +167,7 @@ begin
 end
 $$;
 comment on function care.name_the_account is
-    'Trigger: a provider''s call is an account''s. Raises PT400. Definer: whoever writes calls may not read the private schemas.';
+    'Trigger: sets the account of a provider''s call. Raises PT400. Security definer: roles that write calls may not read the private schemas.';
 revoke execute on function care.name_the_account from public;
 
 create function care.refuse_impossible_call()
@@ -176,12 +178,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- A clock may be wrong by a time zone, and by a date.
+    -- Allow for clocks that are off by a time zone or a date.
     if (new."timestamp" between '1970-01-01' and now() + interval '2 days') is not true then
         raise exception using
             errcode = 'RV008',
             message = format('A call cannot have begun at %s', new."timestamp"),
-            hint = 'It began before now: give the time of the call, with its zone.';
+            hint = 'A call must have begun in the past: give its time with the time zone.';
     end if;
     if tg_op = 'UPDATE' and new.patient_id <> old.patient_id and (
         exists (select from care.checks where checks.call_log_id = old.id)
@@ -190,14 +192,14 @@ begin
     ) then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s has been taken up as another patient''s', old.id),
+            message = format('Call %s already has data of another patient', old.id),
             hint = 'Delete it, and record it again for the right patient.';
     end if;
     return new;
 end
 $$;
 comment on function care.refuse_impossible_call is
-    'Trigger: a call has begun, and stays with the patient for whom it was taken up. Raises RV006, RV008. Definer: whoever writes calls may not read the private schemas.';
+    'Trigger: refuses a call from the future, and a change of patient once the call has data. Raises RV006, RV008. Security definer: roles that write calls may not read the private schemas.';
 revoke execute on function care.refuse_impossible_call from public;
 
 create table care.idempotency_keys (
@@ -220,8 +222,9 @@ create index idempotency_keys_by_call on care.idempotency_keys (call_log_id);
 create index idempotency_keys_by_patient on care.idempotency_keys (patient_id);
 alter table care.idempotency_keys enable row level security;
 comment on table care.idempotency_keys is
-    'Which call a request made that carried an Idempotency-Key: the same again is about the same call. Kept as care.retention_policies says.';
-comment on column care.idempotency_keys.caller is 'The name of the API key that asked; empty: RETROCARE_API_KEY, or nobody was asked for one.';
+    'The call that each request with an Idempotency-Key created: a repeated request returns the same call. Rows are kept as long as care.retention_policies says.';
+comment on column care.idempotency_keys.caller is
+    'The name of the API key of the request. Empty: RETROCARE_API_KEY was used, or no key was required.';
 
 create function care.record_call(
     patient_id uuid,
@@ -246,7 +249,7 @@ declare
     call public.call_logs;
     repeated care.idempotency_keys;
 begin
-    -- First, as voice.open_check will ask for it in the same transaction.
+    -- This lock comes first, because voice.open_check takes it in the same transaction.
     lock table care.models in row exclusive mode;
     patient := care.lock_patient(record_call.patient_id);
     if record_call.idempotency_key is not null then
@@ -258,8 +261,8 @@ begin
         if repeated.request_sha256 <> record_call.request_sha256 then
             raise exception using
                 errcode = 'RV009',
-                message = 'This Idempotency-Key was sent with another request',
-                hint = 'Send another key with each request, and the same one only to repeat it.';
+                message = 'This Idempotency-Key was already sent with another request',
+                hint = 'Use a new key for each request, and the same key only to repeat one.';
         elsif found then
             return repeated.call_log_id;
         end if;
@@ -274,7 +277,7 @@ begin
     else
         update public.call_logs
         set recording_ref = case
-                -- What has been judged needs no address any more.
+                -- A judged call needs its URL no longer.
                 when call_logs.check_state is null or call_logs.check_state in ('queued', 'leased', 'dead', 'skipped')
                 then coalesce(call_logs.recording_ref, record_call.recording_ref)
                 else call_logs.recording_ref
@@ -286,13 +289,13 @@ begin
     if call.id is null and exists (select from public.call_logs where call_logs.id = record_call.call_log_id) then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s is another patient''s', record_call.call_log_id),
+            message = format('Call %s belongs to another patient', record_call.call_log_id),
             hint = 'patientId and callLogId must belong together.';
     elsif call.id is null then
         raise exception using
             errcode = 'RV003',
             message = format('No call %s', record_call.call_log_id),
-            hint = 'Without callLogId a call is made for the recording.';
+            hint = 'Leave out callLogId to create a call for the recording.';
     end if;
     if record_call.idempotency_key is not null then
         insert into care.idempotency_keys (organisation_id, caller, key, request_sha256, patient_id, call_log_id)
@@ -303,15 +306,16 @@ begin
     end if;
     return call.id;
 exception when unique_violation then
-    -- At the same moment, for another patient: the same request would have waited for the patient.
+    -- A request for another patient used the same key at the same time. A repetition of the same request would have waited for the
+    -- lock on the patient.
     raise exception using
         errcode = 'RV009',
-        message = 'This Idempotency-Key was sent with another request',
-        hint = 'Send another key with each request, and the same one only to repeat it.';
+        message = 'This Idempotency-Key was already sent with another request',
+        hint = 'Use a new key for each request, and the same key only to repeat one.';
 end
 $$;
 comment on function care.record_call is
-    'The id of the call that a recording belongs to: that of the request with this idempotency key, or the given one, whose recording it becomes where it had none, or a new one, so that every check has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in one transaction.';
+    'Returns the id of the call to which a recording belongs: that of an earlier request with this idempotency key, or the given call, which gets the recording if it has none, or a new call. Every check therefore has a call. Raises RV002, RV003, RV006, RV008, RV009. Called by the service before open_check, in the same transaction.';
 revoke execute on function care.record_call from public;
 grant execute on function care.record_call to retrocare_service;
 
@@ -334,7 +338,7 @@ begin
     if nullif(upsert_call.provider, '') is null or nullif(upsert_call.provider_call_id, '') is null then
         raise exception using
             errcode = 'PT400',
-            message = 'A call that may be reported again needs its provider and the provider''s id',
+            message = 'A provider''s call needs the provider and the provider''s call id',
             hint = 'Send provider and provider_call_id.';
     end if;
     account_id := care.ensure_account(upsert_call.provider, upsert_call.account);
@@ -343,7 +347,7 @@ begin
         raise exception using
             errcode = 'PT409',
             message = format('Call %s of %s was erased', upsert_call.provider_call_id, upsert_call.provider),
-            hint = 'What was erased is not taken in again.';
+            hint = 'A call that was erased cannot be stored again.';
     end if;
     insert into public.call_logs as known (
         patient_id, source, provider, provider_account, provider_call_id, recording_ref, recording_channel, "timestamp", ended_reason,
@@ -366,14 +370,14 @@ begin
     if not found then
         raise exception using
             errcode = 'RV006',
-            message = format('Call %s of %s is another patient''s', upsert_call.provider_call_id, upsert_call.provider),
-            hint = 'A call stays with the patient for whom it was recorded.';
+            message = format('Call %s of %s belongs to another patient', upsert_call.provider_call_id, upsert_call.provider),
+            hint = 'A call cannot be moved to another patient.';
     end if;
     return call.id;
 end
 $$;
 comment on function care.upsert_call is
-    'A provider''s call, once however often it is written: what was missing is added, what is known stays. Raises PT400, PT409, RV002, RV006, RV008. Definer: who may write the address of a recording need not read it, as `on conflict` would ask.';
+    'Writes a provider''s call and returns its id. If the call is written again, missing values are added and existing ones stay. Raises PT400, PT409, RV002, RV006, RV008. Security definer: `on conflict` would need SELECT on the URL of the recording, which callers may only write.';
 revoke execute on function care.upsert_call from public;
 
 create function care.read_recording(call_log_id uuid)
@@ -393,14 +397,14 @@ begin
         raise exception using
             errcode = 'PT404',
             message = 'No such recording',
-            hint = 'Recordings are played by family, clinicians and primary caregivers, while they are kept.';
+            hint = 'Recordings can be played by family, clinicians and primary caregivers, until they are deleted.';
     end if;
     perform care.note_audit('recording_read', 'call_logs ' || call.id, call.patient_id);
     return care.storage_path(call.recording_ref);
 end
 $$;
 comment on function care.read_recording is
-    'Where a call''s recording is in Storage (bucket/path), for a caregiver who may play it. Noted in the audit. Raises PT404. Definer: nobody reads recording_ref.';
+    'Returns where a call''s recording is in Storage (bucket/path), for a caregiver who may play it, and notes it in the audit log. Raises PT404. Security definer: callers may not read recording_ref.';
 revoke execute on function care.read_recording from public;
 
 create policy caregivers_read_their_patients_calls on public.call_logs

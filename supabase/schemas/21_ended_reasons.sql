@@ -1,13 +1,13 @@
--- Ended reasons: what a provider's words for the end of a call mean. A voicemail greeting is never judged as the patient.
+-- Ended reasons: what a provider's reasons for the end of a call mean. A voicemail greeting must never be judged as the patient.
 
 create type public.call_disposition as enum (
     'judge',        -- the patient was on the line
-    'skip',         -- voicemail, nobody, an error: its recording is not even copied
-    'unknown',      -- a reason that no row knows: its recording is kept, and waits for the operator's row
-    'unmatched',    -- of no patient that is known: the report is kept, and waits for the patient's id or number
-    'erased'        -- the call, or the person, was erased: nothing of the report is kept
+    'skip',         -- voicemail, nobody answered, or an error; the recording is not even copied
+    'unknown',      -- no row matches the reason: the recording is kept until the operator adds one
+    'unmatched',    -- no known patient matches: the report is kept until the patient's id or number is known
+    'erased'        -- the call or the person was erased: nothing of the report is kept
 );
-comment on type public.call_disposition is 'What becomes of a reported call.';
+comment on type public.call_disposition is 'What happens to a reported call.';
 
 create table care.ended_reasons (
     provider text not null default 'vapi'
@@ -25,9 +25,9 @@ create table care.ended_reasons (
 );
 alter table care.ended_reasons enable row level security;
 comment on table care.ended_reasons is
-    'What providers'' words for the end of a call mean. Of the patterns (as for LIKE, in lower case) that match, the call''s own provider''s decide, and where it has none, those of others; of them the very word, else one that skips, else the longest.';
+    'What providers'' ended reasons mean. Patterns are those of LIKE, in lower case. Of the patterns that match, those of the call''s own provider decide; if it has none, those of others do. Among them, an exact match wins, then a pattern that skips, then the longest.';
 comment on column care.ended_reasons.needs_speech is
-    'Judged unless the report has everything that was said, and none of it by the patient: then it is nobody_spoke.';
+    'If true, the call is judged unless the report is a complete transcript in which the patient says nothing. Then it is skipped as nobody_spoke.';
 insert into care.ended_reasons (pattern, disposition, reason) values
     ('customer-ended-call', 'judge', null),
     ('customer-ended-call-%', 'judge', null),
@@ -37,11 +37,11 @@ insert into care.ended_reasons (pattern, disposition, reason) values
     ('assistant-said-message-with-end-call-enabled', 'judge', null),
     ('assistant-forwarded-call', 'judge', null),
     ('exceeded-max-duration', 'judge', null),
-    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is the one to judge
+    ('silence-timed-out', 'judge', null), -- a patient who falls silent in the middle of a call is exactly whom to judge
     ('call.in-progress.twilio-completed-call', 'judge', null),
     ('call.in-progress.sip-completed-call', 'judge', null),
     ('vonage-completed', 'judge', null),
-    -- The line broke, or a hook spoke or transferred at the end: the patient had been on the line.
+    -- The connection broke, or a hook ended the call: the patient had been on the line.
     ('vonage-disconnected', 'judge', null),
     ('call.ending.hook-executed-say', 'judge', null),
     ('call.ending.hook-executed-transfer', 'judge', null),
@@ -89,7 +89,8 @@ as $$
         ended_reasons.provider
     limit 1
 $$;
-comment on function care.ended_reason_rule is 'The row that decides about this provider''s calls that ended so; null: nobody has decided.';
+comment on function care.ended_reason_rule is
+    'Returns the row that decides about this provider''s calls with that ended reason. Null: no row matches.';
 revoke execute on function care.ended_reason_rule from public;
 
 create function care.skip_reason(call public.call_logs)
@@ -104,5 +105,6 @@ as $$
     end
     from care.ended_reason_rule(call.provider, call.ended_reason) as decided
 $$;
-comment on function care.skip_reason is 'Why this call is not judged, as far as its end says; null: it is judged, or nobody has decided.';
+comment on function care.skip_reason is
+    'Returns why this call is not judged, as far as its ended reason tells. Null: it is judged, or no row matches.';
 revoke execute on function care.skip_reason from public;

@@ -1,11 +1,11 @@
--- Call reports: what the provider reports becomes a call, once, however often and in whatever order it is reported.
+-- Call reports: each call that the provider reports becomes one row, however often and in whatever order its reports arrive.
 
 create type public.received_call as (
     call_log_id uuid,
     disposition public.call_disposition,
     is_new boolean
 );
-comment on type public.received_call is 'What became of a report; without call_log_id it waits for its patient.';
+comment on type public.received_call is 'What happened to a report. Without call_log_id, it waits until its patient is known.';
 
 create table care.unmatched_calls (
     provider_account text not null
@@ -18,7 +18,7 @@ create table care.unmatched_calls (
 );
 alter table care.unmatched_calls enable row level security;
 comment on table care.unmatched_calls is
-    'Reports of calls whose patient is not known, as they came: once the patient has that id or number, the job match_calls takes them in.';
+    'Reports of calls whose patient is not known, as they arrived. Once a patient has that id or phone number, the job match_calls stores the call.';
 
 create function care.reported_patient(patient_id uuid, phone text, account text)
 returns uuid
@@ -36,7 +36,7 @@ as $$
         end
 $$;
 comment on function care.reported_patient is
-    'The patient whom a report means, among those of the account''s organisation: by id where it names one, else by number; null where there is none, or a number is two patients''.';
+    'Returns the patient of a report, among those of the account''s organisation: by id if the report has one, else by phone number. Null: there is none, or several patients share the number.';
 revoke execute on function care.reported_patient from public;
 
 create function care.is_erased(account text, provider_call_id text, patient_id uuid)
@@ -58,7 +58,7 @@ begin
 end
 $$;
 comment on function care.is_erased is
-    'Whether this call, or the person whom its report names, was erased: what the provider still says of it is not taken in again. Called by care.receive_call_report and care.unreported_calls.';
+    'Returns whether this call, or the patient named in its report, was erased. Later reports of such a call are not stored. Called by care.receive_call_report and care.unreported_calls.';
 revoke execute on function care.is_erased from public;
 
 create function care.unreported_calls(provider text, provider_call_ids text[], account text default null)
@@ -79,7 +79,8 @@ as $$
             where unmatched_calls.provider_account = known.account and unmatched_calls.provider_call_id = listed.id)
         and not care.is_erased(known.account, listed.id, null)
 $$;
-comment on function care.unreported_calls is 'Those of an account''s calls that nobody has reported. Definer: as care.receive_call_report.';
+comment on function care.unreported_calls is
+    'Returns those of the account''s calls that were never reported. Security definer for the same reason as care.receive_call_report.';
 revoke execute on function care.unreported_calls from public;
 
 create function care.receive_call_report(
@@ -102,7 +103,7 @@ declare
     call public.call_logs;
     is_new boolean;
     decided care.ended_reasons;
-    -- A clock that is wrong by years says nothing of when it was.
+    -- A time that is years off comes from a wrong clock and is ignored.
     begun_at constant timestamptz := coalesce((
         select told.at
         from unnest(array[receive_call_report.started_at, receive_call_report.ended_at, receive_call_report.at]) with ordinality as told (at, turn)
@@ -116,15 +117,15 @@ begin
     if nullif(receive_call_report.provider_call_id, '') is null or account_id is null then
         raise exception using
             errcode = 'PT400',
-            message = format('A report needs the id of its call, and an account that is known, not %L of %L',
+            message = format('A report needs a call id and a known account, not %L of %L',
                 receive_call_report.account, receive_call_report.provider),
-            hint = 'Accounts are rows of care.provider_accounts; one must be named where the provider has several.';
+            hint = 'Accounts are rows of care.provider_accounts. If the provider has several, name one.';
     end if;
 
     select patients.* into patient
     from public.patients
     where patients.id = coalesce(
-        -- What is taken in stays with its patient.
+        -- A call that is already stored stays with its patient.
         (select call_logs.patient_id from public.call_logs
             where call_logs.provider_account = account_id
                 and call_logs.provider_call_id = receive_call_report.provider_call_id),
@@ -202,7 +203,7 @@ begin
 end
 $$;
 comment on function care.receive_call_report is
-    'Takes in the report of one finished call, however often it comes: the call is a row, and its recording is copied where the patient was on the line and has consented. Raises PT400. Definer: the edge function may not touch the private schemas.';
+    'Stores the report of a finished call and returns what happened to it; reports may be repeated. If the patient was on the line and has consented, the recording is queued to be copied. Raises PT400. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.receive_call_report from public;
 
 create function care.calls_to_match(at timestamptz, maximum_rows integer)
@@ -214,14 +215,14 @@ as $$
     select unmatched_calls.provider_account || '/' || unmatched_calls.provider_call_id
     from care.unmatched_calls
     where care.reported_patient(
-        -- What is no id is the operator's, and not in the way of the others.
+        -- A patient_id that is not a UUID is left to the operator; it must not stop other calls.
         case when pg_input_is_valid(unmatched_calls.report ->> 'patient_id', 'uuid')
             then (unmatched_calls.report ->> 'patient_id')::uuid end,
         unmatched_calls.phone, unmatched_calls.provider_account) is not null
     order by unmatched_calls.received_at
     limit calls_to_match.maximum_rows
 $$;
-comment on function care.calls_to_match is 'Reported calls whose patient is known by now. Called by care.run_job.';
+comment on function care.calls_to_match is 'Lists reported calls whose patient is now known. Called by care.run_job.';
 revoke execute on function care.calls_to_match from public;
 
 create function care.match_call(reference text, at timestamptz)
@@ -252,7 +253,7 @@ begin
     return true;
 end
 $$;
-comment on function care.match_call is 'Takes in a call whose patient is known by now; whether it did. Called by care.run_job.';
+comment on function care.match_call is 'Stores a reported call whose patient is now known. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.match_call from public;
 
 create function care.calls_to_redecide(at timestamptz, maximum_rows integer)
@@ -267,7 +268,8 @@ as $$
     order by call_logs."timestamp"
     limit calls_to_redecide.maximum_rows
 $$;
-comment on function care.calls_to_redecide is 'Calls whose ended reason a row explains by now. Called by care.run_job.';
+comment on function care.calls_to_redecide is
+    'Lists calls with an unknown ended reason for which there is now a row. Called by care.run_job.';
 revoke execute on function care.calls_to_redecide from public;
 
 create function care.redecide_call(call_log_id text, at timestamptz)
@@ -294,5 +296,6 @@ begin
     return true;
 end
 $$;
-comment on function care.redecide_call is 'Judges or skips a call whose ended reason a row explains by now; whether it did. Called by care.run_job.';
+comment on function care.redecide_call is
+    'Judges or skips a call for whose ended reason there is now a row. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.redecide_call from public;

@@ -1,13 +1,13 @@
--- Recordings: the work list of what must be copied from the provider into Storage before the provider forgets it.
+-- Recordings: the work list of recordings that must be copied from the provider into Storage before the provider deletes them.
 
 create type public.recording_state as enum (
-    'queued',       -- waits to be copied, or for another try   -> leased, expired
-    'leased',       -- somebody copies it                       -> stored, refused, queued again, expired
-    'stored',       -- in Storage: end
-    'refused',      -- what the provider has cannot be taken: end
-    'expired'       -- the provider keeps it no longer: end
+    'queued',       -- waits to be copied, or for a retry           -> leased, expired
+    'leased',       -- being copied                                -> stored, refused, queued again, expired
+    'stored',       -- end: in Storage
+    'refused',      -- end: the provider's recording cannot be used
+    'expired'       -- end: the provider no longer keeps it
 );
-comment on type public.recording_state is 'Where the copying of a provider''s recording stands.';
+comment on type public.recording_state is 'The state of copying a provider''s recording.';
 
 create table care.recordings (
     call_log_id uuid constraint recordings_pkey primary key
@@ -39,12 +39,13 @@ create table care.recordings (
 create index recordings_by_patient on care.recordings (patient_id);
 create index recordings_to_copy on care.recordings (due_at) where due_at is not null;
 alter table care.recordings enable row level security;
-comment on table care.recordings is 'One row per reported call that is worth judging: how the copying of its recording stands.';
-comment on column care.recordings.source_channel is 'What call_logs.recording_source_url holds: customer, stereo or mixed.';
-comment on column care.recordings.source_expires_at is 'Until when that address works.';
-comment on column care.recordings.run_at is 'Not before this moment.';
-comment on column care.recordings.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-comment on column care.recordings.expires_at is 'When the provider forgets the recording.';
+comment on table care.recordings is 'The state of copying a call''s recording; one row per reported call that is worth judging.';
+comment on column care.recordings.source_channel is 'The kind of recording at call_logs.recording_source_url: customer, stereo or mixed.';
+comment on column care.recordings.source_expires_at is 'When that URL expires.';
+comment on column care.recordings.run_at is 'The recording is not copied before this time.';
+comment on column care.recordings.due_at is
+    'When the recording can be claimed: run_at while it is queued, leased_until while it is leased. Null: it has ended.';
+comment on column care.recordings.expires_at is 'When the provider deletes the recording.';
 create index recordings_at_issue on care.recordings (call_log_id)
     where state in ('expired', 'refused') or (state = 'queued' and error_code is not null);
 
@@ -59,14 +60,14 @@ as $$
     insert into care.recordings as queued (call_log_id, patient_id, source_channel, source_expires_at, run_at, expires_at)
     select
         call.id, call.patient_id, queue_recording.source_channel, queue_recording.source_expires_at, queue_recording.at,
-        -- Whatever the report says of the time: it is tried for a day at least.
+        -- Copying is attempted for at least a day, whatever times the report has.
         greatest(
             coalesce(queue_recording.ended_at, call."timestamp") + make_interval(secs => 86400 * providers.recording_retention_days),
             queue_recording.at + interval '1 day')
     from care.providers
     where providers.id = call.provider
     on conflict (call_log_id) do update
-    -- Reported again, with another address: worth another try at once.
+    -- A repeated report with another URL is worth an immediate retry.
     set source_channel = coalesce(excluded.source_channel, queued.source_channel),
         source_expires_at = case
             when excluded.source_channel is not null then excluded.source_expires_at else queued.source_expires_at
@@ -74,7 +75,7 @@ as $$
         run_at = least(queued.run_at, excluded.run_at)
     where queued.finished_at is null
 $$;
-comment on function care.queue_recording is 'Has a call''s recording copied. Called by care.receive_call_report.';
+comment on function care.queue_recording is 'Queues a call''s recording to be copied. Called by care.receive_call_report.';
 revoke execute on function care.queue_recording from public;
 
 create function care.end_recording(call_log_id uuid, state public.recording_state, at timestamptz)
@@ -95,7 +96,7 @@ begin
     where call_logs.id = end_recording.call_log_id and call_logs.recording_ref is null;
 end
 $$;
-comment on function care.end_recording is 'The recording never comes, and its call says so.';
+comment on function care.end_recording is 'Ends the copying of a recording without success, and ends its call as dead.';
 revoke execute on function care.end_recording from public;
 
 create function care.recordings_to_expire(at timestamptz, maximum_rows integer)
@@ -111,7 +112,8 @@ as $$
     order by recordings.expires_at
     limit recordings_to_expire.maximum_rows
 $$;
-comment on function care.recordings_to_expire is 'Calls whose recording the provider has forgotten before it was copied. Called by care.run_job.';
+comment on function care.recordings_to_expire is
+    'Lists calls whose recordings expired at the provider before they were copied. Called by care.run_job.';
 revoke execute on function care.recordings_to_expire from public;
 
 create function care.expire_recording(call_log_id text, at timestamptz)
@@ -140,7 +142,8 @@ begin
     return true;
 end
 $$;
-comment on function care.expire_recording is 'The provider has forgotten the recording, and its call says so; whether it did. Called by care.run_job.';
+comment on function care.expire_recording is
+    'Ends a recording that expired at the provider, and its call. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.expire_recording from public;
 
 create type public.recording_claim as (
@@ -157,7 +160,7 @@ create type public.recording_claim as (
     attempts integer,
     lease_token uuid
 );
-comment on type public.recording_claim is 'A recording to copy: from where, and to which path, without its extension.';
+comment on type public.recording_claim is 'A recording to copy: its source, and its path in Storage without the extension.';
 
 create function care.claim_recordings(
     worker text, count integer, lease_seconds double precision, call_log_id uuid default null, at timestamptz default now()
@@ -196,7 +199,7 @@ begin
 end
 $$;
 comment on function care.claim_recordings is
-    'Hands out up to count recordings that are due, or the one of this call. Definer: the edge function reads no address by itself.';
+    'Claims up to count recordings that are due, or the one of this call, and returns them. Security definer: the edge function may not read the URLs itself.';
 revoke execute on function care.claim_recordings from public;
 
 create function care.attach_recording(call_log_id uuid)
@@ -217,8 +220,7 @@ as $$
         and (care.ended_reason_rule(call_logs.provider, call_logs.ended_reason)).disposition = 'judge'
         and care.skip_reason(call_logs) is null
 $$;
-comment on function care.attach_recording is
-    'Gives the call its copied recording, which queues the check, where the call is worth judging.';
+comment on function care.attach_recording is 'Sets a call''s copied recording, which queues its check, if the call is worth judging.';
 revoke execute on function care.attach_recording from public;
 
 create function care.store_recording(
@@ -238,7 +240,7 @@ begin
     ));
     select recordings.* into held from care.recordings where recordings.call_log_id = store_recording.call_log_id for update;
     if not found then
-        perform care.delete_orphan(store_recording.recording_ref); -- erased while it was copied
+        perform care.delete_orphan(store_recording.recording_ref); -- the call was erased while its recording was copied
     end if;
     update care.recordings
     set state = 'stored',
@@ -262,7 +264,7 @@ begin
 end
 $$;
 comment on function care.store_recording is
-    'The recording is in Storage: its call gets it, and its check is queued. False: the lease is lost, somebody else copies it. Definer: the edge function may not touch the private schemas.';
+    'Notes that a recording is in Storage and sets it on its call, which queues the check. Returns false if the lease is lost and another worker copies it. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.store_recording from public;
 
 create function care.fail_recording(
@@ -301,5 +303,5 @@ begin
 end
 $$;
 comment on function care.fail_recording is
-    'Notes why a recording could not be copied: tried again after a wait that doubles, until the provider forgets it, or refused for good. Returns the state. Definer: as care.store_recording.';
+    'Notes why a recording could not be copied, and returns its state. It is retried with exponential backoff until it expires at the provider; a permanent failure is refused at once. Security definer for the same reason as care.store_recording.';
 revoke execute on function care.fail_recording from public;

@@ -1,5 +1,5 @@
--- Signals: the ways to judge a patient, the models that they judge by, and what a score means. `voice` is one; another one comes as
--- a file of its own, with its tables in a schema of its own, and rows here.
+-- Signals: the ways to judge a patient, the models that produce their scores, and what a score means. `voice` is one; another signal
+-- has a file of its own, a schema for its tables, and rows here.
 
 create table care.signals (
     id text constraint signals_pkey primary key
@@ -15,12 +15,13 @@ create index signals_by_consent on care.signals (consent_scope);
 alter table care.signals enable row level security;
 insert into care.signals (id, name, schema_name, consent_scope, erase_function) values
     ('voice', 'Voice', 'voice', 'voiceprint', 'voice.erase_traces');
-comment on table care.signals is 'The ways to judge a patient: what needs a consent, and is found by exports and erasures.';
+comment on table care.signals is 'The ways to judge a patient. Each needs a consent; exports and erasures find its tables here.';
 comment on column care.signals.schema_name is
-    'Where its tables are: those with a patient_id are exported, and counted before they are erased.';
-comment on column care.signals.consent_scope is 'Without this consent nothing is checked, and what was made is erased when it is withdrawn.';
+    'The schema of its tables. Those with a patient_id are exported, and counted before they are erased.';
+comment on column care.signals.consent_scope is
+    'Without consent to this scope nothing is checked. When it is withdrawn, what the signal made is erased.';
 comment on column care.signals.erase_function is
-    'With its schema; (patient_id) removes what the signal keeps of a patient beside checks and judgements, and returns how much, by name. The caller holds care.lock_patient.';
+    'Schema-qualified name. The function takes (patient_id), removes what the signal stores about a patient besides checks and judgements, and returns the number of removed rows by name. The caller has called care.lock_patient.';
 
 create table care.models (
     id text constraint models_pkey primary key,
@@ -34,10 +35,10 @@ create table care.models (
 create unique index a_signal_has_one_active_model on care.models (signal) where is_active;
 alter table care.models enable row level security;
 comment on table care.models is
-    'What turns a recording into something that can be judged; scores of two models are never compared. The active one of a signal decides what is queued.';
-comment on column care.models.id is 'Names everything that a score depends on; change any of it and it is another model.';
+    'What turns a recording into data that can be judged. Scores of different models are never compared. Checks are queued for the active model of a signal.';
+comment on column care.models.id is 'Identifies everything on which a score depends. Any change of it makes another model.';
 comment on column care.models.calls_wait_until is
-    'Until then no call is handed out to be judged, so that baselines stand still: another model is about to take over. Null, or past: they are.';
+    'Until this time no call can be claimed for judging, so that baselines stay unchanged while another model is about to become active. Null or past: calls can be claimed.';
 
 create function care.active_model(signal text)
 returns text
@@ -47,23 +48,23 @@ set search_path = pg_catalog, pg_temp
 as $$
     select models.id from care.models where models.signal = active_model.signal and models.is_active
 $$;
-comment on function care.active_model is 'The model whose checks are queued; null: the signal has none yet.';
+comment on function care.active_model is 'Returns the model for which checks are queued. Null: the signal has none yet.';
 revoke execute on function care.active_model from public;
 
 -- What a score means.
 
 create type public.anomaly_severity as enum ('low', 'medium', 'high', 'critical');
-comment on type public.anomaly_severity is 'How far a score is from usual; the thresholds are in care.thresholds.';
+comment on type public.anomaly_severity is 'How far a score is from usual. The thresholds are in care.thresholds.';
 
 create type public.alert_level as enum (
     'warning',      -- listen to the patient soon
-    'emergency',    -- see to the patient now
-    'critical'      -- see to the patient now, and everybody does
+    'emergency',    -- attend to the patient now
+    'critical'      -- attend to the patient now; every caregiver is told
 );
-comment on type public.alert_level is 'How urgent: medium, high and critical scores. In rising order.';
+comment on type public.alert_level is 'The urgency of a medium, high and critical score, in rising order.';
 
 create type public.alert_type as enum ('warning', 'emergency');
-comment on type public.alert_type is 'medium is a warning; high and critical are an emergency; low is none (null).';
+comment on type public.alert_type is 'A medium score is a warning, a high or critical one an emergency, a low one neither (null).';
 
 create function care.alert_level(severity public.anomaly_severity)
 returns public.alert_level
@@ -78,9 +79,9 @@ as $$
         when 'critical' then 'critical'
     end
 $$;
-comment on function care.alert_level is 'How urgent a severity is; null for low.';
+comment on function care.alert_level is 'Returns the alert level of a severity; null for low.';
 revoke execute on function care.alert_level from public;
--- A check constraint asks with the rights of whoever writes the row.
+-- A check constraint is evaluated with the privileges of the role that writes the row.
 grant execute on function care.alert_level to authenticated, service_role;
 
 create function care.alert_type(level public.alert_level)
@@ -96,7 +97,7 @@ as $$
         when 'critical' then 'emergency'
     end
 $$;
-comment on function care.alert_type is 'How urgent a level is, in the two words of the logs; null for null.';
+comment on function care.alert_type is 'Returns the alert type of a level, as logs show it; null for null.';
 revoke execute on function care.alert_type from public;
 grant execute on function care.alert_type to authenticated, service_role;
 
@@ -121,12 +122,13 @@ create index thresholds_by_organisation on care.thresholds (organisation_id);
 create index thresholds_by_signal on care.thresholds (signal, model);
 alter table care.thresholds enable row level security;
 comment on table care.thresholds is
-    'What a score means: one row per model, since a score is a property of the model, and one more for each organisation that wants others.';
-comment on column care.thresholds.organisation_id is 'Whose patients they are for; null: everybody else''s.';
-comment on column care.thresholds.medium_above is 'Score above which severity is medium (a warning).';
-comment on column care.thresholds.high_above is 'Score above which severity is high (an emergency).';
-comment on column care.thresholds.critical_above is 'Score above which severity is critical.';
-comment on column care.thresholds.checkin_above is 'Score above which the day''s check-in shows the call.';
+    'What a score means. One row per model, since scores of different models are not comparable, and further rows for organisations with thresholds of their own.';
+comment on column care.thresholds.organisation_id is
+    'The organisation to whose patients they apply. Null: all organisations without a row of their own.';
+comment on column care.thresholds.medium_above is 'A score above this has severity medium (a warning).';
+comment on column care.thresholds.high_above is 'A score above this has severity high (an emergency).';
+comment on column care.thresholds.critical_above is 'A score above this has severity critical.';
+comment on column care.thresholds.checkin_above is 'A call with a score above this appears in the day''s check-in.';
 
 create function care.thresholds_for(model text, patient_id uuid default null)
 returns care.thresholds
@@ -149,13 +151,13 @@ begin
         raise exception using
             errcode = 'RV004',
             message = format('No encoder or other model %s is registered', thresholds_for.model),
-            hint = 'A service registers its own when it starts.';
+            hint = 'A service registers its model when it starts.';
     end if;
     return found_thresholds;
 end
 $$;
 comment on function care.thresholds_for is
-    'What a model''s scores mean for this patient: as the organisation whose patient it is wants it, else (null: at all) as for everybody. Raises RV004.';
+    'Returns the thresholds of a model for this patient: those of the patient''s organisation, or else the general ones; always the general ones if patient_id is null. Raises RV004.';
 revoke execute on function care.thresholds_for from public;
 
 create function care.severity(score double precision, thresholds care.thresholds)
@@ -177,7 +179,8 @@ begin
     end;
 end
 $$;
-comment on function care.severity is 'low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
+comment on function care.severity is
+    'Returns the severity of a score: low <= medium_above < medium <= high_above < high <= critical_above < critical; null for null. Raises RV005 for NaN.';
 revoke execute on function care.severity from public;
 
 create function care.register_model(signal text, model text)
@@ -199,5 +202,5 @@ begin
 end
 $$;
 comment on function care.register_model is
-    'Makes a model known, with the default thresholds; the first one of a signal becomes active. Whether it is new.';
+    'Registers a model with the default thresholds; the first one of a signal becomes active. Returns false if it was registered already.';
 revoke execute on function care.register_model from public;

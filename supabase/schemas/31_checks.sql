@@ -1,5 +1,5 @@
--- Checks: the work list and the record. Each call with a recording gets one check per signal and model, and each check exactly one
--- end. Who works on a check holds its lease (the next file).
+-- Checks: the work list, and the record of its results. Each call with a recording gets one check per signal and model, and each
+-- check ends exactly once. The worker that processes a check has its lease (next file).
 
 create table care.checks (
     id bigint generated always as identity constraint checks_pkey primary key,
@@ -44,16 +44,17 @@ create index checks_by_lease on care.checks (model, is_backfill, run_at, id)
     where state = 'leased' or (state = 'queued' and lost_leases > 0);
 alter table care.checks set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table care.checks enable row level security;
-comment on table care.checks is 'The work list and the record, of every signal: what waits, who works on it, how it ended.';
+comment on table care.checks is 'The checks of all signals: which wait, which worker has leased them, and how they ended.';
 comment on column care.checks.is_backfill is
-    'Nothing is judged: no score, no alert, nothing on the call. Handed out when no call waits to be judged.';
-comment on column care.checks.attempts is 'Counted when the check is handed out, so that a crash counts.';
-comment on column care.checks.lost_leases is 'How often its holder vanished: such a check is handed out alone.';
-comment on column care.checks.run_at is 'Not before this moment.';
-comment on column care.checks.lease_token is 'Fences off earlier holders; kept after the end, so that a repeated completion is recognised.';
-comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes: it was judged, this one is not.';
-comment on column care.checks.quality is 'What was measured of the recording, judged or not; caregivers read it.';
-comment on column care.checks.detail is 'What else the signal keeps of the end: of voice, added_to_baseline and snr_db.';
+    'A backfill only stores: it judges nothing, raises no alert and does not change the call. It can be claimed only when no call waits to be judged.';
+comment on column care.checks.attempts is 'Counted when the check is leased, so that crashes count.';
+comment on column care.checks.lost_leases is 'How many leases were lost. Such a check is claimed alone.';
+comment on column care.checks.run_at is 'The check is not run before this time.';
+comment on column care.checks.lease_token is
+    'Keeps workers with an earlier lease from writing. It is kept after the end, so that a repeated completion is recognised.';
+comment on column care.checks.duplicate_of is 'The call whose recording has the same bytes. It was judged; this one is not.';
+comment on column care.checks.quality is 'Measures of the recording''s quality, whether it was judged or not. Caregivers may read them.';
+comment on column care.checks.detail is 'Further results that the signal stores: for voice, added_to_baseline and snr_db.';
 grant select (
     call_log_id, patient_id, signal, model, state, reason, attempts, run_at, created_at, finished_at, id, lost_leases, leased_until,
     is_backfill
@@ -75,7 +76,7 @@ create table care.check_errors (
 );
 create index check_errors_by_check on care.check_errors (check_id);
 alter table care.check_errors enable row level security;
-comment on table care.check_errors is 'Every failure of every check; messages are redacted by the service before they come here.';
+comment on table care.check_errors is 'Every failure of every check. The service redacts the messages before it writes them.';
 create index check_errors_by_age on care.check_errors (occurred_at);
 
 create function care.has_consent(patient_id uuid, signal text)
@@ -93,7 +94,7 @@ as $$
             and consents.withdrawn_at is null
     )
 $$;
-comment on function care.has_consent is 'Whether the patient has consented to what this signal does.';
+comment on function care.has_consent is 'Returns whether the patient has given the consent that this signal needs.';
 revoke execute on function care.has_consent from public;
 
 create function care.has_any_consent(patient_id uuid)
@@ -109,7 +110,8 @@ as $$
             and consents.scope in (select signals.consent_scope from care.signals)
     )
 $$;
-comment on function care.has_any_consent is 'Whether the patient has consented to any signal: then recordings are copied, and kept.';
+comment on function care.has_any_consent is
+    'Returns whether the patient has consented to any signal. If so, recordings are copied and kept.';
 revoke execute on function care.has_any_consent from public;
 
 create function care.request_check(call public.call_logs, signal text, model text)
@@ -119,7 +121,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- However the recording came here: a voicemail greeting is not the patient.
+    -- This applies to every recording, however it was received: a voicemail greeting is not the patient.
     why_not constant public.check_reason :=
         case when care.has_consent(call.patient_id, request_check.signal) then care.skip_reason(call) else 'no_consent' end;
     is_archived boolean := call.source = 'archive';
@@ -128,7 +130,7 @@ begin
     insert into care.checks (call_log_id, patient_id, signal, model, is_backfill, run_at, state, reason, finished_at)
     values (
         call.id, call.patient_id, request_check.signal, request_check.model, is_archived,
-        case when is_archived then least(now(), call."timestamp") else now() end, -- an archive in its calls' order
+        case when is_archived then least(now(), call."timestamp") else now() end, -- archived calls in the order of their times
         case when why_not is null then 'queued' else 'skipped' end::public.check_state,
         why_not,
         case when why_not is not null then now() end
@@ -138,7 +140,7 @@ begin
 end
 $$;
 comment on function care.request_check is
-    'Queues a check, of an archived call as a backfill, or records why there is none to be: no consent, or the patient was not on the line. Called by a signal''s trigger and care.open_check.';
+    'Queues a check, or a backfill for an archived call. Without consent, or if the patient was not on the line, it adds a skipped check with the reason. Returns the check. Called by the trigger of a signal and by care.open_check.';
 revoke execute on function care.request_check from public;
 
 create function care.on_check_state()
@@ -164,7 +166,7 @@ begin
 end
 $$;
 comment on function care.on_check_state is
-    'Trigger: copies a check''s state to its call. A lease is not copied: it would write the call twice as often, and says little.';
+    'Trigger: copies the state of a check to its call. A lease is not copied: it would double the writes to calls, for little information.';
 revoke execute on function care.on_check_state from public;
 
 create function care.check_list(states public.check_state[], patient_id uuid, maximum_rows integer)
@@ -222,7 +224,7 @@ as $$
     limit check_list.maximum_rows
 $$;
 comment on function care.check_list is
-    'Checks of these states and this patient (null: all), newest first, with the last error of each. Called by `retrocare checks`.';
+    'Returns the checks with these states and of this patient (null: all), newest first, each with its last error. Called by `retrocare checks`.';
 revoke execute on function care.check_list from public;
 grant execute on function care.check_list to retrocare_service;
 
@@ -242,7 +244,7 @@ declare
             and (requeue_checks.reasons is null or dead.reason = any (requeue_checks.reasons))
     );
 begin
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    -- Patients are always locked in the same order, so that two callers cannot deadlock.
     perform from public.patients
     where patients.id in (select checks.patient_id from care.checks where checks.id = any (wanted))
     order by patients.id
@@ -280,7 +282,7 @@ begin
 end
 $$;
 comment on function care.requeue_checks is
-    'Queues dead checks again (these, or null for all; of these reasons, or null for any), with all their attempts; those whose upload is gone, or that were opened anew, stay. The errors are kept. Called by `retrocare checks --requeue`.';
+    'Queues dead checks again with all their attempts, and returns their ids: those with these ids (null: all) and these reasons (null: any). Checks whose upload is gone, or for which there is a newer check, stay dead. Errors are kept. Called by `retrocare checks --requeue`.';
 revoke execute on function care.requeue_checks from public;
 grant execute on function care.requeue_checks to retrocare_service;
 
@@ -300,9 +302,10 @@ select
     checks.finished_at
 from care.checks
 where not checks.is_backfill;
-comment on view public.check_status is 'For caregivers and operators: how each call''s check stands, one row per check of any signal; without backfills.';
-comment on column public.check_status.run_at is 'A queued check is not tried before this moment.';
-comment on column public.check_status.attempts is 'How often it was handed out.';
+comment on view public.check_status is
+    'For caregivers and operators: the state of each call''s checks, one row per check of any signal, without backfills.';
+comment on column public.check_status.run_at is 'A queued check is not run before this time.';
+comment on column public.check_status.attempts is 'How often the check was leased.';
 revoke all on public.check_status from anon, authenticated, service_role;
 grant select on public.check_status to authenticated, service_role;
 
@@ -323,10 +326,10 @@ select
 from care.checks
 group by checks.signal, checks.model, checks.is_backfill, checks.state, checks.reason;
 comment on view public.pipeline_health is
-    'For operators (service_role): how many checks stand where and why, since when the oldest waits, and whether leases are lost.';
-comment on column public.pipeline_health.is_backfill is 'Work that keeps no call waiting: it is done when nothing else is.';
-comment on column public.pipeline_health.due_count is 'Queued and not waiting for another try.';
-comment on column public.pipeline_health.lost_lease_count is 'Leased, and the holder has not renewed: the next claim takes them.';
+    'For operators (service_role): how many checks are in each state and for which reason, since when the oldest has waited, and how many leases were lost.';
+comment on column public.pipeline_health.is_backfill is 'Backfills delay no call: they run only when nothing else waits.';
+comment on column public.pipeline_health.due_count is 'Queued checks that are due now, not waiting for a retry.';
+comment on column public.pipeline_health.lost_lease_count is 'Leased checks whose lease has expired; the next claim takes them.';
 revoke all on public.pipeline_health from anon, authenticated, service_role;
 grant select on public.pipeline_health to service_role;
 
@@ -339,7 +342,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from public.pipeline_health
 $$;
-comment on function care.pipeline_health is 'The view, for the service, which reads no table. Called by GET /metrics.';
+comment on function care.pipeline_health is
+    'Returns public.pipeline_health. Security definer: the service may not read the table. Called by GET /metrics.';
 revoke execute on function care.pipeline_health from public;
 grant execute on function care.pipeline_health to retrocare_service;
 

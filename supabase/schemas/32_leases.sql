@@ -1,5 +1,5 @@
--- Leases: how a check gets into one worker's hands, and out of them where the worker vanished, stopped, or is not the one that judges
--- any more. No transaction is open while a recording is processed.
+-- Leases: how a worker claims a check, and how the check is freed if the worker crashes, stops, or its model is no longer active. No
+-- transaction stays open while a recording is processed.
 
 create function care.lease(check_id bigint, worker text, lease_seconds double precision)
 returns care.checks
@@ -22,7 +22,7 @@ begin
     return leased;
 end
 $$;
-comment on function care.lease is 'Hands a locked check to a worker and counts the attempt.';
+comment on function care.lease is 'Leases a locked check to a worker, counts the attempt, and returns the check.';
 revoke execute on function care.lease from public;
 
 create function care.open_check(call_log_id uuid, signal text, model text, worker text, lease_seconds double precision)
@@ -36,7 +36,7 @@ declare
     latest care.checks;
     active text;
 begin
-    lock table care.models in row exclusive mode; -- first: which one is active stays so until this is done
+    lock table care.models in row exclusive mode; -- locked first, so that the active model cannot change meanwhile
     active := care.active_model(open_check.signal);
     select call_logs.* into call from public.call_logs where call_logs.id = open_check.call_log_id;
     if call.patient_id is null then
@@ -53,13 +53,13 @@ begin
     where checks.call_log_id = call.id
         and checks.is_backfill = (call.source = 'archive')
         and checks.signal = open_check.signal
-        -- What an earlier model judged is not judged again by the one that is active now.
+        -- A call that an earlier model has judged is not judged again by the active one.
         and (checks.model = open_check.model or open_check.model = active)
     order by checks.id desc
     limit 1
     for update;
     if latest.id is null or latest.state = 'dead' or latest.reason = 'no_consent'
-        -- The call that it repeated is deleted, and what was found then with it.
+        -- The call that it duplicated was deleted, and the result with it.
         or (latest.reason = 'duplicate_recording' and latest.duplicate_of is null)
     then
         latest := care.request_check(call, open_check.signal, open_check.model);
@@ -73,7 +73,7 @@ begin
 end
 $$;
 comment on function care.open_check is
-    'The call''s check by this model, leased to this worker at once; one that an earlier model left behind is taken over. Without lease_token it has ended, or another worker holds it. A dead check is opened anew, and one that lacked consent. Raises RV003.';
+    'Returns the call''s check by this model, leased to this worker at once. A check that is still queued for a previously active model is taken over. If lease_token is null, the check has ended, or another worker has leased it. A new check replaces a dead one and one that lacked consent. Raises RV003.';
 revoke execute on function care.open_check from public;
 
 create function care.expire_leases(model text)
@@ -95,13 +95,13 @@ as $$
             and expired.leased_until < clock_timestamp()
             and (call_logs.recording_ref is null
                 or expired.attempts >= (select settings.maximum_attempts from care.settings))
-        -- The call too: its state is copied to it, and whoever opens a check locks the call first.
+        -- Lock the call too: the state is copied to it, and care.open_check locks the call before its check.
         for no key update of expired, call_logs skip locked
     ) as lost
     where checks.id = lost.id
 $$;
 comment on function care.expire_leases is
-    'Ends the checks whose holder vanished and that cannot be tried again: the upload is gone, or the attempts are spent.';
+    'Ends checks whose lease has expired and that cannot be retried, because the upload is gone or all attempts are used up.';
 revoke execute on function care.expire_leases from public;
 
 create function care.claim_checks(model text, worker text, count integer, lease_seconds double precision)
@@ -116,7 +116,7 @@ declare
 begin
     perform care.expire_leases(claim_checks.model);
 
-    -- Calls that wait to be judged come first, and are the active model's; then what a backfill asks for.
+    -- Calls that wait to be judged come first, for the active model only; backfills follow.
     foreach of_backfill in array
         case when exists (
             select from care.models
@@ -125,7 +125,7 @@ begin
                 and (models.calls_wait_until > clock_timestamp()) is not true
         ) then array[false, true] else array[true] end
     loop
-        -- Whoever held this one vanished: it may have killed its worker, so it is handed out alone.
+        -- The lease of this check was lost, so it may have crashed its worker. It is claimed alone.
         select suspect.id into suspect_id
         from care.checks as suspect
         where suspect.model = claim_checks.model
@@ -143,7 +143,8 @@ begin
             return;
         end if;
 
-        -- Oldest first, but one at a time for each patient: a long history starves nobody, and its calls stay in order.
+        -- Oldest first, but one check at a time per patient: a patient with many calls does not delay others, and calls stay in
+        -- order.
         return query
             select claimed.*
             from (
@@ -154,7 +155,7 @@ begin
                     and waiting.state = 'queued'
                     and waiting.run_at <= clock_timestamp()
                     and waiting.lost_leases = 0
-                    -- Not as `not exists`: the whole list would be joined with itself, to find the first of it.
+                    -- With `not exists`, the planner would join the whole list with itself only to find the first row.
                     and (
                         select sooner.id
                         from care.checks as sooner
@@ -178,7 +179,7 @@ begin
 end
 $$;
 comment on function care.claim_checks is
-    'Hands out up to count checks that are due: of calls that wait to be judged, to the active model alone, and only where there is none, of a backfill. Called by each signal''s own claim.';
+    'Claims up to count checks that are due and returns them: checks of calls that wait to be judged, which only the active model gets, or else backfills. Called by the claim function of each signal.';
 revoke execute on function care.claim_checks from public;
 
 create function care.renew_lease(check_id bigint, lease_token uuid, lease_seconds double precision)
@@ -195,7 +196,7 @@ as $$
         and checks.state = 'leased'
     returning true
 $$;
-comment on function care.renew_lease is 'Keeps a check that is worked on; null: the lease is lost.';
+comment on function care.renew_lease is 'Renews the lease of a check. Returns true; null: the lease is lost.';
 revoke execute on function care.renew_lease from public;
 grant execute on function care.renew_lease to retrocare_service;
 
@@ -207,7 +208,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Its state is copied to its call: the patient is locked first.
+    -- The state is copied to the call, so the patient is locked first.
     perform care.lock_patient_if_any((select checks.patient_id from care.checks where checks.id = release_check.check_id));
     update care.checks
     set state = 'queued',
@@ -225,7 +226,7 @@ begin
 end
 $$;
 comment on function care.release_check is
-    'Gives a check back that was not worked on, as if it had never been handed out; null: the lease is lost, or the recording was an upload that nobody else has. Called by a worker that stops.';
+    'Releases a check that was not processed, as if it had never been claimed. Returns true; null: the lease is lost, or the recording is an upload that only this worker has. Called by a worker that stops.';
 revoke execute on function care.release_check from public;
 grant execute on function care.release_check to retrocare_service;
 
@@ -246,7 +247,7 @@ as $$
         )
 $$;
 comment on function care.is_stranded is
-    'Whether a check of a model that is not active (any more) waits for a worker that may never come. The caller asks about such models alone.';
+    'Returns whether a check is due for a model that is not active, so that it may never be claimed. Callers pass only checks of such models.';
 revoke execute on function care.is_stranded from public;
 
 create function care.checks_to_reassign(at timestamptz, maximum_rows integer)
@@ -264,7 +265,7 @@ as $$
     limit checks_to_reassign.maximum_rows
 $$;
 comment on function care.checks_to_reassign is
-    'Calls that wait to be judged by a model that is not active (any more). Called by voice.activate_encoder, and by care.run_job for those that came back since: a lease that expired, an attempt that failed.';
+    'Lists checks of calls that wait to be judged by a model that is not active. Called by voice.activate_encoder, and by care.run_job for checks that became due later: after an expired lease or a failed attempt.';
 revoke execute on function care.checks_to_reassign from public;
 
 create function care.reassign_checks(check_ids bigint[], at timestamptz)
@@ -295,7 +296,8 @@ begin
     return reassigned;
 end
 $$;
-comment on function care.reassign_checks is 'Hands these checks over to the active model; how many. Called by voice.activate_encoder and care.reassign_check.';
+comment on function care.reassign_checks is
+    'Reassigns these checks to the active model and returns how many. Called by voice.activate_encoder and care.reassign_check.';
 revoke execute on function care.reassign_checks from public;
 
 create function care.reassign_check(check_id text, at timestamptz)
@@ -309,5 +311,6 @@ begin
         and care.reassign_checks(array[reassign_check.check_id::bigint], reassign_check.at) > 0;
 end
 $$;
-comment on function care.reassign_check is 'Hands one of care.checks_to_reassign over to the active model; whether it did. Called by care.run_job.';
+comment on function care.reassign_check is
+    'Reassigns one of care.checks_to_reassign to the active model. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.reassign_check from public;

@@ -1,5 +1,5 @@
--- Ends of checks: completed by the signal itself, abstained from, given back, or failed; one transaction, all or nothing, fenced by the
--- lease token. Who lost the lease changes nothing, who asks twice gets the same answer.
+-- Ends of checks: a check is completed by its signal, abstained from, or failed. Each end is one transaction, guarded by the lease
+-- token. A worker that lost the lease changes nothing; a repeated call gets the same answer.
 
 create function care.leased_check(check_id bigint, lease_token uuid)
 returns care.checks
@@ -20,13 +20,13 @@ begin
         raise exception using
             errcode = 'RV001',
             message = format('The lease of check %s is lost', leased_check.check_id),
-            hint = 'It expired and went to another worker; drop the work.';
+            hint = 'The lease expired, and another worker may have the check. Stop working on it.';
     end if;
     return held;
 end
 $$;
 comment on function care.leased_check is
-    'The patient and the check, locked, after the lease token was found right; leased, or ended already. Raises RV001 where it is lost, RV003 where there is no such check.';
+    'Locks the patient and the check, verifies the lease token, and returns the check, which is leased or has already ended. Raises RV001 if the lease is lost, RV003 if there is no such check.';
 revoke execute on function care.leased_check from public;
 
 create function care.finish_check(
@@ -49,11 +49,11 @@ begin
     where checks.id = finish_check.check_id and checks.state = 'leased'
     returning * into ended;
     if not found then
-        -- Consent was withdrawn meanwhile, for instance: whatever this transaction wrote is taken back.
+        -- For example, consent was withdrawn meanwhile. The error rolls back what this transaction wrote.
         raise exception using
             errcode = 'RV001',
-            message = format('Check %s has ended already', finish_check.check_id),
-            hint = 'Whoever completes a check asks care.leased_check first whether it is still leased.';
+            message = format('Check %s has already ended', finish_check.check_id),
+            hint = 'Call care.leased_check first, to see whether the check is still leased.';
     end if;
 
     if finish_check.state <> 'dead' then
@@ -70,7 +70,7 @@ begin
 end
 $$;
 comment on function care.finish_check is
-    'Writes a check''s end. Signed addresses are keys: they are forgotten once nobody needs them; a dead check keeps its own, to be tried again. The caller holds care.leased_check. Raises RV001 where the check has ended.';
+    'Writes the end of a check. Signed URLs grant access, so they are removed once no check needs them; a dead check keeps its URL for a retry. The caller has called care.leased_check. Raises RV001 if the check has already ended.';
 revoke execute on function care.finish_check from public;
 
 create function care.abstain_check(check_id bigint, lease_token uuid, reason public.check_reason, quality jsonb)
@@ -97,7 +97,7 @@ begin
 end
 $$;
 comment on function care.abstain_check is
-    'Ends a check whose recording cannot be judged, with the reason: never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+    'Ends a check whose recording cannot be judged, with the reason and without a score. Returns the state. Raises RV001, RV003. Called by the service.';
 revoke execute on function care.abstain_check from public;
 grant execute on function care.abstain_check to retrocare_service;
 
@@ -138,6 +138,6 @@ begin
 end
 $$;
 comment on function care.fail_check is
-    'Notes a failure: tried again after a wait that doubles, or dead where it is permanent, the upload is gone, or the attempts are spent. Never a score. Returns the state. Raises RV001, RV003. Called by the service.';
+    'Notes a failed attempt and returns the state of the check. It is retried with exponential backoff, or dead if the failure is permanent, the upload is gone, or all attempts are used up. Writes no score. Raises RV001, RV003. Called by the service.';
 revoke execute on function care.fail_check from public;
 grant execute on function care.fail_check to retrocare_service;

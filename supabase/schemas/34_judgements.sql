@@ -1,5 +1,5 @@
--- Judgements: one row per judged signal of a call, and the one way from a score to check-in, alert and message. The alert is raised by
--- a later file, care.raise_alert.
+-- Judgements: one row per judged signal of a call. care.record_judgement alone turns a score into a check-in, an alert and messages.
+-- The alert is raised by care.raise_alert, in a later file.
 
 alter table public.daily_checkins
     add column if not exists patient_id uuid not null
@@ -9,12 +9,14 @@ alter table public.daily_checkins
     add column if not exists severity public.anomaly_severity,
     add column if not exists created_at timestamptz not null default now();
 create unique index if not exists a_patient_has_one_checkin_a_day on public.daily_checkins (patient_id, date);
-comment on table public.daily_checkins is 'The patient''s days; a call scored above the policy''s checkin_above leaves its score here.';
-comment on column public.daily_checkins.date is 'The day in the patient''s own time zone.';
-comment on column public.daily_checkins.anomaly_score is 'The highest of that day.';
+comment on table public.daily_checkins is
+    'The patient''s days. A call with a score above the checkin_above of its thresholds leaves its score here.';
+comment on column public.daily_checkins.date is 'The date in the patient''s time zone.';
+comment on column public.daily_checkins.anomaly_score is 'The highest score of the day.';
 grant select, insert, update, delete on public.daily_checkins to service_role;
 
--- Millions of scores, and a policy that changes a few times a year: its values are kept once, and each log names them.
+-- Policies change a few times a year, while there are millions of scores. Each set of values is therefore stored once, and judgements
+-- refer to it.
 create table public.scoring_policies (
     id integer generated always as identity constraint scoring_policies_pkey primary key,
     policy jsonb not null constraint a_policy_is_kept_once unique,
@@ -23,8 +25,9 @@ create table public.scoring_policies (
 alter table public.scoring_policies enable row level security;
 revoke all on public.scoring_policies from anon, authenticated, service_role;
 comment on table public.scoring_policies is
-    'Thresholds and weights as they were when calls were judged by them: never changed, one row for all the judgements that it stands behind.';
-comment on column public.scoring_policies.policy is 'Every one by its name: those of care.thresholds, and the signal''s own, of voice those of voice.policies.';
+    'Thresholds and weights with which calls were judged. A row never changes and serves all judgements made with these values.';
+comment on column public.scoring_policies.policy is
+    'All values by name: those of care.thresholds, and those of the signal, for voice those of voice.policies.';
 grant select on public.scoring_policies to authenticated, service_role;
 
 create function care.keep_scoring_policy(policy jsonb)
@@ -41,7 +44,7 @@ begin
         from public.scoring_policies
         where scoring_policies.policy = keep_scoring_policy.policy;
         exit when found;
-        -- Another completion may keep the same values at this moment: then its row is found next time round.
+        -- Another transaction may insert the same values at this moment. The next iteration then finds its row.
         insert into public.scoring_policies (policy)
         values (keep_scoring_policy.policy)
         on conflict do nothing;
@@ -49,7 +52,8 @@ begin
     return kept_id;
 end
 $$;
-comment on function care.keep_scoring_policy is 'Where these values are kept; they are written where they are new. Called by care.record_judgement.';
+comment on function care.keep_scoring_policy is
+    'Returns the id of the row with these values, which is added if it is new. Called by care.record_judgement.';
 revoke execute on function care.keep_scoring_policy from public;
 
 create table public.judgements (
@@ -83,15 +87,15 @@ alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autova
 alter table public.judgements enable row level security;
 revoke all on public.judgements from anon, authenticated, service_role;
 comment on table public.judgements is
-    'One row per judged signal of a call, written by care.record_judgement alone. What the signal measured is beside it, under the same id: of voice, voice_anomaly_logs. A call that was not judged has none.';
-comment on column public.judgements.signal is 'Of what: a row of care.signals, such as voice.';
-comment on column public.judgements.model is 'By what; scores of two models are no series.';
+    'One row per judged signal of a call, written only by care.record_judgement. What the signal measured is stored under the same id; for voice, in voice_anomaly_logs. A call that was not judged has no row.';
+comment on column public.judgements.signal is 'The signal that was judged: a row of care.signals, such as voice.';
+comment on column public.judgements.model is 'The model that produced the score. Scores of different models are not comparable.';
 comment on column public.judgements.occurred_at is 'When the call began.';
 comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
-comment on column public.judgements.rule is 'By which rule of the signal the score was worked out, such as fixed.';
-comment on column public.judgements.explanation is 'Why, in words; null: the score says it all.';
-comment on column public.judgements.policy_id is 'Thresholds and weights as they were at that moment: scoring_policies.policy.';
-comment on column public.judgements.alert_sent is 'A message about it was accepted by a provider.';
+comment on column public.judgements.rule is 'The signal''s rule that produced the score, such as fixed.';
+comment on column public.judgements.explanation is 'The reasons for the score, in words. Null: the score says it all.';
+comment on column public.judgements.policy_id is 'The thresholds and weights at that time: scoring_policies.policy.';
+comment on column public.judgements.alert_sent is 'Whether a provider has accepted a message about it.';
 grant select on public.judgements to authenticated, service_role;
 
 create function care.note_checkin(patient public.patients, at timestamptz, score double precision, severity public.anomaly_severity)
@@ -107,7 +111,8 @@ as $$
         severity = excluded.severity
     where checkin.anomaly_score is null or checkin.anomaly_score < excluded.anomaly_score
 $$;
-comment on function care.note_checkin is 'The patient''s local day keeps the highest score of its calls. Called by care.record_judgement.';
+comment on function care.note_checkin is
+    'Keeps the highest score of the patient''s local day in its check-in. Called by care.record_judgement.';
 revoke execute on function care.note_checkin from public;
 
 create function care.record_judgement(
@@ -149,7 +154,7 @@ begin
 end
 $$;
 comment on function care.record_judgement is
-    'The one way from a score to a judgement, the day''s check-in, an alert and its messages. severity null: as the thresholds say. The caller holds care.lock_patient. Called by each signal, once a call and model.';
+    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
 create policy caregivers_read_their_patients_checkins on public.daily_checkins

@@ -1,7 +1,7 @@
--- Voiceprints: which encoders there are, and the vectors that they made.
+-- Voiceprints: the registered encoders, and the embeddings that they produced.
 --
--- An encoder's id names weights, audio front end and window together; change any of them and it is another encoder. Vectors of two
--- encoders are never compared.
+-- An encoder's id stands for its weights, audio front end and window. If any of them changes, it is another encoder. Embeddings of
+-- different encoders are never compared.
 
 create table voice.encoders (
     id text constraint encoders_pkey primary key
@@ -13,7 +13,7 @@ create table voice.encoders (
     constraint encoders_by_dimension unique (id, dimension)
 );
 alter table voice.encoders enable row level security;
-comment on table voice.encoders is 'What turns audio into vectors: the models of the signal voice.';
+comment on table voice.encoders is 'Encoders turn audio into embeddings. They are the models of the signal voice.';
 comment on column voice.encoders.window_seconds is 'The length of speech that is encoded at once.';
 
 create table voice.embeddings (
@@ -42,12 +42,13 @@ create table voice.embeddings (
 );
 create index embeddings_by_encoder on voice.embeddings (encoder, dimension);
 alter table voice.embeddings enable row level security;
-comment on table voice.embeddings is 'One voice embedding per call and encoder: biometric data, granted to nobody.';
-comment on column voice.embeddings.embedding is 'Unit vector; the zero vector and NaN are refused.';
-comment on column voice.embeddings.audio_sha256 is 'Of the recording''s bytes: the same audio twice is one recording.';
-comment on column voice.embeddings.speech_seconds is 'Net speech that was listened to; listening stops when the budget is met.';
-comment on column voice.embeddings.snr_db is 'Speech level against the noise floor; null: not known.';
-comment on column voice.embeddings.quality is 'What else was measured: windows, outlier_windows (left out: of somebody else), agreement, clipped_share, channel.';
+comment on table voice.embeddings is 'One voice embedding per call and encoder. This is biometric data; no role has privileges on it.';
+comment on column voice.embeddings.embedding is 'Unit vector. The zero vector and NaN are refused.';
+comment on column voice.embeddings.audio_sha256 is 'Hash of the recording''s bytes: the same bytes are the same recording.';
+comment on column voice.embeddings.speech_seconds is 'Net speech that was analysed. Analysis stops once there is enough.';
+comment on column voice.embeddings.snr_db is 'Level of speech above the noise floor. Null: not known.';
+comment on column voice.embeddings.quality is
+    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel.';
 create index embeddings_by_age on voice.embeddings (created_at);
 
 create function voice.active_encoder()
@@ -59,8 +60,9 @@ set search_path = pg_catalog, pg_temp
 as $$
     select care.active_model('voice')
 $$;
-comment on function voice.active_encoder is 'The id of the encoder whose checks are queued; null before the first service started.';
+comment on function voice.active_encoder is
+    'Returns the id of the encoder for which checks are queued. Null before the first service has started.';
 revoke execute on function voice.active_encoder from public;
 grant execute on function voice.active_encoder to retrocare_service;
--- Scores of two encoders are no series: the overview's means are of the active one.
+-- Scores of different encoders are not comparable, so the means in the overview are those of the active encoder.
 grant execute on function voice.active_encoder to authenticated, service_role;

@@ -1,5 +1,5 @@
--- Policies of voice: weights and limits are rows, so that changing one is an update and not a release. The defaults are the mission's
--- values; the thresholds beside them are care.thresholds.
+-- Policies of voice: weights and limits are rows, so changing one is an update, not a release. Their defaults are the specified
+-- values. The thresholds are in care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
@@ -34,17 +34,19 @@ create table voice.policies (
 );
 alter table voice.policies enable row level security;
 comment on table voice.policies is
-    'How a voice is scored, and what can be judged: one row per encoder. What a score means is in care.thresholds.';
-comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this takes something off the score.';
-comment on column voice.policies.noise_reduction is 'What an SNR of 0 dB takes off the score; nothing at noisy_below_snr_db.';
-comment on column voice.policies.morning_start_hour is 'On the patient''s clock: where the morning window begins.';
-comment on column voice.policies.evening_start_hour is 'On the patient''s clock: where the evening window begins.';
-comment on column voice.policies.window_hours is 'Length of the morning and of the evening window.';
-comment on column voice.policies.edge_reduction is 'Share taken off at a window''s edge; middle_reduction in its middle.';
-comment on column voice.policies.minimum_speech_seconds is 'Less net speech than this is not assessable.';
+    'How a voice is scored, and which recordings can be judged. One row per encoder. The meaning of a score is in care.thresholds.';
+comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this reduces the score.';
+comment on column voice.policies.noise_reduction is
+    'How much an SNR of 0 dB reduces the score; the reduction falls to nothing at noisy_below_snr_db.';
+comment on column voice.policies.morning_start_hour is 'Start of the morning window, in the patient''s time zone.';
+comment on column voice.policies.evening_start_hour is 'Start of the evening window, in the patient''s time zone.';
+comment on column voice.policies.window_hours is 'Length of the morning window and of the evening window.';
+comment on column voice.policies.edge_reduction is
+    'Share by which the score is reduced at the edge of a window; middle_reduction applies in its middle.';
+comment on column voice.policies.minimum_speech_seconds is 'A recording with less net speech is not assessable.';
 comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
-comment on column voice.policies.minimum_snr_db is 'A known SNR below this is not assessable.';
-comment on column voice.policies.maximum_clipped_share is 'More clipped samples than this share are not assessable.';
+comment on column voice.policies.minimum_snr_db is 'A recording with a known SNR below this is not assessable.';
+comment on column voice.policies.maximum_clipped_share is 'A recording with a larger share of clipped samples is not assessable.';
 grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
 
 create function voice.policy(encoder text)
@@ -69,7 +71,8 @@ begin
     return found_policy;
 end
 $$;
-comment on function voice.policy is 'The encoder''s policy row. Raises RV004. Definer: the service reads its limits here.';
+comment on function voice.policy is
+    'Returns the policy of an encoder. Raises RV004. Security definer: the service may not read the table, and gets its limits here.';
 revoke execute on function voice.policy from public;
 grant execute on function voice.policy to retrocare_service;
 
@@ -84,7 +87,7 @@ as $$
         || (to_jsonb(care.thresholds_for(policy_values.encoder)) - '{id,organisation_id,signal,model}'::text[])
 $$;
 comment on function voice.policy_values is
-    'Every threshold, weight and limit of an encoder, by its name. Raises RV004. Definer: the service touches no table. Called by `retrocare policy show`.';
+    'Returns all thresholds, weights and limits of an encoder by name. Raises RV004. Security definer: the service may not read the tables. Called by `retrocare policy show`.';
 revoke execute on function voice.policy_values from public;
 grant execute on function voice.policy_values to retrocare_service;
 
@@ -106,8 +109,8 @@ begin
     if unknown is not null then
         raise exception using
             errcode = 'PT400',
-            message = format('No threshold or limit is called %s', unknown),
-            hint = '`retrocare policy show` lists them.';
+            message = format('There is no threshold or limit named %s', unknown),
+            hint = 'List the names with `retrocare policy show`.';
     end if;
     for changed in
         select rules.relation, rules.key,
@@ -127,7 +130,7 @@ begin
 end
 $$;
 comment on function voice.set_policy is
-    'Changes values of an encoder''s policy and thresholds together, each by its column''s name; all of them afterwards. Raises PT400, RV004, or the constraint that they break. Called by `retrocare policy set`.';
+    'Changes values of an encoder''s policy and thresholds by column name, and returns all of them as they are then. Raises PT400, RV004, or a violation of their constraints. Called by `retrocare policy set`.';
 revoke execute on function voice.set_policy from public;
 grant execute on function voice.set_policy to retrocare_service;
 

@@ -1,14 +1,14 @@
--- Scoring of voices: pure functions of what they are given. No table is written here.
+-- Voice scoring: pure functions of their arguments. Nothing in this file writes a table.
 --
 --     raw_similarity = 1 - (baseline <=> current)                                  -1 .. 1
 --     anomaly        = clamp(1 - raw_similarity, 0, 1)
---     noise          : a known SNR below the noisy line subtracts noise_reduction * (15 - max(snr, 0)) / 15, not below 0
---     time of day    : in the mornings and evenings of the patient's zone, multiplied by 1 - r,
+--     noise          : a known SNR below 15 dB subtracts 0.20 * (15 - max(snr, 0)) / 15, not below 0
+--     time of day    : in the morning and evening of the patient's time zone, multiplied by 1 - r,
 --                      r = 0.05 + 0.05 * (1 - |t - middle| / 1.5)
 --     severity       : low <= 0.25 < medium <= 0.40 < high <= 0.70 < critical      (care.severity)
 --
--- The numbers are the defaults of voice.policies and care.thresholds. NULL means unknown, never zero: greatest() ignores it, so it is
--- returned early. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
+-- The numbers are the defaults of voice.policies and care.thresholds. Null means unknown, never zero; functions return it early,
+-- because greatest() ignores it. NaN raises: `NaN > 0.5` is true, and greatest(0, least(1, 'NaN')) is 1, a false critical.
 
 create type voice.comparison as (
     raw_similarity double precision,
@@ -19,7 +19,7 @@ create type voice.comparison as (
     noise_adjusted boolean
 );
 comment on type voice.comparison is
-    'A score and what explains it; noise_adjusted: the adjustments moved it across a threshold (anomaly is the score without them).';
+    'A score and the values that explain it: anomaly is the score before adjustments, and noise_adjusted tells whether the adjustments changed the severity.';
 
 create function voice.raw_similarity(baseline extensions.vector, "current" extensions.vector)
 returns double precision
@@ -50,7 +50,7 @@ begin
 end
 $$;
 comment on function voice.raw_similarity is
-    'Cosine similarity, -1 .. 1: 1 - cosine distance. Raises RV005 for the zero vector and for unlike dimensions.';
+    'Returns the cosine similarity, -1 .. 1, which is 1 - cosine distance. Raises RV005 for the zero vector and for different dimensions.';
 revoke execute on function voice.raw_similarity from public;
 
 create function voice.anomaly(raw_similarity double precision)
@@ -68,7 +68,8 @@ begin
     return greatest(0, least(1, 1 - anomaly.raw_similarity));
 end
 $$;
-comment on function voice.anomaly is '0 = as usual, 1 = completely different: 1 - raw_similarity, clamped. Raises RV005 for NaN.';
+comment on function voice.anomaly is
+    'Returns 1 - raw_similarity, clamped to 0 .. 1: 0 = as usual, 1 = completely different. Raises RV005 for NaN.';
 revoke execute on function voice.anomaly from public;
 
 create function voice.noise_adjusted(anomaly double precision, snr_db double precision, policy voice.policies)
@@ -80,7 +81,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if noise_adjusted.snr_db = 'NaN' then
-        raise exception using errcode = 'RV005', message = 'The SNR is not a number', hint = 'Unknown is null.';
+        raise exception using errcode = 'RV005', message = 'The SNR is not a number', hint = 'Use null for an unknown SNR.';
     end if;
     if noise_adjusted.anomaly is null or policy.noisy_below_snr_db is null then
         return null;
@@ -93,7 +94,7 @@ begin
 end
 $$;
 comment on function voice.noise_adjusted is
-    'The anomaly with what a noisy line may explain taken off; an unknown SNR (null) takes nothing. Raises RV005 for NaN.';
+    'Returns the anomaly reduced by what noise may explain; an unknown SNR (null) reduces nothing. Raises RV005 for NaN.';
 revoke execute on function voice.noise_adjusted from public;
 
 create function voice.time_adjusted(anomaly double precision, local_hour double precision, policy voice.policies)
@@ -114,7 +115,7 @@ as $$
         ), 0))
 $$;
 comment on function voice.time_adjusted is
-    'The anomaly with what the time of day may explain taken off; local_hour is fractional, 0 .. 24; unknown (null) takes nothing.';
+    'Returns the anomaly reduced by what the time of day may explain; local_hour has a fraction, 0 .. 24. An unknown hour (null) reduces nothing.';
 revoke execute on function voice.time_adjusted from public;
 
 create function voice.judge(
@@ -140,7 +141,7 @@ begin
     if judged.score is null then
         raise exception using
             errcode = 'RV005',
-            message = 'Nothing to compare: the baseline, the voice or the policy is null';
+            message = 'Nothing to compare: the baseline, the current embedding or the policy is null';
     end if;
     judged.severity := care.severity(judged.score, judge.thresholds);
     judged.alert_type := care.alert_type(care.alert_level(judged.severity));
@@ -149,7 +150,7 @@ begin
 end
 $$;
 comment on function voice.judge is
-    'What is to be said of one voice against a baseline. Raises RV005 where there is none. Called by voice.score_call and voice.compare.';
+    'Compares an embedding with a baseline and returns the comparison. Raises RV005 if there is nothing to compare. Called by voice.score_call and voice.compare.';
 revoke execute on function voice.judge from public;
 
 create function voice.compare(
@@ -171,15 +172,15 @@ begin
     if extensions.vector_dims(compare.baseline) <> (select dimension from voice.encoders where id = policy.encoder) then
         raise exception using
             errcode = 'RV005',
-            message = format('A vector of %s dimensions is not of the encoder %s',
+            message = format('A vector of %s dimensions is not from encoder %s',
                 extensions.vector_dims(compare.baseline), policy.encoder),
-            hint = 'Name the encoder that made the vectors.';
+            hint = 'Name the encoder that produced the vectors.';
     end if;
     return voice.judge(
         compare.baseline, compare."current", compare.snr_db, compare.local_hour, policy, care.thresholds_for(policy.encoder));
 end
 $$;
 comment on function voice.compare is
-    'Judges two given vectors by the encoder''s policy (the active one''s where null) and stores nothing. Raises RV004, RV005. Called by POST /compare.';
+    'Compares two given embeddings by the policy of an encoder (null: the active one) and stores nothing. Raises RV004, RV005. Called by POST /compare.';
 revoke execute on function voice.compare from public;
 grant execute on function voice.compare to retrocare_service;

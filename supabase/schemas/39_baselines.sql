@@ -1,8 +1,8 @@
--- Baselines: how the patient sounds when well.
+-- Baselines: how a patient sounds when well.
 --
 -- A baseline is l2_normalize(avg) of the unit vectors of its samples, per patient and encoder. A version never changes: each change
--- makes a new one and supersedes the last. Only samples of healthy days count, and a flag that arrives late withdraws those that it
--- covers.
+-- adds a new version, which supersedes the last. Only samples of healthy days count. A health flag that is added later withdraws the
+-- samples of the time that it covers.
 
 create table voice.baselines (
     id bigint generated always as identity constraint baselines_pkey primary key,
@@ -29,15 +29,15 @@ create table voice.baselines (
 create unique index a_patient_has_one_current_baseline_per_encoder
     on voice.baselines (patient_id, encoder) where superseded_at is null;
 create index baselines_by_encoder on voice.baselines (encoder, dimension);
--- Superseded versions stay in the way of searches until they are vacuumed.
+-- Searches still visit superseded versions until they are vacuumed.
 alter table voice.baselines set (autovacuum_vacuum_scale_factor = 0.02);
 alter table voice.baselines enable row level security;
-comment on table voice.baselines is 'Immutable versions of the patient''s healthy voice; the current one is not superseded.';
+comment on table voice.baselines is
+    'Immutable versions of each patient''s baseline, which represents the healthy voice. The current version has no superseded_at.';
 comment on column voice.baselines.embedding is 'l2_normalize(avg) of the samples.';
-comment on column voice.baselines.spread_mean is
-    'Mean cosine distance of each sample to the mean of the others; null below two samples.';
-comment on column voice.baselines.spread_deviation is 'Standard deviation (of the sample) of those distances; null below two.';
-comment on column voice.baselines.enrolment_id is 'The enrolment that it was made of; null: of ordinary calls.';
+comment on column voice.baselines.spread_mean is 'Mean cosine distance of each sample to the mean of the others. Null below two samples.';
+comment on column voice.baselines.spread_deviation is 'Sample standard deviation of those distances. Null below two samples.';
+comment on column voice.baselines.enrolment_id is 'The enrolment from which it was built. Null: it was built from ordinary calls.';
 grant select (
     id, patient_id, encoder, version, sample_count, spread_mean, spread_deviation, created_at, superseded_at
 ) on voice.baselines to authenticated, service_role;
@@ -57,7 +57,7 @@ create table voice.baseline_samples (
 );
 create index baseline_samples_by_embedding on voice.baseline_samples (embedding_id);
 alter table voice.baseline_samples enable row level security;
-comment on table voice.baseline_samples is 'Which embeddings a baseline version is the mean of.';
+comment on table voice.baseline_samples is 'The embeddings of which each baseline version is the mean.';
 
 create function voice.current_baseline(patient_id uuid, encoder text)
 returns voice.baselines
@@ -71,7 +71,7 @@ as $$
         and baselines.encoder = current_baseline.encoder
         and baselines.superseded_at is null
 $$;
-comment on function voice.current_baseline is 'The version that calls are compared with; null where there is none.';
+comment on function voice.current_baseline is 'Returns the baseline version with which calls are compared, or null if there is none.';
 revoke execute on function voice.current_baseline from public;
 
 create function voice.averaged(embedding_ids bigint[])
@@ -84,7 +84,7 @@ as $$
     from voice.embeddings
     where embeddings.id = any (averaged.embedding_ids)
 $$;
-comment on function voice.averaged is 'The unit vector of the mean of these embeddings; null for none.';
+comment on function voice.averaged is 'Returns the normalised mean of these embeddings; null for none.';
 revoke execute on function voice.averaged from public;
 
 create function voice.build_baseline(patient_id uuid, encoder text, embedding_ids bigint[], enrolment_id uuid)
@@ -136,7 +136,7 @@ begin
 end
 $$;
 comment on function voice.build_baseline is
-    'Supersedes the current version by the mean of these embeddings; without any, none is current (null). The caller holds care.lock_patient.';
+    'Builds the next baseline version as the mean of these embeddings and returns it. Without embeddings, the patient then has no current baseline, and it returns null. The caller has called care.lock_patient.';
 revoke execute on function voice.build_baseline from public;
 
 create function voice.sample_ids(baseline_id bigint)
@@ -149,7 +149,7 @@ as $$
     from voice.baseline_samples
     where baseline_samples.baseline_id = sample_ids.baseline_id
 $$;
-comment on function voice.sample_ids is 'The embeddings that a baseline version is the mean of.';
+comment on function voice.sample_ids is 'Returns the ids of the embeddings of which a baseline version is the mean.';
 revoke execute on function voice.sample_ids from public;
 
 create policy caregivers_read_their_patients_baselines on voice.baselines

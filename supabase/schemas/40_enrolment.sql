@@ -1,4 +1,4 @@
--- Enrolment: which recordings become samples of a baseline, and which leave it.
+-- Enrolment: which recordings become samples of a baseline, and which are removed from it.
 
 create function voice.enrolment_samples(enrolment_id uuid, encoder text)
 returns bigint[]
@@ -13,7 +13,8 @@ as $$
         and embeddings.encoder = enrolment_samples.encoder
         and not care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
 $$;
-comment on function voice.enrolment_samples is 'The embeddings of one enrolment''s recordings, less those of days that were flagged since.';
+comment on function voice.enrolment_samples is
+    'Returns the embeddings of one enrolment''s recordings, except those of days that have since been flagged.';
 revoke execute on function voice.enrolment_samples from public;
 
 create function voice.enrol(call public.call_logs, embedding_id bigint, policy voice.policies)
@@ -29,12 +30,12 @@ begin
     if call.enrolment_id is not null then
         samples := voice.enrolment_samples(call.enrolment_id, policy.encoder);
         if present.enrolment_id = call.enrolment_id then
-            -- What was added to it meanwhile stays in it.
+            -- Keep the samples that have been added to it since.
             samples := array(select distinct id from unnest(samples || voice.sample_ids(present.id)) as id order by id);
         elsif present.sample_count >= policy.baseline_minimum_samples
             and cardinality(samples) < policy.baseline_minimum_samples
         then
-            -- A complete baseline stays in use until the new one is complete too.
+            -- A complete baseline stays in use until the new one is complete.
             return false;
         end if;
     end if;
@@ -43,7 +44,7 @@ begin
 end
 $$;
 comment on function voice.enrol is
-    'Makes a baseline of a first healthy call, or of the recordings of one enrolment so far; whether the sample is in use now. The caller holds care.lock_patient.';
+    'Builds a baseline from a first healthy call, or from the recordings of an enrolment so far. Returns whether the sample is now in use. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol from public;
 
 create function voice.add_sample(baseline voice.baselines, embedding_id bigint, policy voice.policies)
@@ -62,7 +63,7 @@ begin
 end
 $$;
 comment on function voice.add_sample is
-    'Adds a healthy, low call to the baseline until it has its target; whether it did. The caller holds care.lock_patient.';
+    'Adds the sample of a healthy call with a low score to the baseline unless it has enough. Returns whether it did. The caller has called care.lock_patient.';
 revoke execute on function voice.add_sample from public;
 
 create function voice.remove_samples(patient_id uuid, embedding_ids bigint[])
@@ -96,7 +97,7 @@ begin
 end
 $$;
 comment on function voice.remove_samples is
-    'Rebuilds the patient''s current baselines without these samples; how many left. With none left, the next healthy call enrols. The caller holds care.lock_patient.';
+    'Rebuilds the patient''s current baselines without these samples and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
 revoke execute on function voice.remove_samples from public;
 
 create function voice.withdraw_samples(patient_id uuid)
@@ -117,7 +118,7 @@ begin
 end
 $$;
 comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without the samples that a health flag covers; how many left.';
+    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed.';
 revoke execute on function voice.withdraw_samples from public;
 
 create function voice.on_health_flag()
@@ -132,7 +133,8 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_health_flag is 'Trigger: a flag that arrives late withdraws the samples it covers. Definer: whoever flags may not read the private schemas.';
+comment on function voice.on_health_flag is
+    'Trigger: withdraws the samples that a newly added or changed health flag covers. Security definer: roles that write health flags have no privileges on the private schemas.';
 revoke execute on function voice.on_health_flag from public;
 
 create function voice.enrol_archived(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
@@ -164,5 +166,5 @@ begin
 end
 $$;
 comment on function voice.enrol_archived is
-    'Makes a baseline of an archive''s calls where there is none, by the rule of ordinary calls: the first healthy one, then the healthy ones that sound like it, until the target. One that has another call in it stays as it is. Whether the call is a sample. The caller holds care.lock_patient.';
+    'Adds an archived call to a baseline that contains archived calls only, by the rule of ordinary calls: the first healthy call builds the baseline, then healthy calls that sound like it are added until it has enough. A baseline that contains any other call stays unchanged. Returns whether the call became a sample. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol_archived from public;

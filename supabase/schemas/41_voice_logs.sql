@@ -1,4 +1,4 @@
--- Logs of voices: the detail of each judgement of a voice, with everything that explains and recomputes its score.
+-- Voice logs: the detail of each voice judgement, with everything needed to explain and recompute its score.
 
 create table public.voice_anomaly_logs (
     id uuid constraint voice_anomaly_logs_pkey primary key
@@ -44,19 +44,19 @@ create index voice_anomaly_logs_by_baseline on public.voice_anomaly_logs (baseli
 alter table public.voice_anomaly_logs enable row level security;
 revoke all on public.voice_anomaly_logs from anon, authenticated, service_role;
 comment on table public.voice_anomaly_logs is
-    'What was measured for a judgement of the voice, under the judgement''s id; written by voice.complete_check alone, callers edit notes.';
+    'The measures behind a voice judgement, under the judgement''s id. Only voice.complete_check writes it; callers may edit notes.';
 comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
 comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
-comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_anomaly_logs.normalized_score is 'The same as anomaly_score, under its earlier name.';
+comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_anomaly_logs.normalized_score is 'Equal to anomaly_score, under its earlier name.';
 comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
 comment on column public.voice_anomaly_logs.encoder is 'The judgement''s model.';
-comment on column public.voice_anomaly_logs.snr is 'Speech against the noise floor, dB; null: not known.';
+comment on column public.voice_anomaly_logs.snr is 'Level of speech above the noise floor, dB. Null: not known.';
 comment on column public.voice_anomaly_logs.noise_adjusted is
-    'The adjustments moved the score across a threshold: listen before trusting it.';
-comment on column public.voice_anomaly_logs.is_provisional is 'The baseline had fewer samples than the policy asks for.';
-comment on column public.voice_anomaly_logs.added_to_baseline is 'The call, healthy and low, became a sample itself.';
-comment on column public.voice_anomaly_logs.local_hour is 'The hour on the patient''s clock, with its fraction.';
+    'Whether the adjustments changed the severity: listen to the recording before trusting the score.';
+comment on column public.voice_anomaly_logs.is_provisional is 'Whether the baseline had fewer samples than the policy requires.';
+comment on column public.voice_anomaly_logs.added_to_baseline is 'Whether the call, healthy and with a low score, became a sample itself.';
+comment on column public.voice_anomaly_logs.local_hour is 'The hour of the call in the patient''s time zone, with its fraction.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
@@ -79,7 +79,7 @@ declare
     local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
     judged constant voice.comparison :=
         voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
-    -- By the score without the adjustments: what a noisy line or the hour excused is not learned from.
+    -- Judged by the score before adjustments: a score that is low only because noise or the time of day reduced it adds no sample.
     is_sample constant boolean := care.severity(judged.anomaly, thresholds) = 'low'
         and care.is_healthy_at(patient, call."timestamp")
         and voice.add_sample(baseline, stored.id, policy);
@@ -108,7 +108,7 @@ begin
 end
 $$;
 comment on function voice.score_call is
-    'Judges one stored voiceprint: judgement, log, call, and baseline where it is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Scores one stored embedding: writes the judgement, the log and the call''s score, and adds the sample to the baseline if it qualifies. Returns the log. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.score_call from public;
 
 create function voice.on_judgement_told()
@@ -123,7 +123,8 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_judgement_told is 'Trigger: the log says alert_sent as its judgement does. Definer: whoever sends may not write logs.';
+comment on function voice.on_judgement_told is
+    'Trigger: copies alert_sent from a judgement to its log. Security definer: roles that send messages may not write logs.';
 revoke execute on function voice.on_judgement_told from public;
 
 create function voice.anomaly_logs(patient_ids uuid[], since timestamptz, maximum_rows integer)
@@ -141,7 +142,7 @@ as $$
     limit anomaly_logs.maximum_rows
 $$;
 comment on function voice.anomaly_logs is
-    'The logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
+    'Returns the logs of these patients, newest first. Called by GET /api/anomaly-logs and `retrocare logs`.';
 revoke execute on function voice.anomaly_logs from public;
 grant execute on function voice.anomaly_logs to retrocare_service;
 

@@ -1,4 +1,4 @@
--- Checks of voices: how an encoder gets its checks, and what is said of one that has ended.
+-- Voice checks: how a service claims the checks of its encoder, and how it reads the result of one that has ended.
 
 create type voice.claim as (
     check_id bigint,
@@ -17,7 +17,7 @@ create type voice.claim as (
     maximum_call_seconds double precision
 );
 comment on type voice.claim is
-    'A check with what the pipeline needs: where the recording is, and the limits of its policy. Without lease_token it is not yours; with lost_leases above 0 it may kill its worker: hold nothing else beside it.';
+    'A claimed check with what the pipeline needs: the location of the recording, and the limits of the policy. Without lease_token, the check is not leased to the caller. With lost_leases above 0, it may crash the worker: process no other check beside it.';
 
 create function voice.claim_of("check" care.checks)
 returns voice.claim
@@ -44,7 +44,7 @@ as $$
     join voice.policies on policies.encoder = "check".model
     where call_logs.id = "check".call_log_id
 $$;
-comment on function voice.claim_of is 'The check as it is handed out.';
+comment on function voice.claim_of is 'Returns the check with what the pipeline needs.';
 revoke execute on function voice.claim_of from public;
 
 create function voice.open_check(call_log_id uuid, encoder text, worker text, lease_seconds double precision)
@@ -60,7 +60,7 @@ begin
 end
 $$;
 comment on function voice.open_check is
-    'The synchronous path: the call''s check, leased to this worker at once, with what the pipeline needs. Without lease_token it has ended (read voice.stored_result) or another worker holds it. Raises RV003. Definer: the service touches no table.';
+    'Opens the call''s check for the synchronous path: leases it to this worker at once and returns it with what the pipeline needs. Without lease_token, it has ended (read voice.stored_result) or another worker has leased it. Raises RV003. Security definer: the service has no privileges on tables.';
 revoke execute on function voice.open_check from public;
 grant execute on function voice.open_check to retrocare_service;
 
@@ -82,7 +82,7 @@ begin
 end
 $$;
 comment on function voice.claim_checks is
-    'Hands out up to count checks that are due, with what the pipeline needs. Definer: the service touches no table. Called by the worker, again and again.';
+    'Claims up to count checks that are due and returns them with what the pipeline needs. Security definer: the service has no privileges on tables. Called by the worker in a loop.';
 revoke execute on function voice.claim_checks from public;
 grant execute on function voice.claim_checks to retrocare_service;
 
@@ -97,11 +97,12 @@ declare
     active text := voice.active_encoder();
 begin
     if active is null then
-        -- An encoder may be registering now, which does not see this call yet: wait for it, or let it wait.
+        -- An encoder may be registering now without seeing this call. Wait for it, or make it wait for this call.
         lock table care.models in row exclusive mode;
         active := voice.active_encoder();
     end if;
-    -- Without any encoder yet, voice.register_encoder queues the call later. What an earlier encoder judged stays so.
+    -- If there is no encoder yet, voice.register_encoder queues the call later. A call that an earlier encoder has judged is not
+    -- checked again.
     if active is not null and not exists (
         select from care.checks
         where checks.call_log_id = new.id and checks.signal = 'voice' and checks.is_backfill = (new.source = 'archive')
@@ -113,7 +114,7 @@ begin
 end
 $$;
 comment on function voice.on_recording is
-    'Trigger: a call''s recording is here, its check is queued. Definer: whoever writes call_logs may not write the private schemas.';
+    'Trigger: queues the check of a call whose recording is available. Security definer: roles that write call_logs have no privileges on the private schemas.';
 revoke execute on function voice.on_recording from public;
 
 create function voice.register_encoder(encoder text, dimension integer, window_seconds double precision)
@@ -147,13 +148,13 @@ begin
             errcode = 'RV004',
             message = format('The encoder %s is registered with %s dimensions and windows of %s s',
                 register_encoder.encoder, registered.dimension, registered.window_seconds),
-            hint = 'Another dimension or window is another encoder: give it another id.';
+            hint = 'Another dimension or window makes another encoder. Give it another id.';
     end if;
     return is_active;
 end
 $$;
 comment on function voice.register_encoder is
-    'Makes an encoder known, with the default policy; the first one becomes active and gets the calls that waited for it. Returns whether it is active. Raises RV004 where the id stands for something else. Called by the service at start.';
+    'Registers an encoder with the default policy and returns whether it is active. The first one becomes active, and the calls that waited for it are queued. Raises RV004 if the id is registered with other values. Called by the service at start.';
 revoke execute on function voice.register_encoder from public;
 grant execute on function voice.register_encoder to retrocare_service;
 
@@ -172,7 +173,7 @@ create type voice.check_result as (
     duplicate_of uuid
 );
 comment on type voice.check_result is
-    'How a check stands; the scores are null where there is none. Of a recording that was judged before (duplicate_of: that call), what was found then.';
+    'The state of a check and its result; the scores are null if there is none. For a recording that was judged before, it holds the result of that call, whose id is duplicate_of.';
 
 create function voice.stored_result(check_id bigint)
 returns voice.check_result
@@ -210,6 +211,7 @@ as $$
         on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
     where asked.id = stored_result.check_id
 $$;
-comment on function voice.stored_result is 'How a check stands or ended. Definer: the service touches no table. Called by the service where open_check gave no lease, and after a check without a score.';
+comment on function voice.stored_result is
+    'Returns the state and result of a check. Security definer: the service has no privileges on tables. Called by the service when open_check returned no lease, and after a check without a score.';
 revoke execute on function voice.stored_result from public;
 grant execute on function voice.stored_result to retrocare_service;

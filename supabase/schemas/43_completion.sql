@@ -1,5 +1,4 @@
--- Completion: the recording became a vector. It is stored, and the call enrols or is scored; or only stored, where a backfill
--- asked for it.
+-- Completion: an embedding is stored, and the call enrols the patient or is scored. A backfill only stores it.
 
 create function voice.check_detail(snr_db double precision, added_to_baseline boolean)
 returns jsonb
@@ -10,7 +9,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object('snr_db', check_detail.snr_db, 'added_to_baseline', check_detail.added_to_baseline)
 $$;
-comment on function voice.check_detail is 'What voice keeps in care.checks.detail.';
+comment on function voice.check_detail is 'Returns what voice stores in care.checks.detail.';
 revoke execute on function voice.check_detail from public;
 
 create function voice.end_check(
@@ -26,7 +25,7 @@ begin
     return voice.stored_result(end_check.check_id);
 end
 $$;
-comment on function voice.end_check is 'Writes a check''s end, and returns it. The caller holds care.leased_check.';
+comment on function voice.end_check is 'Writes the end of a check and returns its result. The caller has called care.leased_check.';
 revoke execute on function voice.end_check from public;
 
 create function voice.store_embedding(
@@ -63,7 +62,7 @@ begin
 end
 $$;
 comment on function voice.store_embedding is
-    'The call''s voiceprint: this one, unless a backfill, the call''s own check or an archived call of the same bytes has stored one. The caller holds care.leased_check.';
+    'Stores the call''s embedding and returns it. If there already is one, from a backfill, from the call''s own check or from an archived call with the same bytes, it returns that one. The caller has called care.leased_check.';
 revoke execute on function voice.store_embedding from public;
 
 create function voice.requeue_under_active_encoder(check_id bigint)
@@ -83,7 +82,8 @@ begin
     return voice.stored_result(requeue_under_active_encoder.check_id);
 end
 $$;
-comment on function voice.requeue_under_active_encoder is 'Queues a check for the encoder that has become active. The caller holds care.leased_check.';
+comment on function voice.requeue_under_active_encoder is
+    'Queues a check again for the encoder that has become active meanwhile. The caller has called care.leased_check.';
 revoke execute on function voice.requeue_under_active_encoder from public;
 
 create function voice.build_from_backfill(patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies)
@@ -106,7 +106,7 @@ begin
 end
 $$;
 comment on function voice.build_from_backfill is
-    'What a backfilled voiceprint does to baselines: under the active encoder an archive''s may make one, under another it follows the active one''s. Whether the call is a sample. The caller holds care.lock_patient. Called by voice.complete_check.';
+    'Updates baselines after a backfill has stored an embedding: an archived call may enrol under the active encoder; under another encoder, the baseline is rebuilt to match the active one''s. Returns whether the call became a sample. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.build_from_backfill from public;
 
 create function voice.complete_check(
@@ -138,7 +138,7 @@ declare
     first_call_id uuid;
     measured constant jsonb := voice.check_detail(complete_check.snr_db, false);
 begin
-    -- First: which encoder is active, and so whose baselines count, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baselines count, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     held := care.leased_check(complete_check.check_id, complete_check.lease_token);
     if held.state <> 'leased' then
@@ -154,7 +154,7 @@ begin
         return voice.end_check(held.id, 'skipped', 'no_consent');
     end if;
     if care.skip_reason(call) is not null then
-        -- What became of the call was told after its recording.
+        -- The ended reason was reported after the recording had arrived.
         return voice.end_check(held.id, 'skipped', care.skip_reason(call));
     end if;
     select embeddings.call_log_id into first_call_id
@@ -163,7 +163,7 @@ begin
         and embeddings.encoder = held.model
         and embeddings.audio_sha256 = complete_check.audio_sha256
         and embeddings.call_log_id <> call.id
-        -- What was only embedded, with an archive, was never judged: it is judged now.
+        -- A recording that was only embedded, as part of an archive, has not been judged. It is judged now.
         and (held.is_backfill or exists (
             select from care.checks
             where checks.call_log_id = embeddings.call_log_id
@@ -199,7 +199,7 @@ begin
                 and twin.state in ('queued', 'leased')
         )
     then
-        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile: the baseline is to be under that one
+        return voice.requeue_under_active_encoder(held.id); -- another encoder became active meanwhile, and the baseline must be built under that one
     end if;
 
     stored := voice.store_embedding(held, complete_check.embedding, complete_check.audio_sha256,
@@ -215,6 +215,6 @@ begin
 end
 $$;
 comment on function voice.complete_check is
-    'Stores, then enrols or scores one voiceprint: the embedding, the baseline or the log, the call, the check-in, the alert and the check''s end, all or nothing. For a backfill, the embedding and at most the baseline. Repeated with the same token it returns the stored result. Raises RV001, RV003, RV005, or the constraint that a vector breaks. Definer: the service may touch no table. Called by the service, once per recording.';
+    'Stores one embedding, then enrols the patient or scores the call: writes the embedding, the baseline or the log, the call, the check-in, the alert and the end of the check, all or nothing. For a backfill, it writes only the embedding and possibly the baseline. Returns the result; a repeated call with the same token returns the stored one. Raises RV001, RV003, RV005, or a violation of the vector''s constraints. Security definer: the service has no privileges on tables. Called by the service, once per recording.';
 revoke execute on function voice.complete_check from public;
 grant execute on function voice.complete_check to retrocare_service;

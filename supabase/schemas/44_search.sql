@@ -1,7 +1,7 @@
--- Search across patients: who sounds like this? Has this voice been enrolled twice? Is it a member of the household?
+-- Search across patients: whose voice is this? Was it enrolled twice? Does it belong to another member of the household?
 --
--- Only current baselines are searched, one approximate index (HNSW) per encoder. It holds half-precision numbers: half the size, at
--- the same recall; the nearest are then measured again in full precision. docs/search.md has what was measured.
+-- Only current baselines are searched, with one approximate index (HNSW) per encoder. The index stores half-precision vectors, which
+-- halves its size at the same recall; the nearest are then compared in full precision. Measurements are in docs/search.md.
 
 create type public.voice_match as (
     patient_id uuid,
@@ -11,7 +11,7 @@ create type public.voice_match as (
     is_provisional boolean
 );
 comment on type public.voice_match is
-    'A patient who sounds alike: cosine_similarity (-1 .. 1) to the current baseline; is_provisional: it has fewer samples than the policy asks for.';
+    'A patient with a similar voice. cosine_similarity (-1 .. 1) is to the current baseline; is_provisional tells that this baseline has fewer samples than the policy requires.';
 
 create function voice.index_voices(encoder text, degree integer default 24, build_breadth integer default 200)
 returns void
@@ -20,11 +20,11 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    name text := 'voices_of_' || md5(index_voices.encoder);  -- an id may be longer than a name
+    name text := 'voices_of_' || md5(index_voices.encoder);  -- an encoder id may be longer than an identifier
     dimension integer := (select encoders.dimension from voice.encoders where encoders.id = index_voices.encoder);
 begin
     execute format('drop index if exists voice.%I', name);
-    -- HNSW takes no more; a search of longer vectors reads every current baseline, and is exact.
+    -- HNSW supports at most 4000 dimensions. Longer vectors are searched without an index, which is exact.
     if dimension <= 4000 then
         execute format(
             'create index %I on voice.baselines
@@ -35,7 +35,7 @@ begin
 end
 $$;
 comment on function voice.index_voices is
-    'Makes the index of an encoder''s current baselines, anew where there is one; completions wait meanwhile. degree is HNSW''s m, build_breadth its ef_construction. Called when an encoder is registered, and by an operator who wants others.';
+    'Builds the index of an encoder''s current baselines, or rebuilds it; completions wait meanwhile. degree is the m of HNSW, build_breadth its ef_construction. Called when an encoder is registered, and by an operator who wants other values.';
 revoke execute on function voice.index_voices from public;
 
 create function voice.on_encoder()
@@ -49,7 +49,7 @@ begin
     return null;
 end
 $$;
-comment on function voice.on_encoder is 'Trigger: a new encoder''s baselines can be searched.';
+comment on function voice.on_encoder is 'Trigger: makes the baselines of a new encoder searchable.';
 revoke execute on function voice.on_encoder from public;
 
 create function voice.searched_encoder(
@@ -70,26 +70,26 @@ begin
     where encoders.id = coalesce(searched_encoder.encoder, voice.active_encoder());
     case
         when searched_encoder.embedding is null then
-            misfit := 'There is no voice to look for';
-            remedy := 'embedding is a vector, such as POST /embed returns.';
+            misfit := 'embedding is null';
+            remedy := 'Send a vector as POST /embed returns it.';
         when searched_encoder.count is null or searched_encoder.count not between 1 and 100 then
             misfit := format('count is %s', coalesce(searched_encoder.count::text, 'null'));
-            remedy := 'Ask for 1 to 100 voices.';
+            remedy := 'Use a value from 1 to 100.';
         when searched_encoder.min_similarity not between -1 and 1 then
             misfit := format('min_similarity is %s', searched_encoder.min_similarity);
-            remedy := 'A cosine lies between -1 and 1; null takes what the encoder''s policy calls as usual.';
+            remedy := 'A cosine lies between -1 and 1. Use null for the encoder''s default.';
         when searched.id is null then
             raise exception using
                 errcode = 'PT404',
                 message = format('No encoder %s is registered', coalesce(searched_encoder.encoder, 'at all')),
                 hint = 'A service registers its encoder when it starts.';
         when extensions.vector_dims(searched_encoder.embedding) <> searched.dimension then
-            misfit := format('The vector has %s dimensions, those of %s have %s',
+            misfit := format('The vector has %s dimensions, but those of %s have %s',
                 extensions.vector_dims(searched_encoder.embedding), searched.id, searched.dimension);
-            remedy := 'Name the encoder that made the vector.';
+            remedy := 'Name the encoder that produced the vector.';
         when extensions.vector_norm(searched_encoder.embedding) = 0 then
-            misfit := 'The zero vector is like nothing';
-            remedy := 'Send the vector as the encoder made it.';
+            misfit := 'The zero vector has no similarity to any other';
+            remedy := 'Send the vector as the encoder produced it.';
         else
             return searched;
     end case;
@@ -97,7 +97,7 @@ begin
 end
 $$;
 comment on function voice.searched_encoder is
-    'The encoder whose voices are searched (null: the active one), once everything that was asked is found right. Raises PT400, PT404.';
+    'Validates the arguments of a search and returns the encoder to search (null: the active one). Raises PT400, PT404.';
 revoke execute on function voice.searched_encoder from public;
 
 create function voice.match_voices(
@@ -114,20 +114,21 @@ declare
     searched voice.encoders := voice.searched_encoder(
         match_voices.embedding, match_voices.encoder, match_voices.count, match_voices.min_similarity);
     policy voice.policies := voice.policy(searched.id);
-    -- A few more than asked for are measured in full precision: half of it may put near neighbours in the wrong order.
+    -- Compare a few more than requested in full precision, since half precision may swap near neighbours.
     candidates integer := match_voices.count + 10;
     found_voice public.voice_match;
     breadth integer;
     is_anybody boolean := false;
 begin
-    -- Superseded versions stay in the graph until the next vacuum, and sound like the current one: look on past them.
+    -- Superseded versions stay in the graph until the next vacuum and resemble the current one. An iterative scan continues past
+    -- them.
     perform set_config('hnsw.iterative_scan', 'relaxed_order', true);
     perform set_config('hnsw.max_scan_tuples', '20000', true);
 
-    -- Who is there is nearly always found at once: nobody is said only after a look as wide as can be.
+    -- The first pass nearly always finds a match if there is one. Report nobody only after a pass with the maximum breadth.
     foreach breadth in array array[greatest((select search_breadth from care.settings), candidates), 1000] loop
         perform set_config('hnsw.ef_search', breadth::text, true);
-        -- The encoder stands in the text: with a parameter in its place the index would serve some plans only.
+        -- The encoder is a literal in the text, because with a parameter only custom plans could use the partial index.
         for found_voice in execute format(
             'select nearest.patient_id, 1 - (nearest.embedding operator(extensions.<=>) $1), nearest.version,
                  nearest.sample_count, nearest.sample_count < $4
@@ -157,5 +158,5 @@ begin
 end
 $$;
 comment on function voice.match_voices is
-    'The patients whose current baseline is most like this voice, nearest first, each noted in the audit. min_similarity null: 1 - medium_above of the encoder''s policy. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Definer: nobody reads baselines'' vectors.';
+    'Returns the patients whose current baselines are most similar to this embedding, nearest first, and notes each in the audit log. If min_similarity is null, it is 1 - medium_above of the encoder''s thresholds. Sets hnsw.* for the rest of the transaction. Raises PT400, PT404. Security definer: callers may not read the embeddings of baselines.';
 revoke execute on function voice.match_voices from public;

@@ -1,13 +1,13 @@
--- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is made of the same calls, as far as
--- they can be embedded, and is brought to them again whenever those change. So the encoder can become active at once.
+-- Rebuilding: under an encoder that is not active, each baseline follows the active encoder's. It is built from the same calls, as
+-- far as they can be embedded, and rebuilt whenever those change, so that the encoder can become active at any time.
 
 create type voice.rebuild_stage as enum (
-    'waiting',      -- calls of it are still to be embedded     -> outdated, rebuilt, unrecoverable
-    'outdated',       -- all are, but the baseline is not of them -> rebuilt
-    'rebuilt',      -- it is made of the same calls             -> waiting, outdated: the active encoder's may change
+    'waiting',      -- some of its calls are not yet embedded      -> outdated, rebuilt, unrecoverable
+    'outdated',       -- all are embedded, but not in the baseline   -> rebuilt
+    'rebuilt',      -- built from the same calls                   -> waiting, outdated: the active encoder's may change
     'unrecoverable'   -- none of its calls can be embedded: the next healthy call enrols
 );
-comment on type voice.rebuild_stage is 'How far a baseline is under an encoder that is to become active.';
+comment on type voice.rebuild_stage is 'The progress of a baseline under an encoder that is not active.';
 
 create view voice.rebuilding
 with (security_invoker = true)
@@ -59,7 +59,7 @@ from wanted
 left join voice.baselines as present
     on present.patient_id = wanted.patient_id and present.encoder = wanted.encoder and present.superseded_at is null
 union all
--- The active encoder has no baseline (any more): then there is to be none.
+-- If the active encoder has no baseline, or no longer has one, there must be none here.
 select present.patient_id, present.encoder, null, 0, 0, 0, 0, '{}', 'outdated'
 from voice.baselines as present
 join care.models as successor on successor.id = present.encoder and not successor.is_active
@@ -71,12 +71,13 @@ where present.superseded_at is null
         where original.patient_id = present.patient_id and original.superseded_at is null
     );
 comment on view voice.rebuilding is
-    'The baselines as they are to be under each encoder that is not active: of which embeddings, and what keeps them from being whole. Granted to nobody.';
-comment on column voice.rebuilding.sample_count is 'The calls that the active encoder''s baseline is made of.';
-comment on column voice.rebuilding.gone_count is 'Of those, how many have no recording any more.';
-comment on column voice.rebuilding.failed_count is 'Of those, how many could not be embedded: their check is dead, or not assessable.';
-comment on column voice.rebuilding.waiting_count is 'Of those, how many are still to be embedded.';
-comment on column voice.rebuilding.embedding_ids is 'The others'', under this encoder.';
+    'What the baselines under each encoder that is not active must consist of, and what is still missing. No role has privileges on it.';
+comment on column voice.rebuilding.sample_count is 'The number of calls in the active encoder''s baseline.';
+comment on column voice.rebuilding.gone_count is 'How many of those calls have no recording any more.';
+comment on column voice.rebuilding.failed_count is
+    'How many of those calls could not be embedded: their check is dead, skipped or not assessable.';
+comment on column voice.rebuilding.waiting_count is 'How many of those calls are not yet embedded.';
+comment on column voice.rebuilding.embedding_ids is 'The embeddings of the remaining calls under this encoder.';
 
 create function voice.rebuild_baseline(patient_id uuid, encoder text)
 returns boolean
@@ -98,7 +99,7 @@ begin
 end
 $$;
 comment on function voice.rebuild_baseline is
-    'Brings a patient''s baseline under an encoder that is not active to the calls of the active one''s, once they are embedded; whether it changed. The caller holds care.lock_patient.';
+    'Rebuilds a patient''s baseline under an encoder that is not active from the calls of the active encoder''s, once they are embedded. Returns whether it changed. The caller has called care.lock_patient.';
 revoke execute on function voice.rebuild_baseline from public;
 
 create function voice.rebuild_baselines(encoder text, maximum_rows integer)
@@ -126,6 +127,6 @@ begin
 end
 $$;
 comment on function voice.rebuild_baselines is
-    'Brings up to so many baselines to the calls of the active encoder''s; how many changed: those whose samples changed after they were embedded, or can be embedded no more. Definer: the service touches no table. Called by `retrocare backfill`.';
+    'Rebuilds up to maximum_rows outdated baselines under this encoder and returns how many changed. A baseline is outdated if its samples changed after they were embedded, or can no longer be embedded. Security definer: the service has no privileges on tables. Called by `retrocare backfill`.';
 revoke execute on function voice.rebuild_baselines from public;
 grant execute on function voice.rebuild_baselines to retrocare_service;

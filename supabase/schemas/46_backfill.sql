@@ -1,5 +1,5 @@
--- Backfill: recordings that are kept are embedded again, by a new encoder or because an archive was imported. The work is in care.checks
--- like all other work, and comes after it. It makes embeddings and baselines: no log, no alert, nothing on the call.
+-- Backfill: stored recordings are embedded by a new encoder, or because an archive was imported. The work is queued in care.checks
+-- with a lower priority than calls. It makes embeddings and baselines, but no logs or alerts, and does not change calls.
 
 create function voice.open_backfill(encoder text, is_history boolean, maximum_rows integer)
 returns integer
@@ -14,10 +14,10 @@ declare
     opened integer;
 begin
     perform voice.policy(open_backfill.encoder);
-    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- several may ask; each call is opened once
+    perform pg_advisory_xact_lock(hashtext('voice.open_backfill')); -- serialises callers, so that each call is queued once
     wanted_ids := array(with
         candidates as (
-            -- What activation hangs on: the samples of the baselines there are, and enrolments that are under way.
+            -- Activation depends on these: the samples of the present baselines, and enrolments in progress.
             select embeddings.call_log_id, true as is_sample
             from voice.baselines
             join voice.baseline_samples on baseline_samples.baseline_id = baselines.id
@@ -52,9 +52,9 @@ begin
                     where checks.call_log_id = call_logs.id
                         and checks.signal = 'voice'
                         and case when checks.is_backfill
-                            -- Once each: what cannot be embedded is not tried for ever.
+                            -- Only once each: a recording that cannot be embedded is not retried for ever.
                             then checks.model = open_backfill.encoder and checks.reason is distinct from 'no_consent'
-                            -- A call that waits to be judged is judged first, and taken up later.
+                            -- A call that waits to be judged is judged first, and backfilled later.
                             else checks.state in ('queued', 'leased') end
                 )
             order by wanted.is_sample desc, call_logs."timestamp" desc
@@ -62,7 +62,7 @@ begin
         )
         select kept.id from kept order by kept.is_sample desc, kept."timestamp" desc
     );
-    -- Several patients, always in the same order: whoever holds one of them waits for no other.
+    -- Patients are always locked in the same order, so that two callers cannot deadlock.
     perform from public.patients
     where patients.id in (select call_logs.patient_id from public.call_logs where call_logs.id = any (wanted_ids))
     order by patients.id
@@ -73,7 +73,7 @@ begin
     from unnest(wanted_ids) with ordinality as wanted (id, turn)
     join public.call_logs on call_logs.id = wanted.id
     join public.patients on patients.id = call_logs.patient_id
-    -- What was erased while this waited is not taken up.
+    -- Skip what was erased while this transaction waited for the locks.
     where call_logs.recording_ref is not null
         and patients.voice_consent_at is not null
         and not exists (
@@ -89,7 +89,7 @@ begin
 end
 $$;
 comment on function voice.open_backfill is
-    'Queues up to so many recordings that this encoder has not embedded, once each; how many. For the active encoder the archive''s, for another the samples of the active one''s baselines; is_history: all others too, newest first. Raises RV004. Definer: the service touches no table. Called by `retrocare backfill`.';
+    'Queues up to maximum_rows recordings that this encoder has not embedded, once each, and returns how many. For the active encoder these are archived calls; for another encoder, the samples of the active encoder''s baselines. If is_history is true, all other recordings follow, newest first. Raises RV004. Security definer: the service has no privileges on tables. Called by `retrocare backfill`.';
 revoke execute on function voice.open_backfill from public;
 grant execute on function voice.open_backfill to retrocare_service;
 
@@ -104,7 +104,8 @@ as $$
     from care.checks
     where checks.model = waiting_backfill.encoder and checks.is_backfill and checks.state in ('queued', 'leased')
 $$;
-comment on function voice.waiting_backfill is 'How many checks of this encoder''s backfill are without an end. Definer: as voice.open_backfill. Called by `retrocare backfill`, every few seconds.';
+comment on function voice.waiting_backfill is
+    'Returns how many backfill checks of this encoder have not ended. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill` every few seconds.';
 revoke execute on function voice.waiting_backfill from public;
 grant execute on function voice.waiting_backfill to retrocare_service;
 
@@ -143,7 +144,7 @@ as $$
     where encoders.id = backfill_status.encoder
 $$;
 comment on function voice.backfill_status is
-    'How far a backfill is: its checks by end, and the baselines of the active encoder by whether this one has them. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+    'Returns the progress of a backfill: its checks by state, and how many baselines of the active encoder are rebuilt under this one. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill`.';
 revoke execute on function voice.backfill_status from public;
 grant execute on function voice.backfill_status to retrocare_service;
 
@@ -160,6 +161,6 @@ as $$
     order by rebuilding.patient_id
 $$;
 comment on function voice.unrecoverable_baselines is
-    'The patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more, failed_count could not be embedded. Definer: as voice.open_backfill. Called by `retrocare backfill`.';
+    'Returns the patients whose baseline cannot be rebuilt under this encoder, and why: of sample_count calls, gone_count have no recording any more and failed_count could not be embedded. Security definer for the same reason as voice.open_backfill. Called by `retrocare backfill`.';
 revoke execute on function voice.unrecoverable_baselines from public;
 grant execute on function voice.unrecoverable_baselines to retrocare_service;

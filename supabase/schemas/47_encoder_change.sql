@@ -1,5 +1,5 @@
--- Change of encoder: the one step in which another encoder becomes the active one. From then on that one judges: what waits for the
--- earlier one is handed over, what the earlier one holds it may finish.
+-- Change of encoder: another encoder becomes active in one step. From then on it judges. Checks that wait for the earlier encoder are
+-- reassigned; those that it has leased may finish.
 
 create function voice.hold_calls(hold_seconds double precision)
 returns void
@@ -13,7 +13,7 @@ as $$
     where models.signal = 'voice' and models.is_active
 $$;
 comment on function voice.hold_calls is
-    'Lets the calls that are to be judged wait, for a minute at most: where so many come that a baseline always changes, another encoder could never take over. Whoever asks for it must ask again; if it vanishes, they go on. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
+    'Pauses the judging of calls for hold_seconds, a minute at most, so that baselines stop changing and another encoder can become active even under constant load. The caller repeats the call; if it crashes, the pause ends by itself. Security definer: the service has no privileges on tables. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.hold_calls from public;
 grant execute on function voice.hold_calls to retrocare_service;
 
@@ -37,7 +37,7 @@ as $$
         )
 $$;
 comment on function voice.adopt_archive is
-    'Hands archived calls that wait to be embedded over to the active encoder, unless it has had them. Called by voice.activate_encoder.';
+    'Reassigns archived calls that wait to be embedded to the active encoder, unless it has a check for them. Called by voice.activate_encoder.';
 revoke execute on function voice.adopt_archive from public;
 
 create function voice.activate_encoder(encoder text, accepts_unrecoverable boolean default false)
@@ -53,13 +53,14 @@ declare
 begin
     perform voice.policy(activate_encoder.encoder);
     begin
-        -- Whoever judges holds this too, first of all: from here on nobody does, and nobody is in the middle of it.
+        -- Every transaction that judges takes a weaker lock on this table first. From here on none can judge, and none is in
+        -- progress.
         lock table care.models in share row exclusive mode;
     exception when lock_not_available then
         raise exception using
             errcode = 'RV007',
             message = 'A transaction that judges has been open for too long',
-            hint = 'Nothing was changed: try again.';
+            hint = 'Nothing was changed. Try again.';
     end;
     if activate_encoder.encoder = voice.active_encoder() then
         return 0;
@@ -77,7 +78,7 @@ begin
             errcode = 'RV007',
             message = format('Of %s baselines, %s are not rebuilt under %s, and %s cannot be',
                 missing.of_all, missing.unfinished, activate_encoder.encoder, missing.lost),
-            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be; `--accept-unrecoverable` lets these patients enrol anew.';
+            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be rebuilt. With `--accept-unrecoverable`, these patients enrol anew.';
     end if;
 
     update care.models set is_active = false where models.signal = 'voice' and models.is_active;
@@ -88,6 +89,6 @@ begin
 end
 $$;
 comment on function voice.activate_encoder is
-    'Makes another encoder the active one, once every baseline has its counterpart under it; how many waiting checks were handed over. Patients without any are left behind only where that is asked for: their next healthy call enrols. All or nothing. Raises RV004, and RV007 where baselines are missing. Definer: the service touches no table. Called by `retrocare backfill --activate`.';
+    'Makes another encoder active once every baseline is rebuilt under it, and returns how many waiting checks were reassigned. Unrecoverable baselines are accepted only if accepts_unrecoverable is true; the next healthy call of these patients enrols. All or nothing. Raises RV004, and RV007 if baselines are missing. Security definer: the service has no privileges on tables. Called by `retrocare backfill --activate`.';
 revoke execute on function voice.activate_encoder from public;
 grant execute on function voice.activate_encoder to retrocare_service;

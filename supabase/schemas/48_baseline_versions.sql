@@ -1,4 +1,4 @@
--- Baseline versions: what an operator sees of them, the way back to an earlier one, and the way out for a wrong sample.
+-- Baseline versions: what an operator can see of them, how to restore an earlier one, and how to remove a wrong sample.
 
 create view public.patient_voice_baseline
 with (security_invoker = true)
@@ -18,13 +18,14 @@ from voice.baselines
 join voice.policies on policies.encoder = baselines.encoder
 where baselines.superseded_at is null;
 comment on view public.patient_voice_baseline is
-    'For caregivers: how far each patient''s baseline has come, one row per encoder. Without the vector.';
+    'For caregivers: the progress of each patient''s baseline, one row per encoder, without the embedding.';
 comment on column public.patient_voice_baseline.version is 'Counts every change of the baseline.';
-comment on column public.patient_voice_baseline.is_provisional is 'Fewer samples than baseline_minimum_samples: scores count, marked.';
+comment on column public.patient_voice_baseline.is_provisional is
+    'Whether there are fewer samples than baseline_minimum_samples. Scores then count, but are marked as provisional.';
 comment on column public.patient_voice_baseline.spread_mean is
-    'How much this voice varies when well: mean cosine distance of each sample to the mean of the others; null below two samples.';
-comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances; null below two.';
-comment on column public.patient_voice_baseline.created_at is 'When this version was made.';
+    'How much this voice varies when well: mean cosine distance of each sample to the mean of the others. Null below two samples.';
+comment on column public.patient_voice_baseline.spread_deviation is 'Standard deviation of those distances. Null below two samples.';
+comment on column public.patient_voice_baseline.created_at is 'When this version was built.';
 revoke all on public.patient_voice_baseline from anon, authenticated, service_role;
 grant select on public.patient_voice_baseline to authenticated, service_role;
 
@@ -61,7 +62,7 @@ as $$
     order by baselines.version desc
 $$;
 comment on function voice.baseline_versions is
-    'The versions of a patient''s baseline under this encoder (null: the active one), newest first, and the calls that they are made of, as far as these are kept. Called by `retrocare patient baseline`.';
+    'Returns the versions of a patient''s baseline under this encoder (null: the active one), newest first, with the calls from which they were built, as far as these are still stored. Called by `retrocare patient baseline`.';
 revoke execute on function voice.baseline_versions from public;
 grant execute on function voice.baseline_versions to retrocare_service;
 
@@ -76,7 +77,7 @@ declare
     earlier voice.baselines;
     healthy bigint[];
 begin
-    -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(restore_baseline.patient_id);
     select baselines.* into earlier
@@ -97,23 +98,23 @@ begin
         raise exception using
             errcode = 'PT409',
             message = format('The patient''s baseline has no version %s', restore_baseline.version),
-            hint = '`retrocare patient baseline` lists the versions.';
+            hint = 'List the versions with `retrocare patient baseline`.';
     elsif earlier.superseded_at is null then
         raise exception using
             errcode = 'PT409',
-            message = format('Version %s is the current one', restore_baseline.version),
+            message = format('Version %s is already the current version', restore_baseline.version),
             hint = 'There is nothing to restore.';
     elsif healthy = '{}' then
         raise exception using
             errcode = 'PT409',
             message = format('No sample of version %s is left', restore_baseline.version),
-            hint = 'They were erased, or are of days that a health flag covers. Enrol the patient anew.';
+            hint = 'Its samples were erased, or are of days that a health flag covers. Enrol the patient anew.';
     end if;
     return (voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id)).version;
 end
 $$;
 comment on function voice.restore_baseline is
-    'Makes a new version of the samples of an earlier one, without those of days that were flagged since; its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
+    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
 revoke execute on function voice.restore_baseline from public;
 grant execute on function voice.restore_baseline to retrocare_service;
 
@@ -127,10 +128,10 @@ as $$
 declare
     rebuilt integer;
 begin
-    -- First: which encoder is active, and so whose baseline counts, stays as it is until this is done.
+    -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
     perform care.lock_patient(withdraw_sample.patient_id);
-    -- A call is one sample of a baseline at most.
+    -- A call is at most one sample of a baseline.
     rebuilt := voice.remove_samples(
         withdraw_sample.patient_id,
         array(select embeddings.id from voice.embeddings where embeddings.call_log_id = withdraw_sample.call_log_id));
@@ -138,13 +139,13 @@ begin
         raise exception using
             errcode = 'RV003',
             message = format('The patient''s current baseline has no sample of the call %s', withdraw_sample.call_log_id),
-            hint = '`retrocare patient baseline` lists the calls that it is made of.';
+            hint = 'List the calls of the baseline with `retrocare patient baseline`.';
     end if;
     return rebuilt;
 end
 $$;
 comment on function voice.withdraw_sample is
-    'Rebuilds the patient''s current baselines without the sample of that call; how many. With none left, the next healthy call enrols. Raises RV002, RV003. Called by `retrocare patient withdraw-sample`.';
+    'Rebuilds the patient''s current baselines without the sample of that call and returns how many changed. If no samples are left, the next healthy call enrols. Raises RV002, RV003. Called by `retrocare patient withdraw-sample`.';
 revoke execute on function voice.withdraw_sample from public;
 grant execute on function voice.withdraw_sample to retrocare_service;
 
@@ -175,12 +176,12 @@ begin
     judged := voice.judge(present.embedding, compare_with_baseline.embedding, compare_with_baseline.snr_db, null, policy, thresholds);
     return query select
         present.version, present.sample_count, judged.score, judged.raw_similarity, judged.severity,
-        -- By the score without the adjustments: a noisy line is no reason to take another voice for this one.
+        -- Uses the score before adjustments: a noisy line must not make another person's voice pass as this one.
         judged.anomaly > thresholds.medium_above;
 end
 $$;
 comment on function voice.compare_with_baseline is
-    'How a voice compares with a patient''s baseline, where that is complete; else no row. Nothing is stored. Raises RV004, RV005. Called by `retrocare enroll` before anything is replaced.';
+    'Compares an embedding with a patient''s baseline and returns the result; no row if the baseline is not complete. Stores nothing. Raises RV004, RV005. Called by `retrocare enroll` before it replaces anything.';
 revoke execute on function voice.compare_with_baseline from public;
 grant execute on function voice.compare_with_baseline to retrocare_service;
 
@@ -202,6 +203,6 @@ as $$
         and call_logs."timestamp" >= covered_samples.since
 $$;
 comment on function voice.covered_samples is
-    'How many samples would leave the current baseline if the patient had been unwell since then. Called by `retrocare patient flag`.';
+    'Returns how many samples would leave the current baseline if the patient had been unwell since that time. Called by `retrocare patient flag`.';
 revoke execute on function voice.covered_samples from public;
 grant execute on function voice.covered_samples to retrocare_service;

@@ -1,18 +1,18 @@
--- Alerts: one episode of a patient is one alert, from its first sign, of whatever signal, until somebody resolves it. A worse sign raises
--- its level, a repeat only counts up: nobody is woken twice for the same thing. Every change is a row, and those that must be told
--- become deliveries.
+-- Alerts: one alert is one episode of a patient, from its first sign, of any signal, until somebody resolves it. A worse sign raises
+-- its level; a repeated one only counts up, so that nobody is woken twice for the same thing. Every change is a row, and changes that
+-- caregivers must learn of become deliveries.
 
 create type public.alert_state as enum (
-    'open',             -- nobody has answered          -> escalated, acknowledged, snoozed, resolved
-    'escalated',        -- nobody answered in time      -> open (raised), acknowledged, snoozed, resolved
-    'acknowledged',     -- somebody sees to it          -> open (raised, reopened), snoozed, resolved
-    'snoozed',          -- put off until snoozed_until  -> open (woken or raised), acknowledged, resolved
-    'resolved'          -- the episode is over: end
+    'open',             -- nobody has responded         -> escalated, acknowledged, snoozed, resolved
+    'escalated',        -- nobody responded in time     -> open (raised), acknowledged, snoozed, resolved
+    'acknowledged',     -- somebody attends to it       -> open (raised, reopened), snoozed, resolved
+    'snoozed',          -- postponed to snoozed_until   -> open (woken or raised), acknowledged, resolved
+    'resolved'          -- end: the episode is over
 );
-comment on type public.alert_state is 'Where an alert stands; every state but resolved is part of the episode.';
+comment on type public.alert_state is 'The state of an alert. In every state but resolved, the episode is in progress.';
 
 create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
-comment on type public.alert_outcome is 'What the caregivers found.';
+comment on type public.alert_outcome is 'What the caregivers found out.';
 
 create table public.alert_causes (
     id text constraint alert_causes_pkey primary key,
@@ -26,30 +26,31 @@ create index alert_causes_by_signal on public.alert_causes (signal);
 alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
 insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
-    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call scored above a threshold
-    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set days
-    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without a voice
-comment on table public.alert_causes is 'What an alert may be about.';
-comment on column public.alert_causes.has_score is 'A judgement is behind it, with a score.';
-comment on column public.alert_causes.closes_when_heard is 'An alert about nothing else is resolved by a rule once the patient is heard again; of all others somebody says how they ended.';
+    ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call with a score above a threshold
+    ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set number of days
+    ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without usable speech
+comment on table public.alert_causes is 'The possible causes of an alert.';
+comment on column public.alert_causes.has_score is 'Whether a judgement with a score is behind it.';
+comment on column public.alert_causes.closes_when_heard is
+    'Whether an alert with no other cause is resolved by a rule once the patient is heard again. All other alerts are resolved by a person, who gives the outcome.';
 grant select on public.alert_causes to authenticated, service_role;
 
 create type public.alert_change as enum (
     'opened',           -- the first sign
-    'raised',           -- a worse sign, or one of another kind while it was thought to be seen to: open again
+    'raised',           -- a worse sign, or one with another cause while acknowledged or snoozed: open again
     'repeated',         -- the same again: only counted
-    'escalated',        -- nobody answered in time: more caregivers are told
-    'reminded',         -- and still nobody
+    'escalated',        -- nobody responded in time: more caregivers are notified
+    'reminded',         -- still nobody has responded
     'acknowledged', 'snoozed',
-    'woken',            -- the snooze is over: open again
-    'reopened',         -- the acknowledgement has run out, and nobody has said how it ended: open again
+    'woken',            -- the snooze has ended: open again
+    'reopened',         -- the acknowledgement has expired without an outcome: open again
     'resolved'
 );
 comment on type public.alert_change is 'What happened to an alert.';
 
 create type public.alert_actor as enum (
-    'rule',         -- nobody: time has passed, or a call was judged
-    'caregiver',    -- a caregiver: caregiver_id
+    'rule',         -- time has passed, or a call was judged
+    'caregiver',    -- a caregiver, named in caregiver_id
     'operator'      -- the care team, through the service or service_role
 );
 comment on type public.alert_actor is 'Who changed an alert.';
@@ -78,13 +79,16 @@ insert into care.alert_policies values
     ('warning', '{primary}', '{primary,family}', 240, 480, 2, 72, true, 168),
     ('emergency', '{primary,family}', '{primary,family,clinician}', 15, 30, 6, 4, false, 24),
     ('critical', '{primary,family,clinician}', '{primary,family,clinician}', 5, 10, 12, 1, false, 4);
-comment on table care.alert_policies is 'Who is told at each level, when others are, and how often.';
-comment on column care.alert_policies.first_roles is 'Who is told at once; where none of them can be reached, everybody who can.';
-comment on column care.alert_policies.further_roles is 'Who is told when nobody has answered.';
+comment on table care.alert_policies is 'Who is notified at each level, when others are, and how often.';
+comment on column care.alert_policies.first_roles is
+    'The roles that are notified at once. If none of them can be reached, everybody who can be is.';
+comment on column care.alert_policies.further_roles is 'The roles that are notified when nobody has responded.';
 comment on column care.alert_policies.maximum_silent_hours is
-    'No unresolved alert is silent for longer: an acknowledgement ends after as many hours, and so does the pause after the last of maximum_reminders.';
-comment on column care.alert_policies.waits_for_morning is 'Whether messages wait while the caregiver''s quiet hours last; never those of an emergency.';
-comment on column care.alert_policies.minimum_snooze_minutes is 'A shorter snooze is refused: each one is told again when it ends.';
+    'The longest time for which an unresolved alert stays silent: an acknowledgement expires after it, and so does the pause after the last of maximum_reminders.';
+comment on column care.alert_policies.waits_for_morning is
+    'Whether messages wait until the caregiver''s quiet hours are over. Those of an emergency never do.';
+comment on column care.alert_policies.minimum_snooze_minutes is
+    'A shorter snooze is refused, since the caregiver is notified again whenever one ends.';
 
 create table public.caregiver_alerts (
     id uuid constraint caregiver_alerts_pkey primary key default gen_random_uuid(),
@@ -132,12 +136,13 @@ create index caregiver_alerts_by_resolver on public.caregiver_alerts (resolved_b
 create index caregiver_alerts_due on public.caregiver_alerts (next_change_at) where resolved_at is null;
 alter table public.caregiver_alerts enable row level security;
 revoke all on public.caregiver_alerts from anon, authenticated, service_role;
-comment on table public.caregiver_alerts is 'One row per episode; at most one unresolved per patient.';
-comment on column public.caregiver_alerts.cause is 'What the last sign was that somebody was told of.';
-comment on column public.caregiver_alerts.causes is 'Every kind of sign in this episode.';
-comment on column public.caregiver_alerts.anomaly_score is 'The worst of the episode, of judgement_id and call_log_id. Null: nothing was judged.';
+comment on table public.caregiver_alerts is 'One row per episode, at most one unresolved per patient.';
+comment on column public.caregiver_alerts.cause is 'The cause of the last sign of which caregivers were notified.';
+comment on column public.caregiver_alerts.causes is 'All causes of signs in this episode.';
+comment on column public.caregiver_alerts.anomaly_score is
+    'The highest score of the episode, that of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
-comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened; null: it is resolved.';
+comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened. Null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
 create index alerts_that_press on public.caregiver_alerts (opened_at) where state in ('open', 'escalated');
 
@@ -175,11 +180,13 @@ create index alert_changes_by_actor on public.alert_changes (actor_id);
 create index alert_changes_by_caregiver on public.alert_changes (caregiver_id);
 alter table public.alert_changes enable row level security;
 revoke all on public.alert_changes from anon, authenticated, service_role;
-comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Only ever added to.';
-comment on column public.alert_changes.level is 'Of the sign, where there was one; else of the alert.';
-comment on column public.alert_changes.actor_id is 'The caregiver''s account; null: actor is an operator or a rule, or there is no account, or none any more.';
-comment on column public.alert_changes.caregiver_id is 'The caregiver who did it; null: actor is an operator or a rule, or cares for the patient no longer.';
-comment on column public.alert_changes.operator is 'Where actor is an operator: the login, or the name that was given with it.';
+comment on table public.alert_changes is 'The history of every alert: what happened, when, and by whom. Append-only.';
+comment on column public.alert_changes.level is 'The level of the sign if there was one, else that of the alert.';
+comment on column public.alert_changes.actor_id is
+    'The caregiver''s account. Null: actor is an operator or a rule, or the caregiver has no account.';
+comment on column public.alert_changes.caregiver_id is
+    'The caregiver who made the change. Null: actor is an operator or a rule, or the caregiver no longer cares for the patient.';
+comment on column public.alert_changes.operator is 'If actor is an operator: the database login, or the name given with the change.';
 grant select on public.alert_changes to service_role, authenticated;
 
 create type care.actor as (
@@ -188,7 +195,7 @@ create type care.actor as (
     caregiver_id uuid,
     operator text
 );
-comment on type care.actor is 'Who changes an alert, as alert_changes has it.';
+comment on type care.actor is 'Who changes an alert, as stored in alert_changes.';
 
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
@@ -211,7 +218,7 @@ as $$
         alert.snoozed_until, alert.outcome, note_change.at
     )
 $$;
-comment on function care.note_change is 'Writes what happened to an alert into its history; a trigger has it told.';
+comment on function care.note_change is 'Adds a change to an alert''s history. A trigger then notifies caregivers.';
 revoke execute on function care.note_change from public;
 
 create policy caregivers_read_their_patients_alerts on public.caregiver_alerts

@@ -1,4 +1,4 @@
--- Episodes: how signs make and change an alert, and what happens when nobody answers.
+-- Episodes: how signs open and change an alert, and what happens when nobody responds.
 
 create function care.after_quiet_hours(at timestamptz, timezone text, quiet_from time, quiet_until time)
 returns timestamptz
@@ -18,7 +18,7 @@ as $$
     from (select after_quiet_hours.at at time zone after_quiet_hours.timezone as local_at) as clock
 $$;
 comment on function care.after_quiet_hours is
-    'This moment, or the end of the quiet hours that it falls into, on the clock of that zone. Stable: zones change with PostgreSQL''s data.';
+    'Returns this time, or the end of the quiet hours into which it falls, in that time zone. Stable, not immutable: time zones change with PostgreSQL''s data.';
 revoke execute on function care.after_quiet_hours from public;
 
 create function care.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
@@ -38,7 +38,7 @@ as $$
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
 comment on function care.answer_due_at is
-    'Until when somebody should have answered: nobody is expected to answer what waits for the morning.';
+    'Returns the time by which somebody should have responded. If the level waits for the morning, the time starts when quiet hours end.';
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
@@ -64,13 +64,13 @@ begin
             errcode = '23514',
             message = format('%s is no cause of public.alert_causes with%s a score',
                 raise_alert.cause, case when raise_alert.anomaly_score is null then 'out' else '' end),
-            hint = 'A new cause is a row; has_score says whether a judgement is behind it.';
+            hint = 'A new cause is a row of public.alert_causes; has_score says whether a judgement is behind it.';
     end if;
     select caregiver_alerts.* into earlier
     from public.caregiver_alerts
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
     for update;
-    -- On the clock of the worst sign of the episode, not of the last one.
+    -- The time to respond is that of the worst sign of the episode, not of the last one.
     select care.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
     into due_at
     from care.alert_policies
@@ -89,7 +89,7 @@ begin
         change := case
             when raise_alert.level > earlier.level then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
-                -- Of another kind, or after the time for which somebody said that they see to it.
+                -- A new cause, or a sign after the time for which the alert was acknowledged or snoozed.
                 and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
                 then 'raised'
             else 'repeated'
@@ -122,7 +122,7 @@ begin
 end
 $$;
 comment on function care.raise_alert is
-    'Opens the patient''s alert, or raises or counts up the one that is unresolved. The caller holds care.lock_patient. Called by care.record_judgement and care.note_silence.';
+    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -131,13 +131,13 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Who may be dying is told of whatever was known before.
+    -- A critical sign is always notified, even of a known illness.
     select is_known_illness.level < 'critical'
         and care.is_unwell_at(is_known_illness.patient_id, is_known_illness.at)
         and coalesce((
             select latest.outcome = 'ill'
                 and latest.level >= is_known_illness.level
-                -- Whatever flags there are: what was found is not known for ever.
+                -- A known illness expires, even while a health flag is still open.
                 and is_known_illness.at <= latest.resolved_at + make_interval(days => (care.settings_of(latest.patient_id)).illness_days)
             from public.caregiver_alerts as latest
             where latest.patient_id = is_known_illness.patient_id
@@ -146,7 +146,7 @@ as $$
         ), false)
 $$;
 comment on function care.is_known_illness is
-    'Whether a judgement tells the caregivers nothing new: they found the patient ill in the last episode, at most care.organisation_settings.illness_days ago, a health flag still says so, and this sign is no worse than that episode was, and not critical. Called by care.record_judgement.';
+    'Returns whether a judgement is explained by an illness that caregivers know of: they resolved the last episode as ill, at most care.organisation_settings.illness_days ago, a health flag still covers the call, and the sign is not critical and not worse than that episode. Called by care.record_judgement.';
 revoke execute on function care.is_known_illness from public;
 
 create function care.alerts_to_advance(at timestamptz, maximum_rows integer)
@@ -161,7 +161,7 @@ as $$
     order by caregiver_alerts.level desc, caregiver_alerts.next_change_at
     limit alerts_to_advance.maximum_rows
 $$;
-comment on function care.alerts_to_advance is 'The alerts whose time has come, the most urgent first. Called by care.run_job.';
+comment on function care.alerts_to_advance is 'Lists the alerts whose next change is due, most urgent first. Called by care.run_job.';
 revoke execute on function care.alerts_to_advance from public;
 
 create function care.advance_alert(alert_id text, at timestamptz)
@@ -213,7 +213,7 @@ begin
             advance_alert.at)
     where caregiver_alerts.id = alert.id
     returning * into alert;
-    -- What the last sign was that somebody was told of: without a score, no call is behind it.
+    -- Without a score, no call is behind the last sign of which caregivers were notified.
     has_score := (select alert_causes.has_score from public.alert_causes where alert_causes.id = alert.cause);
     perform care.note_change(
         alert, moved, advance_alert.at,
@@ -223,5 +223,5 @@ begin
 end
 $$;
 comment on function care.advance_alert is
-    'Wakes what was snoozed, reopens what was acknowledged and never resolved, escalates what nobody answered, and reminds; whether it did. Called by care.run_job.';
+    'Advances an alert: wakes a snoozed one, reopens an acknowledged one, escalates an open one, or sends a reminder. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.advance_alert from public;

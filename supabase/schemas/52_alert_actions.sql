@@ -1,5 +1,5 @@
--- Alert actions: what a caregiver, or an operator for the care team, does about an alert, and how an episode ends. Viewers only look; to
--- everybody else the alert does not exist.
+-- Alert actions: what a caregiver, or an operator for the care team, can do about an alert, and how an episode ends. Viewers may only
+-- read alerts; to people who are not caregivers of the patient, an alert does not exist.
 
 create function care.alert_to_act_on(alert_id uuid)
 returns public.caregiver_alerts
@@ -10,7 +10,7 @@ as $$
 declare
     alert public.caregiver_alerts;
 begin
-    -- The patient first, as everybody who changes alerts does; what is there then is what counts.
+    -- Lock the patient first, as every change to an alert does, and read the alert only then.
     perform care.patient_for_caller(
         (select caregiver_alerts.patient_id from public.caregiver_alerts where caregiver_alerts.id = alert_to_act_on.alert_id),
         'family');
@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function care.alert_to_act_on is
-    'The alert and its patient, locked, where the signed-in caregiver, or an operator, may act on it. Raises PT403, PT404, RV002.';
+    'Returns the alert, with its row and its patient locked, if the signed-in caregiver or an operator may act on it. Raises PT403, PT404, RV002.';
 revoke execute on function care.alert_to_act_on from public;
 
 create function care.actor_of(patient_id uuid, operator text)
@@ -41,14 +41,16 @@ as $$
             ),
             null
         )::care.actor
-        -- The login, or the role that the Data API took for it; as definer, current_user is the owner.
+        -- The database login, or the role that the Data API assumed for it. In a security definer function, current_user is the
+        -- owner.
         else (
             'operator', null, null,
             coalesce(nullif(btrim(actor_of.operator), ''), nullif(current_setting('role'), 'none'), session_user)
         )::care.actor
     end
 $$;
-comment on function care.actor_of is 'As whom the caller changes an alert of this patient; operator: what an operator is called, null: by the login.';
+comment on function care.actor_of is
+    'Returns the actor as whom the caller changes an alert of this patient. operator is the name of an operator; null: the login.';
 revoke execute on function care.actor_of from public;
 
 create function care.refuse_resolved(alert public.caregiver_alerts)
@@ -62,11 +64,11 @@ begin
         raise exception using
             errcode = 'PT409',
             message = 'The alert is resolved',
-            hint = 'A new sign opens another one.';
+            hint = 'A new sign opens another alert.';
     end if;
 end
 $$;
-comment on function care.refuse_resolved is 'Raises PT409 where the episode is over.';
+comment on function care.refuse_resolved is 'Raises PT409 if the alert is resolved.';
 revoke execute on function care.refuse_resolved from public;
 
 create function care.acknowledge_alert(alert_id uuid, at timestamptz default now(), operator text default null)
@@ -99,7 +101,7 @@ begin
 end
 $$;
 comment on function care.acknowledge_alert is
-    'The signed-in caregiver, or the care team, sees to it; done twice, the first counts. Raises PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Acknowledges an alert on behalf of the signed-in caregiver or the care team, and returns it. If it is already acknowledged, nothing changes. Raises PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.acknowledge_alert from public;
 grant execute on function care.acknowledge_alert to retrocare_service;
 
@@ -122,9 +124,9 @@ begin
     then
         raise exception using
             errcode = 'PT400',
-            message = format('An alert of this level (%s) can be put off for %s minutes to %s hours',
+            message = format('An alert of level %s can be snoozed for %s minutes to %s hours',
                 alert.level, policy.minimum_snooze_minutes, policy.maximum_snooze_hours),
-            hint = 'Give a time in between.';
+            hint = 'Give a time in that range.';
     end if;
     update public.caregiver_alerts
     set state = 'snoozed',
@@ -139,7 +141,7 @@ begin
 end
 $$;
 comment on function care.snooze_alert is
-    'Puts an alert off; then it is open again, and told. Raises PT400 where that is too long or too short, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Snoozes an alert and returns it. When the snooze ends, the alert is open again and caregivers are notified. Raises PT400 if the time is too short or too long, PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.snooze_alert from public;
 
 create function care.resolve(
@@ -166,7 +168,8 @@ begin
     return alert;
 end
 $$;
-comment on function care.resolve is 'The episode is over. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
+comment on function care.resolve is
+    'Resolves an alert and returns it. Called by care.resolve_alert, and by care.end_silence when a silent patient was heard again.';
 revoke execute on function care.resolve from public;
 
 create function care.flag_illness(alert public.caregiver_alerts)
@@ -182,7 +185,7 @@ as $$
     where not care.is_unwell_at(alert.patient_id, alert.resolved_at)
 $$;
 comment on function care.flag_illness is
-    'The patient was found ill: unwell since the alert was opened, for care.organisation_settings.illness_days after its end, unless a health flag says so already. Called by care.resolve_alert.';
+    'Adds a health flag for a patient who was found ill, from the opening of the alert until care.organisation_settings.illness_days after its end, unless a health flag already covers that time. Called by care.resolve_alert.';
 revoke execute on function care.flag_illness from public;
 
 create function care.resolve_alert(
@@ -201,13 +204,13 @@ begin
     if resolve_alert.outcome is null then
         raise exception using
             errcode = 'PT400',
-            message = 'An alert is resolved with an outcome',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
+            message = 'An outcome is required to resolve an alert',
+            hint = format('Use one of %s.', array_to_string(enum_range(null::public.alert_outcome), ', '));
     elsif char_length(resolve_alert.notes) > 10000 then
         raise exception using
             errcode = 'PT400',
             message = format('The notes have %s characters; at most 10000 are kept', char_length(resolve_alert.notes)),
-            hint = 'Keep what is longer elsewhere, and say where.';
+            hint = 'Keep longer notes elsewhere and state where.';
     end if;
     if (alert.state, alert.outcome, alert.resolved_by)
         is not distinct from ('resolved'::public.alert_state, resolve_alert.outcome, caller.caregiver_id)
@@ -223,7 +226,7 @@ begin
 end
 $$;
 comment on function care.resolve_alert is
-    'Ends the episode with what was found, and notes an illness as a health flag; the same again changes nothing. Raises PT400, PT403, PT404, PT409. Definer: nobody writes alerts directly.';
+    'Resolves an alert with its outcome and returns it; an illness is noted as a health flag. Repeating the same call changes nothing. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write alerts directly.';
 revoke execute on function care.resolve_alert from public;
 grant execute on function care.resolve_alert to retrocare_service;
 
@@ -277,6 +280,6 @@ as $$
     limit alert_list.maximum_rows
 $$;
 comment on function care.alert_list is
-    'The alerts of this patient (null: of all), the unresolved and most urgent first. Called by `retrocare alert list`.';
+    'Returns the alerts of this patient (null: of all), unresolved and most urgent ones first. Called by `retrocare alert list`.';
 revoke execute on function care.alert_list from public;
 grant execute on function care.alert_list to retrocare_service;

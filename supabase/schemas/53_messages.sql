@@ -1,7 +1,8 @@
--- Messages: what caregivers read, as rows, so that another language is rows too. Plain words: what happened and what to do; no score, no
--- diagnosis.
+-- Messages: the texts that caregivers read, as rows, so that a translation is rows too. They say in plain words what happened and
+-- what to do; they contain no score and no diagnosis.
 --
--- {patient} as the caregiver knows the patient, {who} the caregiver who acted, {when} when the call was, {link} where to answer.
+-- {patient} is the name by which the caregiver knows the patient, {who} the caregiver who acted, {when} the time of the call, {link}
+-- the URL at which to respond.
 
 create table care.alert_openings (
     language text not null,
@@ -12,9 +13,10 @@ create table care.alert_openings (
     constraint alert_openings_pkey primary key (language, change, is_by_rule)
 );
 alter table care.alert_openings enable row level security;
-comment on table care.alert_openings is 'How a message begins after each change that is told; a change without a row is told to nobody.';
-comment on column care.alert_openings.is_by_rule is 'Nobody did it, a rule did.';
-comment on column care.alert_openings.is_whole is 'It is the whole message, for those who were told before: no text of care.alert_texts follows.';
+comment on table care.alert_openings is 'The beginning of the message about each kind of change. Changes without a row are not sent.';
+comment on column care.alert_openings.is_by_rule is 'Whether the change was made by a rule, not by a person.';
+comment on column care.alert_openings.is_whole is
+    'Whether this is the whole message, for those who were notified before; no text of care.alert_texts follows.';
 insert into care.alert_openings (language, change, is_by_rule, text, is_whole) values
     ('en', 'opened', true, '', false),
     ('en', 'raised', true, '', false),
@@ -36,7 +38,7 @@ create table care.alert_texts (
 );
 create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
-comment on table care.alert_texts is 'What happened and what to do; where a level has no text, that of the level below is taken.';
+comment on table care.alert_texts is 'What happened and what to do. A level without a text uses that of the next lower level.';
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
         '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
@@ -71,7 +73,7 @@ as $$
         where patients.id = change.patient_id
     ),
     written as (
-        -- Each text by itself: one that is not translated yet is told in English, or in whatever language there is.
+        -- Each text is chosen by itself: one without a translation is sent in English, or else in any language that there is.
         select opening.text || case
             when opening.is_whole then ''
             else coalesce(happened.text, '{patient}: please call and hear how things are. Then say that you have seen this{link}.')
@@ -104,5 +106,5 @@ as $$
     cross join place
 $$;
 comment on function care.alert_message is
-    'The finished message about a change, in the caregiver''s language and on the caregiver''s clock; null: this change is told to nobody.';
+    'Returns the message about a change, in the caregiver''s language and time zone. Null: this change is not sent to anybody.';
 revoke execute on function care.alert_message from public;

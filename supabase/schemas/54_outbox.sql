@@ -1,5 +1,5 @@
--- The outbox: a delivery for each change that is told, each caregiver who is told it, and each channel that reaches them. Written in the
--- transaction of the change; sent by functions/notify-caregiver.
+-- The outbox: one delivery for each change to be sent, each caregiver to be notified, and each channel that reaches that caregiver.
+-- Deliveries are written in the transaction of the change, and sent by functions/notify-caregiver.
 
 create table care.delivery_channels (
     id text constraint delivery_channels_pkey primary key,
@@ -8,16 +8,16 @@ create table care.delivery_channels (
 alter table care.delivery_channels enable row level security;
 insert into care.delivery_channels values ('sms', true), ('webhook', true), ('console', false);
 comment on table care.delivery_channels is
-    'By what messages go; each is a file of functions/notify-caregiver/channels. console is for development: it reaches everybody and nobody.';
+    'The channels by which messages are sent; each is a file of functions/notify-caregiver/channels. console is for development: it counts every caregiver as reachable and sends nothing.';
 
 create type public.delivery_state as enum (
-    'queued',       -- waits to be sent, or for another try     -> leased, cancelled
-    'leased',       -- somebody sends it                        -> accepted, dead, queued again
-    'accepted',     -- the provider took it: end
-    'cancelled',    -- somebody answered, or a newer message tells more: end
-    'dead'          -- it cannot be sent, or was refused too often: end, and the operator's
+    'queued',       -- waits to be sent, or for a retry             -> leased, cancelled
+    'leased',       -- being sent                                   -> accepted, dead, queued again
+    'accepted',     -- end: the provider accepted it
+    'cancelled',    -- end: somebody responded, or a newer message says more
+    'dead'          -- end, and an operator issue: it cannot be sent, or failed too often
 );
-comment on type public.delivery_state is 'Where a message to a caregiver stands.';
+comment on type public.delivery_state is 'The state of a message to a caregiver.';
 
 create table care.deliveries (
     id bigint generated always as identity constraint deliveries_pkey primary key,
@@ -58,10 +58,12 @@ create index deliveries_by_channel on care.deliveries (channel);
 create index deliveries_to_send on care.deliveries (due_at) where due_at is not null;
 alter table care.deliveries enable row level security;
 comment on table care.deliveries is 'The outbox: one row per change, caregiver and channel.';
-comment on column care.deliveries.may_have_been_sent is 'An attempt ended without an answer: ask the provider before sending again.';
-comment on column care.deliveries.run_at is 'Not before this moment: quiet hours, or the wait after a refusal.';
-comment on column care.deliveries.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
-comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that take one.';
+comment on column care.deliveries.may_have_been_sent is
+    'Whether an attempt ended without an answer from the provider. The provider is then asked before the message is sent again.';
+comment on column care.deliveries.run_at is 'The message is not sent before this time: quiet hours, or the wait before a retry.';
+comment on column care.deliveries.due_at is
+    'When the message can be claimed: run_at while it is queued, leased_until while it is leased. Null: it has ended.';
+comment on column care.deliveries.idempotency_key is 'The same for every attempt, for providers that support idempotency keys.';
 grant select (
     id, alert_id, change_id, call_log_id, caregiver_id, channel, state, attempts, run_at, error_code, created_at, finished_at
 ) on care.deliveries to service_role;
@@ -69,8 +71,8 @@ alter table care.deliveries
     add column receipt_count integer not null default 0,
     add column delivered_at timestamptz,
     add constraint what_is_delivered_was_accepted check (delivered_at is null or state = 'accepted');
-comment on column care.deliveries.receipt_count is 'How often the provider was asked what became of the message.';
-comment on column care.deliveries.delivered_at is 'When the provider said that the message had arrived; null: not known.';
+comment on column care.deliveries.receipt_count is 'How often the provider was asked whether the message was delivered.';
+comment on column care.deliveries.delivered_at is 'When the provider said that the message was delivered. Null: not known.';
 create index deliveries_without_receipt on care.deliveries (finished_at)
     where state = 'accepted' and provider_message_id is not null and delivered_at is null and receipt_count < 3;
 create index deliveries_by_age on care.deliveries (finished_at);
@@ -95,7 +97,7 @@ as $$
     ) as addresses (channel, address) on addresses.channel = delivery_channels.id
     where delivery_channels.is_enabled and nullif(addresses.address, '') is not null
 $$;
-comment on function care.caregiver_addresses is 'Where a caregiver is reached, by each channel that is enabled.';
+comment on function care.caregiver_addresses is 'Returns the addresses at which a caregiver can be reached, one for each enabled channel.';
 revoke execute on function care.caregiver_addresses from public;
 
 create function care.caregivers_to_tell(change public.alert_changes)
@@ -120,13 +122,14 @@ as $$
         where patient_caregivers.patient_id = change.patient_id
             and exists (select from care.caregiver_addresses(patient_caregivers))
     )
-    -- What was meant to press: whose turn it is; where nobody of those can be reached, whoever can.
+    -- Changes that call for action go to the roles whose turn it is; if none of those caregivers can be reached, to everybody who
+    -- can.
     select (reachable.caregiver).*
     from reachable
     where change.change not in ('acknowledged', 'resolved')
         and reachable.turn = (select min(others.turn) from reachable as others)
     union all
-    -- What puts at rest: whoever was told before, but not the one who acted.
+    -- Changes that end the need for action go to everybody who was notified before, except the caregiver who acted.
     select (reachable.caregiver).*
     from reachable
     where change.change in ('acknowledged', 'resolved')
@@ -138,7 +141,8 @@ as $$
                 and deliveries.state in ('accepted', 'leased')
         )
 $$;
-comment on function care.caregivers_to_tell is 'Who hears of a change, as care.alert_policies says, and nobody who cannot be reached.';
+comment on function care.caregivers_to_tell is
+    'Returns the caregivers to be notified of a change, as care.alert_policies says, without those who cannot be reached.';
 revoke execute on function care.caregivers_to_tell from public;
 
 create function care.on_alert_change()
@@ -167,7 +171,8 @@ begin
             select from care.alert_openings
             where alert_openings.change = new.change and alert_openings.is_by_rule = (new.actor = 'rule')
         )
-        -- Who goes back and forth between acknowledging and snoozing is told of once, until something presses again.
+        -- If somebody alternates between acknowledging and snoozing, only the first acknowledgement is sent until the alert calls for
+        -- action again.
         and not (new.change = 'acknowledged' and exists (
             select from public.alert_changes as earlier
             where earlier.alert_id = new.alert_id
@@ -184,7 +189,7 @@ begin
 end
 $$;
 comment on function care.on_alert_change is
-    'Trigger: a change becomes its deliveries, at once or after the quiet hours. Definer: whoever acts on an alert may not write the private schemas.';
+    'Trigger: inserts the deliveries of a change, due at once or after the quiet hours. Security definer: roles that act on alerts have no privileges on the private schemas.';
 revoke execute on function care.on_alert_change from public;
 
 create view public.alert_deliveries
@@ -204,7 +209,7 @@ select
     deliveries.created_at,
     deliveries.finished_at
 from care.deliveries;
-comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, and how it stands.';
-comment on column public.alert_deliveries.run_at is 'Not before this moment.';
+comment on view public.alert_deliveries is 'For operators (service_role): every message to a caregiver, with its state.';
+comment on column public.alert_deliveries.run_at is 'The message is not sent before this time.';
 revoke all on public.alert_deliveries from anon, authenticated, service_role;
 grant select on public.alert_deliveries to service_role;

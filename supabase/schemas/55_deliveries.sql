@@ -1,6 +1,6 @@
--- Deliveries: how a message gets into a sender's hands, what became of it, and whether it arrived. As for checks: claimed with a lease,
--- the attempt counted at the claim, an end exactly once. A provider that has accepted a message may never bring it to the telephone:
--- it is asked some minutes later, three times in all, and what was not delivered is the operator's.
+-- Deliveries: how a message is claimed and sent, and whether it arrived. As for checks, a message is claimed with a lease, the claim
+-- counts the attempt, and each message ends exactly once. A provider that has accepted a message may still fail to deliver it. The
+-- provider is therefore asked some minutes later, three times in all; a message that was not delivered is an operator issue.
 
 create function care.deliveries_to_cancel(at timestamptz, maximum_rows integer)
 returns setof text
@@ -14,7 +14,7 @@ as $$
     join public.caregiver_alerts on caregiver_alerts.id = waiting.alert_id
     where (waiting.state = 'queued' or waiting.due_at <= deliveries_to_cancel.at)
         and (
-            -- Somebody has answered: what was meant to press would only frighten.
+            -- Somebody has responded: a message that calls for action would only alarm.
             (alert_changes.change not in ('acknowledged', 'resolved')
                 and caregiver_alerts.state not in ('open', 'escalated'))
             or exists (
@@ -30,7 +30,7 @@ as $$
     limit deliveries_to_cancel.maximum_rows
 $$;
 comment on function care.deliveries_to_cancel is
-    'Messages that need not be sent any more: somebody has answered, or a newer one tells more. None is handed out. Called by care.claim_deliveries and care.run_job.';
+    'Lists messages that need not be sent any more, because somebody has responded or a newer message says more. These are never claimed. Called by care.claim_deliveries and care.run_job.';
 revoke execute on function care.deliveries_to_cancel from public;
 
 create function care.cancel_delivery(delivery_id text, at timestamptz)
@@ -55,7 +55,8 @@ as $$
     )
     select exists (select from cancelled)
 $$;
-comment on function care.cancel_delivery is 'Ends a message that need not be sent any more; whether it did. Called by care.run_job.';
+comment on function care.cancel_delivery is
+    'Cancels a message that need not be sent any more. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.cancel_delivery from public;
 
 create type public.delivery_claim as (
@@ -74,7 +75,7 @@ create type public.delivery_claim as (
     may_have_been_sent boolean,
     created_at timestamptz
 );
-comment on type public.delivery_claim is 'A message to send: by what, where to, and its words.';
+comment on type public.delivery_claim is 'A message to send: its channel, address and text.';
 
 create function care.claim_deliveries(worker text, count integer, lease_seconds double precision, at timestamptz default now())
 returns setof public.delivery_claim
@@ -86,7 +87,7 @@ as $$
 declare
     overtaken bigint[] := array(select id::bigint from care.deliveries_to_cancel(claim_deliveries.at, null) as id);
 begin
-    -- Senders that vanish count as attempts, and an address may be gone by now.
+    -- A lost lease counts as an attempt, and the address may have been removed meanwhile.
     update care.deliveries
     set state = 'dead',
         error_code = lost.code,
@@ -96,8 +97,8 @@ begin
         select
             due.id,
             case when addressed.is_left then 'attempts_exhausted' else 'no_address' end as code,
-            case when addressed.is_left then 'Each sender that took it vanished'
-                else 'The caregiver has no address for this channel any more' end as why
+            case when addressed.is_left then 'The lease of every attempt was lost'
+                else 'The caregiver no longer has an address for this channel' end as why
         from care.deliveries as due
         cross join lateral (
             select exists (
@@ -119,7 +120,7 @@ begin
         update care.deliveries as claimed
         set state = 'leased',
             attempts = claimed.attempts + 1,
-            -- Whoever held it vanished: nobody knows how far it came.
+            -- The lease was lost, so the message may have been sent.
             may_have_been_sent = claimed.may_have_been_sent or claimed.state = 'leased',
             worker = claim_deliveries.worker,
             lease_token = gen_random_uuid(),
@@ -148,7 +149,7 @@ begin
 end
 $$;
 comment on function care.claim_deliveries is
-    'Hands out up to count messages that are due, the most urgent first, and none that need not be sent any more. Definer: the edge function reads no number by itself.';
+    'Claims up to count messages that are due and returns them, most urgent first. Messages that need not be sent any more are left out. Security definer: the edge function may not read phone numbers itself.';
 revoke execute on function care.claim_deliveries from public;
 
 create function care.finish_delivery(
@@ -163,7 +164,7 @@ as $$
 declare
     sent care.deliveries;
 begin
-    -- The judgement behind it is the patient's, and a patient is locked first.
+    -- This may change a judgement, which belongs to the patient, so the patient is locked first.
     perform care.lock_patient_if_any((
         select caregiver_alerts.patient_id
         from care.deliveries
@@ -198,7 +199,7 @@ begin
 end
 $$;
 comment on function care.finish_delivery is
-    'A provider has accepted the message: the judgement behind it says alert_sent. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'Notes that a provider has accepted the message, and sets alert_sent on its judgement. Returns false if the lease is lost. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.finish_delivery from public;
 
 create function care.fail_delivery(
@@ -235,7 +236,7 @@ begin
 end
 $$;
 comment on function care.fail_delivery is
-    'Notes why a message was not accepted: tried again after a wait that doubles, or dead where it is permanent or the attempts are spent. Returns the state. Definer: as care.finish_delivery.';
+    'Notes why a message was not accepted, and returns its state. It is retried with exponential backoff, or dead if the failure is permanent or all attempts are used up. Security definer for the same reason as care.finish_delivery.';
 revoke execute on function care.fail_delivery from public;
 
 create function care.receipt_wait(receipt_count integer)
@@ -249,7 +250,7 @@ as $$
     select (array['2 minutes', '10 minutes', '60 minutes']::interval[])[receipt_wait.receipt_count + 1]
 $$;
 comment on function care.receipt_wait is
-    'How long after a message was accepted its provider is asked for a receipt, once it was asked so often; null: not any more.';
+    'Returns how long after acceptance the provider is asked for the next receipt, if it was asked this many times. Null: it is not asked again.';
 revoke execute on function care.receipt_wait from public;
 
 create function care.due_receipts(at timestamptz)
@@ -266,7 +267,7 @@ as $$
         and deliveries.receipt_count < 3
         and deliveries.finished_at + care.receipt_wait(deliveries.receipt_count) <= due_receipts.at
 $$;
-comment on function care.due_receipts is 'Of how many messages a receipt could be asked for now. Called by care.due_work.';
+comment on function care.due_receipts is 'Returns for how many messages a receipt can be requested now. Called by care.due_work.';
 revoke execute on function care.due_receipts from public;
 
 create type public.receipt_claim as (
@@ -275,7 +276,7 @@ create type public.receipt_claim as (
     channel text,
     provider_message_id text
 );
-comment on type public.receipt_claim is 'A message whose provider is to be asked what became of it.';
+comment on type public.receipt_claim is 'A message whose receipt is to be requested from its provider.';
 
 create function care.claim_receipts(count integer, at timestamptz default now())
 returns setof public.receipt_claim
@@ -302,7 +303,7 @@ as $$
     returning claimed.id, claimed.call_log_id, claimed.channel, claimed.provider_message_id
 $$;
 comment on function care.claim_receipts is
-    'Hands out up to count messages whose provider should be asked now, each once at a time: counted here, so that who vanishes is followed by the next question. Definer: as care.claim_deliveries.';
+    'Claims up to count messages whose receipt is due and returns them. The request is counted here, so that after a crash the next one follows in its turn. Security definer for the same reason as care.claim_deliveries.';
 revoke execute on function care.claim_receipts from public;
 
 create function care.finish_receipt(
@@ -322,7 +323,7 @@ begin
     join public.alert_changes on alert_changes.id = deliveries.change_id
     where deliveries.id = finish_receipt.delivery_id;
     if not found then
-        return null; -- erased since
+        return null; -- erased meanwhile
     end if;
     perform care.lock_patient(change.patient_id);
 
@@ -349,7 +350,7 @@ begin
 end
 $$;
 comment on function care.finish_receipt is
-    'Notes what became of a message that was accepted: delivered, or dead with the code undelivered, so that it is the operator''s, and its judgement says alert_sent no longer where nobody else was told. Returns the state. Definer: as care.claim_deliveries.';
+    'Notes whether an accepted message was delivered, and returns its state. An undelivered one is dead with the code undelivered and thus an operator issue; its judgement loses alert_sent unless another message about it was accepted. Security definer for the same reason as care.claim_deliveries.';
 revoke execute on function care.finish_receipt from public;
 
 create function care.delivery_list(states public.delivery_state[], patient_id uuid, maximum_rows integer)
@@ -395,7 +396,7 @@ as $$
     limit delivery_list.maximum_rows
 $$;
 comment on function care.delivery_list is
-    'Messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
+    'Returns the messages in these states about this patient (null: all), newest first. Called by `retrocare deliveries list`.';
 revoke execute on function care.delivery_list from public;
 grant execute on function care.delivery_list to retrocare_service;
 
@@ -441,6 +442,6 @@ begin
 end
 $$;
 comment on function care.requeue_deliveries is
-    'Queues dead messages again (these, or null for all), with all their attempts; one that may have been sent is looked up first, as ever, and one that was overtaken is cancelled. Called by `retrocare deliveries requeue`.';
+    'Queues dead messages again (these, or null for all) with all their attempts, and returns their ids. As always, one that may have been sent is first looked up at the provider, and one that is no longer needed is cancelled. Called by `retrocare deliveries requeue`.';
 revoke execute on function care.requeue_deliveries from public;
 grant execute on function care.requeue_deliveries to retrocare_service;

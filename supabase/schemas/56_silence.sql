@@ -1,5 +1,6 @@
--- Silence is a sign too: a patient on a schedule of whom nothing could be judged for days, or who answers and is not heard. It raises the
--- same alert as a score, as a warning; when the patient is heard again, that alert closes by itself.
+-- Silence is a sign too: a patient on a schedule has had no call that could be judged for days, or answers calls without usable
+-- speech. It raises the same kind of alert as a score, as a warning. When the patient is heard again, that alert is resolved by a
+-- rule.
 
 create function care.silences(at timestamptz)
 returns table (
@@ -24,7 +25,7 @@ begin atomic
                 from public.call_logs
                 where call_logs.patient_id = patients.id
                     and call_logs.is_heard
-                    and call_logs."timestamp" <= silences.at + interval '1 day' -- a clock that is wrong
+                    and call_logs."timestamp" <= silences.at + interval '1 day' -- allows for a wrong clock
             ) as last_heard_at
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
@@ -59,7 +60,7 @@ begin atomic
     ) as causes;
 end;
 comment on function care.silences is
-    'Who is not heard, and in what way, at this moment: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the reader''s rights.';
+    'Returns who is not heard at this time, and in what way: patients on a schedule without a call that could be judged for silent_after_days, and patients whose last answered calls all lacked usable speech. Runs with the caller''s privileges.';
 revoke execute on function care.silences from public;
 grant execute on function care.silences to authenticated, service_role;
 
@@ -74,9 +75,9 @@ select
     silences.unusable_calls
 from care.silences(now()) as silences;
 comment on view public.silent_patients is 'For caregivers and operators: patients who are not heard, one row per patient and cause.';
-comment on column public.silent_patients.last_heard_at is 'When the last call was that could be judged; null: never.';
-comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given.';
-comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none with usable speech.';
+comment on column public.silent_patients.last_heard_at is 'When the last call that could be judged took place. Null: there was none.';
+comment on column public.silent_patients.silent_days is 'Days since then, or since consent was given if there was none.';
+comment on column public.silent_patients.unusable_calls is 'Answered calls since then, none of them with usable speech.';
 revoke all on public.silent_patients from anon, authenticated, service_role;
 grant select on public.silent_patients to authenticated, service_role;
 
@@ -92,7 +93,8 @@ as $$
     where not exists (
         select from public.caregiver_alerts
         where caregiver_alerts.patient_id = silences.patient_id
-            -- Once an episode; and after it, not again before something was heard, or as many days have passed.
+            -- A silence is noted once per episode. After the episode, it is noted again only if the patient was heard since, or as
+            -- many days have passed again.
             and silences.cause = any (caregiver_alerts.causes)
             and (caregiver_alerts.resolved_at is null
                 or (caregiver_alerts.opened_at > coalesce(silences.last_heard_at, '-infinity')
@@ -102,7 +104,8 @@ as $$
     order by silences.patient_id, silences.cause
     limit silences_to_note.maximum_rows
 $$;
-comment on function care.silences_to_note is 'Silences that nobody has been told of: patient and cause. Called by care.run_job.';
+comment on function care.silences_to_note is
+    'Lists silences of which nobody has been notified, as patient and cause. Called by care.run_job.';
 revoke execute on function care.silences_to_note from public;
 
 create function care.note_silence(silence text, at timestamptz)
@@ -121,7 +124,7 @@ begin
     return true;
 end
 $$;
-comment on function care.note_silence is 'Raises the alert of a new silence; whether it did. Called by care.run_job.';
+comment on function care.note_silence is 'Raises the alert of a new silence. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.note_silence from public;
 
 create function care.do_close_when_heard(causes text[])
@@ -135,7 +138,7 @@ as $$
         where alert_causes.id = any (do_close_when_heard.causes) and not alert_causes.closes_when_heard
     )
 $$;
-comment on function care.do_close_when_heard is 'Whether an alert about nothing else than these is resolved by a rule.';
+comment on function care.do_close_when_heard is 'Returns whether an alert with no other causes than these is resolved by a rule.';
 revoke execute on function care.do_close_when_heard from public;
 
 create function care.silences_to_end(at timestamptz, maximum_rows integer)
@@ -161,7 +164,7 @@ as $$
     order by caregiver_alerts.opened_at
     limit silences_to_end.maximum_rows
 $$;
-comment on function care.silences_to_end is 'Alerts about the silence of patients who are heard again. Called by care.run_job.';
+comment on function care.silences_to_end is 'Lists alerts about the silence of patients who have been heard again. Called by care.run_job.';
 revoke execute on function care.silences_to_end from public;
 
 create function care.end_silence(alert_id text, at timestamptz)
@@ -190,5 +193,5 @@ begin
     return true;
 end
 $$;
-comment on function care.end_silence is 'Closes an alert about a silence that is over; whether it did. Called by care.run_job.';
+comment on function care.end_silence is 'Resolves an alert about a silence that is over. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.end_silence from public;

@@ -1,5 +1,5 @@
--- Caregivers: who looks after a patient is the primary caregiver's to say, or an operator's; how one is told, everybody says
--- for himself.
+-- Caregivers: the primary caregiver, or an operator, decides who cares for a patient. How they are notified, caregivers decide
+-- themselves.
 
 create function care.refuse_wrong_contact(role public.caregiver_role, phone text, webhook_url text, user_id uuid)
 returns void
@@ -11,29 +11,29 @@ begin
     if refuse_wrong_contact.role is null then
         raise exception using
             errcode = 'PT400',
-            message = 'A caregiver has a role',
-            hint = format('One of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
+            message = 'A caregiver needs a role',
+            hint = format('Use one of %s.', array_to_string(enum_range(null::public.caregiver_role), ', '));
     elsif not care.is_phone_number(refuse_wrong_contact.phone) then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no telephone number in international form',
-            hint = 'Such as +4930123456.';
+            message = 'The phone number is not in international format',
+            hint = 'Use a number such as +4930123456.';
     elsif refuse_wrong_contact.webhook_url !~ '^https://[^[:space:]/@]+(/[^[:space:]]*)?$' then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no address that messages can be posted to',
-            hint = 'Over https alone, such as https://example.org/hook; a name and password before an @ are not taken.';
+            message = 'Messages cannot be posted to that webhook URL',
+            hint = 'Use an https URL such as https://example.org/hook, without a name and password.';
     elsif not exists (select from auth.users where users.id = refuse_wrong_contact.user_id)
         and refuse_wrong_contact.user_id is not null
     then
         raise exception using
             errcode = 'PT400',
             message = 'There is no such account',
-            hint = 'Leave it out: the account can be added when the person has one.';
+            hint = 'Leave the account out; it can be added later.';
     end if;
 end
 $$;
-comment on function care.refuse_wrong_contact is 'Raises PT400 for what cannot be a caregiver''s contact.';
+comment on function care.refuse_wrong_contact is 'Raises PT400 if the role, an address or the account is not valid.';
 revoke execute on function care.refuse_wrong_contact from public;
 
 create function care.refuse_unknown_language(language text)
@@ -48,13 +48,14 @@ begin
             errcode = 'PT400',
             message = format('There are no messages in the language %s', left(refuse_unknown_language.language, 20)),
             hint = (
-                select format('There are in: %s.', string_agg(distinct alert_openings.language, ', '))
+                select format('Messages exist in: %s.', string_agg(distinct alert_openings.language, ', '))
                 from care.alert_openings
             );
     end if;
 end
 $$;
-comment on function care.refuse_unknown_language is 'Raises PT400 where no messages are written in it; null is as it is by default.';
+comment on function care.refuse_unknown_language is
+    'Raises PT400 if there are no messages in this language. Null, the default, is accepted.';
 revoke execute on function care.refuse_unknown_language from public;
 
 create function care.refuse_losing_the_last_primary(patient_id uuid)
@@ -78,7 +79,7 @@ begin
 end
 $$;
 comment on function care.refuse_losing_the_last_primary is
-    'Raises PT409 where nobody would be left who may manage caregivers and consent, but for an operator. Called after the change, which it undoes.';
+    'Raises PT409 if, apart from operators, nobody would be left who may manage caregivers and consent. Called after the change, which the error rolls back.';
 revoke execute on function care.refuse_losing_the_last_primary from public;
 
 create function care.add_caregiver(
@@ -108,12 +109,12 @@ begin
 exception when unique_violation then
     raise exception using
         errcode = 'PT409',
-        message = 'That account cares for the patient already',
+        message = 'That account already belongs to a caregiver of the patient',
         hint = 'Change that caregiver instead.';
 end
 $$;
 comment on function care.add_caregiver is
-    'One more caregiver; without a language, English. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Adds a caregiver and returns the new row. The default language is English. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.add_caregiver from public;
 grant execute on function care.add_caregiver to retrocare_service;
 
@@ -148,7 +149,7 @@ begin
     where patient_caregivers.id = change_caregiver.caregiver_id
     returning * into changed;
     if not found then
-        -- It was removed while this waited for its turn.
+        -- It was removed while this call waited for the lock.
         perform care.patient_for_caller(null, 'primary');
     end if;
     perform care.refuse_losing_the_last_primary(changed.patient_id);
@@ -156,12 +157,12 @@ begin
 exception when unique_violation then
     raise exception using
         errcode = 'PT409',
-        message = 'That account cares for the patient already',
+        message = 'That account already belongs to a caregiver of the patient',
         hint = 'Change that caregiver instead.';
 end
 $$;
 comment on function care.change_caregiver is
-    'Writes a caregiver''s row: what is null is unset, but for the language, which stays. Raises PT400, PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Writes all columns of a caregiver and returns the row. Null unsets a value, except that a null language leaves the language unchanged. Raises PT400, PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.change_caregiver from public;
 grant execute on function care.change_caregiver to retrocare_service;
 
@@ -183,7 +184,7 @@ begin
 end
 $$;
 comment on function care.remove_caregiver is
-    'Removes a caregiver, with the messages that wait for him. Raises PT403, PT404, PT409. Definer: nobody writes caregivers directly.';
+    'Removes a caregiver and the queued messages to that caregiver. Raises PT403, PT404, PT409. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.remove_caregiver from public;
 grant execute on function care.remove_caregiver to retrocare_service;
 
@@ -202,8 +203,8 @@ begin
     if not care.is_time_zone(set_my_preferences.timezone) then
         raise exception using
             errcode = 'PT400',
-            message = 'That is no time zone',
-            hint = 'Such as Europe/Berlin; null: the patient''s.';
+            message = 'There is no such time zone',
+            hint = 'Use a name such as Europe/Berlin, or null for the patient''s time zone.';
     end if;
     perform care.refuse_unknown_language(set_my_preferences.language);
     update public.patient_caregivers
@@ -219,13 +220,13 @@ begin
         raise exception using
             errcode = 'PT404',
             message = 'No such patient',
-            hint = 'Preferences are those of a caregiver of the patient.';
+            hint = 'Only caregivers of the patient have preferences.';
     end if;
     return changed;
 end
 $$;
 comment on function care.set_my_preferences is
-    'Writes how the signed-in caregiver is told about a patient; what is null is as the settings say. Raises PT400, PT404. Definer: nobody writes caregivers directly.';
+    'Writes the preferences of the signed-in caregiver for messages about a patient, and returns the row. Null means the default. Raises PT400, PT404. Security definer: callers may not write caregivers directly.';
 revoke execute on function care.set_my_preferences from public;
 
 create function care.caregiver_list(patient_id uuid)
@@ -265,6 +266,6 @@ as $$
     order by patients.created_at, patients.id, patient_caregivers.role desc, patient_caregivers.created_at
 $$;
 comment on function care.caregiver_list is
-    'Who cares for this patient (null: for whom), and whether messages reach them by a channel that is enabled. Called by `retrocare caregiver`.';
+    'Returns the caregivers of this patient (null: of all patients), and whether messages reach them by an enabled channel. Called by `retrocare caregiver`.';
 revoke execute on function care.caregiver_list from public;
 grant execute on function care.caregiver_list to retrocare_service;

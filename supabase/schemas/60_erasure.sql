@@ -1,5 +1,5 @@
--- Erasure: a signal, or a person, is removed in one transaction, wherever it is in the database; what is elsewhere (Storage, the
--- provider) is listed, and deleted by functions/delete-recordings until that is proven.
+-- Erasure: a signal's data, or a person, is removed from the whole database in one transaction. Copies outside the database (Storage,
+-- the provider) are listed, and deleted by functions/delete-recordings until their absence is confirmed.
 
 create table care.tombstones (
     id uuid constraint tombstones_pkey primary key default gen_random_uuid(),
@@ -10,18 +10,18 @@ create table care.tombstones (
 );
 create index tombstones_by_patient on care.tombstones (patient_id);
 alter table care.tombstones enable row level security;
-comment on column care.tombstones.scope is 'The signal that was erased, or person: everything.';
-comment on table care.tombstones is 'Who was erased: exported, and replayed on a backup that was restored. Only ever added to.';
+comment on column care.tombstones.scope is 'The signal that was erased, or person if everything was.';
+comment on table care.tombstones is 'The erasures: exported, and replayed on a restored backup. Append-only.';
 
 create type public.deletion_state as enum (
-    'queued',       -- to be deleted, or to be tried again  -> leased
-    'leased',       -- somebody deletes it                  -> done, queued again
-    'done'          -- gone: end
+    'queued',       -- waits to be deleted, or for a retry      -> leased
+    'leased',       -- being deleted                            -> done, queued again
+    'done'          -- end: deleted
 );
-comment on type public.deletion_state is 'Where a deletion outside of the database stands. There is no giving up.';
+comment on type public.deletion_state is 'The state of a deletion outside the database. It is retried until it succeeds.';
 
 create type public.deletion_kind as enum ('storage_object', 'provider_call');
-comment on type public.deletion_kind is 'What is to be deleted: bucket/path, or provider account/call id.';
+comment on type public.deletion_kind is 'What is to be deleted. Its reference is bucket/path, or provider account/call id.';
 
 create table care.deletions (
     id bigint generated always as identity constraint deletions_pkey primary key,
@@ -46,8 +46,9 @@ create table care.deletions (
 create index deletions_by_patient on care.deletions (patient_id);
 create index deletions_to_do on care.deletions (due_at) where due_at is not null;
 alter table care.deletions enable row level security;
-comment on table care.deletions is 'What is to be deleted outside of the database. It refers to nobody by key: it outlives the person.';
-comment on column care.deletions.due_at is 'Not before this moment, or until then in somebody''s hands; null: it has ended.';
+comment on table care.deletions is 'What is to be deleted outside the database. It has no foreign keys, since it outlives the person.';
+comment on column care.deletions.due_at is
+    'When the deletion can be claimed: run_at while it is queued, leased_until while it is leased. Null: it is done.';
 create index deletions_at_issue on care.deletions (id) where state <> 'done' and error_code is not null;
 
 create function care.storage_path(recording_ref text)
@@ -60,7 +61,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select case when starts_with(recording_ref, 'storage:') then substr(recording_ref, length('storage:') + 1) end
 $$;
-comment on function care.storage_path is 'bucket/path of a recording in Storage; null: it is elsewhere.';
+comment on function care.storage_path is 'Returns bucket/path of a recording in Storage. Null: it is elsewhere.';
 revoke execute on function care.storage_path from public;
 
 create function care.queue_deletion(patient_id uuid, kind public.deletion_kind, reference text)
@@ -73,13 +74,13 @@ as $$
     select queue_deletion.patient_id, queue_deletion.kind, queue_deletion.reference,
         case when is_ours then 'queued' else 'done' end::public.deletion_state, case when not is_ours then now() end
     from (
-        -- At a provider whose key nobody has given us, nobody deletes: the row stands for what is not taken in again.
+        -- Without the provider's API key, nothing can be deleted there. The row then only keeps the call from being stored again.
         select queue_deletion.kind <> 'provider_call' or exists (
             select from care.provider_accounts
             where provider_accounts.id = split_part(queue_deletion.reference, '/', 1) and provider_accounts.secret_name is not null
         )
     ) as place (is_ours)
-    -- It may have come back since it was deleted, or while somebody is at it: it is deleted again.
+    -- The copy may have come back since it was deleted, or while it is being deleted: delete it again.
     on conflict (kind, reference) do update
     set state = excluded.state,
         attempts = 0,
@@ -89,7 +90,8 @@ as $$
         error_code = null,
         finished_at = excluded.finished_at
 $$;
-comment on function care.queue_deletion is 'Has something deleted outside of the database, once more where it was deleted before. A call of a provider whose account names no secret is only noted as erased.';
+comment on function care.queue_deletion is
+    'Queues a deletion outside the database, again if it was done before. A call of a provider account without a secret is only noted as erased.';
 revoke execute on function care.queue_deletion from public;
 
 create function care.queue_deletions(call public.call_logs)
@@ -106,7 +108,7 @@ as $$
         from care.recordings
         where recordings.call_log_id = call.id
         union
-        -- Somebody was copying it, and nobody knows how far that came, nor what kind of file it is.
+        -- A worker may have been copying the recording. Neither its progress nor the file type is known.
         select 'storage_object', 'voice-recordings/' || call.patient_id || '/' || call.id || '.' || kinds.extension
         from care.recordings
         cross join unnest(array['wav', 'ogg', 'flac', 'm4a', 'webm', 'mp3']) as kinds (extension)
@@ -117,7 +119,7 @@ as $$
     where copies.reference is not null
     order by copies.kind, copies.reference
 $$;
-comment on function care.queue_deletions is 'Has the copies of a call''s recording deleted: in Storage and at the provider.';
+comment on function care.queue_deletions is 'Queues the deletion of all copies of a call''s recording, in Storage and at the provider.';
 revoke execute on function care.queue_deletions from public;
 
 create function care.delete_recording(call public.call_logs)
@@ -135,7 +137,7 @@ as $$
     where call_logs.id = call.id;
 $$;
 comment on function care.delete_recording is
-    'Forgets a call''s recording, and has its copies deleted: in Storage and at the provider. The caller holds care.lock_patient.';
+    'Removes a call''s recording, and queues the deletion of its copies in Storage and at the provider. The caller has called care.lock_patient.';
 revoke execute on function care.delete_recording from public;
 
 create function care.delete_orphan(recording_ref text)
@@ -149,7 +151,7 @@ as $$
     where delete_orphan.recording_ref ~ '^storage:[^/]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/'
 $$;
 comment on function care.delete_orphan is
-    'Has a file deleted that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
+    'Queues the deletion of a file that was put into Storage for a patient who was erased meanwhile. Called by care.store_recording.';
 revoke execute on function care.delete_orphan from public;
 
 create function care.erase_recordings(patient_id uuid)
@@ -179,7 +181,7 @@ begin
 end
 $$;
 comment on function care.erase_recordings is
-    'Has all recordings of a patient deleted, and lets none be copied any more; how many. The caller holds care.lock_patient.';
+    'Removes all recordings of a patient, keeps any from being copied, and returns how many there were. The caller has called care.lock_patient.';
 revoke execute on function care.erase_recordings from public;
 
 create function care.erase_signal(patient_id uuid, signal text, reason text)
@@ -193,7 +195,7 @@ declare
     removed jsonb;
 begin
     perform care.lock_patient(erase_signal.patient_id);
-    -- Whoever works on one is told that there is no consent; the others leave with what they measured.
+    -- End unfinished checks with the reason no_consent, so that their workers learn of it. Delete all others, with their measures.
     update care.checks
     set state = 'skipped', reason = 'no_consent', finished_at = clock_timestamp(), quality = '{}', detail = '{}'
     where checks.patient_id = erase_signal.patient_id
@@ -216,7 +218,7 @@ begin
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
         and judgements.explanation is not null;
-    -- Recordings are of all signals: they stay as long as another one may use them.
+    -- Recordings serve all signals. They are kept as long as another signal may use them.
     if not exists (
         select
         from public.consents
@@ -241,7 +243,7 @@ begin
 end
 $$;
 comment on function care.erase_signal is
-    'Removes every trace of a signal, as its erase_function does; how much, by name. Judgements stay, without their words and what they were computed from. Raises RV002.';
+    'Removes all data of a signal, including those that its erase_function removes, and returns the numbers of removed rows by name. Judgements stay, without their explanation and the data from which they were computed. Raises RV002.';
 revoke execute on function care.erase_signal from public;
 
 create function care.erase_patient_signal(patient_id uuid, signal text, reason text)
@@ -258,10 +260,10 @@ begin
         raise exception using
             errcode = 'PT400',
             message = format('There is no signal %L', erase_patient_signal.signal),
-            hint = format('One of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
+            hint = format('Use one of %s.', (select string_agg(signals.id, ', ' order by signals.id) from care.signals));
     end if;
     counts := care.erase_signal(erase_patient_signal.patient_id, erase_patient_signal.signal, erase_patient_signal.reason);
-    -- Or the next call would make it anew.
+    -- Without this, the next call would create the data again.
     update public.consents
     set withdrawn_at = greatest(now(), consents.given_at),
         withdrawn_by = (select auth.uid())
@@ -272,7 +274,7 @@ begin
 end
 $$;
 comment on function care.erase_patient_signal is
-    'Erases what a signal keeps of a patient, and ends the consent to it. Raises PT400, RV002. Definer: nobody else may touch the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
+    'Erases what a signal stores about a patient, and withdraws the consent to it; returns the numbers of removed rows by name. Raises PT400, RV002. Security definer: callers have no privileges on the private schemas. Called by `retrocare tombstones --replay` and care.erase_patient_voice.';
 revoke execute on function care.erase_patient_signal from public;
 
 create function care.erase_patient_voice(patient_id uuid, reason text)
@@ -285,7 +287,7 @@ as $$
     select care.erase_patient_signal(erase_patient_voice.patient_id, 'voice', erase_patient_voice.reason)
 $$;
 comment on function care.erase_patient_voice is
-    'Erases a patient''s voice and ends the consent to it. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
+    'Erases a patient''s voice data and withdraws the consent to them; returns the numbers of removed rows by name. Raises RV002. Security definer for the same reason as care.erase_patient_signal. Called by `retrocare patient erase` and public.erase_patient_voice.';
 revoke execute on function care.erase_patient_voice from public;
 grant execute on function care.erase_patient_voice to retrocare_service;
 
@@ -313,7 +315,7 @@ begin
     return counts;
 end
 $$;
-comment on function care.erase_signals is 'Erases all signals of a patient; how much, by name. Raises RV002.';
+comment on function care.erase_signals is 'Erases all signals of a patient and returns the numbers of removed rows by name. Raises RV002.';
 revoke execute on function care.erase_signals from public;
 
 create function care.erase_patient(patient_id uuid, reason text)
@@ -326,7 +328,8 @@ as $$
 declare
     counts jsonb;
 begin
-    -- At once as strongly as the deletion needs it: whoever refers to the patient meanwhile waits, and is not waited for.
+    -- Take the lock that the deletion needs right away. Transactions that refer to the patient then wait, and no lock upgrade can
+    -- deadlock.
     perform from public.patients where patients.id = erase_patient.patient_id for update;
     counts := care.erase_signals(erase_patient.patient_id, erase_patient.reason);
     insert into care.tombstones (patient_id, scope, reason) values (erase_patient.patient_id, 'person', erase_patient.reason);
@@ -336,11 +339,12 @@ begin
 end
 $$;
 comment on function care.erase_patient is
-    'Erases a person: the voice, the calls, the judgements, the alerts, everything but the audit. Raises RV002. Definer: as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
+    'Erases a person: the voice data, calls, judgements, alerts and everything else except the audit log. Returns the numbers of removed rows by name. Raises RV002. Security definer for the same reason as care.erase_patient_signal. Called by `retrocare patient erase --person` and public.erase_patient.';
 revoke execute on function care.erase_patient from public;
 grant execute on function care.erase_patient to retrocare_service;
 
--- A row may also be deleted by its table: by service_role, or in the SQL editor. Nothing is forgotten by that way either.
+-- Rows can also be deleted directly, by service_role or in the SQL editor. The triggers below make sure that nothing is left behind
+-- then either.
 
 create function care.on_patient_deleted()
 returns trigger
@@ -352,7 +356,7 @@ as $$
 declare
     forgotten_count bigint;
 begin
-    -- Nor do reports that waited for this number go to somebody else who has it.
+    -- Reports that waited for this patient's number must not go to another patient who gets it.
     with forgotten as (
         delete from care.unmatched_calls
         using care.provider_accounts
@@ -374,7 +378,7 @@ begin
 end
 $$;
 comment on function care.on_patient_deleted is
-    'Trigger: whoever deletes a patient''s row erases the person. Definer: whoever deletes it may not touch the private schemas.';
+    'Trigger: erases the person when a patient''s row is deleted. Security definer: roles that delete the row have no privileges on the private schemas.';
 revoke execute on function care.on_patient_deleted from public;
 
 create function care.on_call_deleted()
@@ -391,7 +395,8 @@ begin
     return old;
 end
 $$;
-comment on function care.on_call_deleted is 'Trigger: a call''s copies are deleted with its row. Definer: as care.on_patient_deleted.';
+comment on function care.on_call_deleted is
+    'Trigger: queues the deletion of a call''s copies when its row is deleted. Security definer for the same reason as care.on_patient_deleted.';
 revoke execute on function care.on_call_deleted from public;
 
 create function care.erasure_preview(patient_id uuid)
@@ -410,7 +415,7 @@ begin
         join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
         join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
         join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        -- A row that only joins others says nothing to whoever is asked.
+        -- Tables without an id only join others, so their counts would mean nothing to the reader.
         where exists (
             select from pg_catalog.pg_attribute as id
             where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
@@ -432,7 +437,7 @@ begin
 end
 $$;
 comment on function care.erasure_preview is
-    'What erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask.';
+    'Returns what erasing all signals of a patient would remove, by name. Called before `retrocare patient erase` and `consent --withdraw` ask for confirmation.';
 revoke execute on function care.erasure_preview from public;
 grant execute on function care.erasure_preview to retrocare_service;
 
@@ -446,7 +451,7 @@ as $$
     select * from care.tombstones order by erased_at, id
 $$;
 comment on function care.tombstone_list is
-    'Who was erased, to be kept apart from the backups. Definer: the service touches no table. Called by `retrocare tombstones`.';
+    'Returns the list of erasures, which must be kept apart from backups. Security definer: the service has no privileges on tables. Called by `retrocare tombstones`.';
 revoke execute on function care.tombstone_list from public;
 grant execute on function care.tombstone_list to retrocare_service;
 
@@ -459,12 +464,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if exists (select from care.tombstones where tombstones.id = replay_tombstone.id) then
-        return false; -- this database is younger than the erasure
+        return false; -- this database already contains the erasure
     end if;
     if exists (select from public.patients where patients.id = replay_tombstone.patient_id) then
         if replay_tombstone.scope = 'person' then
             perform care.erase_patient(replay_tombstone.patient_id, replay_tombstone.reason);
-        -- A signal that this database does not know has nothing in it.
+        -- A signal that is unknown in this database has no data in it.
         elsif exists (select from care.signals where signals.id = replay_tombstone.scope) then
             perform care.erase_patient_signal(replay_tombstone.patient_id, replay_tombstone.scope, replay_tombstone.reason);
         end if;
@@ -479,6 +484,6 @@ begin
 end
 $$;
 comment on function care.replay_tombstone is
-    'Erases again what a restored backup brought back; false where it was erased here. Definer: as care.erase_patient. Called by `retrocare tombstones --replay`.';
+    'Repeats an erasure on a restored backup. Returns false if this database already contains it. Security definer for the same reason as care.erase_patient. Called by `retrocare tombstones --replay`.';
 revoke execute on function care.replay_tombstone from public;
 grant execute on function care.replay_tombstone to retrocare_service;

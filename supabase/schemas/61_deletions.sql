@@ -1,4 +1,4 @@
--- Deletions: how what lies outside of the database, in Storage and at the provider, is deleted.
+-- Deletions: how copies outside the database, in Storage and at the provider, are deleted.
 
 create type public.deletion_claim as (
     deletion_id bigint,
@@ -33,7 +33,8 @@ as $$
     where claimed.id = ready.id
     returning claimed.id, claimed.kind, claimed.reference, claimed.attempts, claimed.lease_token
 $$;
-comment on function care.claim_deletions is 'Hands out up to count deletions that are due. Definer: the edge function may not touch the private schemas.';
+comment on function care.claim_deletions is
+    'Claims up to count deletions that are due and returns them. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.claim_deletions from public;
 
 create function care.finish_deletion(deletion_id bigint, lease_token uuid, at timestamptz default now())
@@ -57,7 +58,7 @@ as $$
     select count(*) > 0 from noted
 $$;
 comment on function care.finish_deletion is
-    'It is gone, and was seen to be gone. False: the lease is lost. Definer: the edge function may not touch the private schemas.';
+    'Notes that the copy is deleted and its absence was confirmed. Returns false if the lease is lost. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.finish_deletion from public;
 
 create function care.fail_deletion(deletion_id bigint, lease_token uuid, code text, at timestamptz default now())
@@ -78,5 +79,5 @@ as $$
         and deletions.state = 'leased'
 $$;
 comment on function care.fail_deletion is
-    'It is not gone: tried again after a wait that doubles, for ever. Definer: the edge function may not touch the private schemas.';
+    'Notes that the copy could not be deleted. It is retried with exponential backoff until it succeeds. Security definer: the edge function has no privileges on the private schemas.';
 revoke execute on function care.fail_deletion from public;

@@ -1,4 +1,4 @@
--- Retention: for how long what is kept.
+-- Retention: how long data are kept.
 
 create table care.retention_policies (
     subject text constraint retention_policies_pkey primary key,
@@ -9,7 +9,7 @@ alter table care.retention_policies enable row level security;
 insert into care.retention_policies values
     ('recordings', 90), ('voiceprints', 730), ('unmatched_calls', 30), ('errors', 90), ('deliveries', 365), ('idempotency_keys', 1);
 comment on table care.retention_policies is
-    'For how long what is kept, in days; a row that is removed: for ever. Voiceprints of which the current baseline is made stay as long as it does.';
+    'For how many days data are kept. Without a row, they are kept for ever. Voiceprints in a current baseline are kept as long as it is.';
 
 create function care.kept_since(subject text, at timestamptz)
 returns timestamptz
@@ -21,7 +21,8 @@ as $$
     from care.retention_policies
     where retention_policies.subject = kept_since.subject
 $$;
-comment on function care.kept_since is 'What came before this moment is kept no longer; null: it is kept for ever. Called by the jobs that delete.';
+comment on function care.kept_since is
+    'Returns the time before which data are no longer kept. Null: they are kept for ever. Called by the jobs that delete.';
 revoke execute on function care.kept_since from public;
 
 create function care.old_recordings(at timestamptz, maximum_rows integer)
@@ -32,14 +33,14 @@ set search_path = pg_catalog, pg_temp
 as $$
     select call_logs.id::text
     from public.call_logs
-    -- Since it came here: an archive that is imported is not gone at once.
+    -- Counted from when the row was created, so that an imported archive is not deleted at once.
     where call_logs.created_at < care.kept_since('recordings', old_recordings.at)
         and (call_logs.recording_ref is not null
-            -- Copied, and never given to the call: nobody has decided about its ended reason.
+            -- It was copied but never attached to the call, because no row matches the call's ended reason.
             or exists (
                 select from care.recordings
                 where recordings.call_log_id = call_logs.id
-                    -- Or perhaps copied, by somebody who vanished.
+                    -- Or a worker that crashed may have copied it.
                     and (recordings.recording_ref is not null or (recordings.state in ('expired', 'refused') and recordings.attempts > 0))
             ))
         and not exists (
@@ -47,13 +48,13 @@ as $$
             where checks.call_log_id = call_logs.id
                 and checks.state in ('queued', 'leased')
                 and not checks.is_backfill
-                -- What nobody works on does not keep it for ever: twice as long at the most.
+                -- A check that nobody processes keeps its recording for at most twice as long.
                 and call_logs.created_at > 2 * (care.kept_since('recordings', old_recordings.at) - old_recordings.at) + old_recordings.at
         )
     order by call_logs.created_at
     limit old_recordings.maximum_rows
 $$;
-comment on function care.old_recordings is 'Calls whose recording is kept no longer, judged or not. Called by care.run_job.';
+comment on function care.old_recordings is 'Lists calls whose recording has passed its retention, judged or not. Called by care.run_job.';
 revoke execute on function care.old_recordings from public;
 
 create function care.delete_old_recording(call_log_id text, at timestamptz)
@@ -74,7 +75,8 @@ begin
     return true;
 end
 $$;
-comment on function care.delete_old_recording is 'Forgets a recording, and has its copies deleted; whether it did. Called by care.run_job.';
+comment on function care.delete_old_recording is
+    'Removes such a recording and queues the deletion of its copies. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_recording from public;
 
 create function care.old_unmatched_calls(at timestamptz, maximum_rows integer)
@@ -89,7 +91,7 @@ as $$
     order by unmatched_calls.received_at
     limit old_unmatched_calls.maximum_rows
 $$;
-comment on function care.old_unmatched_calls is 'Reports of nobody known that are kept no longer. Called by care.run_job.';
+comment on function care.old_unmatched_calls is 'Lists unmatched call reports that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_unmatched_calls from public;
 
 create function care.delete_old_unmatched_call(reference text, at timestamptz)
@@ -104,13 +106,13 @@ begin
         select old_call.provider_account, old_call.provider_call_id
         from care.unmatched_calls as old_call
         where old_call.provider_account || '/' || old_call.provider_call_id = delete_old_unmatched_call.reference
-        for update skip locked -- whoever erases a person, or takes the call in, has it
+        for update skip locked -- a locked row is being erased or matched
     ) as found_call
     where unmatched_calls.provider_account = found_call.provider_account and unmatched_calls.provider_call_id = found_call.provider_call_id;
     return found;
 end
 $$;
-comment on function care.delete_old_unmatched_call is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_unmatched_call is 'Deletes such a report. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_unmatched_call from public;
 
 create function care.old_errors(at timestamptz, maximum_rows integer)
@@ -125,7 +127,7 @@ as $$
     order by check_errors.occurred_at
     limit old_errors.maximum_rows
 $$;
-comment on function care.old_errors is 'Failures of checks that are kept no longer. Called by care.run_job.';
+comment on function care.old_errors is 'Lists errors of checks that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_errors from public;
 
 create function care.delete_old_error(error_id text, at timestamptz)
@@ -147,7 +149,7 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_error is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_error is 'Deletes such an error. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_error from public;
 
 create function care.old_deliveries(at timestamptz, maximum_rows integer)
@@ -162,7 +164,7 @@ as $$
     order by deliveries.finished_at
     limit old_deliveries.maximum_rows
 $$;
-comment on function care.old_deliveries is 'Messages that are kept no longer. Called by care.run_job.';
+comment on function care.old_deliveries is 'Lists messages that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_deliveries from public;
 
 create function care.delete_old_delivery(delivery_id text, at timestamptz)
@@ -184,7 +186,7 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_delivery is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_delivery is 'Deletes such a message. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_delivery from public;
 
 create function care.old_idempotency_keys(at timestamptz, maximum_rows integer)
@@ -199,7 +201,7 @@ as $$
     order by idempotency_keys.created_at
     limit old_idempotency_keys.maximum_rows
 $$;
-comment on function care.old_idempotency_keys is 'Idempotency keys that are kept no longer. Called by care.run_job.';
+comment on function care.old_idempotency_keys is 'Lists idempotency keys that have passed their retention. Called by care.run_job.';
 revoke execute on function care.old_idempotency_keys from public;
 
 create function care.delete_old_idempotency_key(reference text, at timestamptz)
@@ -226,5 +228,5 @@ begin
     return found;
 end
 $$;
-comment on function care.delete_old_idempotency_key is 'Deletes one of them; whether it did. Called by care.run_job.';
+comment on function care.delete_old_idempotency_key is 'Deletes such a key. Returns whether it did. Called by care.run_job.';
 revoke execute on function care.delete_old_idempotency_key from public;

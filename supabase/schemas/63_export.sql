@@ -1,4 +1,4 @@
--- Export: everything that is kept of a person, without the vectors.
+-- Export: everything that is stored about a person, except vectors.
 
 create table care.unexported_columns (
     name text constraint unexported_columns_pkey primary key,
@@ -6,14 +6,15 @@ create table care.unexported_columns (
 );
 alter table care.unexported_columns enable row level security;
 insert into care.unexported_columns (name, reason) values
-    ('recording_ref', 'the address of a recording is a key to it'),
-    ('recording_source_url', 'the address of a recording is a key to it'),
-    ('lease_token', 'fences workers off each other'),
-    ('idempotency_key', 'what a caller sent'),
-    ('key', 'what a caller sent'),
+    ('recording_ref', 'the location of a recording grants access to it'),
+    ('recording_source_url', 'the URL of a recording grants access to it'),
+    ('lease_token', 'keeps workers with an expired lease from writing'),
+    ('idempotency_key', 'sent by a caller'),
+    ('key', 'sent by a caller'),
     ('caller', 'the name of an API key'),
-    ('request_sha256', 'of what a caller sent');
-comment on table care.unexported_columns is 'Columns of any table that are in no export, and why. Vectors never are: they are of use to nobody but the scoring functions.';
+    ('request_sha256', 'hash of what a caller sent');
+comment on table care.unexported_columns is
+    'Columns of any table that are left out of exports, and why. Vectors are always left out: they are of use only to the scoring functions.';
 
 create function care.export_patient(patient_id uuid)
 returns jsonb
@@ -57,6 +58,6 @@ begin
 end
 $$;
 comment on function care.export_patient is
-    'Everything that is kept of a patient, table by table, of every signal, without the vectors. Noted in the audit. Raises PT403, PT404, RV002. Definer: no reader reaches all of it.';
+    'Returns everything that is stored about a patient, of every signal and by table, without the vectors, and notes it in the audit log. Raises PT403, PT404, RV002. Security definer: no caller may read all of it.';
 revoke execute on function care.export_patient from public;
 grant execute on function care.export_patient to retrocare_service;

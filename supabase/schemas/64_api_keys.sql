@@ -1,10 +1,10 @@
--- API keys: which machines may call the service, and for what. A key is shown once, when it is made; here is only its hash.
+-- API keys: which programs may call the service, and for what. A key is shown once, when it is created; only its hash is stored here.
 
 create type care.api_scope as enum (
-    'embed',    -- recordings into vectors, vectors compared
-    'check',    -- recordings judged and enrolled, the worker woken
-    'read',     -- scores
-    'admin'     -- metrics, and everything above
+    'embed',    -- encode recordings, compare vectors
+    'check',    -- judge and enrol recordings, wake the worker
+    'read',     -- read scores
+    'admin'     -- read metrics, and everything above
 );
 comment on type care.api_scope is 'What a key allows.';
 
@@ -26,9 +26,9 @@ create table care.api_keys (
 create unique index a_name_stands_for_one_key_of_an_organisation on care.api_keys (organisation_id, name) where revoked_at is null;
 create index api_keys_by_organisation on care.api_keys (organisation_id);
 alter table care.api_keys enable row level security;
-comment on table care.api_keys is 'The callers of the service; a key that is revoked is refused from the next request on.';
-comment on column care.api_keys.key_sha256 is 'Of a random key of 256 bits, which needs no salt: it cannot be guessed.';
-comment on column care.api_keys.last_used_at is 'To the minute.';
+comment on table care.api_keys is 'The callers of the service. A revoked key is refused from the next request on.';
+comment on column care.api_keys.key_sha256 is 'Hash of a random key of 256 bits. Such a key cannot be guessed, so the hash needs no salt.';
+comment on column care.api_keys.last_used_at is 'Rounded down to the minute.';
 
 create type care.api_key as (
     id bigint,
@@ -39,7 +39,7 @@ create type care.api_key as (
     last_used_at timestamptz,
     organisation_id uuid
 );
-comment on type care.api_key is 'A key as it is shown: without its hash.';
+comment on type care.api_key is 'An API key as it is shown, without its hash.';
 
 create function care.add_api_key(
     name text, scopes care.api_scope[], key_sha256 bytea, organisation_id uuid default care.default_organisation()
@@ -61,7 +61,8 @@ begin
     )::care.api_key;
 end
 $$;
-comment on function care.add_api_key is 'A new key. Definer: the service touches no table. Called by `retrocare key add`.';
+comment on function care.add_api_key is
+    'Adds an API key and returns it without its hash. Security definer: the service has no privileges on tables. Called by `retrocare key add`.';
 revoke execute on function care.add_api_key from public;
 grant execute on function care.add_api_key to retrocare_service;
 
@@ -82,7 +83,7 @@ begin
 end
 $$;
 comment on function care.revoke_api_key is
-    'Refuses a key from now on; false: no key of the organisation that stands has that name. Definer: the service touches no table. Called by `retrocare key revoke`.';
+    'Revokes an API key. Returns false if the organisation has no valid key of that name. Security definer: the service has no privileges on tables. Called by `retrocare key revoke`.';
 revoke execute on function care.revoke_api_key from public;
 grant execute on function care.revoke_api_key to retrocare_service;
 
@@ -99,7 +100,8 @@ as $$
     from care.api_keys
     order by api_keys.id
 $$;
-comment on function care.api_key_list is 'All keys, revoked ones too. Definer: the service touches no table. Called by `retrocare key list`, and by the service at start.';
+comment on function care.api_key_list is
+    'Returns all API keys, including revoked ones. Security definer: the service has no privileges on tables. Called by `retrocare key list`, and by the service at start.';
 revoke execute on function care.api_key_list from public;
 grant execute on function care.api_key_list to retrocare_service;
 
@@ -123,7 +125,7 @@ begin
         update care.api_keys
         set last_used_at = date_trunc('minute', now())
         where api_keys.id = used.id;
-        -- Once an hour is enough to say that a key is in use, and by far not every request.
+        -- One audit entry per hour is enough to show that a key is in use; one per request would be too many.
         if coalesce(used.last_used_at, '-infinity') < date_trunc('hour', now()) then
             perform care.note_audit('key_used', 'care.api_keys ' || used.id);
         end if;
@@ -133,6 +135,6 @@ begin
 end
 $$;
 comment on function care.use_api_key is
-    'Whose key this is, of which organisation, and whether it allows that; no row: nobody''s, or revoked. Its use is noted once an hour. Definer: the service touches no table. Called with every request.';
+    'Returns the name and organisation of the API key with this hash, and whether it allows this scope; no row if there is no such key or it is revoked. Its use is noted in the audit log at most once an hour. Security definer: the service has no privileges on tables. Called with every request.';
 revoke execute on function care.use_api_key from public;
 grant execute on function care.use_api_key to retrocare_service;

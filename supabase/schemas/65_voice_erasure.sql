@@ -1,4 +1,4 @@
--- Erasure of voices: what goes with a patient, with a call, and with time.
+-- Voice erasure: voice data that are removed with a patient, with a call, or after their retention.
 
 create function voice.erase_traces(patient_id uuid)
 returns jsonb
@@ -17,7 +17,7 @@ begin
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the voiceprints and baselines of a patient; how many, by name. The caller holds care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings and baselines of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -31,7 +31,7 @@ begin
     if care.lock_patient_or_refuse(old.patient_id) then
         perform voice.remove_samples(
             old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
-        -- Versions that were made of it are of it for ever.
+        -- A baseline version that was built from this call cannot be separated from it, so it is deleted.
         delete from voice.baselines
         where baselines.patient_id = old.patient_id
             and exists (
@@ -45,7 +45,7 @@ begin
 end
 $$;
 comment on function voice.on_call_deleted is
-    'Trigger: the voice of a deleted call leaves the baselines. Definer: whoever deletes a call may not touch the private schemas.';
+    'Trigger: removes the samples of a deleted call from baselines. Security definer: roles that delete calls have no privileges on the private schemas.';
 revoke execute on function voice.on_call_deleted from public;
 
 create function voice.old_voiceprints(at timestamptz, maximum_rows integer)
@@ -66,7 +66,8 @@ as $$
     order by embeddings.created_at
     limit old_voiceprints.maximum_rows
 $$;
-comment on function voice.old_voiceprints is 'Voiceprints that are kept no longer, and of which no current baseline is made. Called by care.run_job.';
+comment on function voice.old_voiceprints is
+    'Lists embeddings that have passed their retention and are in no current baseline. Called by care.run_job.';
 revoke execute on function voice.old_voiceprints from public;
 
 create function voice.delete_old_voiceprint(embedding_id text, at timestamptz)
@@ -90,7 +91,8 @@ begin
     return found;
 end
 $$;
-comment on function voice.delete_old_voiceprint is 'Deletes a voiceprint, unless it has become a sample meanwhile; whether it did. Called by care.run_job.';
+comment on function voice.delete_old_voiceprint is
+    'Deletes such an embedding unless it has become a sample meanwhile. Returns whether it did. Called by care.run_job.';
 revoke execute on function voice.delete_old_voiceprint from public;
 
 create function voice.old_baselines(at timestamptz, maximum_rows integer)
@@ -105,7 +107,7 @@ as $$
     order by baselines.superseded_at
     limit old_baselines.maximum_rows
 $$;
-comment on function voice.old_baselines is 'Superseded versions that are kept no longer. Called by care.run_job.';
+comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention. Called by care.run_job.';
 revoke execute on function voice.old_baselines from public;
 
 create function voice.delete_old_baseline(baseline_id text, at timestamptz)
@@ -122,5 +124,5 @@ begin
     return found;
 end
 $$;
-comment on function voice.delete_old_baseline is 'Deletes a superseded version; whether it did. Called by care.run_job.';
+comment on function voice.delete_old_baseline is 'Deletes a superseded baseline version. Returns whether it did. Called by care.run_job.';
 revoke execute on function voice.delete_old_baseline from public;

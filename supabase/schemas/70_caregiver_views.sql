@@ -1,15 +1,16 @@
--- What a caregiver looks at: how each patient is, and each patient's calls in time. All of it with the reader's own rights: a view over a
--- private schema shows the columns that are granted there, never a vector. The order is the reader's (`order by called_at desc limit
--- 100`), and the indexes serve it.
+-- Views for caregivers: the state of each patient, and each patient's calls over time. All views run with the caller's privileges: on
+-- a table in a private schema, a view shows the columns that are granted there, never a vector. Sort in the query (`order by
+-- called_at desc limit 100`); the indexes support it.
 
 create type public.patient_state as enum (
-    'as_usual',             -- nothing of the below
-    'changed',              -- a judgement was above low, and nobody has said why
+    'as_usual',             -- none of the following
+    'changed',              -- a judgement was above low and has not been explained
     'not_assessable',       -- the last answered call could not be judged
-    'collecting_baseline',  -- too few samples to rely on: scores count, marked
+    'collecting_baseline',  -- too few samples to rely on: scores count, but are marked as provisional
     'no_recent_call'        -- no answered call for too long
 );
-comment on type public.patient_state is 'How a patient is, as far as is known; caregiver_patients.state says which comes first.';
+comment on type public.patient_state is
+    'The state of a patient, as far as it is known. caregiver_patients.state gives the order of precedence.';
 
 create view public.caregiver_patients
 with (security_invoker = true)
@@ -102,23 +103,29 @@ cross join lateral (
         and recent.occurred_at > now() - interval '60 days'
 ) as scores
 where me.user_id = (select auth.uid());
-comment on view public.caregiver_patients is 'For caregivers: the overview, one row per patient of whoever reads.';
-comment on column public.caregiver_patients.known_as is 'What the reader calls the patient (patient_caregivers.patient_known_as), else the name.';
-comment on column public.caregiver_patients.role is 'What the reader may do for this patient.';
+comment on view public.caregiver_patients is 'For caregivers: the overview, one row for each patient of the signed-in caregiver.';
+comment on column public.caregiver_patients.known_as is
+    'The caregiver''s own name for the patient (patient_caregivers.patient_known_as), or else the patient''s name.';
+comment on column public.caregiver_patients.role is 'What the caregiver may do for this patient.';
 comment on column public.caregiver_patients.state is
-    'The first that holds of: changed (an unresolved alert behind which a judgement is, or a last score above low with no alert resolved since), no_recent_call (no answered call for silent_after_days, else care.organisation_settings.recent_call_days; a new patient has as long), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call), as_usual.';
+    'The first of these that applies: changed (an unresolved alert with a judgement behind it, or a last score above low and no alert resolved since), no_recent_call (no answered call for silent_after_days, or else care.organisation_settings.recent_call_days; for a new patient, counted from the day of creation), collecting_baseline (no baseline yet, or a provisional one), not_assessable (the last answered call could not be judged), as_usual.';
 comment on column public.caregiver_patients.last_call_at is 'When the last call began, answered or not.';
-comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different; null: no call was scored.';
-comment on column public.caregiver_patients.last_scored_at is 'When the call of that score began.';
-comment on column public.caregiver_patients.severity is 'Of the last score.';
-comment on column public.caregiver_patients.mean_score_7_days is 'Of the calls of the last 7 days (7 x 24 hours), by the active encoder; null: none.';
-comment on column public.caregiver_patients.mean_score_30_days is 'Of the calls of the last 30 days, by the active encoder; null: none.';
+comment on column public.caregiver_patients.last_score is '0 = as usual, 1 = completely different. Null: no call was scored.';
+comment on column public.caregiver_patients.last_scored_at is 'When the call with that score began.';
+comment on column public.caregiver_patients.severity is 'The severity of the last score.';
+comment on column public.caregiver_patients.mean_score_7_days is
+    'Mean score of the calls of the last 7 days (7 x 24 hours), by the active encoder. Null: there were none.';
+comment on column public.caregiver_patients.mean_score_30_days is
+    'Mean score of the calls of the last 30 days, by the active encoder. Null: there were none.';
 comment on column public.caregiver_patients.trend_7_days is
-    'mean_score_7_days less the mean of the 7 days before: above 0, the voice moves away from its baseline. Null where either has no score.';
-comment on column public.caregiver_patients.trend_30_days is 'mean_score_30_days less the mean of the 30 days before. Null where either has no score.';
-comment on column public.caregiver_patients.baseline_samples is 'Calls that the current baseline is the mean of, by the active encoder; 0: there is none.';
-comment on column public.caregiver_patients.baseline_is_provisional is 'Too few samples, or none: scores count, marked.';
-comment on column public.caregiver_patients.alert_id is 'The unresolved alert, at most one; null: none.';
+    'mean_score_7_days less the mean of the 7 days before. Above 0, the voice moves away from its baseline. Null if either has no score.';
+comment on column public.caregiver_patients.trend_30_days is
+    'mean_score_30_days less the mean of the 30 days before. Null if either has no score.';
+comment on column public.caregiver_patients.baseline_samples is
+    'The number of samples in the current baseline under the active encoder. 0: there is no baseline.';
+comment on column public.caregiver_patients.baseline_is_provisional is
+    'Whether there are too few samples, or none. Scores then count, but are marked as provisional.';
+comment on column public.caregiver_patients.alert_id is 'The unresolved alert, of which there is at most one. Null: none.';
 revoke all on public.caregiver_patients from anon, authenticated, service_role;
 grant select on public.caregiver_patients to authenticated;
 
@@ -174,22 +181,25 @@ left join lateral (
     limit 1
 ) as newest_check on true;
 comment on view public.voice_timeline is
-    'For caregivers: the calls of a patient in time, one row per call, judged or not. Ask for one patient_id, ordered by called_at.';
+    'For caregivers: a patient''s calls over time, one row per call, judged or not. Filter by one patient_id and order by called_at.';
 comment on column public.voice_timeline.called_at is 'When the call began.';
-comment on column public.voice_timeline.local_time is 'The same moment on the patient''s clock.';
-comment on column public.voice_timeline.days_since_previous is 'Since the patient''s call before began, in days with their fraction: a gap; null: the first call.';
-comment on column public.voice_timeline.score is '0 = as usual, 1 = completely different; null: not scored, outcome and reason say why. By the encoder that judged last.';
-comment on column public.voice_timeline.similarity is 'Cosine similarity of voice and baseline, -1 .. 1.';
-comment on column public.voice_timeline.snr_db is 'Speech against the noise floor; null: not known.';
-comment on column public.voice_timeline.quality is 'What else was measured of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
+comment on column public.voice_timeline.local_time is 'The same time in the patient''s time zone.';
+comment on column public.voice_timeline.days_since_previous is
+    'Days, with their fraction, since the patient''s previous call began. Null: the first call.';
+comment on column public.voice_timeline.score is
+    '0 = as usual, 1 = completely different. Null: not scored; outcome and reason say why. The score is that of the encoder that judged the call last.';
+comment on column public.voice_timeline.similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
+comment on column public.voice_timeline.quality is
+    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
 comment on column public.voice_timeline.usual_from is
-    'Where the scores begin that are usual for this patient: spread_mean less two spread_deviations, not below 0, of the baseline version that judged the call. Where that was provisional, or is gone: 0.';
+    'Lower end of the scores that are usual for this patient: spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is
-    'Where they end: spread_mean and two spread_deviations; where the baseline was provisional, or is gone, medium_above of the policy of that moment. Severity follows the policy, never this band.';
-comment on column public.voice_timeline.is_provisional is 'The baseline that judged it had too few samples.';
-comment on column public.voice_timeline.outcome is 'How the call''s check stands or ended; null: none was asked for.';
-comment on column public.voice_timeline.reason is 'Why it ended so.';
-comment on column public.voice_timeline.notes is 'What caregivers wrote: voice_anomaly_logs.notes of log_id.';
+    'Upper end of the usual scores: spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
+comment on column public.voice_timeline.is_provisional is 'Whether the baseline that judged the call had too few samples.';
+comment on column public.voice_timeline.outcome is 'The state or end of the call''s check. Null: none was requested.';
+comment on column public.voice_timeline.reason is 'Why the check ended so.';
+comment on column public.voice_timeline.notes is 'The caregivers'' notes: voice_anomaly_logs.notes of log_id.';
 revoke all on public.voice_timeline from anon, authenticated, service_role;
 grant select on public.voice_timeline to authenticated, service_role;
 
@@ -219,8 +229,8 @@ left join public.patient_caregivers as me
     on me.patient_id = logs.patient_id and me.user_id = (select auth.uid())
 where logs."timestamp" > now() - interval '30 days';
 comment on view public.recent_anomaly_logs is
-    'For caregivers: the scored calls of the last 30 days of all their patients, columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
-comment on column public.recent_anomaly_logs.known_as is 'What the reader calls the patient, else the name.';
+    'For caregivers: the scored calls of the last 30 days of all their patients, with columns as in voice_anomaly_logs. Newest first: `order by timestamp desc`.';
+comment on column public.recent_anomaly_logs.known_as is 'The caregiver''s own name for the patient, or else the patient''s name.';
 comment on column public.recent_anomaly_logs."timestamp" is 'When the call began.';
 revoke all on public.recent_anomaly_logs from anon, authenticated, service_role;
 grant select on public.recent_anomaly_logs to authenticated, service_role;

@@ -1,4 +1,4 @@
--- What has happened lately: alerts with their history, and the tables that live updates listen to.
+-- Recent events: alerts with their history, and the tables published for live updates.
 
 create view public.alert_history
 with (security_invoker = true)
@@ -56,16 +56,18 @@ cross join lateral (
 ) as history;
 comment on view public.alert_history is
     'For caregivers: inbox and history, one row per alert. Unresolved first: `order by resolved_at desc nulls first, level desc, opened_at desc`.';
-comment on column public.alert_history.known_as is 'What the reader calls the patient, else the name.';
-comment on column public.alert_history.cause is 'The last sign that somebody was told of; causes has every kind.';
-comment on column public.alert_history.anomaly_score is 'The worst of the episode, 0 .. 1, of judgement_id and call_log_id. Null: nothing was judged.';
-comment on column public.alert_history.opening_cause is 'The first sign.';
-comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign; null: it was no score.';
+comment on column public.alert_history.known_as is 'The caregiver''s own name for the patient, or else the patient''s name.';
+comment on column public.alert_history.cause is 'The cause of the last sign of which caregivers were notified; causes has all of them.';
+comment on column public.alert_history.anomaly_score is
+    'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
+comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
-comment on column public.alert_history.acknowledged_by is 'The caregiver''s name; null: nobody, or no caregiver any more.';
-comment on column public.alert_history.resolved_by is 'The caregiver''s name; null: nobody, a rule, or no caregiver any more.';
-comment on column public.alert_history.change_count is 'Rows of alert_changes, where each change can be read.';
-comment on column public.alert_history.last_changed_by is 'The caregiver''s name; null: a rule did it, or an operator.';
+comment on column public.alert_history.acknowledged_by is 'The caregiver''s name. Null: nobody, or somebody who is no longer a caregiver.';
+comment on column public.alert_history.resolved_by is
+    'The caregiver''s name. Null: nobody, a rule, or somebody who is no longer a caregiver.';
+comment on column public.alert_history.change_count is 'The number of rows in alert_changes, which has the details of each change.';
+comment on column public.alert_history.last_changed_by is 'The caregiver''s name. Null: a rule or an operator made the change.';
 revoke all on public.alert_history from anon, authenticated, service_role;
 grant select on public.alert_history to authenticated, service_role;
 
@@ -83,7 +85,7 @@ begin
         select tables.name, tables.columns
         from (values
             ('patients', ''),
-            -- What caregivers may read of a call: the address of a recording is in no update.
+            -- Only columns that caregivers may read: updates never contain the URL of a recording.
             ('call_logs', '(id, patient_id, "timestamp", summary, source, provider, ended_reason, recording_channel,'
                 ' check_state, check_reason, anomaly_score, created_at)'),
             ('judgements', ''), ('voice_anomaly_logs', ''), ('caregiver_alerts', ''), ('alert_changes', ''), ('health_flags', ''),
@@ -94,7 +96,7 @@ begin
             select from pg_catalog.pg_publication_tables
             where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = tables.name
         )
-        -- Without its id as the key, an adopted table could no longer be updated once it was published.
+        -- If an adopted table has no primary key on id, it could no longer be updated once it is published.
         and exists (
             select from pg_catalog.pg_index
             join pg_catalog.pg_attribute on attrelid = indrelid and attnum = indkey[0]
@@ -106,12 +108,12 @@ begin
     end loop;
     return published;
 exception when insufficient_privilege then
-    raise notice 'Live updates are for the owner of supabase_realtime to switch on: %', sqlerrm;
+    raise notice 'Only the owner of supabase_realtime can switch on live updates: %', sqlerrm;
     return 0;
 end
 $$;
 comment on function care.publish_live_updates is
-    'Adds the tables behind the views to Supabase''s live updates, where those are there; how many were added. Called here, and by an operator who enables them later.';
+    'Adds the tables behind the views to Supabase''s live updates, if these exist, and returns how many were added. Called here, and by an operator who enables live updates later.';
 revoke execute on function care.publish_live_updates from public;
 
 select care.publish_live_updates();

@@ -1,5 +1,5 @@
--- Wake-up: where pg_net and Vault exist, new work makes whoever does it look at once. Nothing depends on it: the work is a row already, and
--- is found by polling. So whatever goes wrong here is a warning, never an error.
+-- Wake-up: with pg_net and Vault, new work wakes the service or edge function that processes it. Nothing depends on wake-ups: the
+-- work is already a row, and is found by polling. An error here is therefore only a warning.
 --
 --     select vault.create_secret('https://voice.example.org', 'python_service_url');
 --     select vault.create_secret('the service''s key', 'retrocare_api_key');
@@ -14,7 +14,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_service constant boolean := wake_up.target = 'wake';
-    -- Once a transaction: whoever deletes a thousand recordings wakes up once.
+    -- Once per transaction: deleting a thousand recordings sends one wake-up.
     woken constant text := 'retrocare.woken_' || replace(wake_up.target, '-', '_');
     url text;
     key text;
@@ -48,7 +48,7 @@ exception when others then
 end
 $$;
 comment on function care.wake_up is
-    'Asks the service (target wake) or an edge function (its name) to look for work, where pg_net is there and Vault holds the address.';
+    'Wakes the service (target wake) or an edge function (by its name), if pg_net exists and Vault contains its URL.';
 revoke execute on function care.wake_up from public;
 
 create function care.on_new_work()
@@ -64,5 +64,5 @@ begin
 end
 $$;
 comment on function care.on_new_work is
-    'Trigger: wakes up the target that it is created with. Definer: whoever writes calls reads no secret.';
+    'Trigger: wakes the target that is the trigger''s argument. Security definer: roles that write calls may not read secrets.';
 revoke execute on function care.on_new_work from public;

@@ -1,6 +1,7 @@
--- Jobs: what is due because time has passed. A job lists what is due and does it one by one. Each job is a transaction of its own, and
--- what presses comes before what tidies up; a row that fails is put back and becomes the operator's, and keeps neither the others nor
--- another job from being done. Safe to run by anybody at any moment: pg_cron where it exists, `retrocare start`, an operator.
+-- Jobs: work that becomes due as time passes. A job lists what is due and processes it row by row. Each run of a job is a transaction
+-- of its own, and urgent jobs come before housekeeping. A row that fails is retried later and becomes an operator issue; it blocks
+-- neither other rows nor other jobs. Jobs may be run by several callers at any time: pg_cron where it exists, `retrocare start`, an
+-- operator.
 
 create table care.jobs (
     id text constraint jobs_pkey primary key,
@@ -19,13 +20,16 @@ create table care.jobs (
     last_succeeded_at timestamptz not null default now()
 );
 alter table care.jobs enable row level security;
-comment on table care.jobs is 'What time makes due, the most urgent first: due_function lists it, step_function does one of it.';
-comment on column care.jobs.due_function is 'With its schema; (at, maximum_rows) gives what is due now, each as text. A name, and no regproc: pg_upgrade refuses those in tables.';
-comment on column care.jobs.step_function is 'With its schema; (one of these, at) does it; whether there was something to do. It never waits for a patient.';
-comment on column care.jobs.every_minutes is '1: whenever anybody looks, which pg_cron does every minute.';
-comment on column care.jobs.maximum_seconds is 'A run ends after as long, wherever it is: the next one goes on.';
-comment on column care.jobs.last_succeeded_at is 'When it came to its end the last time, whatever became of single rows.';
-comment on column care.jobs.is_audited is 'What it did is noted in the audit, by number.';
+comment on table care.jobs is
+    'Work that becomes due by time, most urgent first. due_function lists what is due, step_function processes one item.';
+comment on column care.jobs.due_function is
+    'Schema-qualified name. The function takes (at, maximum_rows) and returns what is due, each item as text. It is not stored as regproc, because pg_upgrade refuses tables with regproc columns.';
+comment on column care.jobs.step_function is
+    'Schema-qualified name. The function takes (item, at), processes the item, and returns whether there was something to do. It never waits for the lock on a patient.';
+comment on column care.jobs.every_minutes is 'How often the job is due. 1: on every run of due jobs, once a minute with pg_cron.';
+comment on column care.jobs.maximum_seconds is 'A run ends after this time; the next run continues.';
+comment on column care.jobs.last_succeeded_at is 'When the job last completed a run, whether or not single rows failed.';
+comment on column care.jobs.is_audited is 'Whether the number of processed rows is noted in the audit log.';
 insert into care.jobs (id, position, due_function, step_function, every_minutes) values
     ('advance_alerts', 10, 'care.alerts_to_advance', 'care.advance_alert', 1),
     ('cancel_deliveries', 20, 'care.deliveries_to_cancel', 'care.cancel_delivery', 1),
@@ -57,10 +61,10 @@ create table care.job_failures (
     constraint job_failures_pkey primary key (job, subject)
 );
 alter table care.job_failures enable row level security;
-comment on table care.job_failures is 'What a job could not do, until it can: the operator''s.';
-comment on column care.job_failures.subject is 'What was due, as due_function gave it; empty: the list itself.';
+comment on table care.job_failures is 'What a job could not process, until it succeeds. These are operator issues.';
+comment on column care.job_failures.subject is 'The item as due_function returned it. Empty: the list itself failed.';
 comment on column care.job_failures.code is 'The SQLSTATE.';
-comment on column care.job_failures.run_at is 'It is not tried again before this moment.';
+comment on column care.job_failures.run_at is 'It is not retried before this time.';
 
 create function care.note_job_failure(job text, subject text, code text, message text, at timestamptz)
 returns void
@@ -80,7 +84,8 @@ as $$
         run_at = excluded.last_failed_at + care.retry_wait(failure.attempts + 1),
         last_failed_at = excluded.last_failed_at
 $$;
-comment on function care.note_job_failure is 'Keeps what went wrong; it is tried again after a wait that doubles. Called by care.run_job.';
+comment on function care.note_job_failure is
+    'Notes the failure of a job''s item, which is retried with exponential backoff. Called by care.run_job.';
 revoke execute on function care.note_job_failure from public;
 
 create function care.run_job(job text, at timestamptz default now())
@@ -112,7 +117,7 @@ begin
         return null;
     end if;
     begin
-        -- What waits for another try takes no place of what is due.
+        -- Items that wait for a retry must not displace others that are due.
         most := running.maximum_rows + (select count(*) from care.job_failures where job_failures.job = running.id);
         execute format('select array(select %s($1, $2))', running.due_function) into listed using run_job.at, most;
         delete from care.job_failures
@@ -139,7 +144,7 @@ begin
             delete from care.job_failures where job_failures.job = running.id and job_failures.subject = item;
         exception
             when query_canceled then
-                -- The statement's time is over, and it was this one that took it: the others have the next run.
+                -- The statement timed out in this item, so the other items are left to the next run.
                 perform care.note_job_failure(running.id, item, sqlstate, sqlerrm, run_job.at);
                 exit;
             when others then
@@ -155,7 +160,7 @@ begin
 end
 $$;
 comment on function care.run_job is
-    'Does what is due of one job, up to its maximum_rows and maximum_seconds; how much, -1 where it could not even be listed, and null while another run of it is under way. Raises PT404. Definer: whoever calls it touches no table. Called by pg_cron, `retrocare start` and public.run_job.';
+    'Processes what is due of one job, up to its maximum_rows and maximum_seconds. Returns how many items; -1 if they could not be listed; null if another run of the job is in progress. Raises PT404. Security definer: callers have no privileges on tables. Called by pg_cron, `retrocare start` and public.run_job.';
 revoke execute on function care.run_job from public;
 grant execute on function care.run_job to retrocare_service;
 
@@ -172,7 +177,7 @@ as $$
     order by jobs.position
 $$;
 comment on function care.due_jobs is
-    'The jobs whose turn it is, in the order in which to run them. Definer: the service touches no table. Called by `retrocare start`.';
+    'Returns the jobs that are due, in the order in which to run them. Security definer: the service has no privileges on tables. Called by `retrocare start`.';
 revoke execute on function care.due_jobs from public;
 grant execute on function care.due_jobs to retrocare_service;
 
@@ -191,7 +196,8 @@ begin
             (select count(*) from care.deletions where deletions.due_at <= due_work.at);
 end
 $$;
-comment on function care.due_work is 'What waits for an edge function now. Definer: the service touches no table. Called by `retrocare start`.';
+comment on function care.due_work is
+    'Returns how much work is due for each edge function. Security definer: the service has no privileges on tables. Called by `retrocare start`.';
 revoke execute on function care.due_work from public;
 grant execute on function care.due_work to retrocare_service;
 
@@ -217,11 +223,11 @@ begin
 end
 $$;
 comment on function care.wake_functions is
-    'Every minute: asks the edge functions for which work is due that no wake-up announced, such as a retry. Called by pg_cron.';
+    'Wakes the edge functions for which work is due, such as retries, which no trigger announces. Called by pg_cron every minute.';
 revoke execute on function care.wake_functions from public;
 
--- Where pg_cron exists, it runs each job by itself, and has the providers' calls reconciled every five minutes. Elsewhere
--- `retrocare start` does both.
+-- If pg_cron exists, it runs each job, and has calls reconciled with the providers every five minutes. Otherwise `retrocare start`
+-- does both.
 create function care.schedule_jobs()
 returns boolean
 language plpgsql
@@ -249,7 +255,7 @@ begin
 end
 $$;
 comment on function care.schedule_jobs is
-    'Schedules the jobs with pg_cron; false where it is not there. Called here, and by an operator who enables pg_cron later.';
+    'Schedules the jobs with pg_cron. Returns false if pg_cron does not exist. Called here, and by an operator who enables pg_cron later.';
 revoke execute on function care.schedule_jobs from public;
 
 select care.schedule_jobs();

@@ -1,4 +1,4 @@
--- Operations: what an operator sees of all this: patients, set-up, and everything that waits for a person.
+-- Operations: what an operator can see: patients, the set-up, and operator issues.
 
 create function care.patient_list()
 returns table (
@@ -49,7 +49,7 @@ as $$
     left join public.caregiver_alerts as alert on alert.patient_id = patients.id and alert.resolved_at is null
     order by patients.created_at, patients.id
 $$;
-comment on function care.patient_list is 'One row per patient, for the operator. Called by `retrocare patient list`.';
+comment on function care.patient_list is 'Returns one row per patient for the operator. Called by `retrocare patient list`.';
 revoke execute on function care.patient_list from public;
 grant execute on function care.patient_list to retrocare_service;
 
@@ -79,7 +79,7 @@ as $$
     select 'public.caregiver_alerts', count(*), string_agg(level || ', ' || state || ', repeated ' || repeat_count, '; ')
     from public.caregiver_alerts where caregiver_alerts.patient_id = row_counts.patient_id
 $$;
-comment on function care.row_counts is 'What the database holds of one patient, table by table. Called by `retrocare demo`.';
+comment on function care.row_counts is 'Returns the number of rows about one patient in each table. Called by `retrocare demo`.';
 revoke execute on function care.row_counts from public;
 grant execute on function care.row_counts to retrocare_service;
 
@@ -97,7 +97,7 @@ as $$
     limit 1
 $$;
 comment on function care.call_measures is
-    'What was measured of a call''s recording; null: nothing. Definer: the service touches no table. Called by `retrocare check`.';
+    'Returns the measures of a call''s recording. Null: there are none. Security definer: the service has no privileges on tables. Called by `retrocare check`.';
 revoke execute on function care.call_measures from public;
 grant execute on function care.call_measures to retrocare_service;
 
@@ -133,28 +133,28 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'What is set up: the active encoder, enabled channels, keys, and patients of whom nobody could be told. Counts only patients with consent. Definer: the service touches no table. Called by `retrocare doctor`.';
+    'Returns what is set up: the active encoder, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 
 create type public.operator_issue_kind as enum (
-    'unmatched_call',           -- a report of nobody who is known: give the patient that phone or id
-    'unknown_ended_reason',     -- calls ended in a way that no row of care.ended_reasons knows: add one
-    'recording_delayed',        -- the copying fails, and is tried again
-    'recording_lost',           -- the provider has forgotten the recording, or it cannot be taken
-    'check_dead',               -- failed for good: `retrocare checks --requeue`
-    'backfill_dead',            -- recordings that a backfill could not embed: as for check_dead, or let them be
-    'delivery_delayed',         -- a message to a caregiver is refused, and tried again
-    'delivery_dead',            -- a message to a caregiver that will not be sent
-    'alert_untold',             -- nobody has been told, and nobody can be: give a caregiver an address
-    'alert_unanswered',         -- everybody was told as often as the policy says, and nobody answers
-    'recordings_unusable',      -- several calls in a row that were not judged: they cannot be read or told apart (ask the provider), or
+    'unmatched_call',           -- a report matches no patient: set that phone number or id on the patient
+    'unknown_ended_reason',     -- no row of care.ended_reasons matches how calls ended: add one
+    'recording_delayed',        -- copying a recording failed, and is retried
+    'recording_lost',           -- the recording expired at the provider, or cannot be used
+    'check_dead',               -- a check failed permanently: `retrocare checks --requeue`
+    'backfill_dead',            -- a backfill could not embed recordings: requeue them as for check_dead, or leave them
+    'delivery_delayed',         -- sending a message to a caregiver failed, and is retried
+    'delivery_dead',            -- a message to a caregiver will not be sent
+    'alert_untold',             -- no caregiver was notified, and none can be: give a caregiver an address
+    'alert_unanswered',         -- all reminders of the policy were sent, and nobody has responded
+    'recordings_unusable',      -- several calls in a row were not judged: recordings cannot be decoded or channels told apart (ask the provider), or
                                 -- the patient is flagged as unwell and has no baseline (end the flag)
-    'deletion_delayed',         -- a copy of what was erased cannot be deleted, and is tried again: functions/delete-recordings logs why
-    'job_failed',               -- a job could not do one thing, or list what is due, and tries again
-    'jobs_late'                 -- jobs have not come to their end for long: `retrocare start`, or pg_cron, runs them
+    'deletion_delayed',         -- deleting a copy of erased data failed, and is retried: functions/delete-recordings logs why
+    'job_failed',               -- a job could not process an item or list what is due, and retries
+    'jobs_late'                 -- jobs have not completed a run for long: `retrocare start` or pg_cron runs them
 );
-comment on type public.operator_issue_kind is 'What an operator must see to.';
+comment on type public.operator_issue_kind is 'What an operator must attend to.';
 
 create function care.operator_issues()
 returns table (
@@ -277,7 +277,7 @@ as $$
     having count(*) > 0
 $$;
 comment on function care.operator_issues is
-    'Everything that waits for the operator. Definer: the reader touches no table. Called by the view and `retrocare issues`.';
+    'Returns all operator issues. Security definer: callers have no privileges on tables. Called by public.operator_issues and `retrocare issues`.';
 revoke execute on function care.operator_issues from public;
 grant execute on function care.operator_issues to retrocare_service, service_role;
 
@@ -287,7 +287,9 @@ as
 select operator_issues.kind, operator_issues.patient_id, operator_issues.call_log_id, operator_issues.alert_id, operator_issues.subject, operator_issues.code,
     operator_issues.detail, operator_issues.occurred_at
 from care.operator_issues() as operator_issues;
-comment on view public.operator_issues is 'For operators (service_role): everything that waits for them, one row each; operator_issue_kind says what to do.';
-comment on column public.operator_issues.subject is 'What it is about: a call of the provider, a reason, a check, a delivery, a level.';
+comment on view public.operator_issues is
+    'For operators (service_role): everything that needs their attention, one row each. operator_issue_kind says what to do.';
+comment on column public.operator_issues.subject is
+    'What the issue is about: a call of the provider, an ended reason, a check, a delivery, an alert level.';
 revoke all on public.operator_issues from anon, authenticated, service_role;
 grant select on public.operator_issues to service_role;

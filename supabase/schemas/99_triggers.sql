@@ -1,40 +1,40 @@
--- Triggers: every one of them, in firing order. A reader's question is "what happens next?". Those of a signal that came later stand in
+-- Triggers: all of them, in firing order, so that a reader can see what happens next. Triggers of a signal that is added later are in
 -- its own file.
 
 
--- 0 An organisation is added: it has its settings.
+-- 0 An organisation is added: its settings are inserted.
 create trigger every_organisation_has_settings
     after insert on public.organisations
     for each row
     execute function care.on_organisation();
 
--- 1 A finished call is worth judging: its recording is to be copied.
+-- 1 A finished call is worth judging: its recording must be copied.
 create trigger recordings_wake_up
     after insert on care.recordings
     for each statement
     execute function care.on_new_work('collect-recordings');
 
--- 2 When the patient spoke is written: what is no list of times is forgotten, before anybody reads it.
+-- 2 Speech intervals are written: malformed ones are set to null before anything reads them.
 create trigger garbled_intervals_are_forgotten
     before insert or update of speech_intervals on public.call_logs
     for each row
     when (new.speech_intervals is not null)
     execute function care.forget_garbled_intervals();
 
---   A provider's call is an account's.
+--   A provider's call gets its account.
 create trigger accounts_are_named
     before insert or update of provider, provider_account on public.call_logs
     for each row
     when (new.provider is not null and new.provider_account is null)
     execute function care.name_the_account();
 
---   It began before now, and stays with its patient.
+--   A call must have begun in the past, and stays with its patient.
 create trigger impossible_calls_are_refused
     before insert or update of "timestamp", patient_id on public.call_logs
     for each row
     execute function care.refuse_impossible_call();
 
---   A call's recording is here: its check is queued, in the same transaction.
+--   A call's recording is available: its check is queued in the same transaction.
 create trigger request_check_with_the_call
     after insert on public.call_logs
     for each row
@@ -47,7 +47,7 @@ create trigger request_check
     when (old.recording_ref is null and new.recording_ref is not null)
     execute function voice.on_recording();
 
--- 3 A check is made or ends: its call shows it, where it is of the voice and no backfill's, and the service is asked to look.
+-- 3 A check is queued or ends: its state is copied to the call if it is a voice check and not a backfill, and the service is woken.
 create trigger check_requested
     after insert on care.checks
     for each row
@@ -65,7 +65,7 @@ create trigger check_moved
     when (new.signal = 'voice' and not new.is_backfill and new.state <> 'leased' and (old.state, old.reason) is distinct from (new.state, new.reason))
     execute function care.on_check_state();
 
--- 4 An alert changes: whoever must hear of it is written to, and the sender is asked to look.
+-- 4 An alert changes: the caregivers to be notified get deliveries, and notify-caregiver is woken.
 create trigger alert_changed
     after insert on public.alert_changes
     for each row
@@ -88,7 +88,7 @@ create trigger judgement_told
     when (new.signal = 'voice' and new.alert_sent <> old.alert_sent)
     execute function voice.on_judgement_told();
 
--- 5 Consent is given or withdrawn: it is recorded, and what it allowed is erased.
+-- 5 Consent is given or withdrawn: this is recorded, and on withdrawal what the consent allowed is erased.
 create trigger consent_of_a_new_patient
     after insert on public.patients
     for each row
@@ -112,7 +112,7 @@ create trigger consents_withdrawn
     for each statement
     execute function care.on_consents_withdrawn();
 
---   A patient or a call is deleted by its row: its copies are deleted, and its voice leaves the baselines.
+--   The row of a patient or call is deleted: its copies are deleted, and its samples leave the baselines.
 create trigger a_deleted_patient_is_erased
     before delete on public.patients
     for each row
@@ -133,7 +133,7 @@ create trigger deletions_wake_up
     for each statement
     execute function care.on_new_work('delete-recordings');
 
--- 6 A health flag is noted or moved: the samples that it covers leave the baselines.
+-- 6 A health flag is added or changed: samples of the time that it covers leave the baselines.
 create trigger a_flagged_patient_is_locked
     before insert or update of patient_id, started_at, resolved_at on public.health_flags
     for each row
@@ -144,13 +144,13 @@ create trigger health_flag_noted
     for each row
     execute function voice.on_health_flag();
 
--- 7 An encoder is registered: one voice can be looked for among all that it has heard.
+-- 7 An encoder is registered: its baselines become searchable.
 create trigger encoder_registered
     after insert on voice.encoders
     for each row
     execute function voice.on_encoder();
 
---   A baseline is a version: it may be superseded, never changed; its samples never change at all.
+--   A baseline is a version: it may be superseded, but never changes. Its samples never change at all.
 create trigger baselines_never_change
     before update of patient_id, encoder, version, embedding, sample_count, spread_mean, spread_deviation, enrolment_id, created_at
     on voice.baselines
@@ -162,7 +162,7 @@ create trigger baseline_samples_never_change
     for each row
     execute function care.refuse_change();
 
--- 8 What matters is noted in the audit, and the audit is only ever added to.
+-- 8 Important changes are noted in the audit log, which is append-only.
 create trigger patients_are_audited
     after insert or update or delete on public.patients
     for each row

@@ -229,7 +229,7 @@ def test_a_language_without_messages_is_refused(records: Records, patient_id: UU
     unset: dict[str, Any] = dict.fromkeys(("patient_known_as", "timezone", "quiet_from", "quiet_until"))
     with pytest.raises(psycopg.Error) as raised:
         records.rpc("set_my_preferences", primary, patient_id=patient_id, language="pt", **unset)
-    assert (raised.value.sqlstate, raised.value.diag.message_hint) == ("PT400", "There are in: en.")
+    assert (raised.value.sqlstate, raised.value.diag.message_hint) == ("PT400", "Messages exist in: en.")
 
 
 def test_a_webhook_without_tls_is_refused_by_the_table_as_well(records: Records, patient_id: UUID) -> None:

@@ -155,9 +155,9 @@ def test_an_erased_voice_is_not_found(records: Records) -> None:
 @pytest.mark.parametrize(
     ("voice", "arguments", "code", "words"),
     [
-        ("[1,0]", {}, "PT400", "The vector has 2 dimensions, those of test-v1 have 3"),
-        ("[0,0,0]", {}, "PT400", "The zero vector is like nothing"),
-        (None, {}, "PT400", "There is no voice to look for"),
+        ("[1,0]", {}, "PT400", "The vector has 2 dimensions, but those of test-v1 have 3"),
+        ("[0,0,0]", {}, "PT400", "The zero vector has no similarity to any other"),
+        (None, {}, "PT400", "embedding is null"),
         ("[1,0,0]", {"count": 0}, "PT400", "count is 0"),
         ("[1,0,0]", {"count": 101}, "PT400", "count is 101"),
         ("[1,0,0]", {"count": None}, "PT400", "count is null"),

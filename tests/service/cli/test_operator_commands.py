@@ -161,8 +161,8 @@ def test_caregivers_are_added_changed_listed_and_removed(retrocare: Run) -> None
     [changed] = objects(retrocare("caregiver", "change", "Eva of Sam", *hook, "--json").stdout)
     assert changed == added | {"phone": None, "webhook_url": "https://example.org/hook"}
     refused = retrocare("caregiver", "change", "Eva of Sam", "--webhook", "http://example.org/hook")
-    assert (refused.returncode, "Over https alone" in refused.stderr) == (1, True)
-    assert "There are in: en" in retrocare("caregiver", "change", "Eva of Sam", "--language", "pt").stderr
+    assert (refused.returncode, "Use an https URL" in refused.stderr) == (1, True)
+    assert "Messages exist in: en" in retrocare("caregiver", "change", "Eva of Sam", "--language", "pt").stderr
     asked = retrocare("caregiver", "remove", "Eva of Sam")
     assert (asked.returncode, "no longer be told about Sam" in asked.stderr) == (1, True)
     assert len(objects(retrocare("caregiver", "list", "Sam", "--json").stdout)) == 1
@@ -197,7 +197,7 @@ def test_thresholds_are_shown_and_changed_together(retrocare: Run) -> None:
     assert json.loads(changed.stdout)["maximum_call_seconds"] == 3000
     for words, told in {
         ("medium_above=0.9",): "The thresholds rise",
-        ("mediun_above=0.3",): "No threshold or limit is called mediun_above",
+        ("mediun_above=0.3",): "There is no threshold or limit named mediun_above",
         ("baseline_minimum_samples=2.5",): "whole number",
     }.items():
         done = retrocare("policy", "set", *words)

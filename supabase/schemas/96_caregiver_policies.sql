@@ -1,11 +1,11 @@
--- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and
--- `service_role` passes row level security.
+-- Access: what the signed-in caregiver may read. Whatever no policy allows is refused; `anon` reads nothing, and `service_role`
+-- bypasses row level security.
 
--- Recordings lie in Storage as <patient_id>/<call_log_id>.wav: whoever may play them may read them there, and nothing more.
+-- Recordings are stored as <patient_id>/<call_log_id>.wav. Caregivers who may play recordings can read them there, and nothing else.
 do $$
 begin
     if to_regclass('storage.objects') is null then
-        raise notice 'There is no Storage: caregivers play no recordings';
+        raise notice 'There is no Storage: caregivers cannot play recordings';
     elsif not exists (
         select from pg_catalog.pg_policies
         where schemaname = 'storage' and policyname = 'caregivers_play_their_patients_recordings'
@@ -18,11 +18,11 @@ begin
             );
     end if;
 exception when insufficient_privilege then
-    raise notice 'The policy for Storage is for its owner to make: %', sqlerrm;
+    raise notice 'Only the owner of Storage can create its policy: %', sqlerrm;
 end
 $$;
 
--- A grant on an adopted table whose row level security is off would show every row to whoever signs in.
+-- A grant on an adopted table without row level security would show every row to all signed-in users.
 do $$
 declare
     readable record;
@@ -40,7 +40,7 @@ begin
         if (select relrowsecurity from pg_catalog.pg_class where oid = to_regclass('public.' || readable.table_name)) then
             execute format('grant select %s on public.%I to authenticated', readable.columns, readable.table_name);
         else
-            raise notice 'public.% has no row level security: caregivers are granted nothing on it', readable.table_name;
+            raise notice 'public.% has no row level security: caregivers get no privileges on it', readable.table_name;
         end if;
     end loop;
 end
