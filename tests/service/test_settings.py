@@ -45,6 +45,6 @@ def test_a_data_folder_of_an_earlier_release_is_still_used(tmp_path: Path) -> No
     assert printed(tmp_path, DATA_DIR, RETROCARE_DATA_DIR="elsewhere") == Path("elsewhere")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "database/embedded.sql"])
+@pytest.mark.parametrize("name", ["py.typed", "database/supabase_like.sql"])
 def test_what_the_package_promises_is_in_it(name: str) -> None:
     assert importlib.resources.files("retrocare").joinpath(name).is_file()

@@ -52,7 +52,7 @@ class Piece:
 class Audio:
     """Hold one channel of a recording, or of a long one pieces from all over it, and what was measured on the whole.
 
-    *Shapes*: clipping is (tenths of a second,): the share of samples that stay at the recording's peak, measured before
+    Shapes: clipping is (tenths of a second,): the share of samples that stay at the recording's peak, measured before
     resampling, which would hide it.
     """
 
@@ -76,7 +76,7 @@ def decode(data: bytes, channel: Channel | None, maximum_seconds: float, interva
     Two different channels need "left" or "right", or the intervals in which the patient spoke; a file of one channel
     has neither left nor right.
 
-    *Raises*: NotAssessable with undecodable, too_long or ambiguous_channel.
+    Raises: NotAssessable with undecodable, too_long or ambiguous_channel.
     """
     with opened(data) as source:
         if not LOWEST_RATE <= source.rate <= HIGHEST_RATE:

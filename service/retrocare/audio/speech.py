@@ -57,7 +57,7 @@ class AnalysedPiece:
 def find_speech(audio: Audio, limits: RecordingLimits, kept_seconds: float = KEPT_SECONDS) -> Speech:
     """Collect speech from pieces all over a recording until there is as much as is kept and as the limits demand.
 
-    *Raises*: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
+    Raises: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
     """
     pieces = _find_pieces(audio, max(kept_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
     speech = [stretch for one in pieces for stretch in one.speech]

@@ -3,7 +3,7 @@
 The network is a file of the package silero-vad. The package itself is not imported, since that imports torch, which
 takes seconds and 200 MB. The result equals that of silero's own ``get_speech_timestamps``, to the sample.
 
-*Source*: Silero Team, Silero VAD 6.2 (MIT): network, thresholds and durations.
+Source: Silero Team, Silero VAD 6.2 (MIT): network, thresholds and durations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATE = (2, 128)  # of the network, for each piece
 def find_stretches(pieces: npt.NDArray[np.float32], sample_rate: int) -> list[Stretches]:
     """Find the stretches of speech in each piece.
 
-    *Shapes*: pieces is (pieces, samples), at 8 or 16 kHz; upsampled telephone speech is hardly detected.
+    Shapes: pieces is (pieces, samples), at 8 or 16 kHz; upsampled telephone speech is hardly detected.
     """
     frame = sample_rate * 32 // 1000
     return [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from retrocare.checks.pipeline import backoff
+from retrocare.checks.retry import backoff, until_answered
 from retrocare.checks.service import Service
 from retrocare.checks.voiceprint import VoiceprintFactory, make_voiceprint
 from retrocare.checks.worker import Worker
@@ -105,14 +105,3 @@ class Backfill:
 
     def _retried(self, ask: Callable[[], T]) -> T:
         return until_answered(ask, self.on_away)
-
-
-def until_answered(ask: Callable[[], T], on_away: Callable[[DatabaseUnavailable, float], None]) -> T:
-    """Repeat until the database answers: a backfill that takes days outlives restarts of the database."""
-    for wait in backoff(first=1.0):
-        try:
-            return ask()
-        except DatabaseUnavailable as away:
-            on_away(away, wait)
-            time.sleep(wait)
-    raise AssertionError("backoff never ends")

@@ -5,9 +5,8 @@ Fetch the recording, wait for the inference thread, make the voiceprint, hand it
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +15,7 @@ from retrocare.audio.speech import RecordingLimits
 from retrocare.audio.stereo import Intervals
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.inference import Inference
+from retrocare.checks.retry import backoff
 from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory, make_voiceprint
 from retrocare.database.client import Claim, Database
 from retrocare.errors import CheckEnd, DatabaseUnavailable, NotAssessable, RetrocareError
@@ -108,14 +108,6 @@ def _retried(end: Callable[[], dict[str, Any]], budget: RequestBudget) -> dict[s
                 raise
             time.sleep(wait)
     raise AssertionError("backoff never ends")
-
-
-def backoff(first: float = 0.25, longest: float = 30.0) -> Iterator[float]:
-    """Give the seconds to wait before each further try: doubled each time, with jitter."""
-    wait = first
-    while True:
-        yield wait * random.uniform(0.8, 1.2)  # noqa: S311  # no secret hangs on it
-        wait = min(longest, 2 * wait)
 
 
 def _report(claim: Claim, row: dict[str, Any], code: str | None = None) -> None:

@@ -14,7 +14,8 @@ import time
 
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.inference import Inference
-from retrocare.checks.pipeline import backoff, run_check
+from retrocare.checks.pipeline import run_check
+from retrocare.checks.retry import backoff
 from retrocare.checks.voiceprint import VoiceprintFactory, make_voiceprint
 from retrocare.database.client import Claim, Database
 from retrocare.errors import RetrocareError, Unavailable

@@ -28,7 +28,7 @@ from retrocare.database.programs import OWN_DATABASE, Programs, find_programs
 from retrocare.errors import ConfigurationError, Unavailable
 from retrocare.observability import Say, silently
 
-BOOTSTRAP = Path(__file__).with_name("embedded.sql")
+BOOTSTRAP = Path(__file__).with_name("supabase_like.sql")
 START_SECONDS = 90  # recovery after a crash may take long
 LONGEST_SOCKET_PATH = 100  # bytes; the kernels' limits are 104 (macOS) and 108 (Linux)
 LONGEST_LOG = 10_000_000  # bytes; a longer log is deleted at the next start

@@ -1,6 +1,6 @@
 """SpeechBrain's ECAPA-TDNN in torch, the production encoder: 192 dimensions, from a local folder.
 
-*Source*: B. Desplanques et al., ECAPA-TDNN, 2020; model card speechbrain/spkrec-ecapa-voxceleb.
+Source: B. Desplanques et al., ECAPA-TDNN, 2020; model card speechbrain/spkrec-ecapa-voxceleb.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Embedding:
 def embed(samples: Samples, encoder: Encoder) -> Embedding:
     """Encode speech at 16 kHz as the mean of its windows, without those of somebody else.
 
-    *Raises*: RuntimeError where the network returns a vector without a direction (zero, infinite, not a number).
+    Raises: RuntimeError where the network returns a vector without a direction (zero, infinite, not a number).
     """
     vectors = encoder.encode(cut(samples, encoder.window_seconds)).astype(np.float64)
     kept = vectors[same_speaker(vectors)]
@@ -65,7 +65,7 @@ def cut(samples: Samples, window_seconds: float) -> Windows:
 def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
     """Scale each vector to length 1.
 
-    *Raises*: RuntimeError where one has no direction.
+    Raises: RuntimeError where one has no direction.
     """
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     if not (np.isfinite(lengths) & (lengths > 1e-9)).all():

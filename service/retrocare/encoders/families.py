@@ -34,7 +34,7 @@ class Family:
 def find_family(name: str) -> Family:
     """Return the family of that name.
 
-    *Raises*: ConfigurationError where there is none.
+    Raises: ConfigurationError where there is none.
     """
     if name not in FAMILIES:
         names = ", ".join(sorted(FAMILIES))
@@ -45,7 +45,7 @@ def find_family(name: str) -> Family:
 def load_in_torch(name: str, path: Path) -> TorchEncoder:
     """Load a network as it was trained.
 
-    *Raises*: ConfigurationError where the family is not known, or the weights cannot be read.
+    Raises: ConfigurationError where the family is not known, or the weights cannot be read.
     """
     return find_family(name).load(path)
 

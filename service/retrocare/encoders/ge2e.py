@@ -1,6 +1,6 @@
 """The GE2E speaker network in torch: 256 dimensions, with the weights that the PyPI package Resemblyzer carries.
 
-*Source*: L. Wan et al., Generalized end-to-end loss for speaker verification, 2018.
+Source: L. Wan et al., Generalized end-to-end loss for speaker verification, 2018.
 """
 
 from __future__ import annotations

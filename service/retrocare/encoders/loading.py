@@ -46,7 +46,7 @@ def load_encoder(
     ``fetch_seconds`` is how long weights may take to come over the network (20 s for ``auto``, 15 minutes for a name);
     ``threads`` are as many as there are cores where nothing else is said; ``say`` hears of what takes a while.
 
-    *Raises*: ConfigurationError where the encoder is not known, or is named (by ``name``, ``active`` or a folder of
+    Raises: ConfigurationError where the encoder is not known, or is named (by ``name``, ``active`` or a folder of
     weights) and not at hand.
     """
     folders = Folders(model_dir, ecapa_dir)

@@ -36,7 +36,7 @@ EXPORT_SECONDS = 300.0
 class OnnxEncoder:
     """Encode windows one by one: on a CPU a batch gains nothing and costs memory.
 
-    *Raises*: ConfigurationError where the file cannot be read, or does not agree with torch.
+    Raises: ConfigurationError where the file cannot be read, or does not agree with torch.
     """
 
     def __init__(self, file: Path, threads: int) -> None:
@@ -72,7 +72,7 @@ class OnnxEncoder:
 def load_exported(weights: Weights, folder: Path, threads: int, say: Say = silently) -> OnnxEncoder:
     """Load the exported network; export it first where that has not been done.
 
-    *Raises*: ConfigurationError where it cannot be exported, or does not agree with torch.
+    Raises: ConfigurationError where it cannot be exported, or does not agree with torch.
     """
     file = folder / f"{weights.id}-{_revision(weights)}.onnx"
     if file.is_file():
@@ -98,7 +98,7 @@ def load_exported(weights: Weights, folder: Path, threads: int, say: Say = silen
 def export(encoder: TorchEncoder, file: Path) -> None:
     """Write an encoder's network, and torch's answers for the probes, into one file.
 
-    *Raises*: ConfigurationError where ONNX Runtime does not agree with them; then nothing is written.
+    Raises: ConfigurationError where ONNX Runtime does not agree with them; then nothing is written.
     """
     import onnx
     import torch

@@ -10,7 +10,7 @@ import torch
 class PowerSpectrum(torch.nn.Module):
     """Compute the power of centred frames, zeros beyond both ends, as torch.stft does with pad_mode="constant".
 
-    *Shapes*: (windows, samples) becomes (windows, frames, frame // 2 + 1).
+    Shapes: (windows, samples) becomes (windows, frames, frame // 2 + 1).
     """
 
     def __init__(self, window: torch.Tensor, hop: int) -> None:

@@ -1,6 +1,6 @@
 """The trained weights: which are at hand, where, and under which id; nothing here loads a network.
 
-*Source*: ECAPA-TDNN: model card speechbrain/spkrec-ecapa-voxceleb (Apache-2.0), trained on VoxCeleb 1 and 2. GE2E: C.
+Source: ECAPA-TDNN: model card speechbrain/spkrec-ecapa-voxceleb (Apache-2.0), trained on VoxCeleb 1 and 2. GE2E: C.
 Jemine, PyPI package Resemblyzer 0.1.4 (Apache-2.0), trained on LibriSpeech "other" and VoxCeleb 1 and 2.
 """
 
@@ -50,7 +50,7 @@ class Weights:
 def ecapa_weights(folder: Path) -> Weights:
     """Describe the weights in a folder of SpeechBrain's format.
 
-    *Raises*: ConfigurationError where it is not complete.
+    Raises: ConfigurationError where it is not complete.
     """
     if not is_complete(folder):
         raise ConfigurationError(f"{folder} lacks {CHECKPOINT} or {DESCRIPTION}", hint=HINT)
@@ -61,7 +61,7 @@ def ecapa_weights(folder: Path) -> Weights:
 def ge2e_weights(file: Path | None = None) -> Weights:
     """Describe the weights in a file, or in the package Resemblyzer, which is not imported: that needs a compiler.
 
-    *Raises*: ConfigurationError where they are missing.
+    Raises: ConfigurationError where they are missing.
     """
     if file is None:
         package = find_spec("resemblyzer")
@@ -78,7 +78,7 @@ def fetch_ecapa(model_dir: Path, seconds: float, say: Say = silently) -> Path:
     The download runs in a process of its own, since a hub that hangs cannot be interrupted from within. What was
     received is kept for the next time.
 
-    *Raises*: ConfigurationError where it did not arrive.
+    Raises: ConfigurationError where it did not arrive.
     """
     folder = model_dir / REPOSITORY.rpartition("/")[2]
     if is_complete(folder):

@@ -17,7 +17,16 @@ from retrocare.audio.decode import NamedChannel
 from retrocare.errors import BadRequest, FetchFailed
 from retrocare.observability import REFUSALS
 from retrocare.recordings.addresses import PORTS, Url, parse_url
-from retrocare.recordings.guard import INTERNET, FetchBudget, check_status, get, read, resolve, send_get, too_large
+from retrocare.recordings.guarded_get import (
+    INTERNET,
+    FetchBudget,
+    check_status,
+    get,
+    read,
+    resolve,
+    send_get,
+    too_large,
+)
 from retrocare.settings import Settings
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from fixtures.processes import until
 from fixtures.records import ENCODER, NOON, Records
 from fixtures.running import RecordingHost, recorded_call, settings_for
 from retrocare.api.metrics import exposition
-from retrocare.checks.backfill import Backfill, until_answered
+from retrocare.checks.backfill import Backfill
 from retrocare.checks.inference import Inference
+from retrocare.checks.retry import until_answered
 from retrocare.checks.scheduler import Scheduler
 from retrocare.checks.service import Service
 from retrocare.checks.worker import Worker

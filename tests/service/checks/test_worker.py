@@ -23,7 +23,8 @@ from fixtures.records import NOON, Records
 from fixtures.running import RecordingHost, number_worker, recorded_call, running, settings_for
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.inference import Inference
-from retrocare.checks.pipeline import backoff, run_check
+from retrocare.checks.pipeline import run_check
+from retrocare.checks.retry import backoff
 from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory
 from retrocare.cli.server import watched
 from retrocare.database.connection import connected

@@ -279,7 +279,7 @@ def test_an_encoder_that_nobody_knows_is_refused_where_one_is_needed(own_process
     for command in (("check", "Ana", str(tmp_path / "call.wav")), ("backfill",), ("start",)):
         done = own_process(*command, RETROCARE_ENCODER="mfcc", PORT="0")
         assert done.returncode == 1
-        assert "no encoder is called 'mfcc'" in done.stderr
+        assert "No encoder is called 'mfcc'" in done.stderr
         assert "RETROCARE_ENCODER is one of auto, ecapa, ge2e" in done.stderr
 
 

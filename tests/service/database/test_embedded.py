@@ -346,12 +346,11 @@ def test_data_of_another_version_are_kept_under_another_name(data_folder: Path, 
     heard: list[str] = []
     with connected(settings, heard.append) as database:
         assert database.patient_list() == []
-    [told] = [line for line in heard if "is kept in the database" in line]
-    kept = told.split()[-1].rstrip(".")
+    [kept] = [line.split()[4].rstrip(",") for line in heard if line.startswith("It is kept as")]
     with embedded(data_folder) as server, psycopg.connect(server.owner_url(kept)) as owner:
         assert owner.execute("select name from public.patients").fetchall() == [("Ana",)]
     with connected(settings, heard.append):
-        assert len([line for line in heard if "is kept in the database" in line]) == 1
+        assert len([line for line in heard if line.startswith("It is kept as")]) == 1
 
 
 def test_nobody_but_the_owner_makes_temporary_objects_in_the_embedded_database(data_folder: Path) -> None:

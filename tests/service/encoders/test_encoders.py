@@ -283,9 +283,9 @@ def test_load_encoder_fails_where_the_named_encoder_is_absent(tmp_path: Path, na
 
 @pytest.mark.parametrize("active", [None, "xvector-v1"])
 def test_a_family_that_nobody_knows_is_refused_and_never_taken_for_another(tmp_path: Path, active: str | None) -> None:
-    with pytest.raises(ConfigurationError, match="no encoder is called 'xvector'"):
+    with pytest.raises(ConfigurationError, match="No encoder is called 'xvector'"):
         load_encoder("auto" if active else "xvector", model_dir=tmp_path, ecapa_dir=None, active=active)
-    with pytest.raises(ConfigurationError, match="no encoder is called 'xvector'"):
+    with pytest.raises(ConfigurationError, match="No encoder is called 'xvector'"):
         load_in_torch("xvector", ge2e_weights().path)
 
 
@@ -306,7 +306,7 @@ print(choice.encoder.id, psutil.Process().children(recursive=True), choice.why, 
     assert time.monotonic() - start < 15
     identity, children, why = said.split("|")
     assert (identity, children) == ("ge2e-v1", "[]")
-    absent = "ECAPA is not at hand: its weights did not come within 2 s"
+    absent = "ECAPA is not at hand (ECAPA's weights did not arrive within 2 s)"
     assert why == f"the encoder is ge2e-v1, because {absent}; ONNX Runtime runs it"
 
 
@@ -317,7 +317,7 @@ import pathlib
 from retrocare.encoders.loading import load_encoder
 print(load_encoder("auto", model_dir=pathlib.Path({str(tmp_path)!r}), ecapa_dir=None).why)
 """
-    assert "the model hub could not be reached" in run_python(program, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert "The model hub could not be reached" in run_python(program, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
 
 
 def test_load_encoder_uses_as_many_threads_as_it_is_told_or_as_there_are_cores(models: Path) -> None:

@@ -11,7 +11,7 @@ from fixtures.listeners import settings
 from fixtures.running import RecordingHost, recording_host
 from retrocare.errors import FetchFailed
 from retrocare.recordings.fetch import fetch
-from retrocare.recordings.guard import Network, get
+from retrocare.recordings.guarded_get import Network, get
 
 NAME, LOCAL = "recordings.example", "127.0.0.1:9000"
 ONE = {"fetch_hosts": NAME}

@@ -34,7 +34,7 @@ from fixtures.listeners import (
 from fixtures.ssrf import PUBLIC, PUBLIC_6, Case
 from retrocare.errors import FetchFailed
 from retrocare.recordings.addresses import is_public
-from retrocare.recordings.guard import INTERNET, FetchBudget, Network, get
+from retrocare.recordings.guarded_get import INTERNET, FetchBudget, Network, get
 
 
 def says(*answers: str) -> Callable[[str], list[str]]:
