@@ -103,7 +103,7 @@ class Stack implements AsyncDisposable {
       return !isRunning || response?.ok === true;
     };
     const inTime = await until(isReady, READY_SECONDS);
-    if (!inTime || !isRunning) throw new Error(`The service did not get ready. Its last lines:\n${this.#lastLines()}`);
+    if (!inTime || !isRunning) throw new Error(`The service did not get ready. Its last lines:\n${this.lastLines()}`);
     this.#settings.set("PYTHON_SERVICE_URL", this.serviceUrl);
   }
 
@@ -140,7 +140,9 @@ class Stack implements AsyncDisposable {
         left join public.judgements on judgements.call_log_id = call_logs.id
         where call_logs.provider_call_id = ${name} and call_logs.check_state not in ('queued', 'leased')`)[0];
     if (!await until(async () => await find() !== undefined, JUDGED_SECONDS)) {
-      throw new Error(`The call ${name} is not judged after ${JUDGED_SECONDS} s; ${this.log} may say why.`);
+      throw new Error(
+        `The call ${name} is not judged after ${JUDGED_SECONDS} s.\nThe last lines of the log:\n${this.lastLines()}`,
+      );
     }
     const { state, reason, score, severity, alert_type: alert } = (await find())!;
     const words = [state, reason, severity, alert, score === null ? null : Number(score).toFixed(3)];
@@ -151,7 +153,9 @@ class Stack implements AsyncDisposable {
   async message(): Promise<void> {
     const isSent = async () =>
       (await this.project.sql`select from care.deliveries where state = 'accepted' limit 1`).length > 0;
-    if (!await until(isSent, JUDGED_SECONDS)) throw new Error(`No message was sent; ${this.log} may say why.`);
+    if (!await until(isSent, JUDGED_SECONDS)) {
+      throw new Error(`No message was sent.\nThe last lines of the log:\n${this.lastLines()}`);
+    }
   }
 
   /** The end of the service, however it comes. */
@@ -191,7 +195,7 @@ class Stack implements AsyncDisposable {
     for await (const chunk of stream) await Deno.writeFile(this.#log, chunk, { append: true });
   }
 
-  #lastLines(): string {
+  lastLines(): string {
     return Deno.readTextFileSync(this.#log).split("\n").slice(-10).join("\n");
   }
 }
@@ -312,6 +316,7 @@ async function main(options: Options): Promise<void> {
     if (project) {
       await using stack = new Stack(project, options);
       await Promise.race([stopped, show(stack)]);
+      if (!isStopped) throw new Error(`The service has ended. Its last lines:\n${stack.lastLines()}`);
     }
   } catch (error) {
     // Ctrl-C ends the database at once: what breaks after it is no error.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from fastapi import Request
@@ -29,7 +29,7 @@ class Admission:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.requests = 0
-        self.audio_seconds = 0.0
+        self._audio_milliseconds = 0
         self._counting = threading.Lock()
 
     @asynccontextmanager
@@ -42,39 +42,50 @@ class Admission:
             if self.requests >= self.settings.admitted_requests:
                 raise too_busy(f"{self.requests} requests")
             self.requests += 1
-        reserved: list[float] = []
-
-        def reserve(recording: bytes) -> None:
-            seconds = claimed_seconds(recording)
-            self._take_on(seconds)
-            reserved.append(seconds)
-
         try:
             yield RequestBudget(
-                seconds=self.settings.request_seconds, reserve=reserve, database_seconds=DATABASE_SECONDS
+                seconds=self.settings.request_seconds, reserve=self.reserve, database_seconds=DATABASE_SECONDS
             )
         finally:
             with self._counting:
                 self.requests -= 1
-                self.audio_seconds -= sum(reserved)
+
+    @contextmanager
+    def reserve(self, recording: bytes) -> Iterator[None]:
+        """Count the audio of a recording while it is worked on; one that is alone is accepted whatever its length.
+
+        Raises: TooBusy.
+        """
+        milliseconds = round(1000 * claimed_seconds(recording))
+        with self._counting:
+            most = 1000 * self.settings.admitted_audio_seconds
+            if self._audio_milliseconds and self._audio_milliseconds + milliseconds > most:
+                raise too_busy(f"{self.audio_seconds:.0f} s of audio")
+            self._audio_milliseconds += milliseconds
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._audio_milliseconds -= milliseconds
+
+    @property
+    def audio_seconds(self) -> float:
+        """Return how much audio is being worked on."""
+        return self._audio_milliseconds / 1000
 
     async def run(self, request: Request, budget: RequestBudget, job: Callable[[], T]) -> T:
         """Run a job in a thread, after the body was read; cancel its budget when the caller disconnects."""
         watch = asyncio.create_task(_watch(request, budget))
         try:
             return await run_in_threadpool(job)
+        except asyncio.CancelledError:  # the service stops
+            budget.cancelled.set()
+            raise
         except DeadlineExceeded as late:
             TURNED_AWAY.labels(late.code).inc()
             raise
         finally:
             watch.cancel()
-
-    def _take_on(self, seconds: float) -> None:
-        """Count seconds of audio; a recording is always accepted where no other is being worked on."""
-        with self._counting:
-            if self.audio_seconds and self.audio_seconds + seconds > self.settings.admitted_audio_seconds:
-                raise too_busy(f"{self.audio_seconds:.0f} s of audio")
-            self.audio_seconds += seconds
 
 
 def too_busy(what: str) -> TooBusy:

@@ -24,7 +24,7 @@ from retrocare.checks.budget import RequestBudget
 from retrocare.checks.explanations import explain
 from retrocare.checks.service import Service
 from retrocare.checks.voiceprint import Voiceprint
-from retrocare.errors import BadRequest, NotAssessable, RetrocareError, Unprocessable
+from retrocare.errors import BadRequest, CheckEnd, NotAssessable, RetrocareError, Unprocessable
 from retrocare.observability import Phases
 from retrocare.recordings.fetch import Recording, check_reference
 from retrocare.settings import Settings
@@ -211,7 +211,8 @@ def _add_routes(app: FastAPI) -> None:
                 try:
                     row, _ = service.judge(recording, patient_id, budget, **call)
                 except RetrocareError as failure:
-                    if failure.result is None:
+                    # What says nothing about this recording holds for the others as well: the caller tries again.
+                    if failure.result is None or failure.ends_check is not CheckEnd.FAILED:
                         raise
                     row = failure.result  # the others are not lost with this one
                 results.append(payloads.CheckResponse.of(row, service.explanation(row)))

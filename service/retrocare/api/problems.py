@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from retrocare.api.payloads import Problem
 from retrocare.errors import RetrocareError
@@ -61,6 +62,10 @@ def add_problem_answers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
         return http_answer(error)
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(request: Request, error: ClientDisconnect) -> Response:
+        return problem(HTTPStatus.BAD_REQUEST, "bad_request", "The caller went away before the body was complete.")
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:

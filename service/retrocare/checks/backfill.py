@@ -91,9 +91,9 @@ class Backfill:
                 return self._retried(lambda: self.database.activate_encoder(self.encoder, accepts_unrecoverable))
             except Conflict as refused:
                 refusal = refused
-            if not self.database.backfill_status(self.encoder)["outdated"]:
+            if not self._retried(lambda: self.database.backfill_status(self.encoder))["outdated"]:
                 break
-            self.database.hold_calls(HOLD_SECONDS)
+            self._retried(lambda: self.database.hold_calls(HOLD_SECONDS))
         raise refusal
 
     def _all(self, work: Callable[[], int]) -> int:

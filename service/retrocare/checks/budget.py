@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from retrocare.errors import Cancelled, DeadlineExceeded
 
@@ -14,8 +15,8 @@ DATABASE_SECONDS = 120.0
 class RequestBudget:
     """Bound the work for one caller; without arguments only the check's lease bounds it.
 
-    ``seconds`` is how long the caller waits. ``cancelled`` is set when it waits no longer. ``reserve`` is called with
-    the recording before it is decoded, and raises where that is more than the process can take on.
+    ``seconds`` is how long the caller waits. ``cancelled`` is set when it waits no longer. ``reserve`` surrounds the
+    work on a recording from before it is decoded, and raises where that is more than the process can take on.
     ``database_seconds`` is how long storing a result is retried while the database does not answer.
     """
 
@@ -24,7 +25,7 @@ class RequestBudget:
         *,
         seconds: float | None = None,
         cancelled: threading.Event | None = None,
-        reserve: Callable[[bytes], None] = lambda recording: None,
+        reserve: Callable[[bytes], AbstractContextManager[None]] = lambda recording: nullcontext(),
         database_seconds: float = DATABASE_SECONDS,
     ) -> None:
         self._deadline = None if seconds is None else time.monotonic() + seconds

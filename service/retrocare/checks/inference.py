@@ -54,7 +54,7 @@ class Inference:
         except TimeoutError:
             if future.cancel() or not future.done():
                 raise DeadlineExceeded("The service is too busy", "Try again later.") from None
-            raise
+            return future.result()  # it was done just now, or the time-out is the job's own
 
     def stop(self) -> None:
         """End the thread after the jobs that are queued, and wait a moment for it."""

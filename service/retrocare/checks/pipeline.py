@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from retrocare.audio.decode import Channel
 from retrocare.audio.speech import RecordingLimits
@@ -20,6 +20,8 @@ from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory, make_voic
 from retrocare.database.client import Claim, Database
 from retrocare.errors import CheckEnd, DatabaseUnavailable, NotAssessable, RetrocareError
 from retrocare.observability import FAILURES, OUTCOMES, Phases, event, log
+
+T = TypeVar("T")
 
 
 def fetch_voiceprint(
@@ -36,13 +38,12 @@ def fetch_voiceprint(
     with phases("fetch"):
         recording = read()
     budget.check()
-    budget.reserve(recording)
 
     def job() -> Voiceprint | NotAssessable:
         budget.check()
         return factory(recording, channel, limits, inference.encoder, intervals)
 
-    with phases("voiceprint"):
+    with budget.reserve(recording), phases("voiceprint"):
         return inference.run(job, budget.remaining())
 
 
@@ -71,12 +72,14 @@ def run_check(
                 row = _retried(lambda: database.complete_check(claim, **made.stored), budget)
     except RetrocareError as failure:
         FAILURES.labels(failure.code).inc()
-        _end(claim, database, failure)
+        _end(claim, database, failure, budget)
         raise
     except Exception as failure:  # whatever broke, the check must say so and be tried again
         FAILURES.labels("internal_error").inc()
         log.exception("failed", extra={"fields": {"call_log_id": str(claim.call_log_id)}})
-        _report(claim, database.fail_check(claim, "internal_error", type(failure).__name__, False), "internal_error")
+        kind = type(failure).__name__
+        row = _retried(lambda: database.fail_check(claim, "internal_error", kind, False), budget)
+        _report(claim, row, "internal_error")
         raise
     except BaseException:  # Ctrl-C or SIGTERM: give the check back; an upload, which nobody else has, fails
         with suppress(RetrocareError):
@@ -86,18 +89,20 @@ def run_check(
     return row, phases
 
 
-def _end(claim: Claim, database: Database, failure: RetrocareError) -> None:
+def _end(claim: Claim, database: Database, failure: RetrocareError, budget: RequestBudget) -> None:
     """End the check as the error says; an upload cannot be released, since nobody else has its recording."""
     if failure.ends_check is CheckEnd.LEASED:
         return
-    if failure.ends_check is CheckEnd.RELEASED and database.release_check(claim):
+    if failure.ends_check is CheckEnd.RELEASED and _retried(lambda: database.release_check(claim), budget):
         event("released", claim.call_log_id, code=failure.code)
         return
-    failure.result = database.fail_check(claim, failure.code, str(failure), failure.is_permanent)
-    _report(claim, failure.result, failure.code)
+    code, message = failure.code, str(failure)
+    row = _retried(lambda: database.fail_check(claim, code, message, failure.is_permanent), budget)
+    failure.result = row
+    _report(claim, row, code)
 
 
-def _retried(end: Callable[[], dict[str, Any]], budget: RequestBudget) -> dict[str, Any]:
+def _retried(end: Callable[[], T], budget: RequestBudget) -> T:
     """Repeat until the database answers: with the lease's token, completing twice is the same as completing once."""
     deadline = time.monotonic() + budget.database_seconds
     for wait in backoff():

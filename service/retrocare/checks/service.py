@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -17,10 +17,10 @@ from retrocare.checks.pipeline import fetch_voiceprint, run_check
 from retrocare.checks.scheduler import Scheduler
 from retrocare.checks.voiceprint import Voiceprint
 from retrocare.checks.worker import Worker
-from retrocare.database.client import Database, Row
+from retrocare.database.client import Claim, Database, Row
 from retrocare.database.connection import connected
 from retrocare.encoders.loading import load_encoder
-from retrocare.errors import NotAssessable, ThreadEnded, Unavailable
+from retrocare.errors import NotAssessable, RetrocareError, ThreadEnded, Unavailable
 from retrocare.observability import ATTEMPTS, Phases, event
 from retrocare.recordings.fetch import Recording
 from retrocare.settings import Settings
@@ -33,6 +33,7 @@ class Service:
         self.settings, self.database, self.inference, self.why = settings, database, inference, why
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.worker: Worker | None = None
+        self._open: dict[int, Claim] = {}  # checks of requests that are being answered
         self.scheduler: Scheduler | None = None
 
     @property
@@ -76,7 +77,9 @@ class Service:
 
         Where another worker holds the check, or it had ended before, that row is returned. Raises: RetrocareError.
         """
+        budget = budget or RequestBudget()
         self.check_ready()
+        budget.check()  # an upload that comes too late is not even noted
         claim = self.database.open_recording(
             encoder=self.encoder,
             worker=self.name,
@@ -90,8 +93,19 @@ class Service:
             return self.database.stored_result(claim.check_id), Phases(claim.call_log_id)
         ATTEMPTS.labels("request").inc()
         event("opened", claim.call_log_id)
-        read = partial(recording.read, self.settings)
-        return run_check(claim, read, self.inference, self.database, budget or RequestBudget())
+        self._open[claim.check_id] = claim
+        try:
+            return run_check(claim, partial(recording.read, self.settings), self.inference, self.database, budget)
+        finally:
+            self._open.pop(claim.check_id, None)
+
+    def release_open_checks(self) -> None:
+        """Give back the checks of requests that are cut off; an upload, which nobody else has, fails."""
+        for claim in list(self._open.values()):
+            with suppress(RetrocareError):
+                _ = self.database.release_check(claim) or self.database.fail_check(
+                    claim, "interrupted", "interrupted", False
+                )
 
     def explanation(self, row: Row) -> str | None:
         """Return the reason of a row of voice.check_result as a sentence, where there is one."""
@@ -122,7 +136,11 @@ def opened_service(settings: Settings, say: Callable[[str], None] = lambda line:
         database.register_encoder(encoder.id, encoder.dimension, encoder.window_seconds)
         inference = Inference(encoder)
         try:
-            yield Service(settings, database, inference, choice.why)
+            service = Service(settings, database, inference, choice.why)
+            try:
+                yield service
+            finally:
+                service.release_open_checks()
         finally:
             inference.stop()
 

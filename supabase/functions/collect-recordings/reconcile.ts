@@ -1,11 +1,17 @@
 /** Reconciliation: finished calls on a provider's list that were never reported are received as if they had been. */
 import { Database } from "../_shared/database/client.ts";
 import { FetchFailure } from "../_shared/http/fetch_failure.ts";
-import { Problem } from "../_shared/http/problems.ts";
+import { errorKind, Problem } from "../_shared/http/problems.ts";
 import { log } from "../_shared/log.ts";
 import type { RunOptions } from "../_shared/run_options.ts";
 import type { Settings } from "../_shared/settings.ts";
-import { apiFailureCode, type ListedCall, type ProviderApi, UnreadableReport } from "../providers/provider.ts";
+import {
+  apiFailureCode,
+  type CallReport,
+  type ListedCall,
+  type ProviderApi,
+  UnreadableReport,
+} from "../providers/provider.ts";
 import { updatedCalls } from "./listing.ts";
 
 export interface Reconciled {
@@ -52,13 +58,23 @@ async function reconcileProvider(
 
   /** A call that cannot be read, or that the database cannot take now, keeps no other from being received. */
   const receive = async (call: ListedCall): Promise<void> => {
+    let report: CallReport;
     try {
-      const receivedCall = await database.receiveCallReport(provider, call.report(), at);
+      report = call.report();
+    } catch (error) {
+      unreadable++;
+      if (!(error instanceof UnreadableReport)) {
+        log("error", "call_unreadable", { provider, code: "internal_error", error: errorKind(error) });
+      }
+      return;
+    }
+    try {
+      const receivedCall = await database.receiveCallReport(provider, report, at);
       received++;
       const { call_log_id, disposition } = receivedCall;
       log("info", "call_reconciled", { provider, call_log_id, disposition });
     } catch (error) {
-      if (error instanceof UnreadableReport || (error instanceof Problem && error.status < 500)) unreadable++;
+      if (error instanceof Problem && error.status < 500) unreadable++;
       else if (error instanceof Problem && failures.push(error) < MOST_FAILURES) return;
       else throw error;
     }

@@ -19,13 +19,25 @@ import soundfile
 
 from fixtures.databases import Database
 from fixtures.processes import until
-from fixtures.running import Running, running
+from fixtures.running import Running, running, settings_for
+from retrocare.api.admission import Admission
 from retrocare.audio.decode import claimed_seconds
 from retrocare.cli.demo import RECORDINGS
+from retrocare.errors import TooBusy
 from retrocare.observability import registry
 
 MONDAY = (RECORDINGS / "01-enrol-monday.flac").read_bytes()
+ENROLMENT = [
+    ("file", (name, (RECORDINGS / name).read_bytes()))
+    for name in ("01-enrol-monday.flac", "02-enrol-tuesday.flac", "03-enrol-wednesday.flac")
+]
 PATIENCE_SECONDS = 60
+
+
+def wav(seconds: float) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(round(8000 * seconds), np.int16), 8000, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 @contextmanager
@@ -195,3 +207,29 @@ def test_a_caller_that_never_sends_its_body_holds_nobody_up(database: Database) 
                 connection.sendall(head)
             time.sleep(0.3)
             until(lambda: embed(app).status_code == 200)
+
+
+def test_an_enrolment_on_an_idle_service_is_not_too_busy_with_itself(database: Database) -> None:
+    with running(database, admitted_audio_seconds=1.5 * claimed_seconds(MONDAY)) as app:
+        answer = app.client.post(f"/api/patients/{app.records.patient()}/baseline", files=ENROLMENT)
+        assert [result["outcome"] for result in answer.json()["results"]] == ["enrolled"] * 3
+
+
+def test_an_enrolment_that_comes_too_late_is_refused_as_a_whole(database: Database) -> None:
+    with running(database, request_seconds=0.5) as app, busy(app):
+        before = turned_away("deadline_exceeded")
+        answer = app.client.post(f"/api/patients/{app.records.patient()}/baseline", files=ENROLMENT)
+        assert (answer.status_code, answer.json()["code"]) == (503, "deadline_exceeded")
+        assert turned_away("deadline_exceeded") > before
+        assert app.records.one("select count(*) from public.call_logs") == 1  # the others were never begun
+
+
+def test_what_was_reserved_is_free_again_to_the_millisecond(database: Database) -> None:
+    admission = Admission(settings_for(database, admitted_audio_seconds=1.0))
+    with admission.reserve(wav(0.1)), admission.reserve(wav(0.7)), admission.reserve(wav(0.2)):
+        with pytest.raises(TooBusy), admission.reserve(wav(0.1)):
+            pass
+        assert admission.audio_seconds == 1.0
+    assert admission.audio_seconds == 0
+    with admission.reserve(wav(2)):  # alone, it is accepted whatever its length
+        assert admission.audio_seconds == 2
