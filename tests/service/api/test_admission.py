@@ -224,6 +224,17 @@ def test_an_enrolment_that_comes_too_late_is_refused_as_a_whole(database: Databa
         assert app.records.one("select count(*) from public.call_logs") == 1  # the others were never begun
 
 
+def test_an_enrolment_that_is_too_much_now_is_refused_as_a_whole(database: Database) -> None:
+    with running(database, admitted_audio_seconds=1.0) as app, ThreadPoolExecutor(1) as pool:
+        with busy(app):
+            first = pool.submit(embed, app)
+            until(lambda: app.admission.audio_seconds > 0)
+            answer = app.client.post(f"/api/patients/{app.records.patient()}/baseline", files=ENROLMENT)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_busy")
+            assert answer.headers["Retry-After"] == "5"
+        assert first.result().status_code == 200
+
+
 def test_what_was_reserved_is_free_again_to_the_millisecond(database: Database) -> None:
     admission = Admission(settings_for(database, admitted_audio_seconds=1.0))
     with admission.reserve(wav(0.1)), admission.reserve(wav(0.7)), admission.reserve(wav(0.2)):
