@@ -5,7 +5,6 @@ Fetch the recording, wait for the inference thread, make the voiceprint, hand it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,10 +14,10 @@ from retrocare.audio.speech import RecordingLimits
 from retrocare.audio.stereo import Intervals
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.inference import Inference
-from retrocare.checks.retry import backoff
+from retrocare.checks.retry import until_answered
 from retrocare.checks.voiceprint import Voiceprint, VoiceprintFactory, make_voiceprint
 from retrocare.database.client import Claim, Database
-from retrocare.errors import CheckEnd, DatabaseUnavailable, NotAssessable, RetrocareError
+from retrocare.errors import CheckEnd, NotAssessable, RetrocareError
 from retrocare.observability import FAILURES, OUTCOMES, Phases, event, log
 
 T = TypeVar("T")
@@ -81,12 +80,17 @@ def run_check(
         row = _retried(lambda: database.fail_check(claim, "internal_error", kind, False), budget)
         _report(claim, row, "internal_error")
         raise
-    except BaseException:  # Ctrl-C or SIGTERM: give the check back; an upload, which nobody else has, fails
-        with suppress(RetrocareError):
-            _ = database.release_check(claim) or database.fail_check(claim, "interrupted", "interrupted", False)
+    except BaseException:  # Ctrl-C or SIGTERM
+        give_back(claim, database)
         raise
     _report(claim, row)
     return row, phases
+
+
+def give_back(claim: Claim, database: Database) -> None:
+    """Give back a check whose work was cut off, if that can be done; an upload, which nobody else has, fails."""
+    with suppress(RetrocareError):
+        _ = database.release_check(claim) or database.fail_check(claim, "interrupted", "interrupted", False)
 
 
 def _end(claim: Claim, database: Database, failure: RetrocareError, budget: RequestBudget) -> None:
@@ -104,15 +108,7 @@ def _end(claim: Claim, database: Database, failure: RetrocareError, budget: Requ
 
 def _retried(end: Callable[[], T], budget: RequestBudget) -> T:
     """Repeat until the database answers: with the lease's token, completing twice is the same as completing once."""
-    deadline = time.monotonic() + budget.database_seconds
-    for wait in backoff():
-        try:
-            return end()
-        except DatabaseUnavailable:
-            if time.monotonic() + wait > deadline:
-                raise
-            time.sleep(wait)
-    raise AssertionError("backoff never ends")
+    return until_answered(end, seconds=budget.database_seconds, first=0.25)
 
 
 def _report(claim: Claim, row: dict[str, Any], code: str | None = None) -> None:

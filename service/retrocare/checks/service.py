@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -13,15 +13,15 @@ from uuid import UUID
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.explanations import explain
 from retrocare.checks.inference import Inference
-from retrocare.checks.pipeline import fetch_voiceprint, run_check
+from retrocare.checks.pipeline import fetch_voiceprint, give_back, run_check
 from retrocare.checks.scheduler import Scheduler
 from retrocare.checks.voiceprint import Voiceprint
 from retrocare.checks.worker import Worker
 from retrocare.database.client import Claim, Database, Row
 from retrocare.database.connection import connected
 from retrocare.encoders.loading import load_encoder
-from retrocare.errors import NotAssessable, RetrocareError, ThreadEnded, Unavailable
-from retrocare.observability import ATTEMPTS, Phases, event
+from retrocare.errors import NotAssessable, ThreadEnded, Unavailable
+from retrocare.observability import ATTEMPTS, Phases, Say, event, silently
 from retrocare.recordings.fetch import Recording
 from retrocare.settings import Settings
 
@@ -100,12 +100,9 @@ class Service:
             self._open.pop(claim.check_id, None)
 
     def release_open_checks(self) -> None:
-        """Give back the checks of requests that are cut off; an upload, which nobody else has, fails."""
+        """Give back the checks of requests that are cut off."""
         for claim in list(self._open.values()):
-            with suppress(RetrocareError):
-                _ = self.database.release_check(claim) or self.database.fail_check(
-                    claim, "interrupted", "interrupted", False
-                )
+            give_back(claim, self.database)
 
     def explanation(self, row: Row) -> str | None:
         """Return the reason of a row of voice.check_result as a sentence, where there is one."""
@@ -117,7 +114,7 @@ class Service:
 
 
 @contextmanager
-def opened_service(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Iterator[Service]:
+def opened_service(settings: Settings, say: Say = silently) -> Iterator[Service]:
     """Open the database, load and register the encoder; ``say`` gets a line for each step that takes a while.
 
     Raises: ConfigurationError, Unavailable.
