@@ -10,7 +10,7 @@ A house of seven rooms, each a package. A room uses rooms below it and never one
     encoders     speech -> one unit vector
     audio        bytes -> the patient's channel -> the samples that are speech
 
-On the ground, for all of them: `errors`, `settings`, `observability`. Each room's first lines say what comes in, what
+On the ground, for all of them: `errors`, `settings`, `observability`, `engine`. Each room's first lines say what comes in, what
 goes out, and which rooms it may use; a test holds them to it.
 """
 

@@ -16,7 +16,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 ROOMS = ("audio", "encoders", "recordings", "database", "checks", "api", "cli")
-GROUND = ("errors", "settings", "observability")
+GROUND = ("errors", "settings", "observability", "engine")
 
 
 def imports_of(path: Path) -> set[str]:
