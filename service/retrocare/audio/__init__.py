@@ -3,5 +3,5 @@
 `files` opens any audio file, `decode` takes the patient's channel from it, `stereo` finds out which channel that is,
 `vad` finds where somebody speaks, and `speech` keeps enough of it, or says why the recording cannot be judged.
 
-May use: errors.
+May use: engine, errors.
 """

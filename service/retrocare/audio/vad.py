@@ -1,28 +1,36 @@
-"""Voice activity detection: silero's network, run by ONNX Runtime over many pieces of a call at once.
+"""Voice activity detection: silero's network, run over all frames of many pieces of a call at once.
 
-The network is a file of the package silero-vad. The package itself is not imported, since that imports torch, which
-takes seconds and 200 MB. The result equals that of silero's own ``get_speech_timestamps``, to the sample.
+Only the last layers of the network remember what came before; those before them see every frame at once. The weights
+are in a file of the package silero-vad, which is not imported, since it imports torch: that takes seconds and 200 MB.
+The result equals that of silero's own ``get_speech_timestamps``, to the sample.
 
 Source: Silero Team, Silero VAD 6.2 (MIT): network, thresholds and durations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
+import openvino
+from openvino import opset13 as ops
 
+from retrocare.engine import compile_network
 from retrocare.errors import ConfigurationError
 
 Stretches = list[tuple[int, int]]  # (first sample, one after the last)
+Weights = npt.NDArray[np.float32]
 
 SPEECH_BEGINS, SPEECH_ENDS = 0.5, 0.35  # probabilities
 LEAST_SPEECH_SECONDS, LEAST_PAUSE_SECONDS, MARGIN_SECONDS = 0.25, 0.1, 0.03
-STATE = (2, 128)  # of the network, for each piece
+TENSORS = {16_000: range(2, 17), 8_000: range(17, 32)}  # of the network for each rate, as silero numbers them
+LAYERS = ((128, 1), (64, 2), (64, 2), (128, 1))  # convolutions of the spectrum: channels and stride
+MEMORY = 128
 
 
 def find_stretches(pieces: npt.NDArray[np.float32], sample_rate: int) -> list[Stretches]:
@@ -30,24 +38,25 @@ def find_stretches(pieces: npt.NDArray[np.float32], sample_rate: int) -> list[St
 
     Shapes: pieces is (pieces, samples), at 8 or 16 kHz; upsampled telephone speech is hardly detected.
     """
-    frame = sample_rate * 32 // 1000
+    frame, samples = _frame(sample_rate), pieces.shape[1]
     return [
-        _with_margins(_stretches(piece, frame, pieces.shape[1], sample_rate), pieces.shape[1], sample_rate)
-        for piece in _probabilities(pieces, frame, sample_rate)
+        _with_margins(_stretches(chances, frame, samples, sample_rate), samples, sample_rate)
+        for chances in _probabilities(pieces, sample_rate)
     ]
 
 
-def _probabilities(pieces: npt.NDArray[np.float32], frame: int, sample_rate: int) -> npt.NDArray[np.float32]:
+def _frame(sample_rate: int) -> int:
+    return sample_rate * 32 // 1000
+
+
+def _probabilities(pieces: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]:
     """Return the probability of speech in each frame, (pieces, frames); a frame is preceded by the end of the last."""
+    frame = _frame(sample_rate)
     context, frames = frame // 8, -(-pieces.shape[1] // frame)
     padded = np.pad(pieces, ((0, 0), (context, frames * frame - pieces.shape[1])))
-    state = np.zeros((STATE[0], len(pieces), STATE[1]), np.float32)
-    found = np.empty((len(pieces), frames), np.float32)
-    network, rate = _network(), np.array(sample_rate)
-    for n in range(frames):
-        seen = padded[:, n * frame : (n + 1) * frame + context]
-        chances, state = network.run(None, {"input": seen, "state": state, "sr": rate})
-        found[:, n] = chances[:, 0]
+    seen = np.lib.stride_tricks.sliding_window_view(padded, context + frame, axis=1)[:, ::frame]
+    request = _network(sample_rate).create_infer_request()  # one a call: threads may ask at once
+    found: npt.NDArray[np.float32] = request.infer([np.ascontiguousarray(seen)])[0]
     return found
 
 
@@ -75,11 +84,54 @@ def _with_margins(stretches: Stretches, samples: int, sample_rate: int) -> Stret
 
 
 @cache
-def _network() -> onnxruntime.InferenceSession:
+def _network(sample_rate: int) -> openvino.CompiledModel:
+    """Build the network of one rate: (pieces, frames, samples) to (pieces, frames)."""
+    weights = _weights(sample_rate)
+    frame = _frame(sample_rate)
+    context, hop, window = frame // 8, frame // 4, frame // 2
+    frames = ops.parameter([-1, -1, context + frame], np.float32)
+    pieces, length = (ops.gather(ops.shape_of(frames), [n], np.int64(0)) for n in (0, 1))
+
+    heard = ops.reshape(frames, [-1, 1, context + frame], special_zero=False)
+    heard = ops.pad(heard, [0, 0, 0], [0, 0, context], "reflect")
+    heard = ops.convolution(heard, next(weights).reshape(-1, 1, window), [hop], [0], [0], [1])
+    real, imaginary = ops.split(heard, np.int64(1), 2).outputs()
+    heard = ops.sqrt(ops.add(ops.multiply(real, real), ops.multiply(imaginary, imaginary)))
+    for channels, stride in LAYERS:
+        heard = ops.convolution(heard, next(weights).reshape(channels, -1, 3), [stride], [1], [1], [1])
+        heard = ops.relu(ops.add(heard, next(weights).reshape(1, channels, 1)))
+
+    from_heard, from_past, bias, other_bias = (_in_order(next(weights)) for _ in range(4))
+    nothing = ops.broadcast(np.float32(0), ops.concat([pieces, [1, MEMORY]], 0))
+    remembered = ops.lstm_sequence(
+        ops.reshape(heard, ops.concat([pieces, length, [MEMORY]], 0), special_zero=False),
+        nothing,
+        nothing,
+        ops.broadcast(length, pieces),
+        from_heard.reshape(1, -1, MEMORY),
+        from_past.reshape(1, -1, MEMORY),
+        (bias + other_bias).reshape(1, -1),
+        MEMORY,
+        "forward",
+    ).output(0)
+    chances = ops.matmul(ops.relu(remembered), next(weights).reshape(MEMORY, 1), False, False)
+    chances = ops.sigmoid(ops.add(chances, next(weights)))
+    chances = ops.reshape(chances, ops.concat([pieces, length], 0), special_zero=False)
+    return compile_network(openvino.Model([chances], [frames], "silero"), threads=1)  # it is too small for more
+
+
+def _weights(sample_rate: int) -> Iterator[Weights]:
+    """Read the network's weights and biases, layer by layer, from silero's file: a zip archive of tensors."""
     package = find_spec("silero_vad")
     if package is None or package.origin is None:
         raise ConfigurationError("The voice activity network is missing", hint="pip install silero-vad")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # it is too small for more
-    path = Path(package.origin).with_name("data") / "silero_vad.onnx"
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with ZipFile(Path(package.origin).with_name("data") / "silero_vad.jit") as archive:
+        folder = archive.namelist()[0].split("/")[0]
+        for n in TENSORS[sample_rate]:
+            yield np.frombuffer(archive.read(f"{folder}/data/{n}"), np.float32)
+
+
+def _in_order(weights: Weights) -> Weights:
+    """Turn the order of the gates from torch's into the engine's: forget, input, cell, output."""
+    enter, forget, cell, leave = np.split(weights, 4)
+    return np.concatenate([forget, enter, cell, leave])

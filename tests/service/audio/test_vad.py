@@ -1,4 +1,4 @@
-"""listening.find_stretches(): what silero's own code finds with its own network."""
+"""vad.find_stretches(): what silero's own code finds with its own network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,16 @@ def test_a_piece_may_be_shorter_than_a_frame(seconds: float) -> None:
     assert find_stretches(np.zeros((1, int(16_000 * seconds)), np.float32), 16_000) == [[]]
 
 
-def test_it_needs_no_torch() -> None:
-    program = "import sys; import retrocare.audio.vad as l, numpy as n; l.find_stretches(n.zeros((1, 8000), 'f'), 8000)"
-    program += "; print('torch' in sys.modules)"
+def test_threads_that_ask_at_once_get_what_each_gets_alone() -> None:
+    samples, sample_rate = levelled(RECORDINGS / "01-enrol-monday.flac")
+    calls = [np.resize(samples[n * 8_000 :], (1 + n % 3, 5 * sample_rate)) for n in range(12)]
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(lambda call: find_stretches(call, sample_rate), calls))
+    assert at_once == [find_stretches(call, sample_rate) for call in calls]
+
+
+def test_it_needs_neither_torch_nor_silero_itself() -> None:
+    program = "import sys; import retrocare.audio.vad as v, numpy as n; v.find_stretches(n.zeros((1, 8000), 'f'), 8000)"
+    program += "; print({'torch', 'silero_vad', 'onnx', 'onnxruntime'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "False"
+    assert said.strip() == "set()"
