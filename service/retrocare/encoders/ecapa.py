@@ -36,7 +36,7 @@ class Ecapa:
 
     @torch.inference_mode()
     def encode(self, windows: Windows) -> Vectors:
-        return unit(self.classifier.encode_batch(torch.from_numpy(windows)).squeeze(1).numpy())
+        return unit(self.classifier.encode_batch(torch.from_numpy(windows)).squeeze(1).float().numpy())
 
     def exported(self, folder: Path) -> Network:
         """Convert the network, by way of an ONNX file in a folder; its answers are torch's."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import openvino
-from openvino import opset13 as graph
+from openvino import opset13 as ops
 
 from retrocare.encoders.checkpoint import Tensor, read_tensors
 from retrocare.encoders.embedding import unit
@@ -77,29 +77,29 @@ def _hann() -> Floats:
 
 
 def _graph(weights: dict[str, Tensor]) -> openvino.Model:
-    windows = graph.parameter([-1, -1], np.float32, name="windows")
-    level = graph.sqrt(graph.reduce_mean(graph.multiply(windows, windows), _whole(1), keep_dims=True))
-    levelled = graph.multiply(windows, graph.divide(_real(LEVEL), graph.maximum(level, _real(FAINTEST))))
-    padded = graph.pad(levelled, _whole(0, FRAME // 2), _whole(0, FRAME // 2), "constant")
-    waves = graph.convolution(
-        graph.unsqueeze(padded, _whole(1)), _real(fourier_waves(_hann())[:, np.newaxis]), [HOP], [0], [0], [1]
+    windows = ops.parameter([-1, -1], np.float32, name="windows")
+    level = ops.sqrt(ops.reduce_mean(ops.multiply(windows, windows), _whole(1), keep_dims=True))
+    levelled = ops.multiply(windows, ops.divide(_real(LEVEL), ops.maximum(level, _real(FAINTEST))))
+    padded = ops.pad(levelled, _whole(0, FRAME // 2), _whole(0, FRAME // 2), "constant")
+    waves = ops.convolution(
+        ops.unsqueeze(padded, _whole(1)), _real(fourier_waves(_hann())[:, np.newaxis]), [HOP], [0], [0], [1]
     )
     bands = np.tile(mel_bands(SAMPLE_RATE, FRAME, BANDS), 2)  # of the squares of cosines and sines
-    power = graph.convolution(graph.multiply(waves, waves), _real(bands[:, :, np.newaxis]), [1], [0], [0], [1])
-    seen = graph.transpose(power, _whole(0, 2, 1))
-    shape = graph.shape_of(seen)
-    count, frames = (graph.gather(shape, _whole(axis), _whole(0)) for axis in (0, 1))
-    zeros = graph.broadcast(_real(0.0), graph.concat([count, _whole(1, UNITS)], 0))
-    lengths = graph.broadcast(frames, count)
+    power = ops.convolution(ops.multiply(waves, waves), _real(bands[:, :, np.newaxis]), [1], [0], [0], [1])
+    seen = ops.transpose(power, _whole(0, 2, 1))
+    shape = ops.shape_of(seen)
+    count, frames = (ops.gather(shape, _whole(axis), _whole(0)) for axis in (0, 1))
+    zeros = ops.broadcast(_real(0.0), ops.concat([count, _whole(1, UNITS)], 0))
+    lengths = ops.broadcast(frames, count)
     for layer in range(LAYERS):
         of_input, of_state, *biases = (_gates(values)[np.newaxis] for values in _of_layer(weights, layer))
-        states = graph.lstm_sequence(
+        states = ops.lstm_sequence(
             seen, zeros, zeros, lengths, _real(of_input), _real(of_state), _real(sum(biases)), UNITS, "forward"
         )
-        seen = graph.squeeze(states.output(0), _whole(1))
-    last = graph.squeeze(states.output(1), _whole(1))
-    linear = graph.add(graph.matmul(last, _real(weights["linear.weight"]), False, True), _real(weights["linear.bias"]))
-    return openvino.Model([graph.relu(linear)], [windows], "ge2e")
+        seen = ops.squeeze(states.output(0), _whole(1))
+    last = ops.squeeze(states.output(1), _whole(1))
+    linear = ops.add(ops.matmul(last, _real(weights["linear.weight"]), False, True), _real(weights["linear.bias"]))
+    return openvino.Model([ops.relu(linear)], [windows], "ge2e")
 
 
 def _of_layer(weights: dict[str, Tensor], layer: int) -> list[Tensor]:
@@ -113,8 +113,8 @@ def _gates(values: Tensor) -> Tensor:
 
 
 def _real(values: Floats | Tensor | float) -> openvino.Node:
-    return graph.constant(np.asarray(values, np.float32))
+    return ops.constant(np.asarray(values, np.float32))
 
 
 def _whole(*values: int) -> openvino.Node:
-    return graph.constant(np.array(values, np.int64))
+    return ops.constant(np.array(values, np.int64))

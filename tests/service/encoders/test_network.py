@@ -12,19 +12,18 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
-import torch
 
-from fixtures.networks import noise, run_python
+from fixtures.networks import Ge2eInTorch, noise, run_python
 from retrocare.audio.decode import Samples, decode
 from retrocare.audio.speech import RecordingLimits, find_speech
 from retrocare.cli.demo import RECORDINGS
 from retrocare.encoders.checkpoint import read_tensors
 from retrocare.encoders.ecapa import Ecapa
-from retrocare.encoders.embedding import cut, embed, unit
+from retrocare.encoders.embedding import cut, embed
 from retrocare.encoders.export import NETWORK, export, exported_folder, load_exported
 from retrocare.encoders.ge2e import load_ge2e, mel_power, reference
 from retrocare.encoders.network import LEAST_COSINE, Network, NetworkEncoder, probes
-from retrocare.encoders.protocol import SAMPLE_RATE, Vectors, Windows
+from retrocare.encoders.protocol import SAMPLE_RATE, Vectors
 from retrocare.encoders.spectrum import mel_bands
 from retrocare.encoders.weights import ecapa_weights, ge2e_weights
 from retrocare.engine import Precision, fastest_precision
@@ -32,27 +31,6 @@ from retrocare.errors import ConfigurationError
 from retrocare.observability import silently
 
 PRECISIONS: list[Precision] = list(dict.fromkeys(("f32", fastest_precision())))
-
-
-class Ge2eInTorch(torch.nn.Module):
-    """The network as its authors wrote it, hearing what librosa says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = torch.nn.LSTM(40, 256, num_layers=3, batch_first=True)
-        self.linear = torch.nn.Linear(256, 256)
-        state = torch.load(ge2e_weights().path, map_location="cpu", weights_only=True)["model_state"]
-        self.load_state_dict({name: value for name, value in state.items() if not name.startswith("similarity")})
-
-    @torch.inference_mode()
-    def encode(self, windows: Windows) -> Vectors:
-        level = np.sqrt(np.mean(np.square(windows), axis=1, keepdims=True))
-        bands = [
-            librosa.feature.melspectrogram(y=window, sr=16_000, n_fft=400, hop_length=160, n_mels=40).T
-            for window in windows * (10 ** (-30 / 20) / level)
-        ]
-        _, (hidden, _) = self.lstm(torch.from_numpy(np.stack(bands)))
-        return unit(torch.relu(self.linear(hidden[-1])).numpy())
 
 
 @pytest.fixture(scope="module")
