@@ -25,7 +25,7 @@ from retrocare.errors import ConfigurationError
 from retrocare.observability import Say
 
 NETWORK = "network.xml"  # beside it lie the weights, network.bin
-ANSWERS, WINDOW = ("retrocare", "answers"), ("retrocare", "window_seconds")  # what is carried in the file
+CARRIED = ["retrocare", "network"]  # under which the file carries all but the model, as JSON
 EXPORT_SECONDS = 300.0
 SOURCES = ("ecapa", "export", "network", "spectrum")  # the code that decides what is exported
 
@@ -66,8 +66,8 @@ def exported_folder(weights: Weights, models: Path) -> Path:
 
 def _read(folder: Path) -> Network:
     model = read_network(folder / NETWORK)
-    answers = json.loads(model.get_rt_info(list(ANSWERS)).value)
-    return Network(model, float(model.get_rt_info(list(WINDOW)).value), np.array(answers, np.float32))
+    carried = json.loads(model.get_rt_info(CARRIED).value)
+    return Network(model, **carried | {"answers": np.array(carried["answers"], np.float32)})
 
 
 def export(source: Path, folder: Path) -> None:
@@ -80,8 +80,8 @@ def export(source: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
         network = Ecapa(source).exported(Path(unfinished))
         NetworkEncoder("ecapa", network, denoises=False, threads=1)
-        network.model.set_rt_info(json.dumps(network.answers.tolist()), list(ANSWERS))
-        network.model.set_rt_info(str(network.window_seconds), list(WINDOW))
+        carried = {name: getattr(network, name) for name in ("window_seconds", "windows_at_once")}
+        network.model.set_rt_info(json.dumps(carried | {"answers": network.answers.tolist()}), CARRIED)
         finished = Path(unfinished) / "finished"
         openvino.save_model(network.model, finished / NETWORK, compress_to_fp16=False)
         with suppress(OSError):  # another process finished the same one first

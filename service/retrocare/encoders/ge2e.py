@@ -21,6 +21,7 @@ from retrocare.encoders.protocol import SAMPLE_RATE, Vectors, Windows
 from retrocare.encoders.spectrum import Floats, fourier_waves, mel_bands
 
 WINDOW_SECONDS = 1.6
+WINDOWS_AT_ONCE = 16  # ten at once take a third of the time of ten one by one
 FRAME, HOP, BANDS = 400, 160, 40  # samples, samples, mel bands
 UNITS, LAYERS = 256, 3
 LEVEL_DBFS = -30.0  # the network takes power, not its logarithm, so loudness is levelled first
@@ -34,7 +35,7 @@ def load_ge2e(file: Path) -> Network:
     """
     weights = read_tensors(file, "model_state")
     answers = np.concatenate([reference(weights, windows) for windows in probes(WINDOW_SECONDS)])
-    return Network(_graph(weights), WINDOW_SECONDS, answers)
+    return Network(_graph(weights), WINDOW_SECONDS, WINDOWS_AT_ONCE, answers)
 
 
 def reference(weights: dict[str, Tensor], windows: Windows) -> Vectors:

@@ -19,7 +19,6 @@ from retrocare.errors import ConfigurationError
 # The least cosine between a vector and the answer for the same window. bf16 moves a voiceprint by a thousandth of what
 # lies between two calls of one person (``scripts/bench engine``), so that the precision is no part of an id.
 LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999}
-WINDOWS_AT_ONCE = 16  # more take more memory, and no less time
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +26,12 @@ class Network:
     """Hold a trained network, (windows, samples) to (windows, dimension), for any number of both.
 
     ``answers`` are its unit vectors for the probes, (3, dimension), computed by other code than the engine's.
+    ``windows_at_once`` is how many are encoded in one batch: where more save no time, they only take memory.
     """
 
     model: openvino.Model
     window_seconds: float
+    windows_at_once: int
     answers: Vectors
 
     @property
@@ -39,7 +40,7 @@ class Network:
 
 
 class NetworkEncoder:
-    """Encode all windows of a call in one batch.
+    """Encode with a network, in batches.
 
     Raises: ConfigurationError where the network agrees with its answers in no precision.
     """
@@ -49,6 +50,7 @@ class NetworkEncoder:
     ) -> None:
         self.id, self.denoises, self.threads = id, denoises, threads
         self.dimension, self.window_seconds = network.dimension, network.window_seconds
+        self._at_once = network.windows_at_once
         self._one_at_a_time = threading.Lock()  # a request holds the memory of one inference
         disagreeing = []
         for tried in dict.fromkeys((precision or fastest_precision(), precision or "f32")):
@@ -68,8 +70,8 @@ class NetworkEncoder:
     def encode(self, windows: Windows) -> Vectors:
         with self._one_at_a_time:
             parts = [
-                self._request.infer([windows[first : first + WINDOWS_AT_ONCE]])[0].copy()
-                for first in range(0, len(windows), WINDOWS_AT_ONCE)
+                self._request.infer([windows[first : first + self._at_once]])[0].copy()
+                for first in range(0, len(windows), self._at_once)
             ]
         return unit(np.concatenate(parts))
 
