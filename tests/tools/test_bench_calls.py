@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,20 @@ def test_completing_is_measured_in_both_places_and_the_server_far_away_is_slower
     [theirs] = database.admin.execute("select count(*) from pattern.voice_anomaly_logs").fetchall()
     assert theirs == (40,)
     assert len(completion.shown([near, far]).splitlines()) == 3
+
+
+def test_completing_is_promised_to_be_short_beside_the_server_and_five_times_faster_from_away() -> None:
+    kept = [
+        completion.Completion(completion.BESIDE, 1.5, 9, 0.5, 9),
+        completion.Completion(completion.AWAY, 20, 30, 100, 110),
+    ]
+    assert completion.failures(kept) == []
+    slow = replace(kept[0], ours_ms=1.6)
+    hardly_faster = replace(kept[1], pattern_ms=98)
+    assert completion.failures([slow, hardly_faster]) == [
+        "completing beside the server takes 1.60 ms, not 1.5 at most",
+        "completing 20 ms away is 4.9 x faster, not 5 x",
+    ]
 
 
 @pytest.mark.parametrize(("snr_db", "hour"), [(None, 12.0), (30.0, 7.5), (5.0, 12.0), (10.0, 19.0), (-3.0, 6.0)])

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
-from retrocare.audio.files import Source, Tenths, opened
+from retrocare.audio.files import Source, opened
 from retrocare.audio.stereo import ChannelComparison, Intervals
 from retrocare.errors import NotAssessable
 
@@ -43,7 +44,7 @@ class Piece:
     start: int  # its first sample, counted from the beginning of the recording
     samples: Samples
 
-    @property
+    @cached_property
     def energy(self) -> float:
         return float(np.dot(self.samples, self.samples))
 
@@ -105,17 +106,18 @@ def claimed_seconds(data: bytes) -> float:
 
 def _read(source: Source, channel: Channel | None, maximum_seconds: float, intervals: Intervals) -> Audio:
     to_find = source.channels == 2 and channel in (None, "stereo") and bool(intervals)
-    voices = [_ChannelStream(source, n) for n in ((0, 1) if to_find else (1,) if channel == "right" else (0,))]
+    chosen = (0, 1) if to_find else (1,) if channel == "right" else (0,)
+    voices = [_ChannelStream(source) for _ in chosen]
     comparison, frames = ChannelComparison(), 0
     for tenths in source.tenths():
-        frames += tenths.shape[0] * tenths.shape[1]
+        frames += tenths[0].size
         _check_length(source, frames, maximum_seconds)
-        highest = max(float(tenths.max()), -float(tenths.min()))
-        if not highest <= LARGEST_SAMPLE:  # false for NaN too
+        peaks = np.maximum(tenths.max(axis=2), -tenths.min(axis=2))  # (channels, tenths)
+        if not peaks.max() <= LARGEST_SAMPLE:  # false for NaN too
             source.refuse("undecodable", detail="samples that are no numbers, or out of range")
         comparison.add(tenths)
-        for voice in voices:
-            voice.add(tenths)
+        for n, voice in zip(chosen, voices, strict=True):
+            voice.add(tenths[n], peaks[n])
     if source.frames < LENGTH_UNKNOWN and frames < 0.9 * source.frames:
         source.refuse("undecodable", seconds=round(frames / source.rate, 2), detail="truncated")
     seconds = frames / source.rate
@@ -140,16 +142,16 @@ def _read(source: Source, channel: Channel | None, maximum_seconds: float, inter
 class _ChannelStream:
     """Resample one channel, and keep pieces of it while it is read."""
 
-    def __init__(self, source: Source, index: int) -> None:
-        self._source, self._index = source, index
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._rate = 8_000 if source.rate < 16_000 else 16_000
         self._resampler = soxr.ResampleStream(source.rate, self._rate, 1, dtype="float32")
         self._kept, self._flats = _PieceStore(round(PIECE_SECONDS * self._rate)), _ClippingCounter()
 
-    def add(self, tenths: Tenths) -> None:
-        voice = np.ascontiguousarray(tenths[:, :, self._index])
-        self._flats.count(voice)
-        self._keep(voice.ravel())
+    def add(self, tenths: Samples, peaks: Samples) -> None:
+        """Shapes: tenths is (tenths, samples), peaks is (tenths,)."""
+        self._flats.count(tenths, peaks)
+        self._keep(tenths.ravel())
 
     def audio(self, channel: NamedChannel, seconds: float, margin_db: float | None = None) -> Audio:
         self._keep(np.zeros(0, np.float32), last=True)
@@ -167,31 +169,34 @@ class _PieceStore:
     """Cut a channel into pieces; of a long one, keep the loudest of each group of neighbours."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._open = bytearray()
+        self._open, self._filled = np.empty(size, np.float32), 0
         self._pieces: list[Piece] = []
         self._cut, self._neighbours = 0, 1  # pieces cut so far; pieces of which one is kept
         self._energy, self._sounding, self._peak = 0.0, 0, 0.0
 
     def add(self, voice: Samples) -> None:
-        self._open += voice.tobytes()
-        while len(self._open) >= 4 * self._size:
-            self._cut_off(self._size)
+        while len(voice):
+            part = voice[: len(self._open) - self._filled]
+            self._open[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            voice = voice[len(part) :]
+            if self._filled == len(self._open):
+                self._cut_off()
 
     def pieces(self) -> tuple[tuple[Piece, ...], float]:
         """Return the pieces, scaled to within -1..1, and the loudness of the whole."""
-        if self._open:
-            self._cut_off(len(self._open) // 4)
+        if self._filled:
+            self._cut_off()
         scale = max(1.0, self._peak)
         if scale > 1:
             self._pieces = [Piece(piece.start, piece.samples / np.float32(scale)) for piece in self._pieces]
         return tuple(self._pieces), math.sqrt(self._energy / max(1, self._sounding)) / scale
 
-    def _cut_off(self, samples: int) -> None:
-        piece = Piece(self._cut * self._size, np.frombuffer(self._open[: 4 * samples], np.float32))
-        del self._open[: 4 * samples]
+    def _cut_off(self) -> None:
+        piece = Piece(self._cut * len(self._open), self._open[: self._filled])
+        self._open, self._filled = np.empty_like(self._open), 0
         self._energy += piece.energy
-        self._sounding += int(np.count_nonzero(piece.samples))
+        self._sounding += int(np.count_nonzero(piece.samples != 0))
         self._peak = max(self._peak, float(piece.samples.max()), -float(piece.samples.min()))
         if len(self._pieces) * self._neighbours <= self._cut:
             self._pieces.append(piece)
@@ -209,29 +214,39 @@ class _ClippingCounter:
 
     def __init__(self) -> None:
         self.peaks, self.counts = array("d"), array("d")
+        self._peak = FAINTEST_CLIP
 
-    def count(self, tenths: npt.NDArray[np.float32]) -> None:
-        magnitude = np.abs(tenths)  # (tenths, samples)
-        peaks = magnitude.max(axis=1)
+    def count(self, tenths: Samples, peaks: Samples) -> None:
+        """Shapes: tenths is (tenths, samples), peaks is (tenths,)."""
+        exact = peaks.astype(np.float64)
+        self._peak = max(self._peak, float(exact.max()))
         flat = np.zeros(len(tenths))
-        at_peak = magnitude >= peaks[:, np.newaxis] - np.float32(FLAT_TOLERANCE)
-        runs = tenths.shape[1] - FLAT_RUN + 1
-        is_suspect = at_peak.sum(axis=1) >= FLAT_RUN if runs > 0 else np.zeros(len(tenths), bool)
-        suspects = np.flatnonzero(is_suspect)
-        if len(suspects):
-            suspected = at_peak[suspects]
-            begins = np.logical_and.reduce([suspected[:, n : n + runs] for n in range(FLAT_RUN)])
-            covered = np.zeros_like(suspected)
-            for n in range(FLAT_RUN):
-                covered[:, n : n + runs] |= begins
-            flat[suspects] = covered.mean(axis=1)
-        self.peaks.extend(peaks.tolist())
+        loud = np.flatnonzero(exact >= self._peak - FLAT_TOLERANCE)  # the others cannot reach the recording's peak
+        if len(loud):
+            flat[loud] = _flat_shares(np.abs(tenths[loud]), peaks[loud])
+        self.peaks.extend(exact.tolist())
         self.counts.extend(flat.tolist())
 
     def shares(self) -> npt.NDArray[np.float64]:
         peaks, counts = np.array(self.peaks), np.array(self.counts)
         at_the_peak = (peaks >= peaks.max() - FLAT_TOLERANCE) & (peaks >= FAINTEST_CLIP)
         return np.where(at_the_peak, counts, 0.0)
+
+
+def _flat_shares(magnitude: Samples, peaks: Samples) -> npt.NDArray[np.float64]:
+    """Return the share of each tenth's samples that are in a flat run at its peak."""
+    shares = np.zeros(len(magnitude))
+    at_peak = magnitude >= peaks[:, np.newaxis] - np.float32(FLAT_TOLERANCE)
+    runs = magnitude.shape[1] - FLAT_RUN + 1
+    suspects = np.flatnonzero(at_peak.sum(axis=1) >= FLAT_RUN)
+    if runs > 0 and len(suspects):
+        suspected = at_peak[suspects]
+        begins = np.logical_and.reduce([suspected[:, n : n + runs] for n in range(FLAT_RUN)])
+        covered = np.zeros_like(suspected)
+        for n in range(FLAT_RUN):
+            covered[:, n : n + runs] |= begins
+        shares[suspects] = covered.mean(axis=1)
+    return shares
 
 
 def _check_length(source: Source, frames: int, maximum_seconds: float) -> None:

@@ -15,7 +15,9 @@ import soundfile
 from retrocare.errors import NotAssessable
 
 Block = npt.NDArray[np.float32]  # (frames, channels), as the file has them
-Tenths = npt.NDArray[np.float32]  # (tenths of a second, frames, channels)
+Tenths = npt.NDArray[np.float32]  # (channels, tenths of a second, samples)
+
+BLOCK_SAMPLES = 1 << 18  # of all channels together
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,16 @@ class Source:
     rate: int
     channels: int
     frames: int  # as claimed; 0 where nothing is claimed
-    blocks: Iterator[Block]
+    blocks: Iterator[Block]  # of whole tenths of a second, but for the last one; the next may take its place in memory
 
     def tenths(self) -> Iterator[Tenths]:
-        """Cut the blocks into tenths of a second, many at a time; the last one comes alone, and is shorter."""
+        """Yield tenths of a second, many at a time; the last one comes alone, and is shorter."""
         size = self.rate // 10
-        rest = np.zeros((0, self.channels), np.float32)
         for block in self.blocks:
-            joined = np.concatenate([rest, block]) if len(rest) else block
-            count = len(joined) // size
-            if count:
-                yield joined[: count * size].reshape(count, size, self.channels)
-            rest = joined[count * size :].copy()
-        if len(rest):
-            yield rest[np.newaxis]
+            whole = len(block) // size * size
+            for part, length in ((block[:whole], size), (block[whole:], len(block) - whole)):
+                if len(part):
+                    yield np.ascontiguousarray(part.reshape(-1, length, self.channels).transpose(2, 0, 1))
 
     def refuse(self, reason: str, **measures: float | int | str) -> NoReturn:
         raise NotAssessable(reason, sample_rate=self.rate, channels=self.channels, **measures)
@@ -66,10 +64,22 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carries 
         return False
 
 
+def _frames_at_once(rate: int, channels: int) -> int:
+    """Return how many frames a block has: so many whole tenths of a second as fit."""
+    tenth = rate // 10
+    return max(1, BLOCK_SAMPLES // channels // tenth) * tenth
+
+
 def _sound_blocks(file: _Forward) -> Iterator[Block]:
-    frames = max(1, (1 << 18) // file.channels)
-    while len(block := file.read(frames, dtype="float32", always_2d=True)):
-        yield block
+    block = np.empty((_frames_at_once(file.samplerate, file.channels), file.channels), np.float32)
+    filled = 0
+    while count := len(file.read(out=block[filled:])):
+        filled += count
+        if filled == len(block):
+            yield block
+            filled = 0
+    if filled:
+        yield block[:filled]
 
 
 @contextmanager
@@ -87,17 +97,31 @@ def _container(data: bytes, container: str) -> Iterator[Source]:
                 raise NotAssessable("undecodable", detail="no audio in this container, or of an unknown kind")
             rate, channels = stream.rate or 0, stream.channels
             claimed = (file.duration or 0) * rate // av.time_base
-            yield Source(rate, channels, max(0, claimed), _container_blocks(file.decode(stream), rate, channels))
+            yield Source(rate, channels, max(0, claimed), container_blocks(file.decode(stream), rate, channels))
     except av.FFmpegError as error:
         raise NotAssessable("undecodable", detail="a broken m4a or webm file") from error
 
 
-def _container_blocks(frames: Iterator[Any], rate: int, channels: int) -> Iterator[Block]:
+def container_blocks(frames: Iterator[Any], rate: int, channels: int) -> Iterator[Block]:
     import av
 
-    resampler = av.AudioResampler(format="flt")  # packed floats; the rate and the channels stay
+    waiting = av.AudioFifo()  # a frame is 20 ms: handled one by one, they cost more than decoding them
+    packed = av.AudioResampler(format="flt")  # floats, channel beside channel; the rate and the channels stay
+
+    def block_of(frame: Any) -> Block:
+        found = [one.to_ndarray().reshape(-1, channels) for one in packed.resample(frame)]
+        return np.concatenate(found).astype(np.float32, copy=False)
+
     for frame in frames:
-        if frame.sample_rate != rate or frame.layout.nb_channels != channels:
-            raise NotAssessable("undecodable", detail="the sample rate or the channels change within the file")
-        for packed in resampler.resample(frame):
-            yield packed.to_ndarray().astype(np.float32, copy=False).reshape(-1, channels)
+        frame.pts = None  # gaps in the times are no gaps in the sound
+        try:
+            if frame.sample_rate != rate or frame.layout.nb_channels != channels:
+                raise ValueError("another rate, or other channels, than the file's")
+            waiting.write(frame)
+        except ValueError as error:
+            detail = "the sample rate, the channels or their format change within the file"
+            raise NotAssessable("undecodable", detail=detail) from error
+        while (block := waiting.read(_frames_at_once(rate, channels))) is not None:
+            yield block_of(block)
+    if (rest := waiting.read(partial=True)) is not None:
+        yield block_of(rest)

@@ -57,16 +57,17 @@ class ChannelComparison:
     """Compare the channels of a recording while it is read, tenth by tenth of a second."""
 
     def __init__(self) -> None:
-        self._energies: list[npt.NDArray[np.float64]] = []  # each (tenths, channels)
+        self._energies: list[npt.NDArray[np.float64]] = []  # each (channels, tenths)
         self._first = self._difference = 0.0
 
     def add(self, tenths: Tenths) -> None:
-        if tenths.shape[2] == 1:
+        if len(tenths) == 1:
             return
-        exact = tenths.astype(np.float64)
-        self._energies.append(np.square(exact).mean(axis=1))
-        self._first += float(np.square(exact[:, :, 0]).sum()) * (tenths.shape[2] - 1)
-        self._difference += float(np.square(exact[:, :, 1:] - exact[:, :, :1]).sum())
+        energies = np.vecdot(tenths, tenths).astype(np.float64)  # (channels, tenths)
+        in_common = np.vecdot(tenths[1:], tenths[0]).astype(np.float64)
+        self._energies.append(energies / tenths.shape[2])
+        self._first += float(energies[0].sum()) * len(in_common)
+        self._difference += float((energies[1:] + energies[0] - 2 * in_common).sum())
 
     @property
     def is_one_voice(self) -> bool:
@@ -75,13 +76,13 @@ class ChannelComparison:
 
     def match(self, intervals: Intervals, seconds: float) -> Match | None:
         """Find the channel of two that fits the intervals; None where there is nothing to compare."""
-        energies = np.concatenate(self._energies)
-        inside = _inside(intervals, len(energies), seconds)
+        energies = np.concatenate(self._energies, axis=1)
+        inside = _inside(intervals, energies.shape[1], seconds)
         if inside is None or inside.sum() < LEAST_TENTHS or (~inside).sum() < LEAST_TENTHS:
             return None
-        quietest = energies.mean(axis=0) * QUIETEST + np.finfo(float).tiny
+        quietest = energies.mean(axis=1, keepdims=True) * QUIETEST + np.finfo(float).tiny
         level_db = 10 * np.log10(energies + quietest)  # a channel's gain is an offset, which cancels out below
-        left_over_right = level_db[:, 0] - level_db[:, 1]
+        left_over_right = level_db[0] - level_db[1]
         within, without = left_over_right[inside], np.sort(left_over_right[~inside])
         margin_db = float(within.mean() - without.mean())
         below = np.searchsorted(without, within, "left") + np.searchsorted(without, within, "right")

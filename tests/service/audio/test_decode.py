@@ -6,12 +6,15 @@ import subprocess
 import sys
 import tracemalloc
 
+import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+import soxr
 
 from fixtures.hostile import claiming, in_container, wav_header, written
 from retrocare.audio.decode import MOST_PIECES, PIECE_SECONDS, Audio, Channel, decode
+from retrocare.audio.files import container_blocks
 from retrocare.errors import NotAssessable
 
 TONE_HZ = 440
@@ -55,6 +58,29 @@ def test_decode_reads_m4a_and_webm_by_their_first_bytes(format: str, codec: str)
     assert (audio.sample_rate, audio.channel) == (16_000, "customer")
     assert audio.seconds == pytest.approx(2, abs=0.1)
     assert loudest_hz(audio) == pytest.approx(TONE_HZ, abs=2)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mp4", "aac"), ("webm", "libopus")])
+def test_decode_leaves_no_seam_where_one_block_of_a_container_ends(format: str, codec: str) -> None:
+    audio = decode(in_container(tone(48_000, 17), 48_000, format, codec), "mono", 60)  # a block is less than 6 s
+    assert audio.seconds == pytest.approx(17, abs=0.1)
+    heard = audio.samples[8_000:-8_000]
+    times = np.arange(len(heard)) / audio.sample_rate
+    waves = np.stack([np.sin(2 * np.pi * TONE_HZ * times), np.cos(2 * np.pi * TONE_HZ * times)], axis=1)
+    amplitudes = np.linalg.lstsq(waves, heard)[0]
+    assert np.abs(heard - waves @ amplitudes).max() < 0.02
+
+
+def test_decode_refuses_a_container_whose_samples_become_of_another_kind() -> None:
+    def frame(format: str, layout: str = "mono", rate: int = 48_000) -> av.AudioFrame:
+        made = av.AudioFrame(format=format, layout=layout, samples=960)
+        made.sample_rate = rate
+        return made
+
+    for other in (frame("s16"), frame("fltp", "stereo"), frame("fltp", rate=44_100)):
+        with pytest.raises(NotAssessable) as refused:
+            list(container_blocks(iter([frame("fltp"), other]), 48_000, 1))
+        assert refused.value.reason == "undecodable"
 
 
 def test_decode_says_what_to_install_where_pyav_is_missing() -> None:
@@ -155,6 +181,14 @@ def test_decode_counts_clipping_where_it_is_before_resampling_hides_it(rate: int
     assert clipping[10:].min() > 0.5  # |sin| is above 0.45 for 70 % of the time
 
 
+def test_decode_takes_samples_one_step_below_the_recordings_peak_for_clipped_too() -> None:
+    step = 1 / 32768
+    wave = np.concatenate([np.clip(tone(level=2.0), -limit, limit) for limit in (0.9, 0.9 - step, 0.9 - 3 * step)])
+    clipping = decode(written(wave), None, 60).clipping
+    assert clipping[:40].min() > 0.5
+    assert clipping[40:].max() == 0
+
+
 def test_decode_takes_a_flat_wave_below_the_peak_for_no_clipping() -> None:
     wave = np.concatenate([np.clip(tone(seconds=1), -0.1, 0.1), tone(seconds=1)])
     assert decode(written(wave), None, 60).clipping.max() == 0
@@ -163,6 +197,20 @@ def test_decode_takes_a_flat_wave_below_the_peak_for_no_clipping() -> None:
 @pytest.mark.parametrize("level", [0.0003, 0.02, 0.3, 0.99])
 def test_decode_takes_no_clean_tone_for_clipped(level: float) -> None:
     assert decode(written(tone(level=level)), None, 60).clipping.max() == 0
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_decode_leaves_no_seam_where_one_block_of_a_file_ends(rate: int, channels: int) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.05, (rate * 70 + 123, channels)).astype(np.float32)
+    clipped = [rate * 5, rate * 34 + 7, rate * 70]  # in the first block, in another one, in the last tenth
+    for first in clipped:
+        wave[first : first + 50, -1] = 0.6
+    audio = decode(written(wave, rate, subtype="FLOAT"), "right" if channels == 2 else None, 100)
+    assert len(audio.clipping) == 701
+    assert set(np.flatnonzero(audio.clipping)) == {50, 340, 700}
+    expected = wave[:, -1] if rate == 8_000 else soxr.resample(wave[:, -1], rate, audio.sample_rate)
+    np.testing.assert_allclose(audio.samples, expected[: len(audio.samples)], atol=1e-4)
 
 
 def long_call(minutes: int, rate: int = 8_000) -> bytes:

@@ -146,10 +146,10 @@ def test_times_of_which_much_lies_beyond_the_end_are_refused() -> None:
 
 def test_match_counts_time_by_the_recordings_length() -> None:
     """A tenth is a whole number of samples, so at odd rates a long recording has more of them than ten a second."""
-    tenths = np.full((400, 1, 2), 0.001, np.float32)
-    tenths[100:200, :, 1] = tenths[:100, :, 0] = tenths[200:, :, 0] = 0.1
+    tenths = np.full((2, 400, 1), 0.001, np.float32)
+    tenths[1, 100:200] = tenths[0, :100] = tenths[0, 200:] = 0.1
     comparison = ChannelComparison()
-    for some in np.split(tenths, [1, 250]):
+    for some in np.split(tenths, [1, 250], axis=1):
         comparison.add(some)
     found = comparison.match([(5.0, 10.0)], seconds=20)
     assert found is not None
