@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from retrocare.engine import INSTALL_NETWORKS
 from retrocare.errors import ConfigurationError
 from retrocare.observability import Say, silently
 
@@ -69,7 +70,7 @@ def ge2e_weights(file: Path | None = None) -> Weights:
     if file is None:
         package = find_spec("resemblyzer")
         if package is None or package.origin is None:
-            raise ConfigurationError("The weights of GE2E are missing", hint="pip install --no-deps Resemblyzer==0.1.4")
+            raise ConfigurationError("The weights of GE2E are missing", hint=INSTALL_NETWORKS)
         file = Path(package.origin).with_name("pretrained.pt")
     digest = _digest(file)
     return Weights("ge2e", _named("ge2e", digest), file, digest)
