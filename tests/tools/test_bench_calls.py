@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench import budget, calls, completion, start, steps
+from bench import budget, calls, completion, engine, start, steps
 from bench.pattern import adjusted
 from fixtures.databases import Database
 from fixtures.records import Records, text
@@ -23,6 +24,21 @@ def test_ours_and_the_pattern_both_turn_a_call_into_a_vector(ecapa_dir: Path, tm
         assert min(cost.cpu_seconds, cost.wall_seconds) > 0
         assert 50 < cost.peak_megabytes < 5_000
     assert len(calls.shown([length]).splitlines()) == 3
+
+
+def test_a_precision_is_measured_beside_torch_and_one_that_is_slow_or_moves_a_voice_is_named() -> None:
+    of_engine, of_torch = (engine.measure("ge2e", name, Path()) for name in ("OpenVINO f32", "torch f32"))
+    for found in (of_engine, of_torch):
+        assert min(found["cpu_ms"], found["load_seconds"], found["peak_megabytes"]) > 0
+    np.testing.assert_allclose(of_engine["vectors"], of_torch["vectors"], atol=1e-4)
+    torch = engine.Ran("ge2e", "torch f32", 10, 1, 60, 500, 1)
+    fast, slow = replace(torch, engine="OpenVINO bf16", cpu_ms=20), replace(torch, engine="OpenVINO f32", cpu_ms=61)
+    near, far = engine.Moved("bf16", 80, 1, 0.0005, 0.1), engine.Moved("bf16", 80, 1, 0.002, 0.1)
+    assert engine.failures(([torch, fast], near)) == []
+    assert engine.failures(([torch, slow], far)) == [
+        "ge2e: OpenVINO f32 takes 61 ms, torch 60 ms",
+        "bf16 moves a voiceprint by 2.0%",
+    ]
 
 
 def test_the_calls_that_are_measured_have_speech_and_pauses(tmp_path: Path) -> None:
