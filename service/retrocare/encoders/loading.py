@@ -55,6 +55,8 @@ def load_encoder(
         wanted, why = name, "it was asked for by name"
         if active and active.partition("-")[0] == name:
             wanted = active
+            if _version_of(active) != NEWEST:
+                why += ", and the database uses that version"
     elif active:
         wanted, why = active, f"the database already uses {active}"
     elif ecapa_dir:
@@ -70,7 +72,7 @@ def load_encoder(
         raise ConfigurationError(f"The weights of {name} are not at hand, but those of {id}", hint=_names_hint())
     network = FAMILIES[weights.family].load(weights, folders, say)
     encoder = NetworkEncoder(id, network, denoises=FRONT_ENDS[version], threads=threads or available_cores())
-    return EncoderChoice(encoder, f"the encoder is {id}, because {why}; OpenVINO runs it in {encoder.precision}")
+    return EncoderChoice(encoder, f"the encoder is {id}, because {why}; it runs in {encoder.precision}")
 
 
 def family_of(name: str) -> str:

@@ -322,7 +322,7 @@ print(load_encoder("auto", model_dir=models, ecapa_dir=None, say=said.append).wh
     assert named == in_a_folder
     assert named.partition("|")[0] == reason
     assert "scripts/setup --ecapa" in named
-    assert chosen.startswith(f"the encoder is ge2e-v2, because ECAPA is not at hand ({reason}); OpenVINO runs it in ")
+    assert chosen.startswith(f"the encoder is ge2e-v2, because ECAPA is not at hand ({reason}); it runs in ")
     assert chosen.endswith("|[]")
 
 
@@ -341,7 +341,7 @@ print(choice.encoder.id, psutil.Process().children(recursive=True), choice.why, 
     identity, children, why = said.split("|")
     assert (identity, children) == ("ge2e-v2", "[]")
     absent = "ECAPA is not at hand (ECAPA's weights did not arrive within 2 s)"
-    assert why.startswith(f"the encoder is ge2e-v2, because {absent}; OpenVINO runs it in ")
+    assert why.startswith(f"the encoder is ge2e-v2, because {absent}; it runs in ")
 
 
 def test_load_encoder_says_when_the_hub_cannot_be_reached(tmp_path: Path) -> None:
