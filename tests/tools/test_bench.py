@@ -66,6 +66,7 @@ def test_voices_are_searched_for_as_the_data_api_does_and_found(server: Server) 
     assert min(large.completion_ms, large.completion_without_ms, large.nobody_p95_ms) > 0
     assert [(one.shared_buffers, one.breadth) for one in tried] == list(product(("128MB", "1GB"), (20, 100)))
     assert all(one.pages > 100 > one.pages_missed for one in tried)
+    assert tried[0].pages != tried[1].pages  # the breadth is the search's
     assert all(one.voices == 800 and one.recall_at_1 == 1 and 0 < one.p50_ms <= one.p95_ms for one in tried)
     assert len(search.shown([small, large], tried).splitlines()) == 3 + 2 + 4
     assert told[0].strip().startswith("200 voices loaded")
