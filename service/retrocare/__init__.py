@@ -10,8 +10,8 @@ A house of seven rooms, each a package. A room uses rooms below it and never one
     encoders     speech -> one unit vector
     audio        bytes -> the patient's channel -> the samples that are speech
 
-On the ground, for all of them: `errors`, `settings`, `observability`, `engine`. Each room's first lines say what comes in, what
-goes out, and which rooms it may use; a test holds them to it.
+On the ground, for all of them: `errors`, `settings`, `observability`, `engine`. Each room's first lines say what comes
+in, what goes out, and which rooms it may use; a test holds them to it.
 """
 
 __version__ = "1.0.0.dev0"

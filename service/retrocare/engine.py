@@ -15,6 +15,9 @@ from retrocare.errors import ConfigurationError
 
 Precision = Literal["f32", "bf16"]
 
+# Only the trained networks of these packages are used; what the packages depend on needs PyTorch and a compiler.
+INSTALL_NETWORKS = "pip install --no-deps Resemblyzer==0.1.4 silero-vad==6.2.3"
+
 
 def fastest_precision() -> Precision:
     """Return bf16 where the processor computes with it, else f32.

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     data_dir: Path = default_data_dir()
     """Where the embedded PostgreSQL and fetched weights live."""
     encoder: str = "auto"
-    """A family of encoders, or `auto`: the first whose weights are at hand."""
+    """A family of encoders, the id of one, or `auto`: the first whose weights are at hand."""
     model_dir: Path | None = None
     """Where fetched weights are kept; models/ in data_dir where it is not given."""
     inference_threads: int | None = Field(None, ge=1)

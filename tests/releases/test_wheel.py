@@ -15,6 +15,7 @@ from fixtures.commands import bare_environment
 from fixtures.databases import Database
 from fixtures.inputs import MODELS, ROOT
 from retrocare.database.migrations import migration_files
+from retrocare.engine import INSTALL_NETWORKS
 
 NEEDED = ("pyproject.toml", "README.md", "LICENSE", "service", "supabase/migrations")
 # The wheel's package in place of the checkout's, which this environment is installed from.
@@ -25,8 +26,8 @@ sys.path[:] = [wheel, *(path for path in sys.path if not path.startswith(checkou
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 import retrocare
 assert retrocare.__file__.startswith(wheel), retrocare.__file__
-if sys.argv[3] == "no-weights":
-    sys.modules["resemblyzer"] = None  # as where the package was never installed
+if sys.argv[3].startswith("without:"):
+    sys.modules[sys.argv[3].removeprefix("without:")] = None  # as where the package was never installed
     del sys.argv[3]
 from retrocare.cli.main import app
 app(sys.argv[3:])
@@ -73,10 +74,13 @@ def test_an_installed_wheel_brings_an_empty_database_up_to_date(wheel: Path, emp
     assert empty_database.owner.execute("select version from care.release()").fetchone() is not None
 
 
-def test_an_installed_wheel_says_in_one_line_how_to_get_the_offline_weights(wheel: Path, data_folder: Path) -> None:
-    done = run(wheel, "no-weights", "demo", RETROCARE_DATA_DIR=str(data_folder))
+@pytest.mark.parametrize("package", ["resemblyzer", "silero_vad"])
+def test_an_installed_wheel_says_in_one_line_how_to_get_the_trained_networks(
+    wheel: Path, data_folder: Path, package: str
+) -> None:
+    done = run(wheel, f"without:{package}", "demo", RETROCARE_DATA_DIR=str(data_folder))
     assert done.returncode == 1
-    assert done.stderr.count("pip install --no-deps Resemblyzer==") == 1, done.stderr
+    assert done.stderr.count(INSTALL_NETWORKS) == 1, done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import budget, calls, completion, scale, search, start, steps, views
+from bench import budget, calls, completion, engine, scale, search, start, steps, views
 from fixtures.databases import Server, short_folder
 from fixtures.inputs import MODELS, ROOT, SPEECH
 from fixtures.networks import FULL, write_ecapa
@@ -64,6 +64,11 @@ def measure_calls(chosen: argparse.Namespace) -> Measured:
     with short_folder() as folder:
         found = calls.bench_calls(weights(), folder, tell=tell)
     return calls.shown(found), calls.failures(found), calls.as_json(found)
+
+
+def measure_engine(chosen: argparse.Namespace) -> Measured:
+    found = engine.bench_engine(weights(), tell)
+    return engine.shown(found), engine.failures(found), engine.as_json(found)
 
 
 def measure_steps(chosen: argparse.Namespace) -> Measured:
@@ -138,6 +143,11 @@ WHAT: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, str]] = {
         measure_calls,
         "what a call costs, by its length, against the pattern",
         "less CPU than the pattern by as much as promised, and memory that does not follow the length",
+    ),
+    "engine": (
+        measure_engine,
+        "a call's windows in torch and in the engine",
+        "the engine takes less time than torch, and a voiceprint stays where it is in every precision",
     ),
     "steps": (measure_steps, "where the time of a call goes", "no step but hearing takes more than a tenth"),
     "completion": (

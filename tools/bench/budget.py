@@ -38,6 +38,7 @@ class Windowed:
 
     def __post_init__(self) -> None:
         self.id, self.dimension = self.encoder.id, self.encoder.dimension
+        self.denoises = self.encoder.denoises
 
     def encode(self, windows: Windows) -> Vectors:
         return self.encoder.encode(windows)

@@ -132,7 +132,7 @@ def measure(embed: Callable[[Path], object], file: Path, runs: int) -> dict[str,
         embed(file)
         cpu.append(time.process_time() - used)
         wall.append(time.perf_counter() - begun)
-    peak = _peak_bytes()
+    peak = peak_bytes()
     return {
         "cpu_seconds": statistics.median(cpu),
         "wall_seconds": statistics.median(wall),
@@ -140,7 +140,7 @@ def measure(embed: Callable[[Path], object], file: Path, runs: int) -> dict[str,
     }
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Return the most memory that this process had; what getrusage says on Linux includes whoever started it."""
     status = Path("/proc/self/status")
     if status.is_file():

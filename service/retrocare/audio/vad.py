@@ -9,6 +9,8 @@ Source: Silero Team, Silero VAD 6.2 (MIT): network, thresholds and durations.
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -20,7 +22,7 @@ import numpy.typing as npt
 import openvino
 from openvino import opset13 as ops
 
-from retrocare.engine import compile_network
+from retrocare.engine import INSTALL_NETWORKS, compile_network
 from retrocare.errors import ConfigurationError
 
 Stretches = list[tuple[int, int]]  # (first sample, one after the last)
@@ -28,9 +30,19 @@ Weights = npt.NDArray[np.float32]
 
 SPEECH_BEGINS, SPEECH_ENDS = 0.5, 0.35  # probabilities
 LEAST_SPEECH_SECONDS, LEAST_PAUSE_SECONDS, MARGIN_SECONDS = 0.25, 0.1, 0.03
+KNOWN = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"  # of that version's file
 TENSORS = {16_000: range(2, 17), 8_000: range(17, 32)}  # of the network for each rate, as silero numbers them
 LAYERS = ((128, 1), (64, 2), (64, 2), (128, 1))  # convolutions of the spectrum: channels and stride
 MEMORY = 128
+
+
+def load_networks() -> None:
+    """Compile the networks of both rates, for which the first call would have to wait.
+
+    Raises: ConfigurationError where they are missing.
+    """
+    for sample_rate in TENSORS:
+        _network(sample_rate)
 
 
 def find_stretches(pieces: npt.NDArray[np.float32], sample_rate: int) -> list[Stretches]:
@@ -121,11 +133,19 @@ def _network(sample_rate: int) -> openvino.CompiledModel:
 
 
 def _weights(sample_rate: int) -> Iterator[Weights]:
-    """Read the network's weights and biases, layer by layer, from silero's file: a zip archive of tensors."""
+    """Read the network's weights and biases, layer by layer, from silero's file: a zip archive of tensors.
+
+    Raises: ConfigurationError where it is missing, or another version's, whose tensors may be numbered otherwise.
+    """
     package = find_spec("silero_vad")
     if package is None or package.origin is None:
-        raise ConfigurationError("The voice activity network is missing", hint="pip install silero-vad")
-    with ZipFile(Path(package.origin).with_name("data") / "silero_vad.jit") as archive:
+        raise ConfigurationError("The network that detects speech is missing", hint=INSTALL_NETWORKS)
+    content = (Path(package.origin).with_name("data") / "silero_vad.jit").read_bytes()
+    if hashlib.sha256(content).hexdigest() != KNOWN:
+        raise ConfigurationError(
+            "The network that detects speech is of another version of silero-vad", hint=INSTALL_NETWORKS
+        )
+    with ZipFile(io.BytesIO(content)) as archive:
         folder = archive.namelist()[0].split("/")[0]
         for n in TENSORS[sample_rate]:
             yield np.frombuffer(archive.read(f"{folder}/data/{n}"), np.float32)

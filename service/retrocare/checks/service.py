@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from retrocare.audio.vad import load_networks
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.explanations import explain
 from retrocare.checks.inference import Inference
@@ -120,6 +121,7 @@ def opened_service(settings: Settings, say: Say = silently) -> Iterator[Service]
     Raises: ConfigurationError, Unavailable.
     """
     with connected(settings, say) as database:
+        load_networks()
         choice = load_encoder(
             settings.encoder,
             model_dir=settings.models,

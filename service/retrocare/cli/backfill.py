@@ -23,7 +23,7 @@ LINE_SECONDS = 60.0  # between two lines where there is no terminal
 
 
 def backfill(
-    encoder: Annotated[str | None, typer.Option(help="ge2e or ecapa; RETROCARE_ENCODER by default.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="ge2e, ecapa or an id; RETROCARE_ENCODER by default.")] = None,
     history: Annotated[
         bool, typer.Option("--history", help="Embed every recording that is kept, not only what baselines need.")
     ] = False,

@@ -16,7 +16,7 @@ from retrocare import __version__
 from retrocare.database.client import Row
 from retrocare.database.connection import connected
 from retrocare.encoders.families import FAMILIES
-from retrocare.encoders.loading import AUTO, load_encoder
+from retrocare.encoders.loading import AUTO, family_of, load_encoder
 from retrocare.errors import RetrocareError
 from retrocare.settings import Settings
 
@@ -41,11 +41,12 @@ class Doctor:
         return f"PyAV {importlib.metadata.version('av')}"
 
     def encoder(self, name: str) -> str:
-        if self.settings.encoder not in (AUTO, name):
-            raise RetrocareError(f"Not asked for: RETROCARE_ENCODER is {self.settings.encoder}")
+        asked = name if self.settings.encoder == AUTO else self.settings.encoder
+        if family_of(asked) != name:
+            raise RetrocareError(f"Not asked for: RETROCARE_ENCODER is {asked}")
         seconds = self.seconds_left()
         models, ecapa_dir = self.settings.models, self.settings.ecapa_dir
-        return load_encoder(name, model_dir=models, ecapa_dir=ecapa_dir, fetch_seconds=seconds).encoder.id
+        return load_encoder(asked, model_dir=models, ecapa_dir=ecapa_dir, fetch_seconds=seconds).encoder.id
 
     def database(self) -> str:
         with connected(self.settings) as opened:
@@ -115,7 +116,7 @@ def diagnose(settings: Settings, say: Callable[[str], object] = lambda line: Non
         ("Python", platform.python_version, True),
         ("decoder", lambda: f"soundfile {importlib.metadata.version('soundfile')}", True),
         ("m4a, webm", doctor.containers, False),
-        *((name, partial(doctor.encoder, name), settings.encoder == name) for name in FAMILIES),
+        *((name, partial(doctor.encoder, name), settings.encoder.partition("-")[0] == name) for name in FAMILIES),
         ("database", doctor.database, True),
         ("active encoder", doctor.active_encoder, False),
         ("fetching", doctor.fetching, False),

@@ -1,4 +1,6 @@
-"""SpeechBrain's ECAPA-TDNN in torch, the production encoder: 192 dimensions, from a local folder.
+"""SpeechBrain's ECAPA-TDNN, the production encoder: 192 dimensions, from a local folder.
+
+Reading its checkpoint takes torch and SpeechBrain, the extra ``ecapa``. Once exported, it takes neither.
 
 Source: B. Desplanques et al., ECAPA-TDNN, 2020; model card speechbrain/spkrec-ecapa-voxceleb.
 """
@@ -6,49 +8,75 @@ Source: B. Desplanques et al., ECAPA-TDNN, 2020; model card speechbrain/spkrec-e
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from retrocare.encoders.embedding import unit
+from retrocare.encoders.network import Network, probes
 from retrocare.encoders.protocol import Vectors, Windows
-from retrocare.encoders.spectrum import PowerSpectrum
+from retrocare.encoders.spectrum import fourier_waves
 from retrocare.encoders.weights import HINT, ecapa_weights
+from retrocare.engine import read_network
 from retrocare.errors import ConfigurationError
+
+WINDOW_SECONDS = 5.0
+WINDOWS_AT_ONCE = 1  # three at once take as long as three one by one, and 100 MB more
+OPSET = 17
 
 
 class Ecapa:
-    """Encode with the network of a folder in SpeechBrain's format; only files of that folder are read."""
-
-    dimension = 192
-    window_seconds = 5.0
+    """Encode in torch with the network of a folder in SpeechBrain's format; only files of that folder are read."""
 
     def __init__(self, folder: Path) -> None:
-        weights = ecapa_weights(folder)
-        self.id = weights.id
-        self.classifier = _load(weights.path)
+        self.classifier = _load(ecapa_weights(folder).path)
 
     @torch.inference_mode()
     def encode(self, windows: Windows) -> Vectors:
-        return unit(self.classifier.encode_batch(torch.from_numpy(windows)).squeeze(1).numpy())
+        return unit(self.classifier.encode_batch(torch.from_numpy(windows)).squeeze(1).float().numpy())
 
-    @property
-    def network(self) -> torch.nn.Module:
-        """The same network with a front end that can be exported."""
-        return _Exportable(self.classifier).eval()
+    def exported(self, folder: Path) -> Network:
+        """Convert the network, by way of an ONNX file in a folder; its answers are torch's."""
+        file = folder / "ecapa.onnx"
+        seen = probes(WINDOW_SECONDS)
+        with warnings.catch_warnings():
+            # Tracing warns of every number that it takes for a constant; the probes tell whether it matters.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Exportable(self.classifier).eval(),
+                (torch.from_numpy(seen[0]),),
+                file,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["windows"],
+                dynamic_axes={"windows": {0: "windows", 1: "samples"}},
+            )
+        answers = np.concatenate([self.encode(windows) for windows in seen])
+        return Network(read_network(file), WINDOW_SECONDS, WINDOWS_AT_ONCE, answers)
 
 
 class _Exportable(torch.nn.Module):
+    """The same network with a front end that can be exported: torch's own Fourier transform cannot."""
+
     def __init__(self, loaded: Any) -> None:
         super().__init__()
         features = loaded.mods.compute_features
-        self.spectrum = PowerSpectrum(features.compute_STFT.window, features.compute_STFT.hop_length)
+        transform = features.compute_STFT
+        waves = fourier_waves(transform.window.double().numpy())
+        self.waves: torch.Tensor
+        self.register_buffer("waves", torch.from_numpy(waves.astype(np.float32))[:, np.newaxis])
+        self.margin, self.hop = len(transform.window) // 2, transform.hop_length
         self.bands, self.network = features.compute_fbanks, loaded.mods.embedding_model
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        bands = self.bands(self.spectrum(windows))
+        padded = torch.nn.functional.pad(windows, (self.margin, self.margin))
+        parts = torch.nn.functional.conv1d(padded[:, None], self.waves, stride=self.hop).square()
+        real, imaginary = parts.chunk(2, dim=1)
+        bands = self.bands((real + imaginary).transpose(1, 2))
         voices: torch.Tensor = self.network(bands - bands.mean(dim=1, keepdim=True)).squeeze(1)
         return voices
 

@@ -1,4 +1,4 @@
-"""The families of encoders: where the weights of each are found, and how its network is loaded in torch.
+"""The families of encoders: where the weights of each are found, and how its network is loaded.
 
 A new family is a row of ``FAMILIES``, a function in ``weights`` that finds its weights, and a module with its network.
 """
@@ -9,15 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrocare.encoders.protocol import TorchEncoder
+from retrocare.encoders.export import load_exported
+from retrocare.encoders.ge2e import load_ge2e
+from retrocare.encoders.network import Network
 from retrocare.encoders.weights import Weights, ecapa_weights, fetch_ecapa, ge2e_weights
-from retrocare.errors import ConfigurationError
 from retrocare.observability import Say
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where weights may be: downloaded ones in ``models``, ECAPA's also in a folder that the operator names."""
+    """Where weights may be: downloaded and exported ones in ``models``, ECAPA's also in a folder that is named."""
 
     models: Path
     ecapa: Path | None = None
@@ -25,49 +26,26 @@ class Folders:
 
 @dataclass(frozen=True)
 class Family:
-    """Find the weights of a family, within so many seconds; load its network from them, which imports torch."""
+    """Find the weights of a family, within so many seconds; load its network from them."""
 
     find_weights: Callable[[Folders, float, Say], Weights]
-    load: Callable[[Path], TorchEncoder]
-
-
-def find_family(name: str) -> Family:
-    """Return the family of that name.
-
-    Raises: ConfigurationError where there is none.
-    """
-    if name not in FAMILIES:
-        names = ", ".join(sorted(FAMILIES))
-        raise ConfigurationError(f"No encoder is called {name!r}", hint=f"RETROCARE_ENCODER is one of auto, {names}.")
-    return FAMILIES[name]
-
-
-def load_in_torch(name: str, path: Path) -> TorchEncoder:
-    """Load a network as it was trained.
-
-    Raises: ConfigurationError where the family is not known, or the weights cannot be read.
-    """
-    return find_family(name).load(path)
+    load: Callable[[Weights, Folders, Say], Network]
 
 
 def _find_ecapa(folders: Folders, seconds: float, say: Say) -> Weights:
     return ecapa_weights(folders.ecapa or fetch_ecapa(folders.models, seconds, say))
 
 
+def _load_ecapa(weights: Weights, folders: Folders, say: Say) -> Network:
+    return load_exported(weights, folders.models, say)
+
+
 def _find_ge2e(folders: Folders, seconds: float, say: Say) -> Weights:
     return ge2e_weights()  # they are part of an installed package
 
 
-def _load_ecapa(path: Path) -> TorchEncoder:
-    from retrocare.encoders.ecapa import Ecapa
-
-    return Ecapa(path)
-
-
-def _load_ge2e(path: Path) -> TorchEncoder:
-    from retrocare.encoders.ge2e import Ge2e
-
-    return Ge2e(path)
+def _load_ge2e(weights: Weights, folders: Folders, say: Say) -> Network:
+    return load_ge2e(weights.path)
 
 
 # `auto` tries them in this order.

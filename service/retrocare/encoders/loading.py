@@ -1,17 +1,14 @@
-"""Which encoder is used, and why; it is loaded and run once before anybody waits for it."""
+"""Which encoder is used, and why; its network is loaded, compiled and compared before anybody waits for it."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from retrocare.encoders.embedding import embed
-from retrocare.encoders.families import FAMILIES, Folders, find_family, load_in_torch
-from retrocare.encoders.onnx import load_exported
-from retrocare.encoders.protocol import SAMPLE_RATE, Encoder
+from retrocare.encoders.families import FAMILIES, Folders
+from retrocare.encoders.network import NetworkEncoder
 from retrocare.encoders.weights import Weights
 from retrocare.errors import ConfigurationError
 from retrocare.observability import Say, silently
@@ -19,13 +16,15 @@ from retrocare.observability import Say, silently
 AUTO = "auto"
 AUTO_FETCH_SECONDS = 20.0  # how long `auto` waits for weights to come over the network
 NAMED_FETCH_SECONDS = 900.0  # and how long where the encoder was asked for by name
+FRONT_ENDS = {1: False, 2: True}  # by the version at the end of an id: whether noise is taken off before encoding
+NEWEST = max(FRONT_ENDS)
 
 
 @dataclass(frozen=True)
 class EncoderChoice:
     """Hold the encoder in use and the sentence that says why it is this one."""
 
-    encoder: Encoder
+    encoder: NetworkEncoder
     why: str
 
 
@@ -39,35 +38,70 @@ def load_encoder(
     threads: int | None = None,
     say: Say = silently,
 ) -> EncoderChoice:
-    """Load an encoder and run it once: by ONNX Runtime, or by torch where the export does not agree with it.
+    """Load an encoder, and compare it with what it must say.
 
-    ``auto`` takes the first family whose weights are at hand or come in time; where the database already uses an
-    encoder (``active``) it takes that family and no other, since vectors of two encoders cannot be compared.
+    ``name`` is an id (``ge2e-v2``), a family (``ge2e``: in the version that the database uses, else the newest), or
+    ``auto``: the first family whose weights are at hand or come in time. Where the database already uses an encoder
+    (``active``), ``auto`` takes that one and no other, since vectors of two encoders cannot be compared.
     ``fetch_seconds`` is how long weights may take to come over the network (20 s for ``auto``, 15 minutes for a name);
     ``threads`` are as many as there are cores where nothing else is said; ``say`` hears of what takes a while.
 
     Raises: ConfigurationError where the encoder is not known, or is named (by ``name``, ``active`` or a folder of
-    weights) and not at hand.
+    weights) and not at hand, or does not say what it must.
     """
     folders = Folders(model_dir, ecapa_dir)
-    wanted: str | None = None
+    wanted, why = None, ""
     if name != AUTO:
         wanted, why = name, "it was asked for by name"
+        if active and active.partition("-")[0] == name:
+            wanted = active
     elif active:
-        wanted, why = active.partition("-")[0], f"the database already uses {active}"
+        wanted, why = active, f"the database already uses {active}"
     elif ecapa_dir:
         wanted, why = "ecapa", f"its weights are named: {ecapa_dir}"
     if wanted is not None:
-        weights = find_family(wanted).find_weights(folders, fetch_seconds or NAMED_FETCH_SECONDS, say)
+        family, version = family_of(wanted), _version_of(wanted)
+        weights = FAMILIES[family].find_weights(folders, fetch_seconds or NAMED_FETCH_SECONDS, say)
     else:
+        version = NEWEST
         weights, why = _first_at_hand(folders, fetch_seconds or AUTO_FETCH_SECONDS, say)
-    encoder, how = _load(weights, model_dir, threads or available_cores(), say)
-    return EncoderChoice(encoder, f"the encoder is {encoder.id}, because {why}; {how}")
+    id = f"{weights.name}-v{version}"
+    if wanted == name != family_of(name) and id != name:
+        raise ConfigurationError(f"The weights of {name} are not at hand, but those of {id}", hint=_names_hint())
+    network = FAMILIES[weights.family].load(weights, folders, say)
+    encoder = NetworkEncoder(id, network, denoises=FRONT_ENDS[version], threads=threads or available_cores())
+    return EncoderChoice(encoder, f"the encoder is {id}, because {why}; OpenVINO runs it in {encoder.precision}")
+
+
+def family_of(name: str) -> str:
+    """Return the family that a name or an id belongs to.
+
+    Raises: ConfigurationError where there is none.
+    """
+    family = name.partition("-")[0]
+    if family not in FAMILIES:
+        raise ConfigurationError(f"No encoder is called {name!r}", hint=_names_hint())
+    return family
 
 
 def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version_of(name: str) -> int:
+    """Return the version at the end of an id; of a family, the newest."""
+    if name in FAMILIES:
+        return NEWEST
+    found = re.search(r"-v([0-9]+)$", name)
+    if not found or int(found[1]) not in FRONT_ENDS:
+        raise ConfigurationError(f"No encoder is called {name!r}", hint=_names_hint())
+    return int(found[1])
+
+
+def _names_hint() -> str:
+    ids = " or ".join(f"-v{version}" for version in FRONT_ENDS)
+    return f"RETROCARE_ENCODER is one of auto, {', '.join(sorted(FAMILIES))}, or an id that ends with {ids}."
 
 
 def _first_at_hand(folders: Folders, fetch_seconds: float, say: Say) -> tuple[Weights, str]:
@@ -80,15 +114,3 @@ def _first_at_hand(folders: Folders, fetch_seconds: float, say: Say) -> tuple[We
         else:
             return weights, "; ".join(absent) or "its weights are at hand"
     raise ConfigurationError("No encoder is at hand: " + "; ".join(absent))
-
-
-def _load(weights: Weights, model_dir: Path, threads: int, say: Say) -> tuple[Encoder, str]:
-    try:
-        return load_exported(weights, model_dir / "onnx", threads, say), "ONNX Runtime runs it"
-    except ConfigurationError as refused:
-        encoder = load_in_torch(weights.family, weights.path)
-        import torch
-
-        torch.set_num_threads(threads)
-        embed(np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE).astype(np.float32), encoder)
-        return encoder, f"torch runs it: {refused}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +14,14 @@ SAMPLE_RATE = 16_000  # Hz, of the windows
 
 
 class Encoder(Protocol):
-    """Turn windows of speech into unit vectors; ``id`` names weights, front end and window together."""
+    """Turn windows of speech into unit vectors; ``id`` names weights, front end and window together.
+
+    Where ``denoises`` is true, noise is to be taken off the speech before it is cut into windows.
+    """
 
     id: str
     dimension: int
     window_seconds: float
+    denoises: bool
 
     def encode(self, windows: Windows) -> Vectors: ...
-
-
-class TorchEncoder(Encoder, Protocol):
-    """An encoder in torch, and its network: (1, samples) to (1, dimension), for any number of samples."""
-
-    @property
-    def network(self) -> Any: ...

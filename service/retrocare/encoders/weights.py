@@ -1,4 +1,4 @@
-"""The trained weights: which are at hand, where, and under which id; nothing here loads a network.
+"""The trained weights: which are at hand, where, and under which name; nothing here loads a network.
 
 Source: ECAPA-TDNN: model card speechbrain/spkrec-ecapa-voxceleb (Apache-2.0), trained on VoxCeleb 1 and 2. GE2E: C.
 Jemine, PyPI package Resemblyzer 0.1.4 (Apache-2.0), trained on LibriSpeech "other" and VoxCeleb 1 and 2.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from retrocare.engine import INSTALL_NETWORKS
 from retrocare.errors import ConfigurationError
 from retrocare.observability import Say, silently
 
@@ -22,12 +23,15 @@ REPOSITORY = "speechbrain/spkrec-ecapa-voxceleb"
 REVISION = "0f99f2d0ebe89ac095bcc5903c4dd8f72b367286"  # pinned, never "main": reading a model folder can run code
 CHECKPOINT, DESCRIPTION = "embedding_model.ckpt", "hyperparams.yaml"
 KNOWN = {
-    "0575cb64845e6b9a10db9bcb74d5ac32b326b8dc90352671d345e2ee3d0126a2": "ecapa-voxceleb-v1",
-    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e": "ge2e-v1",
+    "0575cb64845e6b9a10db9bcb74d5ac32b326b8dc90352671d345e2ee3d0126a2": "ecapa-voxceleb",
+    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e": "ge2e",
 }
 HINT = (
     f"Put the files of huggingface.co/{REPOSITORY} into a folder and name it in RETROCARE_ECAPA_DIR, "
     "or use RETROCARE_ENCODER=ge2e, which works offline."
+)
+EXTRA_HINT = (
+    "Run scripts/setup --ecapa, or pip install 'retrocare-voice[ecapa]'; RETROCARE_ENCODER=ge2e works without it."
 )
 DOWNLOAD = """
 import sys, huggingface_hub
@@ -42,7 +46,7 @@ class Weights:
     """Hold where the weights of one encoder are; ``digest`` changes with every file that makes the network."""
 
     family: str  # ecapa or ge2e
-    id: str
+    name: str  # what the ids of encoders with these weights begin with
     path: Path  # a folder in SpeechBrain's format, or a file
     digest: str
 
@@ -66,7 +70,7 @@ def ge2e_weights(file: Path | None = None) -> Weights:
     if file is None:
         package = find_spec("resemblyzer")
         if package is None or package.origin is None:
-            raise ConfigurationError("The weights of GE2E are missing", hint="pip install --no-deps Resemblyzer==0.1.4")
+            raise ConfigurationError("The weights of GE2E are missing", hint=INSTALL_NETWORKS)
         file = Path(package.origin).with_name("pretrained.pt")
     digest = _digest(file)
     return Weights("ge2e", _named("ge2e", digest), file, digest)
@@ -78,11 +82,12 @@ def fetch_ecapa(model_dir: Path, seconds: float, say: Say = silently) -> Path:
     The download runs in a process of its own, since a hub that hangs cannot be interrupted from within. What was
     received is kept for the next time.
 
-    Raises: ConfigurationError where it did not arrive.
+    Raises: ConfigurationError where it did not arrive, or nothing is installed that could download it.
     """
     folder = model_dir / REPOSITORY.rpartition("/")[2]
     if is_complete(folder):
         return folder
+    require_torch()  # without it, nothing could be read, and the hub's client is absent too
     if cached := _cached():
         return cached
     say(f"Fetching ECAPA's weights from the model hub, for at most {seconds:g} s.")
@@ -98,6 +103,14 @@ def fetch_ecapa(model_dir: Path, seconds: float, say: Say = silently) -> Path:
     with suppress(OSError):  # another process finished the same download first
         partial.rename(folder)
     return folder
+
+
+def require_torch() -> None:
+    """Raise ConfigurationError where ECAPA's checkpoint cannot be read, since the extra for it is not installed."""
+    if missing := [name for name in ("torch", "speechbrain") if find_spec(name) is None]:
+        raise ConfigurationError(
+            f"ECAPA's checkpoint is read by {' and '.join(missing)}, which the extra 'ecapa' installs", hint=EXTRA_HINT
+        )
 
 
 def is_complete(folder: Path) -> bool:

@@ -147,7 +147,7 @@ def test_metrics_show_the_list_and_what_happened(database: Database) -> None:
         app.client.post("/api/anomaly-check", json=body)
         shown = app.client.get("/metrics").text
         assert "retrocare_queue_depth 1.0" in shown
-        assert 'retrocare_checks{model="ge2e-v1",reason="",signal="voice",state="enrolled"} 1.0' in shown
+        assert 'retrocare_checks{model="ge2e-v2",reason="",signal="voice",state="enrolled"} 1.0' in shown
         assert "retrocare_database_up 1.0" in shown
         age = float(shown.partition("\nretrocare_oldest_waiting_seconds ")[2].split()[0])
         assert 0 < age < 60

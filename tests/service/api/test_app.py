@@ -47,7 +47,7 @@ def check(app: Running, patient_id: UUID, file: Path, **more: object) -> dict[st
 
 def test_health_names_the_service_the_encoder_and_why(app: Running) -> None:
     found = app.client.get("/health").json()
-    assert (found["status"], found["service"], found["encoder"]) == ("ok", "anomaly-detection", "ge2e-v1")
+    assert (found["status"], found["service"], found["encoder"]) == ("ok", "anomaly-detection", "ge2e-v2")
     assert "asked for by name" in found["why"]
 
 
@@ -71,7 +71,7 @@ def test_embed_takes_a_url_and_gives_a_unit_vector(app: Running) -> None:
     url = app.host.offer("monday.flac", MONDAY)
     found = app.client.post("/embed", json={"audio_url": url, "sample_rate": 44100}).json()
     assert np.linalg.norm(found["embedding"]) == pytest.approx(1, abs=1e-5)
-    assert (len(found["embedding"]), found["encoder"], found["sample_rate"]) == (256, "ge2e-v1", 16000)
+    assert (len(found["embedding"]), found["encoder"], found["sample_rate"]) == (256, "ge2e-v2", 16000)
     assert found["speech_seconds"] > 3
     assert found["snr"] > 20
     assert found["quality"]["channel"] == "mono"
@@ -216,7 +216,7 @@ def test_a_request_that_is_repeated_while_it_is_worked_on_is_202(app: Running, p
     body = {"patientId": str(patient_id), "audioUrl": app.host.address("broken.flac")}
     assert keyed(app, body, "worked-on").status_code == 502
     call_log_id = app.records.one("select id from public.call_logs where patient_id = %s", patient_id)
-    app.records.call("open_check", call_log_id, "ge2e-v1", "other", 60)
+    app.records.call("open_check", call_log_id, "ge2e-v2", "other", 60)
     answer = keyed(app, body, "worked-on")
     assert (answer.status_code, answer.json()["callLogId"]) == (202, str(call_log_id))
     assert "being judged" in answer.json()["error"]
@@ -272,7 +272,7 @@ def test_every_answer_of_a_check_says_whether_it_succeeded_and_what_was_wrong(ap
 
 def test_a_check_that_another_worker_holds_is_202(app: Running, patient_id: UUID) -> None:
     call_log_id = app.records.call_log(patient_id)
-    app.records.call("open_check", call_log_id, "ge2e-v1", "other", 60)
+    app.records.call("open_check", call_log_id, "ge2e-v2", "other", 60)
     body = {"patientId": str(patient_id), "callLogId": str(call_log_id), "audioUrl": app.host.address("x")}
     answer = app.client.post("/api/anomaly-check", json=body)
     assert (answer.status_code, answer.json()["outcome"], answer.json()["success"]) == (202, "leased", False)

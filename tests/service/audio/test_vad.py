@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from fixtures.networks import run_python
 from retrocare.audio.decode import Samples, decode
 from retrocare.audio.vad import Stretches, find_stretches
 from retrocare.cli.demo import RECORDINGS
+from retrocare.engine import INSTALL_NETWORKS
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +90,31 @@ def test_it_needs_neither_torch_nor_silero_itself() -> None:
     program += "; print({'torch', 'silero_vad', 'onnx', 'onnxruntime'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "set()"
+
+
+def silero_in(folder: Path, version: bytes) -> None:
+    """Put a package of silero's name into a folder, whose network is of no known version."""
+    (folder / "silero_vad" / "data").mkdir(parents=True)
+    (folder / "silero_vad" / "__init__.py").touch()
+    (folder / "silero_vad" / "data" / "silero_vad.jit").write_bytes(version)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_network_that_is_missing_or_of_another_version_is_refused_with_the_command_that_installs_it(
+    tmp_path: Path, is_there: bool
+) -> None:
+    if is_there:
+        silero_in(tmp_path, b"another version")
+    program = f"""
+import sys
+{"" if is_there else "sys.modules['silero_vad'] = None"}
+import retrocare.audio.vad as vad, numpy
+from retrocare.errors import ConfigurationError
+try:
+    vad.find_stretches(numpy.zeros((1, 8000), "f"), 8000)
+except ConfigurationError as error:
+    print(error, error.hint, sep="|")
+"""
+    what = "of another version of silero-vad" if is_there else "missing"
+    said = run_python(program, tmp_path)
+    assert said == f"The network that detects speech is {what}|{INSTALL_NETWORKS}"

@@ -336,7 +336,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
             )
         )
     logs = records.rows("select * from public.voice_anomaly_logs order by id")
-    assert {log["encoder"] for log in logs} == {"ge2e-v1"}
+    assert {log["encoder"] for log in logs} == {"ge2e-v2"}
 
     asked, go_on = threading.Event(), threading.Event()
 
@@ -358,7 +358,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
     done = retrocare("backfill", "--encoder", "ecapa")
     assert done.returncode == 0, done.stderr
     assert "retrocare backfill --activate" in done.stderr
-    assert records.one("select id from care.models where is_active") == "ge2e-v1"
+    assert records.one("select id from care.models where is_active") == "ge2e-v2"
     done = retrocare("backfill", "--encoder", "ecapa", "--history", "--activate", "--json")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)

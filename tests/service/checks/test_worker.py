@@ -278,7 +278,7 @@ def test_start_works_on_the_list_as_well_and_is_woken_over_http(database: Databa
         assert states(records) == ["enrolled"]
         shown = httpx.get(f"{address}/metrics").text
         assert 'retrocare_outcomes_total{reason="",state="enrolled"} 1.0' in shown
-        assert 'retrocare_encoder_info{encoder="ge2e-v1"} 1.0' in shown
+        assert 'retrocare_encoder_info{encoder="ge2e-v2"} 1.0' in shown
     finally:
         started.terminate()
         assert started.wait(30) == 0
@@ -295,7 +295,7 @@ def test_a_log_line_has_the_call_and_milliseconds_and_nothing_that_identifies(
     from retrocare.cli.demo import RECORDINGS
 
     records = Records(database)
-    records.register("ge2e-v1", 256)
+    records.register("ge2e-v2", 256)
     url = host.offer("monday.flac", RECORDINGS / "01-enrol-monday.flac") + "?token=secret"
     call_log_id = records.call_log(records.patient(), NOON, "provider", url)
     started = process(database, "worker", **private(host))

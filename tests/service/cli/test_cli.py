@@ -101,7 +101,7 @@ def test_checks_are_listed_by_state_and_dead_ones_queued_again(retrocare: Run, r
     retrocare("patient", "add", "Gil", "--consent")
     patient_id = records.one("select id from public.patients where name = 'Gil'")
     records.call_log(patient_id, recording_ref="https://127.0.0.2/call.wav")
-    [claim] = records.rows("select * from voice.claim_checks('ge2e-v1', 'test', 1, 60)")
+    [claim] = records.rows("select * from voice.claim_checks('ge2e-v2', 'test', 1, 60)")
     records.call("fail_check", claim["check_id"], claim["lease_token"], "recording_not_found", "gone", True)
     [listed] = objects(retrocare("checks", "--patient", "Gil", "--json").stdout)
     assert (listed["state"], listed["reason"], listed["error_code"]) == (
@@ -370,9 +370,9 @@ def test_start_serves_until_it_is_told_to_stop(data_folder: Path, end: signal.Si
         while '"event": "ready"' not in (said[-1] if said else ""):
             said.append(process.stderr.readline())
             assert said[-1], "".join(said)
-        assert any("the encoder is ge2e-v1, because it was asked for by name" in line for line in said)
+        assert any("the encoder is ge2e-v2, because it was asked for by name" in line for line in said)
         url = json.loads(said[-1])["url"]
-        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "encoder": "ge2e-v1"}
+        assert httpx.get(f"{url}/readyz").json() == {"status": "ready", "encoder": "ge2e-v2"}
         process.send_signal(end)
         begun = time.monotonic()
         process.communicate(timeout=60)

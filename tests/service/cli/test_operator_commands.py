@@ -192,7 +192,7 @@ def test_a_patient_is_changed_and_what_is_wrong_is_named(retrocare: Run) -> None
 def test_thresholds_are_shown_and_changed_together(retrocare: Run) -> None:
     retrocare("embed", recording("12-silence"))  # the encoder registers
     shown = json.loads(retrocare("policy", "show", "--json").stdout)
-    assert (shown["encoder"], shown["medium_above"]) == ("ge2e-v1", 0.25)
+    assert (shown["encoder"], shown["medium_above"]) == ("ge2e-v2", 0.25)
     changed = retrocare("policy", "set", "maximum_call_seconds=3000", "--json")
     assert json.loads(changed.stdout)["maximum_call_seconds"] == 3000
     for words, told in {
