@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from itertools import product
 from pathlib import Path
 
 from bench import scale, search
@@ -47,13 +49,26 @@ def test_how_it_is_used_is_said() -> None:
 
 def test_voices_are_searched_for_as_the_data_api_does_and_found(server: Server) -> None:
     told: list[str] = []
-    small, large = search.bench_search(server, sizes=(200, 800), queries=20, tell=told.append)
+    asked_for: list[str] = []
+
+    def serve(shared_buffers: str) -> AbstractContextManager[Server]:
+        asked_for.append(shared_buffers)
+        return nullcontext(server)
+
+    small, nothing = search.bench_search(serve, 200, queries=20, breadths=(), tell=told.append)
+    assert (asked_for, nothing) == (["2GB", "1GB"], [])
+    large, tried = search.bench_search(serve, 800, queries=20, breadths=(20, 100), tell=told.append)
+    assert asked_for[2:] == ["2GB", "128MB", "1GB", "1GB"]
     assert (small.voices, large.voices) == (200, 800)
     assert small.recall_at_1 == large.recall_at_1 == 1
     assert 0 < large.index_bytes < 8_000_000
     assert 0 < large.p50_ms <= large.p95_ms
     assert min(large.completion_ms, large.completion_without_ms, large.nobody_p95_ms) > 0
-    assert len(search.shown([small, large]).splitlines()) == 3
+    assert [(one.shared_buffers, one.breadth) for one in tried] == list(product(("128MB", "1GB"), (20, 100)))
+    assert all(one.pages > 100 > one.pages_missed for one in tried)
+    assert tried[0].pages != tried[1].pages  # the breadth is the search's
+    assert all(one.voices == 800 and one.recall_at_1 == 1 and 0 < one.p50_ms <= one.p95_ms for one in tried)
+    assert len(search.shown([small, large], tried).splitlines()) == 3 + 2 + 4
     assert told[0].strip().startswith("200 voices loaded")
 
 

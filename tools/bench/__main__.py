@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,13 @@ def tell(line: str) -> None:
 
 @contextmanager
 def running(version: int, settings: dict[str, str], on_disk: bool) -> Iterator[Server]:
-    with short_folder(in_memory=not on_disk) as folder, embedded(folder, version, settings) as started:
+    with short_folder(in_memory=not on_disk) as folder, serving(folder, version, settings) as server:
+        yield server
+
+
+@contextmanager
+def serving(folder: Path, version: int, settings: dict[str, str]) -> Iterator[Server]:
+    with embedded(folder, version, settings) as started:
         server = Server(started.admin_url())
         try:
             yield server
@@ -111,9 +117,18 @@ def measure_views(chosen: argparse.Namespace) -> Measured:
 
 def measure_search(chosen: argparse.Namespace) -> Measured:
     sizes = chosen.voices or ([1_000, 100_000, 1_000_000] if chosen.full else [1_000, 100_000])
-    with running(chosen.postgres, LOADING, True) as server:
-        found = search.bench_search(server, sizes, chosen.runs or 500, tell)
-    return search.shown(found), search.failures(found), search.as_json(found)
+    found, tried = [], []
+    for size in sizes:
+        with short_folder(in_memory=False) as folder:
+
+            def serve(shared_buffers: str, folder: Path = folder) -> AbstractContextManager[Server]:
+                return serving(folder, chosen.postgres, LOADING | {"shared_buffers": shared_buffers})
+
+            breadths = search.BREADTHS if size == sizes[-1] else ()
+            one, more = search.bench_search(serve, size, chosen.runs or 500, breadths, tell)
+            found.append(one)
+            tried += more
+    return search.shown(found, tried), search.failures(found), search.as_json(found, tried)
 
 
 def measure_scale(chosen: argparse.Namespace) -> Measured:

@@ -1,4 +1,4 @@
-"""Voice activity detection: silero's network, run over all frames of many pieces of a call at once.
+"""Voice activity detection: silero's network, run over all frames of a piece at once.
 
 Only the last layers of the network remember what came before; those before them see every frame at once. The weights
 are in a file of the package silero-vad, which is not imported, since it imports torch: that takes seconds and 200 MB.
@@ -34,6 +34,7 @@ KNOWN = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"  # of
 TENSORS = {16_000: range(2, 17), 8_000: range(17, 32)}  # of the network for each rate, as silero numbers them
 LAYERS = ((128, 1), (64, 2), (64, 2), (128, 1))  # convolutions of the spectrum: channels and stride
 MEMORY = 128
+AT_ONCE = 2  # pieces that the network sees together: eight save 2 ms a call, and take 12 MB more
 
 
 def load_networks() -> None:
@@ -68,8 +69,8 @@ def _probabilities(pieces: npt.NDArray[np.float32], sample_rate: int) -> npt.NDA
     padded = np.pad(pieces, ((0, 0), (context, frames * frame - pieces.shape[1])))
     seen = np.lib.stride_tricks.sliding_window_view(padded, context + frame, axis=1)[:, ::frame]
     request = _network(sample_rate).create_infer_request()  # one a call: threads may ask at once
-    found: npt.NDArray[np.float32] = request.infer([np.ascontiguousarray(seen)])[0]
-    return found
+    parts = [np.ascontiguousarray(seen[n : n + AT_ONCE]) for n in range(0, len(seen), AT_ONCE)]
+    return np.concatenate([request.infer([part])[0] for part in parts])
 
 
 def _stretches(chances: npt.NDArray[np.float32], frame: int, samples: int, sample_rate: int) -> Stretches:
