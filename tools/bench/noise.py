@@ -101,8 +101,8 @@ def recorded(file: Path) -> Noise:
     samples = _read(file)
 
     def make(random: np.random.Generator, count: int) -> Samples:
-        begun = np.roll(samples, -int(random.integers(len(samples))))
-        return np.resize(begun, count)
+        begun: Samples = np.resize(np.roll(samples, -int(random.integers(len(samples)))), count)
+        return begun
 
     return make
 
@@ -114,7 +114,8 @@ def babble(voices: list[Path]) -> Noise:
     def make(random: np.random.Generator, count: int) -> Samples:
         chosen = [spoken[n] for n in random.permutation(len(spoken))[:BABBLING]]
         moved = [np.roll(np.resize(one / one.std(), count), random.integers(count)) for one in chosen]
-        return np.sum(moved, axis=0, dtype=np.float32)
+        together: Samples = np.sum(moved, axis=0, dtype=np.float32)
+        return together
 
     return make
 
