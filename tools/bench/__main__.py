@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import budget, calls, completion, engine, scale, search, start, steps, views
+from bench import budget, calls, completion, engine, noise, scale, search, start, steps, views
 from fixtures.databases import Server, short_folder
 from fixtures.inputs import MODELS, ROOT, SPEECH
 from fixtures.networks import FULL, write_ecapa
@@ -106,6 +106,14 @@ def measure_budget(chosen: argparse.Namespace) -> Measured:
     )
 
 
+def measure_noise(chosen: argparse.Namespace) -> Measured:
+    if not SPEECH.is_dir():
+        return f"left out: no recordings in {SPEECH} (set RETROCARE_SPEECH_DIR)", [], None
+    encoder = load_encoder("ge2e", model_dir=MODELS, ecapa_dir=None).encoder
+    found = noise.bench_noise(SPEECH, encoder, tell=tell)
+    return noise.shown(found), noise.failures(found), noise.as_json(found)
+
+
 def measure_views(chosen: argparse.Namespace) -> Measured:
     with (
         running(chosen.postgres, {"shared_buffers": "1GB"}, False) as server,
@@ -177,8 +185,13 @@ WHAT: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, str]] = {
         "how much speech tells people apart",
         "the budget tells people apart no worse than the whole recording",
     ),
+    "noise": (
+        measure_noise,
+        "how much noise harms, and how much of that denoising undoes",
+        "denoising tells people apart better in noise, and no worse without",
+    ),
 }
-SHORT = [name for name in WHAT if name not in ("scale", "budget")]
+SHORT = [name for name in WHAT if name not in ("scale", "budget", "noise")]
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import soxr
 
 from retrocare.audio.decode import PIECE_SECONDS, Audio, Piece, Samples
+from retrocare.audio.denoise import denoise
 from retrocare.audio.vad import Stretches, find_stretches
 from retrocare.errors import NotAssessable
 
@@ -54,8 +55,12 @@ class AnalysedPiece:
         return [self.piece.samples[start:end] for start, end in self.stretches]
 
 
-def find_speech(audio: Audio, limits: RecordingLimits, kept_seconds: float = KEPT_SECONDS) -> Speech:
+def find_speech(
+    audio: Audio, limits: RecordingLimits, kept_seconds: float = KEPT_SECONDS, denoised: bool = False
+) -> Speech:
     """Collect speech from pieces all over a recording until there is as much as is kept and as the limits demand.
+
+    Only the samples are denoised, last of all: what is measured, and compared with the limits, is the recording.
 
     Raises: NotAssessable with no_speech, too_little_speech, too_noisy or clipped.
     """
@@ -78,6 +83,8 @@ def find_speech(audio: Audio, limits: RecordingLimits, kept_seconds: float = KEP
     if reason:
         raise NotAssessable(reason, speech_seconds=speech_seconds, snr_db=snr_db, clipped_share=clipped_share)
     kept = _spread(np.concatenate(speech), kept_seconds, audio.sample_rate)
+    if denoised:
+        kept = denoise(kept, audio.sample_rate)
     if audio.sample_rate != SPEECH_RATE:
         kept = soxr.resample(kept, audio.sample_rate, SPEECH_RATE)
     return Speech(kept, speech_seconds, snr_db, clipped_share)

@@ -67,7 +67,7 @@ def make_voiceprint(
     """
     try:
         audio = decode(recording, channel, limits.maximum_call_seconds, intervals)
-        speech = find_speech(audio, limits)
+        speech = find_speech(audio, limits, denoised=encoder.denoises)
     except NotAssessable as reason:
         return reason
     voice = embed(speech.samples, encoder)

@@ -1,0 +1,341 @@
+"""How much noise harms a voiceprint, and how much of that harm denoising undoes: on real speech.
+
+Every recording goes through a telephone: 300 to 3400 Hz, mu-law at 8 kHz. Some clean ones enrol a person, in several
+random ways; the others are checked against every person, as recorded and with noise. The level of noise is relative to
+the speech without its pauses, within the telephone's band. What `denoise` is set to was chosen on the set "fitting",
+whose voices and noises are in no other.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from bench.budget import ANYTHING, FALSE_ALARMS, equal_error_rate
+from fixtures.hostile import written
+from retrocare.audio.decode import Audio, Samples, decode
+from retrocare.audio.speech import find_speech
+from retrocare.encoders.embedding import embed, unit
+from retrocare.encoders.protocol import Encoder, Vectors
+from retrocare.errors import NotAssessable
+
+RATE = 8_000
+BAND = (300, 3400)  # Hz
+LEVEL = 0.05  # root mean square of speech on the line
+BABBLING = 6  # voices
+
+Noise = Callable[[np.random.Generator, int], Samples]  # so many samples of it at 8 kHz
+
+
+def telephoned(file: Path) -> Samples:
+    """Read a recording as a telephone passes it on, before it is coded."""
+    samples, rate = soundfile.read(file, dtype="float32")
+    return banded(soxr.resample(samples, rate, RATE))
+
+
+def banded(samples: npt.NDArray[np.floating]) -> Samples:
+    """Take away all that is outside the telephone's band."""
+    spectrum = np.fft.rfft(samples)
+    hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
+    spectrum[(hertz < BAND[0]) | (hertz > BAND[1])] = 0
+    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+
+
+def called(voice: Samples, noise: Samples | None = None, snr_db: float = 0) -> Audio:
+    """Place a call: a voice, with as much noise as asked for, coded as mu-law and decoded as the service does."""
+    voice = voice * np.float32(LEVEL / _loudness(voice))
+    if noise is not None:
+        noise = banded(noise)
+        voice = voice + noise * np.float32(LEVEL * 10 ** (-snr_db / 20) / np.sqrt(np.mean(np.square(noise))))
+    voice = voice * np.float32(min(1, 0.9 / np.abs(voice).max()))
+    return decode(written(voice, RATE, subtype="ULAW"), None, 3600)
+
+
+def _loudness(voice: Samples) -> float:
+    scaled = voice / np.abs(voice).max()
+    audio = decode(written(scaled, RATE, subtype="FLOAT"), None, 3600)
+    speech = find_speech(audio, ANYTHING, np.inf).samples
+    return float(np.sqrt(np.mean(np.square(speech))) * np.abs(voice).max())
+
+
+def coloured(slope: float) -> Noise:
+    """Make noise whose power falls with frequency as f ** -slope: 0 is white, 1 pink, 2 brown."""
+
+    def make(random: np.random.Generator, count: int) -> Samples:
+        spectrum = np.fft.rfft(random.normal(size=count))
+        hertz = np.maximum(np.fft.rfftfreq(count, 1 / RATE), 20)
+        return np.fft.irfft(spectrum * hertz ** (-slope / 2), count).astype(np.float32)
+
+    return make
+
+
+def hum(random: np.random.Generator, count: int) -> Samples:
+    """Make the hum of the mains, with all its harmonics, and a little hiss."""
+    times = np.arange(count) / RATE
+    waves = sum(np.sin(2 * np.pi * 50 * n * times + random.uniform(0, 2 * np.pi)) / n for n in range(1, 60))
+    return (waves + 0.1 * random.normal(size=count)).astype(np.float32)
+
+
+def street(random: np.random.Generator, count: int) -> Samples:
+    """Make traffic: a rumble on which cars, in about a second each, come and go 15 dB louder."""
+    seconds = count / RATE
+    times = np.arange(count) / RATE
+    rumble, tyres = coloured(1.5)(random, count), coloured(0.7)(random, count)
+    level = np.zeros(count)
+    for _ in range(1 + int(seconds / 3)):
+        level += np.exp(-(((times - random.uniform(0, seconds)) / random.uniform(0.4, 1.5)) ** 2))
+    return (rumble / rumble.std() + 10 ** (15 / 20) * level * tyres / tyres.std()).astype(np.float32)
+
+
+def recorded(file: Path) -> Noise:
+    """Take a stretch from a recording of noise, as often in a row as is needed."""
+    samples = _read(file)
+
+    def make(random: np.random.Generator, count: int) -> Samples:
+        begun: Samples = np.resize(np.roll(samples, -int(random.integers(len(samples)))), count)
+        return begun
+
+    return make
+
+
+def babble(voices: list[Path]) -> Noise:
+    """Let six people at once talk in the background, each as loud as the other."""
+    spoken = [_read(file) for file in voices]
+
+    def make(random: np.random.Generator, count: int) -> Samples:
+        chosen = [spoken[n] for n in random.permutation(len(spoken))[:BABBLING]]
+        moved = [np.roll(np.resize(one / one.std(), count), random.integers(count)) for one in chosen]
+        together: Samples = np.sum(moved, axis=0, dtype=np.float32)
+        return together
+
+    return make
+
+
+def _read(file: Path) -> Samples:
+    samples, rate = soundfile.read(file, dtype="float32")
+    heard: Samples = soxr.resample(samples, rate, RATE)
+    return heard
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Hold the recordings of some people, and the noises that are mixed into them."""
+
+    people: Mapping[str, Sequence[Samples]]
+    enrolled: int  # recordings of each
+    noises: Mapping[str, Noise]
+
+
+def fitting(speech_dir: Path) -> Voices:
+    """Take thirty people who said one thing each, and halve it."""
+    cohort = sorted((speech_dir / "cohort").glob("*.flac"))
+    return Voices(
+        people={file.stem: np.array_split(telephoned(file), 2) for file in cohort[30:]},
+        enrolled=1,
+        noises={
+            "noise1": recorded(speech_dir / "noise" / "noise1.flac"),
+            "noise4": recorded(speech_dir / "noise" / "noise4.flac"),
+            "white": coloured(0),
+            "pink": coloured(1),
+            "babble": babble(cohort[:15]),
+        },
+    )
+
+
+def testing(speech_dir: Path, corpus: str) -> Voices:
+    """Take a corpus with a folder for each person."""
+    folders = [folder for folder in sorted((speech_dir / corpus).iterdir()) if folder.is_dir()]
+    return Voices(
+        people={folder.name: [telephoned(file) for file in sorted(folder.glob("*.flac"))] for folder in folders},
+        enrolled=3,
+        noises={
+            "noise2": recorded(speech_dir / "noise" / "noise2.flac"),
+            "noise3": recorded(speech_dir / "noise" / "noise3.flac"),
+            "noise5": recorded(speech_dir / "noise" / "noise5.flac"),
+            "brown": coloured(2),
+            "hum": hum,
+            "street": street,
+            "babble": babble(sorted((speech_dir / "cohort").glob("*.flac"))[15:30]),
+        },
+    )
+
+
+SETS: Mapping[str, Callable[[Path], Voices]] = {
+    "librispeech": lambda speech_dir: testing(speech_dir, "librispeech"),
+    "digits": lambda speech_dir: testing(speech_dir, "digits"),
+    "fitting": fitting,
+}
+SNRS_DB = (20, 10, 5)
+CLEAN = "as recorded"
+CLEAN_TOLERANCE = 0.01  # a recording or two, of those that are checked
+
+
+@dataclass(frozen=True)
+class Heard:
+    """How well people are told apart in one kind of noise, or in all of a level."""
+
+    voices: str
+    noise: str  # "all", or its name
+    snr_db: int | None  # None: as recorded
+    denoised: bool
+    same: int
+    other: int
+    equal_error_rate: float
+    flagged_share: float  # of other people, where one in a hundred of the same is flagged
+    alarmed_share: float  # of the same people, where one in a hundred is without noise
+    same_median: float
+    other_median: float
+
+
+def bench_noise(
+    speech_dir: Path,
+    encoder: Encoder,
+    sets: Sequence[str] = tuple(SETS),
+    splits: int = 10,
+    tell: Callable[[str], None] = print,
+) -> list[Heard]:
+    found = []
+    for name in sets:
+        voices = SETS[name](speech_dir)
+        for denoised in (False, True):
+            found += _compared(name, denoised, _distances(_embeddings(name, voices, encoder, denoised), voices, splits))
+            tell(f"   {name}: {'denoised' if denoised else 'as it is'}")
+    return found
+
+
+Line = tuple[str, int | None]  # noise and its level; (CLEAN, None) without
+Embeddings = dict[Line, dict[str, list[Vectors | None]]]  # for each person and recording; None where nobody is heard
+Distances = dict[Line, tuple[list[float], list[float]]]  # to the same person, to others
+
+
+def _embeddings(name: str, voices: Voices, encoder: Encoder, denoised: bool) -> Embeddings:
+    found: Embeddings = defaultdict(lambda: defaultdict(list))
+    for person, recordings in voices.people.items():
+        for n, voice in enumerate(recordings):
+            for line, call in _calls(f"{name}/{person}/{n}", voice, voices.noises):
+                found[line][person].append(_vector(call, encoder, denoised))
+    return found
+
+
+def _calls(name: str, voice: Samples, noises: Mapping[str, Noise]) -> Iterator[tuple[Line, Audio]]:
+    """Place the same call without noise and with every noise, each the same at every level."""
+    yield (CLEAN, None), called(voice)
+    for kind, make in noises.items():
+        noise = make(np.random.default_rng(zlib.crc32(f"{name}/{kind}".encode())), len(voice))
+        for snr_db in SNRS_DB:
+            yield (kind, snr_db), called(voice, noise, snr_db)
+
+
+def _vector(call: Audio, encoder: Encoder, denoised: bool) -> Vectors | None:
+    try:
+        return embed(find_speech(call, ANYTHING, denoised=denoised).samples, encoder).vector
+    except NotAssessable:
+        return None
+
+
+def _distances(embeddings: Embeddings, voices: Voices, splits: int) -> Distances:
+    """Enrol everybody from some clean recordings, and compare all others with everybody, in each split anew."""
+    found: Distances = {line: ([], []) for line in embeddings}
+    clean = embeddings[CLEAN, None]
+    for split in range(splits):
+        random = np.random.default_rng(split)
+        order = {person: random.permutation(len(recordings)) for person, recordings in voices.people.items()}
+        enrolled = {
+            person: unit(np.mean([clean[person][n] for n in order[person][: voices.enrolled]], axis=0, keepdims=True))
+            for person in voices.people
+        }
+        everybody = np.concatenate(list(enrolled.values()))
+        for line, (same, other) in found.items():
+            for which, person in enumerate(voices.people):
+                for n in order[person][voices.enrolled :]:
+                    vector = embeddings[line][person][n]
+                    if vector is not None:
+                        distances = 1 - everybody @ vector
+                        same.append(float(distances[which]))
+                        other += np.delete(distances, which).tolist()
+    return found
+
+
+def _compared(voices: str, denoised: bool, distances: Distances) -> list[Heard]:
+    limit = float(np.quantile(distances[CLEAN, None][0], 1 - FALSE_ALARMS))
+    lines = dict(distances)
+    for snr_db in SNRS_DB:
+        of_level = [found for (_, level), found in distances.items() if level == snr_db]
+        lines["all", snr_db] = ([d for same, _ in of_level for d in same], [d for _, other in of_level for d in other])
+    return [
+        Heard(
+            voices=voices,
+            noise=noise,
+            snr_db=snr_db,
+            denoised=denoised,
+            same=len(same),
+            other=len(other),
+            equal_error_rate=equal_error_rate(same, other),
+            flagged_share=float(np.mean(np.array(other) > np.quantile(same, 1 - FALSE_ALARMS))),
+            alarmed_share=float(np.mean(np.array(same) > limit)),
+            same_median=float(np.median(same)),
+            other_median=float(np.median(other)),
+        )
+        for (noise, snr_db), (same, other) in lines.items()
+    ]
+
+
+def shown(found: Sequence[Heard]) -> str:
+    lines = []
+    for voices in dict.fromkeys(one.voices for one in found):
+        of_set = {(one.noise, one.snr_db, one.denoised): one for one in found if one.voices == voices}
+        levels: list[Line] = [(CLEAN, None), *(("all", snr_db) for snr_db in SNRS_DB)]
+        lines.append(f"{voices}: pairs of one person and of two, then as it is | denoised")
+        lines.append(
+            " noise           same   other     equal error   others flagged   alarms at the        median same    other"
+            "\n                                                 at 1 % alarms     clean limit"
+        )
+        for line in levels:
+            plain, denoised = of_set[*line, False], of_set[*line, True]
+            name = CLEAN if line == (CLEAN, None) else f"{line[1]} dB"
+            lines.append(
+                f" {name:<12} {plain.same:>7} {plain.other:>7} {plain.equal_error_rate:>8.2%} | "
+                f"{denoised.equal_error_rate:<6.2%} {plain.flagged_share:>7.1%} | {denoised.flagged_share:<6.1%} "
+                f"{plain.alarmed_share:>7.1%} | {denoised.alarmed_share:<6.1%} {plain.same_median:>7.3f} | "
+                f"{denoised.same_median:.3f} {plain.other_median:>7.3f} | {denoised.other_median:.3f}"
+            )
+        levels_db = ", ".join(f"{snr_db} dB" for snr_db in SNRS_DB)
+        lines.append(f" equal error by noise, at {levels_db}: as it is | denoised")
+        for noise in dict.fromkeys(one.noise for one in found if one.voices == voices):
+            if noise not in (CLEAN, "all"):
+                rates = [
+                    "  ".join(f"{of_set[noise, snr_db, denoised].equal_error_rate:>6.2%}" for snr_db in SNRS_DB)
+                    for denoised in (False, True)
+                ]
+                lines.append(f" {noise:<12} {' | '.join(rates)}")
+    return "\n".join(lines)
+
+
+def as_json(found: Sequence[Heard]) -> list[dict[str, Any]]:
+    return [asdict(one) for one in found]
+
+
+def failures(found: Sequence[Heard]) -> list[str]:
+    """Name where denoising makes clean calls worse, or noisy ones not better."""
+    wrong = []
+    by = {(one.voices, one.noise, one.snr_db, one.denoised): one for one in found}
+    levels: list[Line] = [(CLEAN, None), *(("all", snr_db) for snr_db in SNRS_DB)]
+    for voices in dict.fromkeys(one.voices for one in found):
+        for noise, snr_db in levels:
+            plain, denoised = by[voices, noise, snr_db, False], by[voices, noise, snr_db, True]
+            tolerated = CLEAN_TOLERANCE if snr_db is None else 0
+            if denoised.equal_error_rate > plain.equal_error_rate + tolerated:
+                wrong.append(
+                    f"{voices}, {CLEAN if snr_db is None else f'{snr_db} dB'}: "
+                    f"{plain.equal_error_rate:.2%} errors as it is, {denoised.equal_error_rate:.2%} denoised"
+                )
+    return wrong
