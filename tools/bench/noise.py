@@ -93,8 +93,8 @@ def street(random: np.random.Generator, count: int) -> Samples:
     level = np.zeros(count)
     for _ in range(1 + int(seconds / 3)):
         level += np.exp(-(((times - random.uniform(0, seconds)) / random.uniform(0.4, 1.5)) ** 2))
-    heard: Samples = (rumble / rumble.std() + 10 ** (15 / 20) * level * tyres / tyres.std()).astype(np.float32)
-    return heard
+    together: Samples = (rumble / rumble.std() + 10 ** (15 / 20) * level * tyres / tyres.std()).astype(np.float32)
+    return together
 
 
 def recorded(file: Path) -> Noise:
