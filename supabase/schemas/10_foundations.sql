@@ -265,7 +265,7 @@ comment on column care.settings.delivery_retry_cap_seconds is
     'As retry_cap_seconds, for messages to caregivers. Thirty attempts span more than two hours.';
 comment on column care.settings.retry_base_seconds is 'The wait after the first failure. It doubles with each further failure.';
 alter table care.settings
-    add column search_breadth integer not null default 300
+    add column search_breadth integer not null default 150
         constraint a_search_breadth_is_hnsws check (search_breadth between 1 and 1000);
 comment on column care.settings.search_breadth is
     'How many candidates a search across patients examines (hnsw.ef_search). A higher value finds the nearest more reliably and takes longer. Before the search reports that nobody was found, it repeats with 1000.';
