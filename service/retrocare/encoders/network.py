@@ -55,8 +55,12 @@ class NetworkEncoder:
         disagreeing = []
         for tried in dict.fromkeys((precision or fastest_precision(), precision or "f32")):
             self.precision: Precision = tried
-            self._request = compile_network(network.model, threads, tried).create_infer_request()
-            vectors = np.concatenate([self.encode(windows) for windows in probes(self.window_seconds)])
+            try:
+                self._request = compile_network(network.model, threads, tried).create_infer_request()
+                vectors = np.concatenate([self.encode(windows) for windows in probes(self.window_seconds)])
+            except RuntimeError as error:
+                disagreeing.append(f"in {tried} it cannot be run ({str(error).splitlines()[-1]})")
+                continue
             self.agreement = float((vectors * network.answers).sum(axis=1).min())
             if self.agreement >= LEAST_COSINE[tried]:
                 break

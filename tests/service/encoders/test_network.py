@@ -11,6 +11,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
+import openvino
 import pytest
 
 from fixtures.networks import Ge2eInTorch, noise, run_python
@@ -26,7 +27,7 @@ from retrocare.encoders.network import LEAST_COSINE, Network, NetworkEncoder, pr
 from retrocare.encoders.protocol import SAMPLE_RATE, Vectors
 from retrocare.encoders.spectrum import mel_bands
 from retrocare.encoders.weights import ecapa_weights, ge2e_weights
-from retrocare.engine import Precision, fastest_precision
+from retrocare.engine import Precision, compile_network, fastest_precision
 from retrocare.errors import ConfigurationError
 from retrocare.observability import silently
 
@@ -118,6 +119,19 @@ def test_where_a_network_is_wrong_in_low_precision_only_it_runs_in_f32(
     encoder = compiled(ge2e)
     assert encoder.precision == "f32"
     assert encoder.agreement > LEAST_COSINE["f32"]
+
+
+def test_where_a_network_cannot_be_compiled_in_low_precision_it_runs_in_f32(
+    ge2e: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only_in_f32(model: openvino.Model, threads: int, precision: Precision) -> openvino.CompiledModel:
+        if precision != "f32":
+            raise RuntimeError("could not create a primitive")
+        return compile_network(model, threads, precision)
+
+    monkeypatch.setattr("retrocare.encoders.network.fastest_precision", lambda: "bf16")
+    monkeypatch.setattr("retrocare.encoders.network.compile_network", only_in_f32)
+    assert compiled(ge2e).precision == "f32"
 
 
 def test_a_start_loads_neither_torch_nor_librosa(ecapa_dir: Path, models: Path) -> None:
