@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import openvino
 
 from retrocare.errors import ConfigurationError
@@ -47,6 +49,15 @@ def compile_network(model: openvino.Model, threads: int, precision: Precision = 
         "ENABLE_CPU_PINNING": False,  # or two workers on one machine would share the first cores
     }
     return _core().compile_model(model, "CPU", properties)
+
+
+def lstm_gates(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Bring the rows of an LSTM from torch's order of gates (input, forget, cell, output) into the engine's.
+
+    That is forget, input, cell, output.
+    """
+    enter, forget, cell, leave = np.split(weights, 4)
+    return np.concatenate([forget, enter, cell, leave])
 
 
 @cache

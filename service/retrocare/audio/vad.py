@@ -22,7 +22,7 @@ import numpy.typing as npt
 import openvino
 from openvino import opset13 as ops
 
-from retrocare.engine import INSTALL_NETWORKS, compile_network
+from retrocare.engine import INSTALL_NETWORKS, compile_network, lstm_gates
 from retrocare.errors import ConfigurationError
 
 Stretches = list[tuple[int, int]]  # (first sample, one after the last)
@@ -114,7 +114,7 @@ def _network(sample_rate: int) -> openvino.CompiledModel:
         heard = ops.convolution(heard, next(weights).reshape(channels, -1, 3), [stride], [1], [1], [1])
         heard = ops.relu(ops.add(heard, next(weights).reshape(1, channels, 1)))
 
-    from_heard, from_past, bias, other_bias = (_in_order(next(weights)) for _ in range(4))
+    from_heard, from_past, bias, other_bias = (lstm_gates(next(weights)) for _ in range(4))
     nothing = ops.broadcast(np.float32(0), ops.concat([pieces, [1, MEMORY]], 0))
     remembered = ops.lstm_sequence(
         ops.reshape(heard, ops.concat([pieces, length, [MEMORY]], 0), special_zero=False),
@@ -150,9 +150,3 @@ def _weights(sample_rate: int) -> Iterator[Weights]:
         folder = archive.namelist()[0].split("/")[0]
         for n in TENSORS[sample_rate]:
             yield np.frombuffer(archive.read(f"{folder}/data/{n}"), np.float32)
-
-
-def _in_order(weights: Weights) -> Weights:
-    """Turn the order of the gates from torch's into the engine's: forget, input, cell, output."""
-    enter, forget, cell, leave = np.split(weights, 4)
-    return np.concatenate([forget, enter, cell, leave])

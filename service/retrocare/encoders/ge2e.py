@@ -19,6 +19,7 @@ from retrocare.encoders.embedding import unit
 from retrocare.encoders.network import Network, probes
 from retrocare.encoders.protocol import SAMPLE_RATE, Vectors, Windows
 from retrocare.encoders.spectrum import Floats, fourier_waves, mel_bands
+from retrocare.engine import lstm_gates
 
 WINDOW_SECONDS = 1.6
 WINDOWS_AT_ONCE = 16  # ten at once take a third of the time of ten one by one
@@ -93,7 +94,7 @@ def _graph(weights: dict[str, Tensor]) -> openvino.Model:
     zeros = ops.broadcast(_real(0.0), ops.concat([count, _whole(1, UNITS)], 0))
     lengths = ops.broadcast(frames, count)
     for layer in range(LAYERS):
-        of_input, of_state, *biases = (_gates(values)[np.newaxis] for values in _of_layer(weights, layer))
+        of_input, of_state, *biases = (lstm_gates(values)[np.newaxis] for values in _of_layer(weights, layer))
         states = ops.lstm_sequence(
             seen, zeros, zeros, lengths, _real(of_input), _real(of_state), _real(sum(biases)), UNITS, "forward"
         )
@@ -105,12 +106,6 @@ def _graph(weights: dict[str, Tensor]) -> openvino.Model:
 
 def _of_layer(weights: dict[str, Tensor], layer: int) -> list[Tensor]:
     return [weights[f"lstm.{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-
-
-def _gates(values: Tensor) -> Tensor:
-    """Bring torch's order of gates (input, forget, cell, output) into OpenVINO's (forget, input, cell, output)."""
-    enter, forget, new, leave = np.split(values, 4)
-    return np.concatenate([forget, enter, new, leave])
 
 
 def _real(values: Floats | Tensor | float) -> openvino.Node:
