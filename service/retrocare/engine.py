@@ -30,7 +30,7 @@ def fastest_precision() -> Precision:
 
 
 def read_network(file: Path) -> openvino.Model:
-    """Read a network from a file: OpenVINO's own format, or ONNX.
+    """Read a network from a file in OpenVINO's own format.
 
     Raises: ConfigurationError where it cannot be read.
     """
@@ -41,7 +41,7 @@ def read_network(file: Path) -> openvino.Model:
 
 
 def compile_network(model: openvino.Model, threads: int, precision: Precision = "f32") -> openvino.CompiledModel:
-    """Prepare a network for this processor; all threads work on one request, and stay where the system puts them."""
+    """Prepare a network for this processor; all threads work on one request, and none is pinned to a core."""
     properties = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,

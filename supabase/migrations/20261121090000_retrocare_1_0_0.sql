@@ -5748,7 +5748,8 @@ begin
             errcode = 'RV007',
             message = format('Of %s baselines, %s are not rebuilt under %s, and %s cannot be',
                 missing.of_all, missing.unfinished, activate_encoder.encoder, missing.lost),
-            hint = '`retrocare backfill --activate` rebuilds them and lists those that cannot be rebuilt. With `--accept-unrecoverable`, these patients enrol anew.';
+            hint = format('`retrocare backfill --encoder %s --activate` rebuilds them and lists those that cannot be rebuilt. With `--accept-unrecoverable`, these patients enrol anew.',
+                activate_encoder.encoder);
     end if;
 
     update care.models set is_active = false where models.signal = 'voice' and models.is_active;

@@ -154,7 +154,7 @@ WHAT: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, str]] = {
     ),
     "engine": (
         measure_engine,
-        "a call's windows in torch and in the engine",
+        "a call's windows in torch and in OpenVINO",
         "the engine takes less time than torch, and a voiceprint stays where it is in every precision",
     ),
     "steps": (measure_steps, "where the time of a call goes", "no step but hearing takes more than a tenth"),

@@ -93,9 +93,9 @@ def _encoder(network: str, engine: str, weights: Path) -> Callable[[Windows], Ve
 
 
 def _ecapa(weights: Path) -> Network:
-    from retrocare.encoders.export import load_exported
+    from retrocare.encoders.conversion import load_converted
 
-    return load_exported(ecapa_weights(weights), MODELS, lambda line: None)
+    return load_converted(ecapa_weights(weights), MODELS, lambda line: None)
 
 
 def _in_torch(network: str, precision: str, weights: Path) -> Callable[[Windows], Vectors]:

@@ -1,4 +1,4 @@
-"""Noise is taken out of speech before it is encoded: what is little louder than noise is weakened, band by band.
+"""Noise is removed from speech before it is encoded: what is little louder than noise is weakened, band by band.
 
 Noise on the line moves a voiceprint as another voice would. What is measured of a recording (its speech, its signal to
 noise ratio, its clipping) is measured before.
@@ -14,7 +14,8 @@ from retrocare.audio.decode import Samples
 FRAME_SECONDS = 0.032  # frames overlap by half
 SMOOTHED_FRAMES, SMOOTHED_BANDS = 5, 3
 NOISE_SECONDS = 1.5  # within so long, a voice leaves every band for a moment
-ABOVE_MINIMUM = 4.0  # a smoothed minimum is a half of the noise's power; and twice the noise is taken away
+OVER_MINIMUM = 2.0  # noise is about twice what its smoothed power falls to
+OVERSUBTRACTION = 2.0  # twice the noise is taken away
 LEAST_GAIN = 0.1  # -20 dB
 
 Power = npt.NDArray[np.float64]  # (frames, bands)
@@ -33,8 +34,8 @@ def denoise(speech: Samples, sample_rate: int) -> Samples:
     window = np.sin(np.pi / (2 * hop) * np.arange(2 * hop))  # its square and itself half a frame later add up to 1
     spectra = np.fft.rfft(_frames(speech, hop) * window)
     power = _smoothed(np.square(np.abs(spectra)))
-    noise = ABOVE_MINIMUM * _minimum(power, round(NOISE_SECONDS / FRAME_SECONDS))
-    noise_share = np.divide(noise, power, out=np.zeros_like(power), where=power > 0)
+    noise = OVER_MINIMUM * _minimum(power, round(NOISE_SECONDS / FRAME_SECONDS))
+    noise_share = np.divide(OVERSUBTRACTION * noise, power, out=np.zeros_like(power), where=power > 0)
     spectra *= np.maximum(1 - noise_share, LEAST_GAIN)
     return _joined(np.fft.irfft(spectra) * window, hop, len(speech))
 
@@ -57,7 +58,8 @@ def _smoothed(power: Power) -> Power:
         beyond = [(0, 0), (0, 0)]
         beyond[axis] = (width // 2, width // 2)
         padded, count = np.pad(power, beyond, mode="edge"), power.shape[axis]
-        power = np.mean([padded.take(range(n, n + count), axis) for n in range(width)], axis=0)
+        shifted = (np.moveaxis(padded, axis, 0)[n : n + count] for n in range(width))
+        power = np.moveaxis(sum(shifted, np.zeros(1)) / width, 0, axis)
     return power
 
 

@@ -30,7 +30,7 @@ Weights = npt.NDArray[np.float32]
 
 SPEECH_BEGINS, SPEECH_ENDS = 0.5, 0.35  # probabilities
 LEAST_SPEECH_SECONDS, LEAST_PAUSE_SECONDS, MARGIN_SECONDS = 0.25, 0.1, 0.03
-KNOWN = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"  # of that version's file
+SHA256 = "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"  # of that version's file
 TENSORS = {16_000: range(2, 17), 8_000: range(17, 32)}  # of the network for each rate, as silero numbers them
 LAYERS = ((128, 1), (64, 2), (64, 2), (128, 1))  # convolutions of the spectrum: channels and stride
 MEMORY = 128
@@ -63,7 +63,7 @@ def _frame(sample_rate: int) -> int:
 
 
 def _probabilities(pieces: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]:
-    """Return the probability of speech in each frame, (pieces, frames); a frame is preceded by the end of the last."""
+    """Return the probability of speech in each frame, (pieces, frames); it is heard with the end of the last one."""
     frame = _frame(sample_rate)
     context, frames = frame // 8, -(-pieces.shape[1] // frame)
     padded = np.pad(pieces, ((0, 0), (context, frames * frame - pieces.shape[1])))
@@ -91,7 +91,7 @@ def _stretches(chances: npt.NDArray[np.float32], frame: int, samples: int, sampl
 
 
 def _with_margins(stretches: Stretches, samples: int, sample_rate: int) -> Stretches:
-    """Extend each stretch by a margin at both ends; pauses are longer than two margins."""
+    """Extend each stretch by a margin at both ends; pauses are longer than two margins, so none overlap."""
     margin = int(MARGIN_SECONDS * sample_rate)
     return [(max(0, start - margin), min(samples, end + margin)) for start, end in stretches]
 
@@ -142,7 +142,7 @@ def _weights(sample_rate: int) -> Iterator[Weights]:
     if package is None or package.origin is None:
         raise ConfigurationError("The network that detects speech is missing", hint=INSTALL_NETWORKS)
     content = (Path(package.origin).with_name("data") / "silero_vad.jit").read_bytes()
-    if hashlib.sha256(content).hexdigest() != KNOWN:
+    if hashlib.sha256(content).hexdigest() != SHA256:
         raise ConfigurationError(
             "The network that detects speech is of another version of silero-vad", hint=INSTALL_NETWORKS
         )

@@ -20,7 +20,7 @@ from retrocare.checks.voiceprint import Voiceprint
 from retrocare.checks.worker import Worker
 from retrocare.database.client import Claim, Database, Row
 from retrocare.database.connection import connected
-from retrocare.encoders.loading import load_encoder
+from retrocare.encoders.loading import AUTO, family_of, load_encoder
 from retrocare.errors import NotAssessable, ThreadEnded, Unavailable
 from retrocare.observability import ATTEMPTS, Phases, Say, event, silently
 from retrocare.recordings.fetch import Recording
@@ -48,7 +48,7 @@ class Service:
         if active != self.encoder:
             raise Unavailable(
                 f"The active encoder is {active}, this service runs {self.encoder}",
-                hint="Start it with the active encoder: RETROCARE_ENCODER names it.",
+                hint=f"Set RETROCARE_ENCODER={active}, or change the active encoder with `retrocare backfill`.",
                 code="encoder_not_active",
             )
 
@@ -120,6 +120,8 @@ def opened_service(settings: Settings, say: Say = silently) -> Iterator[Service]
 
     Raises: ConfigurationError, Unavailable.
     """
+    if settings.encoder != AUTO:
+        family_of(settings.encoder)  # a word that is no encoder's is refused before a database is made
     with connected(settings, say) as database:
         load_networks()
         choice = load_encoder(

@@ -23,7 +23,10 @@ LINE_SECONDS = 60.0  # between two lines where there is no terminal
 
 
 def backfill(
-    encoder: Annotated[str | None, typer.Option(help="ge2e, ecapa or an id; RETROCARE_ENCODER by default.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="An id, such as ge2e-v2, or a family: its active version. Default: RETROCARE_ENCODER."),
+    ] = None,
     history: Annotated[
         bool, typer.Option("--history", help="Embed every recording that is kept, not only what baselines need.")
     ] = False,
@@ -91,7 +94,8 @@ def advise(found: Row, refusal: Conflict | None, taken_over: int | None) -> None
         say(f"{found['encoder']} is active, and took {taken_over} waiting calls over. Restart each service with it.")
     elif not found["is_active"] and not found["waiting"] + found["outdated"]:
         accepting = " --accept-unrecoverable" if found["unrecoverable"] else ""
-        say(f"`retrocare backfill --activate{accepting}` makes {found['encoder']} the active encoder.")
+        command = f"retrocare backfill --encoder {found['encoder']} --activate{accepting}"
+        say(f"`{command}` makes {found['encoder']} the active encoder.")
 
 
 def tell_wait(away: DatabaseUnavailable, wait: float) -> None:

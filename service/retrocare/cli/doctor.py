@@ -8,15 +8,14 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
 import httpx
 
 from retrocare import __version__
+from retrocare.audio.vad import load_networks
 from retrocare.database.client import Row
 from retrocare.database.connection import connected
-from retrocare.encoders.families import FAMILIES
-from retrocare.encoders.loading import AUTO, family_of, load_encoder
+from retrocare.encoders.loading import load_encoder
 from retrocare.errors import RetrocareError
 from retrocare.settings import Settings
 
@@ -40,20 +39,31 @@ class Doctor:
             raise RetrocareError("m4a and webm are not read.", "pip install 'retrocare-voice[containers]'")
         return f"PyAV {importlib.metadata.version('av')}"
 
-    def encoder(self, name: str) -> str:
-        asked = name if self.settings.encoder == AUTO else self.settings.encoder
-        if family_of(asked) != name:
-            raise RetrocareError(f"Not asked for: RETROCARE_ENCODER is {asked}")
-        seconds = self.seconds_left()
-        models, ecapa_dir = self.settings.models, self.settings.ecapa_dir
-        return load_encoder(asked, model_dir=models, ecapa_dir=ecapa_dir, fetch_seconds=seconds).encoder.id
+    def speech_detection(self) -> str:
+        load_networks()
+        return "silero-vad"
+
+    def encoder(self) -> str:
+        """Load what a service would load."""
+        active = self.setup.get("active_encoder")
+        found = load_encoder(
+            self.settings.encoder,
+            model_dir=self.settings.models,
+            ecapa_dir=self.settings.ecapa_dir,
+            active=active,
+            fetch_seconds=self.seconds_left(),
+        )
+        if active not in (None, found.encoder.id):
+            hint = f"RETROCARE_ENCODER={active}, or `retrocare backfill --encoder {found.encoder.id} --activate`."
+            raise RetrocareError(f"{found.encoder.id} is not the active encoder, which is {active}", hint)
+        return found.why.removeprefix("the encoder is ")
 
     def database(self) -> str:
         with connected(self.settings) as opened:
             self.setup = opened.setup_report()
             release = opened.release()["version"]
         where = "yours" if self.settings.database_url else f"embedded, in {self.settings.data_dir}"
-        return f"{where}; release {release}, and this is {__version__}"
+        return f"{where}; release {release}; this program is {__version__}"
 
     def active_encoder(self) -> str:
         if not self.setup.get("active_encoder"):
@@ -63,7 +73,7 @@ class Doctor:
     def fetching(self) -> str:
         named = [*self.settings.recording_hosts, *self.settings.private_recording_hosts]
         if not named:
-            raise RetrocareError("Recordings may be fetched from no host", "RETROCARE_FETCH_HOSTS names some.")
+            raise RetrocareError("Recordings may be fetched from no host", "Set RETROCARE_FETCH_HOSTS.")
         return f"recordings are fetched from {', '.join(named)}"
 
     def storage(self) -> str:
@@ -116,9 +126,10 @@ def diagnose(settings: Settings, say: Callable[[str], object] = lambda line: Non
         ("Python", platform.python_version, True),
         ("decoder", lambda: f"soundfile {importlib.metadata.version('soundfile')}", True),
         ("m4a, webm", doctor.containers, False),
-        *((name, partial(doctor.encoder, name), settings.encoder.partition("-")[0] == name) for name in FAMILIES),
         ("database", doctor.database, True),
         ("active encoder", doctor.active_encoder, False),
+        ("speech detection", doctor.speech_detection, True),
+        ("encoder", doctor.encoder, True),
         ("fetching", doctor.fetching, False),
         ("Storage", doctor.storage, bool(settings.supabase_url)),
         ("edge functions", doctor.functions, bool(settings.functions_url)),

@@ -94,7 +94,7 @@ def end_cleanly(
 
 @app.command()
 def demo(
-    encoder: Annotated[str, typer.Option(help="ge2e, ecapa, an id or auto.")] = "ge2e",
+    encoder: Annotated[str, typer.Option(help="ge2e, ecapa, an id or auto.", envvar="RETROCARE_ENCODER")] = "ge2e",
     speech: Annotated[Path | None, typer.Option(help="Your own recordings instead: a folder a person.")] = None,
     as_json: Json = False,
 ) -> None:

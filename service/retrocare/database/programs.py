@@ -57,7 +57,7 @@ class Programs:
             if not _may_enter(self.account, folder):
                 raise ConfigurationError(
                     f"PostgreSQL does not run as root; its account {self.account.pw_name!r} may not enter {folder}.",
-                    "Set RETROCARE_DATA_DIR to a folder outside of /root, for instance /var/lib/retrocare.",
+                    "Set RETROCARE_DATA_DIR to a folder that every account may reach, for instance /var/lib/retrocare.",
                 )
             os.chown(folder, self.account.pw_uid, self.account.pw_gid)
 

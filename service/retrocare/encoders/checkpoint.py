@@ -54,6 +54,8 @@ def read_tensors(file: Path, name: str) -> dict[str, Tensor]:
         TypeError,
         AttributeError,
         EOFError,
+        OverflowError,
+        MemoryError,
     ) as error:
         raise ConfigurationError(f"{file} cannot be read as a torch checkpoint: {error}") from error
 
@@ -86,6 +88,8 @@ def _read_storage(content: BinaryIO) -> Tensor:
 
 def _tensor(stored: _Stored, storage: Tensor) -> Tensor:
     """Copy a tensor out of its storage; one that reaches beyond it raises ValueError."""
+    if np.prod(stored.shape, dtype=float) > len(storage):
+        raise ValueError("a tensor is larger than its storage")
     span = 1 + sum((size - 1) * stride for size, stride in zip(stored.shape, stored.strides, strict=True))
     lies = storage[stored.first : stored.first + span]
     if stored.first < 0 or min(stored.strides, default=0) < 0 or len(lies) != span:

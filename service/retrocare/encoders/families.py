@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from retrocare.encoders.export import load_exported
+from retrocare.encoders.conversion import load_converted
 from retrocare.encoders.ge2e import load_ge2e
 from retrocare.encoders.network import Network
 from retrocare.encoders.weights import Weights, ecapa_weights, fetch_ecapa, ge2e_weights
@@ -18,7 +18,7 @@ from retrocare.observability import Say
 
 @dataclass(frozen=True)
 class Folders:
-    """Where weights may be: downloaded and exported ones in ``models``, ECAPA's also in a folder that is named."""
+    """Where weights may be: downloaded and converted ones in ``models``, ECAPA's also in a folder that is named."""
 
     models: Path
     ecapa: Path | None = None
@@ -37,7 +37,7 @@ def _find_ecapa(folders: Folders, seconds: float, say: Say) -> Weights:
 
 
 def _load_ecapa(weights: Weights, folders: Folders, say: Say) -> Network:
-    return load_exported(weights, folders.models, say)
+    return load_converted(weights, folders.models, say)
 
 
 def _find_ge2e(folders: Folders, seconds: float, say: Say) -> Weights:

@@ -20,6 +20,7 @@ from retrocare.encoders.network import Network, probes
 from retrocare.encoders.protocol import SAMPLE_RATE, Vectors, Windows
 from retrocare.encoders.spectrum import Floats, fourier_waves, mel_bands
 from retrocare.engine import lstm_gates
+from retrocare.errors import ConfigurationError
 
 WINDOW_SECONDS = 1.6
 WINDOWS_AT_ONCE = 16  # ten at once take a third of the time of ten one by one
@@ -35,8 +36,11 @@ def load_ge2e(file: Path) -> Network:
     Raises: ConfigurationError where they cannot be read.
     """
     weights = read_tensors(file, "model_state")
-    answers = np.concatenate([reference(weights, windows) for windows in probes(WINDOW_SECONDS)])
-    return Network(_graph(weights), WINDOW_SECONDS, WINDOWS_AT_ONCE, answers)
+    try:
+        answers = np.concatenate([reference(weights, windows) for windows in probes(WINDOW_SECONDS)])
+        return Network(_graph(weights), WINDOW_SECONDS, WINDOWS_AT_ONCE, answers)
+    except (KeyError, ValueError) as error:
+        raise ConfigurationError(f"{file} does not hold the weights of GE2E: {error}") from error
 
 
 def reference(weights: dict[str, Tensor], windows: Windows) -> Vectors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from retrocare.observability import Say, silently
 AUTO = "auto"
 AUTO_FETCH_SECONDS = 20.0  # how long `auto` waits for weights to come over the network
 NAMED_FETCH_SECONDS = 900.0  # and how long where the encoder was asked for by name
-FRONT_ENDS = {1: False, 2: True}  # by the version at the end of an id: whether noise is taken off before encoding
-NEWEST = max(FRONT_ENDS)
 
 
 @dataclass(frozen=True)
@@ -41,37 +38,38 @@ def load_encoder(
     """Load an encoder, and compare it with what it must say.
 
     ``name`` is an id (``ge2e-v2``), a family (``ge2e``: in the version that the database uses, else the newest), or
-    ``auto``: the first family whose weights are at hand or come in time. Where the database already uses an encoder
+    ``auto``: the first family whose weights are available or come in time. Where the database already uses an encoder
     (``active``), ``auto`` takes that one and no other, since vectors of two encoders cannot be compared.
     ``fetch_seconds`` is how long weights may take to come over the network (20 s for ``auto``, 15 minutes for a name);
     ``threads`` are as many as there are cores where nothing else is said; ``say`` hears of what takes a while.
 
     Raises: ConfigurationError where the encoder is not known, or is named (by ``name``, ``active`` or a folder of
-    weights) and not at hand, or does not say what it must.
+    weights) and not available, or does not say what it must.
     """
     folders = Folders(model_dir, ecapa_dir)
-    wanted, why = None, ""
-    if name != AUTO:
-        wanted, why = name, "it was asked for by name"
-        if active and active.partition("-")[0] == name:
-            wanted = active
-            if _version_of(active) != NEWEST:
-                why += ", and the database uses that version"
+    exact, family, why = None, None, "it was asked for by name"
+    if name in FAMILIES:
+        family = name
+    elif name != AUTO:
+        exact = name
     elif active:
-        wanted, why = active, f"the database already uses {active}"
+        exact, why = active, f"the database already uses {active}"
     elif ecapa_dir:
-        wanted, why = "ecapa", f"its weights are named: {ecapa_dir}"
-    if wanted is not None:
-        family, version = family_of(wanted), _version_of(wanted)
+        family, why = "ecapa", f"its weights are named: {ecapa_dir}"
+    if exact is not None:
+        family = family_of(exact)
+    if family is not None:
         weights = FAMILIES[family].find_weights(folders, fetch_seconds or NAMED_FETCH_SECONDS, say)
     else:
-        version = NEWEST
-        weights, why = _first_at_hand(folders, fetch_seconds or AUTO_FETCH_SECONDS, say)
-    id = f"{weights.name}-v{version}"
-    if wanted == name != family_of(name) and id != name:
-        raise ConfigurationError(f"The weights of {name} are not at hand, but those of {id}", hint=_names_hint())
+        weights, why = _first_available(folders, fetch_seconds or AUTO_FETCH_SECONDS, say)
+    ids = list(weights.ids)
+    id = exact or (active if active in ids else ids[-1])
+    if id not in ids:
+        raise ConfigurationError(f"There is no encoder {id} here, only {' and '.join(ids)}", hint=_names_hint())
+    if id == active != ids[-1] and exact is None:
+        why += ", and the database uses that version"
     network = FAMILIES[weights.family].load(weights, folders, say)
-    encoder = NetworkEncoder(id, network, denoises=FRONT_ENDS[version], threads=threads or available_cores())
+    encoder = NetworkEncoder(id, network, denoises=weights.ids[id], threads=threads or available_cores())
     return EncoderChoice(encoder, f"the encoder is {id}, because {why}; it runs in {encoder.precision}")
 
 
@@ -91,28 +89,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _version_of(name: str) -> int:
-    """Return the version at the end of an id; of a family, the newest."""
-    if name in FAMILIES:
-        return NEWEST
-    found = re.search(r"-v([0-9]+)$", name)
-    if not found or int(found[1]) not in FRONT_ENDS:
-        raise ConfigurationError(f"No encoder is called {name!r}", hint=_names_hint())
-    return int(found[1])
-
-
 def _names_hint() -> str:
-    ids = " or ".join(f"-v{version}" for version in FRONT_ENDS)
-    return f"RETROCARE_ENCODER is one of auto, {', '.join(sorted(FAMILIES))}, or an id that ends with {ids}."
+    return f"RETROCARE_ENCODER is auto, {', '.join(sorted(FAMILIES))}, or an id such as ge2e-v2."
 
 
-def _first_at_hand(folders: Folders, fetch_seconds: float, say: Say) -> tuple[Weights, str]:
+def _first_available(folders: Folders, fetch_seconds: float, say: Say) -> tuple[Weights, str]:
     absent: list[str] = []
     for name, family in FAMILIES.items():
         try:
             weights = family.find_weights(folders, fetch_seconds, say)
         except ConfigurationError as error:
-            absent.append(f"{name.upper()} is not at hand ({error})")
+            absent.append(f"{name.upper()} is not available ({error})")
         else:
-            return weights, "; ".join(absent) or "its weights are at hand"
-    raise ConfigurationError("No encoder is at hand: " + "; ".join(absent))
+            return weights, "; ".join(absent) or "its weights are available"
+    raise ConfigurationError("No encoder is available: " + "; ".join(absent))

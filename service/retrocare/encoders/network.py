@@ -1,4 +1,4 @@
-"""A trained network becomes an encoder: compiled for this processor, and compared with answers computed apart from it.
+"""A trained network becomes an encoder: compiled for this processor, and compared with what other code computed.
 
 Every start compares. A precision in which the network does not agree is not used.
 """
@@ -17,7 +17,7 @@ from retrocare.engine import Precision, compile_network, fastest_precision
 from retrocare.errors import ConfigurationError
 
 # The least cosine between a vector and the answer for the same window. bf16 moves a voiceprint by a thousandth of what
-# lies between two calls of one person (``scripts/bench engine``), so that the precision is no part of an id.
+# lies between two calls of one person (``scripts/bench engine``), so the precision is not part of an id.
 LEAST_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999}
 
 

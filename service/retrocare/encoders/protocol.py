@@ -16,7 +16,7 @@ SAMPLE_RATE = 16_000  # Hz, of the windows
 class Encoder(Protocol):
     """Turn windows of speech into unit vectors; ``id`` names weights, front end and window together.
 
-    Where ``denoises`` is true, noise is to be taken off the speech before it is cut into windows.
+    Where ``denoises`` is true, noise is to be removed from the speech before it is cut into windows.
     """
 
     id: str

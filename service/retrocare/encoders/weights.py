@@ -46,9 +46,15 @@ class Weights:
     """Hold where the weights of one encoder are; ``digest`` changes with every file that makes the network."""
 
     family: str  # ecapa or ge2e
-    name: str  # what the ids of encoders with these weights begin with
+    name: str  # of known weights, else the family and the beginning of the digest
     path: Path  # a folder in SpeechBrain's format, or a file
     digest: str
+
+    @property
+    def ids(self) -> dict[str, bool]:
+        """Return the ids of the encoders with these weights, the newest last, and whether each denoises."""
+        first = f"{self.name}-v1" if self.name in KNOWN.values() else self.name
+        return {first: False, f"{self.name}-v2": True}
 
 
 def ecapa_weights(folder: Path) -> Weights:
@@ -87,7 +93,7 @@ def fetch_ecapa(model_dir: Path, seconds: float, say: Say = silently) -> Path:
     folder = model_dir / REPOSITORY.rpartition("/")[2]
     if is_complete(folder):
         return folder
-    require_torch()  # without it, nothing could be read, and the hub's client is absent too
+    require_torch()  # the hub's client comes with it
     if cached := _cached():
         return cached
     say(f"Fetching ECAPA's weights from the model hub, for at most {seconds:g} s.")
@@ -109,7 +115,8 @@ def require_torch() -> None:
     """Raise ConfigurationError where ECAPA's checkpoint cannot be read, since the extra for it is not installed."""
     if missing := [name for name in ("torch", "speechbrain") if find_spec(name) is None]:
         raise ConfigurationError(
-            f"ECAPA's checkpoint is read by {' and '.join(missing)}, which the extra 'ecapa' installs", hint=EXTRA_HINT
+            f"ECAPA needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            hint=EXTRA_HINT,
         )
 
 

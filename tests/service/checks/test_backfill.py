@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import signal
 import subprocess
 import threading
@@ -357,7 +358,7 @@ def test_the_command_brings_another_encoder_in_from_the_first_recording_to_the_l
 
     done = retrocare("backfill", "--encoder", "ecapa")
     assert done.returncode == 0, done.stderr
-    assert "retrocare backfill --activate" in done.stderr
+    assert re.search(r"`retrocare backfill --encoder (ecapa-\w+-v2) --activate` makes \1 the active", done.stderr)
     assert records.one("select id from care.models where is_active") == "ge2e-v2"
     done = retrocare("backfill", "--encoder", "ecapa", "--history", "--activate", "--json")
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from fixtures.commands import Run, bare_environment, in_process, objects, recording
-from fixtures.databases import short_folder
+from fixtures.databases import Database, short_folder
 from fixtures.inputs import RETROCARE, ROOT
 from fixtures.records import Records
 from retrocare.cli.demo import RECORDINGS
@@ -280,7 +280,7 @@ def test_an_encoder_that_nobody_knows_is_refused_where_one_is_needed(own_process
         done = own_process(*command, RETROCARE_ENCODER="mfcc", PORT="0")
         assert done.returncode == 1
         assert "No encoder is called 'mfcc'" in done.stderr
-        assert "RETROCARE_ENCODER is one of auto, ecapa, ge2e" in done.stderr
+        assert "RETROCARE_ENCODER is auto, ecapa, ge2e, or an id" in done.stderr
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(own_process: Run) -> None:
@@ -313,10 +313,27 @@ def test_the_service_refuses_to_be_reachable_without_a_key(own_process: Run) -> 
 
 def test_doctor_says_what_is_there_and_what_is_missing(own_process: Run) -> None:
     rows = {row["part"]: row for row in objects(own_process("doctor", "--json").stdout)}
-    assert {rows[part]["state"] for part in ("Python", "decoder", "ge2e", "database")} == {"ok"}
-    assert rows["ecapa"]["state"] == "absent"
+    assert {rows[part]["state"] for part in ("Python", "decoder", "database", "speech detection", "encoder")} == {"ok"}
+    assert rows["encoder"]["detail"].startswith("ge2e-v2, because it was asked for by name; it runs in ")
     assert (rows["fetching"]["state"], "RETROCARE_FETCH_HOSTS" in rows["fetching"]["detail"]) == ("absent", True)
-    assert "; release 1.0.0, and this is 1.0.0" in rows["database"]["detail"]
+    assert "; release 1.0.0; this program is 1.0.0" in rows["database"]["detail"]
+
+
+@pytest.mark.parametrize("name", ["ge2e-v2", "wav2vec", "auto"])
+def test_doctor_tries_the_encoder_that_a_service_would_run_on_this_database(
+    own_process: Run, database: Database, name: str
+) -> None:
+    Records(database).register("ge2e-v1", 256)
+    done = own_process("doctor", "--json", RETROCARE_ENCODER=name, DATABASE_URL=database.service_url)
+    row = {row["part"]: row for row in objects(done.stdout)}["encoder"]
+    if name == "auto":
+        assert (row["state"], row["detail"].partition(";")[0]) == (
+            "ok", "ge2e-v1, because the database already uses ge2e-v1"
+        )  # fmt: skip
+    else:
+        assert (done.returncode, row["state"]) == (1, "missing")
+        named = "No encoder is called 'wav2vec'" if name == "wav2vec" else "ge2e-v2 is not the active encoder"
+        assert row["detail"].startswith(named)
 
 
 def test_doctor_gives_up_on_a_silent_network_says_what_it_does_and_misses_nothing(own_process: Run) -> None:

@@ -79,10 +79,16 @@ def test_a_checkpoint_of_the_newer_format_is_refused(tmp_path: Path) -> None:
         read_tensors(tmp_path / "a.pt", "model_state")
 
 
+def test_a_small_file_cannot_ask_for_a_large_tensor(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.pt", {"model_state": {"a": torch.zeros(1).expand(1 << 40)}})
+    with pytest.raises(ConfigurationError, match="larger than its storage"):
+        read_tensors(file, "model_state")
+
+
 def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path / "a.pt", {"model_state": {"a": torch.zeros(300)}})
     content = file.read_bytes()
     assert content.count(b"M,\x01\x85") == 1  # the shape (300,), as pickle writes it
     file.write_bytes(content.replace(b"M,\x01\x85", b"M-\x01\x85"))
-    with pytest.raises(ConfigurationError, match="beyond its storage"):
+    with pytest.raises(ConfigurationError, match="larger than its storage"):
         read_tensors(file, "model_state")

@@ -1,4 +1,4 @@
-"""network.py, export.py and ge2e.py: the engine gives what other code gives, in every precision, or is not used."""
+"""network.py, conversion.py and ge2e.py: the engine gives what other code gives, in every precision, or is not used."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from retrocare.audio.decode import Samples, decode
 from retrocare.audio.speech import RecordingLimits, find_speech
 from retrocare.cli.demo import RECORDINGS
 from retrocare.encoders.checkpoint import read_tensors
+from retrocare.encoders.conversion import DESCRIPTION, NETWORK, convert, converted_folder, load_converted
 from retrocare.encoders.ecapa import Ecapa
 from retrocare.encoders.embedding import cut, embed
-from retrocare.encoders.export import NETWORK, export, exported_folder, load_exported
 from retrocare.encoders.ge2e import load_ge2e, mel_power, reference
 from retrocare.encoders.network import LEAST_COSINE, Network, NetworkEncoder, probes
 from retrocare.encoders.protocol import SAMPLE_RATE, Vectors
@@ -40,11 +40,11 @@ def ge2e() -> Network:
 
 
 @pytest.fixture
-def exported(ecapa_dir: Path, models: Path, tmp_path: Path) -> Path:
-    """The folder of an exported ECAPA, to be spoiled."""
+def converted(ecapa_dir: Path, models: Path, tmp_path: Path) -> Path:
+    """The folder of a converted ECAPA, to be spoiled."""
     weights = ecapa_weights(ecapa_dir)
-    load_exported(weights, models, silently)
-    return Path(shutil.copytree(exported_folder(weights, models), exported_folder(weights, tmp_path)))
+    load_converted(weights, models, silently)
+    return Path(shutil.copytree(converted_folder(weights, models), converted_folder(weights, tmp_path)))
 
 
 def speech() -> Samples:
@@ -63,7 +63,7 @@ def test_the_engine_says_of_speech_what_torch_says(
     family: str, seconds: float | None, precision: Precision, ge2e: Network, ecapa_dir: Path, models: Path
 ) -> None:
     in_torch = Ge2eInTorch() if family == "ge2e" else Ecapa(ecapa_dir)
-    network = ge2e if family == "ge2e" else load_exported(ecapa_weights(ecapa_dir), models, silently)
+    network = ge2e if family == "ge2e" else load_converted(ecapa_weights(ecapa_dir), models, silently)
     by_engine = compiled(network, 2, precision)
     windows = cut(speech(), seconds or network.window_seconds)
     cosines = (by_engine.encode(windows) * in_torch.encode(windows)).sum(axis=1)
@@ -135,7 +135,7 @@ def test_where_a_network_cannot_be_compiled_in_low_precision_it_runs_in_f32(
 
 
 def test_a_start_loads_neither_torch_nor_librosa(ecapa_dir: Path, models: Path) -> None:
-    load_exported(ecapa_weights(ecapa_dir), models, silently)
+    load_converted(ecapa_weights(ecapa_dir), models, silently)
     program = f"""
 import pathlib, sys
 from retrocare.encoders.loading import load_encoder
@@ -149,14 +149,17 @@ print([name for name in absent if name in sys.modules])
     assert run_python(program).splitlines() == ["True", "True", "[]"]
 
 
-def test_an_export_asks_no_network_for_anything(ecapa_dir: Path, tmp_path: Path) -> None:
+def test_a_conversion_asks_no_network_for_anything_and_starts_nothing_and_needs_no_onnx(
+    ecapa_dir: Path, tmp_path: Path
+) -> None:
     program = f"""
 import pathlib, sys
+sys.modules["onnx"] = None
 asked = []
-sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
-from retrocare.encoders.export import export
-export(pathlib.Path({str(ecapa_dir)!r}), pathlib.Path({str(tmp_path / "exported")!r}))
-print([event for event in asked if event in ("socket.connect", "socket.getaddrinfo")])
+sys.addaudithook(lambda event, arguments: asked.append(event))
+from retrocare.encoders.conversion import convert
+convert(pathlib.Path({str(ecapa_dir)!r}), pathlib.Path({str(tmp_path / "converted")!r}))
+print([event for event in asked if event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen")])
 """
     assert run_python(program) == "[]"
 
@@ -165,53 +168,70 @@ print([event for event in asked if event in ("socket.connect", "socket.getaddrin
     ("name", "spoil"),
     [
         (NETWORK, lambda content: content[: len(content) // 2]),
-        (NETWORK, lambda content: b""),
-        ("network.bin", lambda content: content[: len(content) // 2]),
+        ("network.bin", lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]),
+        (DESCRIPTION, lambda content: b"{}"),
     ],
 )
-def test_a_file_that_was_cut_short_is_exported_again(
-    exported: Path, ecapa_dir: Path, name: str, spoil: Callable[[bytes], bytes]
+def test_files_that_are_damaged_are_converted_again(
+    converted: Path, ecapa_dir: Path, name: str, spoil: Callable[[bytes], bytes]
 ) -> None:
-    file = exported / name
+    file = converted / name
     whole = file.read_bytes()
     file.write_bytes(spoil(whole))
     told: list[str] = []
-    network = load_exported(ecapa_weights(ecapa_dir), exported.parent.parent, told.append)
+    network = load_converted(ecapa_weights(ecapa_dir), converted.parent.parent, told.append)
     assert compiled(network).agreement > LEAST_COSINE["bf16"]
-    assert [line.partition(" for ")[0] for line in told] == ["Converting ECAPA"]
-    assert [found.name for found in exported.parent.iterdir()] == [exported.name]
+    assert [" ".join(line.split()[:3]) for line in told] == ["The converted network", "Converting ECAPA for"]
+    assert [found.name for found in converted.parent.iterdir()] == [converted.name]
 
 
-def test_an_exported_network_is_read_without_a_word_the_second_time(exported: Path, ecapa_dir: Path) -> None:
+def test_files_that_cannot_be_read_for_a_moment_are_kept_where_they_cannot_be_made_again(
+    converted: Path, ecapa_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent() -> None:
+        raise ConfigurationError("ECAPA needs torch, which is not installed")
+
+    def fail(file: Path) -> openvino.Model:
+        raise ConfigurationError("too many open files")
+
+    monkeypatch.setattr("retrocare.encoders.conversion.require_torch", absent)
+    with monkeypatch.context() as broken:
+        broken.setattr("retrocare.encoders.conversion.read_network", fail)
+        with pytest.raises(ConfigurationError, match="needs torch"):
+            load_converted(ecapa_weights(ecapa_dir), converted.parent.parent, silently)
+    assert load_converted(ecapa_weights(ecapa_dir), converted.parent.parent, silently).dimension == 192
+
+
+def test_a_converted_network_is_read_without_a_word_the_second_time(converted: Path, ecapa_dir: Path) -> None:
     told: list[str] = []
-    load_exported(ecapa_weights(ecapa_dir), exported.parent.parent, told.append)
+    load_converted(ecapa_weights(ecapa_dir), converted.parent.parent, told.append)
     assert told == []
 
 
-def test_an_export_that_disagrees_with_torch_leaves_nothing_behind(
+def test_a_conversion_that_disagrees_with_torch_leaves_nothing_behind(
     ecapa_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ecapa, "encode", lambda self, windows: np.eye(1, 192, dtype=np.float32))
     with pytest.raises(ConfigurationError, match="does not give the vectors"):
-        export(ecapa_dir, tmp_path / "exported")
+        convert(ecapa_dir, tmp_path / "converted")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_weights_are_another_export(exported: Path, ecapa_dir: Path, tmp_path: Path) -> None:
+def test_other_weights_are_converted_to_another_place(converted: Path, ecapa_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "weights"
     other.mkdir()
     for file in ecapa_dir.iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     with (other / "hyperparams.yaml").open("a") as description:
         description.write("# another front end\n")
-    load_exported(ecapa_weights(other), tmp_path, silently)
-    assert len(list(exported.parent.iterdir())) == 2
+    load_converted(ecapa_weights(other), tmp_path, silently)
+    assert len(list(converted.parent.iterdir())) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_named(ecapa_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "exported").write_text("in the way")
-    with pytest.raises(ConfigurationError, match=f"exported cannot be written: {os.strerror(17)}") as refused:
-        load_exported(ecapa_weights(ecapa_dir), tmp_path, silently)
+    (tmp_path / "converted").write_text("in the way")
+    with pytest.raises(ConfigurationError, match=f"converted cannot be written: {os.strerror(17)}") as refused:
+        load_converted(ecapa_weights(ecapa_dir), tmp_path, silently)
     assert "RETROCARE_MODEL_DIR" in refused.value.hint
 
 
