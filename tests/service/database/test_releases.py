@@ -73,7 +73,7 @@ def test_the_commands_say_it_and_doctor_names_both_releases(database: Database) 
     run = in_process(DATABASE_URL=database.service_url)
     [row] = [row for row in objects(run("doctor", "--json").stdout) if row["part"] == "database"]
     assert row["state"] == "ok"
-    assert row["detail"].endswith(f"release {needed_release()}, and this is {__version__}")
+    assert row["detail"].endswith(f"release {needed_release()}; this program is {__version__}")
     pretend(database, "99.1.0", "99.0.0")
     for words in (("patient", "list"), ("start", "--port", "0"), ("worker",)):
         done = run(*words)
