@@ -96,6 +96,22 @@ class Database:
             self._value("voice.register_encoder", encoder=encoder, dimension=dimension, window_seconds=window_seconds)
         )
 
+    def add_calibration(self, encoder: str, document: Row) -> int:
+        """Store a calibration; return its id. The same document is stored once."""
+        return int(self._value("voice.add_calibration", encoder=encoder, parameters=Jsonb(document)))
+
+    def use_calibration(self, encoder: str, calibration_id: int) -> None:
+        self._value("voice.use_calibration", encoder=encoder, calibration_id=calibration_id)
+
+    def ship_calibration(self, encoder: str, document: Row) -> int:
+        """Store the calibration that comes with an encoder, and use it unless the encoder has one."""
+        return int(self._value("voice.ship_calibration", encoder=encoder, parameters=Jsonb(document)))
+
+    def calibration(self, encoder: str) -> Row | None:
+        """Return the calibration in use, as a document with its id and limits; None: the encoder has none."""
+        document: Row | None = self._value("voice.calibration_document", encoder=encoder)
+        return document
+
     def active_encoder(self) -> str | None:
         encoder: str | None = self._value("voice.active_encoder")
         return encoder
