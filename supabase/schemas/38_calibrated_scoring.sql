@@ -73,7 +73,7 @@ create type voice.decision as (
     after voice.chart_state
 );
 comment on type voice.decision is
-    'How a call was judged, with every value on the way. deviation is the personal one; is_urgent tells that the score would be an emergency if it were confirmed; is_step that a change came suddenly after steady calls, as with a new telephone or room; after is the chart after the call.';
+    'How a call was judged, with every value on the way. deviation is the personal one; is_urgent tells that this call alone would be an emergency if another one confirmed it; is_step that a change came suddenly after steady calls, as with a new telephone or room; after is the chart after the call.';
 
 create function voice.new_chart()
 returns voice.chart_state
@@ -109,24 +109,6 @@ comment on function voice.settled_chart is
     'Returns the chart after somebody said that the patient is well: what was learned stays, and what pointed to a change is gone.';
 revoke execute on function voice.settled_chart from public;
 
-create function voice.refuse_nan(number double precision, name text)
-returns double precision
-language plpgsql
-immutable
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- greatest(0, least(8, 'NaN')) is 8: a NaN that is clipped becomes an emergency.
-    if refuse_nan.number = 'NaN' then
-        raise exception using errcode = 'RV005', message = format('The %s is not a number', refuse_nan.name);
-    end if;
-    return refuse_nan.number;
-end
-$$;
-comment on function voice.refuse_nan is 'Returns the number. Raises RV005 for NaN.';
-revoke execute on function voice.refuse_nan from public;
-
 create function voice.expected_distance(call_variance double precision, sample_variance double precision)
 returns double precision
 language sql
@@ -149,11 +131,11 @@ immutable
 parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    select (ln(greatest(voice.refuse_nan(population_deviation.distance, 'distance'), 1e-6))
+    select (ln(greatest(population_deviation.distance, 1e-6))
         - ln(population_deviation.expected_distance) - bin.log_bias) / bin.log_deviation
 $$;
 comment on function voice.population_deviation is
-    'Returns by how many standard deviations of the population the logarithm of the distance exceeds what is expected. Raises RV005 for NaN.';
+    'Returns by how many standard deviations of the population the logarithm of the distance exceeds what is expected.';
 revoke execute on function voice.population_deviation from public;
 
 create function voice.log_likelihood_ratio(
@@ -225,26 +207,26 @@ create function voice.rarity_score(
     chance double precision, calls_per_year double precision, warnings_per_year double precision
 )
 returns double precision
-language sql
+language plpgsql
 immutable
 parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    -- These points are the scale itself: what the limits of severity, which are data, are compared with.
-    select case
-        when rarity.decades <= rarity.of_any_call then 0
-        when rarity.decades < 0 then 0.25 * (1 - rarity.decades / rarity.of_any_call)
-        when rarity.decades < 1 then 0.25 + 0.15 * rarity.decades
-        when rarity.decades < 2 then 0.40 + 0.30 * (rarity.decades - 1)
-        when rarity.decades < 3 then 0.70 + 0.30 * (rarity.decades - 2)
+declare
+    -- How many times rarer, in powers of ten; half of the warnings are left to the sudden part, half to the sustained one.
+    decades constant double precision := log(warnings_per_year / (2 * calls_per_year * chance));
+    of_any_call constant double precision := log(warnings_per_year / calls_per_year);
+begin
+    -- These points are the scale itself, with which the thresholds of severity, which are data, are compared.
+    return case
+        when decades <= of_any_call then 0
+        when decades < 0 then 0.25 * (1 - decades / of_any_call)
+        when decades < 1 then 0.25 + 0.15 * decades
+        when decades < 2 then 0.40 + 0.30 * (decades - 1)
+        when decades < 3 then 0.70 + 0.30 * (decades - 2)
         else 1
-    end
-    from (
-        select
-            -- Half of the warnings are left to the sudden part, half to the sustained one.
-            log(rarity_score.warnings_per_year / (2 * rarity_score.calls_per_year * rarity_score.chance)) as decades,
-            log(rarity_score.warnings_per_year / rarity_score.calls_per_year) as of_any_call
-    ) as rarity
+    end;
+end
 $$;
 comment on function voice.rarity_score is
     'Returns the score of something that comes by chance in this share of calls: 0.25 if half of the accepted warnings a year would be as rare, 0.40, 0.70 and 1 if ten, a hundred and a thousand times fewer; 0 for what half of all calls reach.';
@@ -252,26 +234,31 @@ revoke execute on function voice.rarity_score from public;
 
 create function voice.chance_of_deviation(deviation double precision)
 returns double precision
-language sql
+language plpgsql
 immutable
 parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    select erfc(least(8, greatest(0, chance_of_deviation.deviation)) / sqrt(2::double precision)) / 2
+begin
+    return erfc(least(8, greatest(0, deviation)) / sqrt(2::double precision)) / 2;
+end
 $$;
 comment on function voice.chance_of_deviation is 'Returns in which share of healthy calls a deviation is at least this large; at most a half.';
 revoke execute on function voice.chance_of_deviation from public;
 
 create function voice.chance_of_cusum(cusum double precision, allowance double precision)
 returns double precision
-language sql
+language plpgsql
 immutable
 parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
+declare
     -- Siegmund's approximation of the average run length, with 2 * 0.583 for what a CUSUM in steps overshoots its limit.
-    select (2 * chance_of_cusum.allowance ^ 2) / (exp(line.height) - line.height - 1)
-    from (select 2 * chance_of_cusum.allowance * (chance_of_cusum.cusum + 1.166) as height) as line
+    height constant double precision := 2 * allowance * (cusum + 1.166);
+begin
+    return 2 * allowance ^ 2 / (exp(height) - height - 1);
+end
 $$;
 comment on function voice.chance_of_cusum is
     'Returns one over the average number of healthy days after which the CUSUM reaches this height.';
@@ -279,16 +266,18 @@ revoke execute on function voice.chance_of_cusum from public;
 
 create function voice.highest_score(level public.alert_level, thresholds care.thresholds)
 returns double precision
-language sql
+language plpgsql
 immutable
 parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-    select case highest_score.level
+begin
+    return case level
         when 'warning' then greatest(thresholds.high_above - 0.01, (thresholds.medium_above + thresholds.high_above) / 2)
         when 'emergency' then greatest(thresholds.critical_above - 0.01, (thresholds.high_above + thresholds.critical_above) / 2)
         else 1
-    end
+    end;
+end
 $$;
 comment on function voice.highest_score is 'Returns the highest score that is given as long as only this level is confirmed.';
 revoke execute on function voice.highest_score from public;
@@ -308,16 +297,23 @@ declare
     state voice.chart_state := decide.chart;  -- becomes the chart after the call
     kappa constant double precision := calibration.prior_variance / calibration.prior_mean_variance;
     learned constant double precision := state.learned_calls;
-    deviation constant double precision := voice.refuse_nan(observed.deviation, 'deviation');
-    whitened constant double precision := voice.refuse_nan(observed.whitened_deviation, 'whitened deviation');
+    deviation constant double precision := observed.deviation;
+    whitened constant double precision := observed.whitened_deviation;
     scale double precision;     -- standard deviation of the next call of this patient
     student double precision;
     is_named boolean;
     is_far boolean;
+    unconfirmed_level public.alert_level;
+    sudden_score double precision;
     sustained_score double precision := 0;
     learned_deviation double precision;
     step_from_mean double precision;
 begin
+    -- greatest(0, least(8, 'NaN')) is 8: a NaN that is clipped becomes an emergency.
+    if deviation = 'NaN' or whitened = 'NaN' then
+        raise exception using errcode = 'RV005', message = 'The deviation of the call is not a number';
+    end if;
+
     -- 1 How unusual is this for this patient?
     decided.usual_mean := learned * state.learned_mean / (learned + kappa);
     decided.usual_degrees := calibration.prior_degrees + learned;
@@ -356,36 +352,40 @@ begin
     decided.cusum_after := state.cusum;
 
     -- 4 How rare is that?
-    decided.unconfirmed_score := voice.rarity_score(
+    sudden_score := voice.rarity_score(
         voice.chance_of_deviation(
             case when is_named and not observed.is_clean and whitened is not null then whitened else decided.deviation end),
         decide.calls_per_year, decide.warnings_per_year);
-    decided.pace := case when sustained_score > decided.unconfirmed_score then 'sustained' else 'sudden' end::public.change_pace;
-    decided.unconfirmed_score := greatest(decided.unconfirmed_score, sustained_score);
+    decided.pace := case when sustained_score > sudden_score then 'sustained' else 'sudden' end::public.change_pace;
+    decided.unconfirmed_score := greatest(sudden_score, sustained_score);
 
     -- 5 Is it confirmed? A single call is never more than a warning.
     is_far := is_named or decided.deviation >= calibration.far_above;
-    if not decide.is_late then
-        if is_far and true = any (state.recent_far) then
-            state.confirmed_level := greatest(
-                state.confirmed_level, care.alert_level(care.severity(decided.unconfirmed_score, decide.thresholds)));
-        end if;
-        state.recent_far := (state.recent_far || is_far)[greatest(1, cardinality(state.recent_far)):];
-    end if;
-    decided.score := least(decided.unconfirmed_score, voice.highest_score(state.confirmed_level, decide.thresholds));
+    decided.score := decided.unconfirmed_score;
     decided.severity := care.severity(decided.score, decide.thresholds);
+    decided.is_urgent := false;
+    decided.is_step := false;
+    if decided.severity > 'low' then
+        unconfirmed_level := care.alert_level(decided.severity);
+        if is_far and true = any (state.recent_far) and not decide.is_late then
+            state.confirmed_level := greatest(state.confirmed_level, unconfirmed_level);
+        end if;
+        decided.score := least(decided.score, voice.highest_score(state.confirmed_level, decide.thresholds));
+        decided.severity := care.severity(decided.score, decide.thresholds);
+        decided.is_urgent := state.confirmed_level = 'warning'
+            and care.severity(sudden_score, decide.thresholds) > care.severity(decided.score, decide.thresholds);
+        decided.is_step := is_far
+            and cardinality(state.recent_deviations) = 10
+            and (select avg(recent.deviation) from unnest(state.recent_deviations) as recent (deviation)) < calibration.steady_below;
+    end if;
     decided.verdict := case
         when is_named then 'another_voice'
         when decided.severity > 'low' then 'changed'
         else 'as_usual'
     end::public.voice_verdict;
-    decided.is_urgent := care.alert_level(decided.severity) = 'warning'
-        and care.alert_level(care.severity(decided.unconfirmed_score, decide.thresholds)) > 'warning';
-    decided.is_urgent := coalesce(decided.is_urgent, false);
-    decided.is_step := decided.severity > 'low'
-        and is_far
-        and cardinality(state.recent_deviations) = 10
-        and (select avg(recent.deviation) from unnest(state.recent_deviations) as recent (deviation)) < calibration.steady_below;
+    if not decide.is_late then
+        state.recent_far := (state.recent_far || is_far)[greatest(1, cardinality(state.recent_far)):];
+    end if;
 
     -- 6 What is remembered of it?
     decided.is_learned := decide.is_healthy and not is_named and not decide.is_late and state.learned_calls < calibration.learning_calls;

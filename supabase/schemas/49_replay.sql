@@ -62,7 +62,8 @@ declare
         select string_agg(given.name, ', ')
         from jsonb_object_keys(refuse_unknown_changes.changes) as given (name)
         where given.name <> 'warnings_per_year'
-            and not (to_jsonb(null::voice.policies) || to_jsonb(null::care.thresholds)) ? given.name
+            and not (to_jsonb(jsonb_populate_record(null::voice.policies, '{}')) || to_jsonb(jsonb_populate_record(null::care.thresholds, '{}')))
+                ? given.name
             or given.name in ('encoder', 'calibration_id', 'id', 'organisation_id', 'signal', 'model')
     );
 begin
