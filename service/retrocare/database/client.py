@@ -469,6 +469,24 @@ class Database:
     def set_policy(self, encoder: str, changes: Row) -> Row:
         return dict(self._value("voice.set_policy", encoder=encoder, changes=Jsonb(changes)))
 
+    def replay_policy(self, patient_id: UUID | None, organisation_id: UUID | None, changes: Row) -> Row:
+        """Return what another policy would have done with the stored calls, beside what happened."""
+        return dict(
+            self._value(
+                "voice.replay_policy", patient_id=patient_id, organisation_id=organisation_id, changes=Jsonb(changes)
+            )
+        )
+
+    def set_warnings_per_year(self, patient_id: UUID | None, warnings_per_year: float) -> None:
+        """Set how many warnings a year by chance are accepted: for a patient, or for the default organisation."""
+        if patient_id is None:
+            self._value("care.set_organisation_warnings", warnings_per_year=warnings_per_year)
+        else:
+            self._value("care.set_warnings_per_year", patient_id=patient_id, warnings_per_year=warnings_per_year)
+
+    def warning_budgets(self, patient_id: UUID | None) -> list[Row]:
+        return self._rows("care.warning_budget_list", patient_id=patient_id)
+
     def setup_report(self) -> Row:
         return dict(self._value("care.setup_report"))
 
