@@ -51,6 +51,55 @@ insert into care.alert_texts (language, cause, level, text) values
     ('en', 'no_usable_speech', 'warning',
         '{patient} has answered our last calls, but we hardly heard {patient} speak. Please call {patient} and hear how things are. Then say that you have seen this{link}.');
 
+create table care.reason_texts (
+    language text not null,
+    reason text not null,
+    text text not null,
+    further_text text not null,
+    constraint reason_texts_pkey primary key (language, reason)
+);
+alter table care.reason_texts enable row level security;
+comment on table care.reason_texts is 'What was unusual about a call, as clauses: text where a reason comes first, further_text where it follows another.';
+comment on column care.reason_texts.reason is 'A reason that a signal gives; those of voice are in voice.features.';
+insert into care.reason_texts (language, reason, text, further_text) values
+    ('en', 'slower', 'slower than usual for {patient}', 'slower'),
+    ('en', 'faster', 'faster than usual for {patient}', 'faster'),
+    ('en', 'higher_voice', 'in a higher voice than usual for {patient}', 'in a higher voice'),
+    ('en', 'lower_voice', 'in a lower voice than usual for {patient}', 'in a lower voice'),
+    ('en', 'longer_pauses', 'with longer pauses than usual for {patient}', 'with longer pauses'),
+    ('en', 'shorter_pauses', 'with shorter pauses than usual for {patient}', 'with shorter pauses'),
+    ('en', 'livelier', 'with more melody than usual for {patient}', 'with more melody'),
+    ('en', 'flatter', 'more monotonous than usual for {patient}', 'more monotonous'),
+    ('en', 'brighter', 'in a brighter voice than usual for {patient}', 'in a brighter voice'),
+    ('en', 'duller', 'in a duller voice than usual for {patient}', 'in a duller voice');
+
+create function care.reasons_in_words(reasons text[], language text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(
+        case when written.place = 1 then written.text else written.further_text end, ', ' order by written.place)
+    from (
+        select chosen.text, chosen.further_text, row_number() over (order by given.place) as place
+        from unnest(reasons_in_words.reasons) with ordinality as given (reason, place)
+        cross join lateral (
+            select reason_texts.text, reason_texts.further_text
+            from care.reason_texts
+            where reason_texts.reason = given.reason
+            order by
+                reason_texts.language = reasons_in_words.language desc,
+                reason_texts.language = 'en' desc,
+                reason_texts.language
+            limit 1
+        ) as chosen
+    ) as written
+$$;
+comment on function care.reasons_in_words is
+    'Returns the reasons as one clause, in their order, with {patient} for the name. A reason without a translation is written in English, or else in any language that there is; one without any text is left out. Null: there is nothing to say.';
+revoke execute on function care.reasons_in_words from public;
+
 create function care.alert_message(change public.alert_changes, caregiver public.patient_caregivers)
 returns text
 language sql
