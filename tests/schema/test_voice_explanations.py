@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixtures.records import Records
+from retrocare.audio.decode import decode
+from retrocare.audio.speech import RecordingLimits, find_speech
+from retrocare.cli.demo import RECORDINGS
 
 # An ordinary call of somebody whose every feature is as people's are in general.
 USUAL = {"pitch": 7.6, "pitch_spread": 7.4, "syllable_rate": 3.7, "pause_share": 0.13, "tilt": -5.7}
@@ -267,3 +271,15 @@ def test_every_reason_that_voice_gives_has_words_in_english(records: Records) ->
     written = records.rows("select reason, text, further_text from care.reason_texts where language = 'en'")
     assert {row["reason"] for row in reasons} == {row["reason"] for row in written}
     assert all("{patient}" in row["text"] and "{patient}" not in row["further_text"] for row in written)
+
+
+def test_the_demos_slow_day_is_explained_and_its_usual_days_are_not(records: Records) -> None:
+    calls = {}
+    for file in sorted(RECORDINGS.glob("*.flac"))[:9]:
+        speech = find_speech(decode(file.read_bytes(), None, 600), RecordingLimits(3, 8, 0.01, 600))
+        calls[file.stem] = json.dumps({"features": asdict(speech.features)})
+    patient_id = records.patient()
+    learn(records, patient_id, list(calls.values())[:7])
+    found = {name: list(unusual(records, patient_id, call)) for name, call in calls.items()}
+    assert {name for name, reasons in found.items() if reasons} == {"08-slow-day"}
+    assert in_words(records, found["08-slow-day"]) == "slower than usual for {patient}, in a lower voice"
