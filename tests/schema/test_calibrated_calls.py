@@ -151,17 +151,12 @@ def test_another_voice_twice_in_three_calls_is_confirmed_as_any_far_call(answere
 
 def test_a_changed_voice_that_is_taken_for_another_in_between_is_one_cause(answered_by_others: Patient) -> None:
     patient = answered_by_others
-    patient.call(3.2)
-    alert = patient.alerts()[0]["id"]
-    patient.records.call("acknowledge_alert", alert, patient.at)
-    patient.call(-1.0)
-    patient.call(-1.0)
-    patient.call(0, voice=at_cosine(0.75))
-    assert patient.logs[-1]["verdict"] == "another_voice"
-    assert [change for change, _ in patient.changes()] in (
-        ["opened", "acknowledged", "repeated"],
-        ["opened", "acknowledged", "raised"] if patient.alerts()[0]["is_urgent"] else [],
-    )
+    patient.call(0, voice=at_cosine(0.3))
+    patient.records.call("acknowledge_alert", patient.alerts()[0]["id"], patient.at + timedelta(minutes=1))
+    while patient.call(1.6)["severity"] == "low":
+        pass
+    assert [log["verdict"] for log in (patient.logs[0], patient.logs[-1])] == ["another_voice", "changed"]
+    assert [change for change, _ in patient.changes()] == ["opened", "acknowledged", "repeated"]
 
 
 @pytest.mark.parametrize(("consents", "phone", "named"), [(True, "+4930555", True), (False, "+4930555", False), (True, "+4930556", False)])
@@ -565,3 +560,20 @@ def test_a_personal_spread_is_learned_for_sixty_calls_and_then_stays(patient: Pa
     assert (log["usual_mean"], log["usual_degrees"]) == pytest.approx((mean, degrees))
     assert log["is_learned"] is False
     assert scale > 0
+
+
+def test_what_was_unusual_is_said_in_the_explanation_and_the_message_and_decides_nothing(patient: Patient) -> None:
+    patient.records.caregiver(patient.id, patient_known_as="Mum")
+    usual_call, slow = ({"features": {"syllable_rate": rate, "pause_share": share}} for rate, share in ((3.7, 0.1), (1.5, 0.6)))
+    for _ in range(6):
+        patient.call(0.0, quality=usual_call)
+    log = patient.call(3.2, quality=slow)
+    judgement = patient.records.row("select * from public.judgements where id = %s", log["id"])
+    assert set(judgement["reasons"]) == {"slower", "longer_pauses"}
+    assert "than usual for Ana" in judgement["explanation"]
+    [message] = patient.records.claim_deliveries(patient.at + timedelta(days=1))
+    assert "than usual for Mum" in message["message"]
+    assert log["personal_deviation"] == pytest.approx(3.2, abs=1e-3)
+    low = patient.call(0.0, quality=slow)
+    assert low["severity"] == "low"
+    assert patient.records.one("select reasons from public.judgements where id = %s", low["id"]) == []
