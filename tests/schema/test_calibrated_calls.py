@@ -159,7 +159,9 @@ def test_a_changed_voice_that_is_taken_for_another_in_between_is_one_cause(answe
     assert [change for change, _ in patient.changes()] == ["opened", "acknowledged", "repeated"]
 
 
-@pytest.mark.parametrize(("consents", "phone", "named"), [(True, "+4930555", True), (False, "+4930555", False), (True, "+4930556", False)])
+@pytest.mark.parametrize(
+    ("consents", "phone", "named"), [(True, "+4930555", True), (False, "+4930555", False), (True, "+4930556", False)]
+)
 def test_who_of_the_household_spoke_is_said_where_they_enrolled_and_consented(
     answered_by_others: Patient, consents: bool, phone: str, named: bool
 ) -> None:
@@ -218,7 +220,9 @@ def test_several_calls_a_day_move_the_cusum_once_by_their_mean(patient: Patient)
     assert patient.call(1.0)["cusum_after"] == pytest.approx(1.6, abs=1e-3)
 
 
-def test_with_fewer_than_three_samples_the_fixed_formula_scores_provisionally_and_tells_nobody(records: Records) -> None:
+def test_with_fewer_than_three_samples_the_fixed_formula_scores_provisionally_and_tells_nobody(
+    records: Records,
+) -> None:
     calibrate(records, ALWAYS_THE_SAME)
     patient_id = records.patient()
     records.enrol(patient_id, USUAL)
@@ -345,7 +349,11 @@ def test_that_was_somebody_else_takes_the_calls_out(patient: Patient, outcome: s
     patient.answer(outcome)
     after = patient.chart
     for name in ("learned_calls", "learned_mean", "learned_squares", "cusum", "recent_far", "confirmed_level"):
-        assert after[name] == pytest.approx(before[name]) if isinstance(before[name], float) else after[name] == before[name]
+        assert (
+            after[name] == pytest.approx(before[name])
+            if isinstance(before[name], float)
+            else after[name] == before[name]
+        )
     assert [log["is_disowned"] for log in patient.logs] == [False, False, False, True]
 
 
@@ -430,7 +438,10 @@ def test_a_change_of_the_budget_is_audited_with_both_values(records: Records) ->
     patient_id = records.patient()
     records.call("set_warnings_per_year", patient_id, 4)
     records.call("set_organisation_warnings", 12)
-    noted = records.rows("select detail -> 'warnings_per_year' as values from care.audit_log where detail ? 'warnings_per_year' order by id")
+    noted = records.rows(
+        """select detail -> 'warnings_per_year' as values from care.audit_log
+           where detail ? 'warnings_per_year' order by id"""
+    )
     assert [row["values"] for row in noted][-2:] == [[None, 4], [1, 12]]
 
 
@@ -459,9 +470,11 @@ def test_the_same_document_is_one_calibration_and_another_one_is_another(records
 
 def test_a_calibration_never_changes(records: Records) -> None:
     calibrate(records)
-    for table in ("calibrations", "calibration_bins", "projection_rows"):
-        with pytest.raises(psycopg.Error):
-            records.database.admin.execute(f"update voice.{table} set calibration_id = 2" if table != "calibrations" else "update voice.calibrations set prior_degrees = 9".encode())  # type: ignore[arg-type]
+    columns = {"calibrations": "prior_degrees", "calibration_bins": "log_bias", "projection_rows": "row_offset"}
+    for table, column in columns.items():
+        with pytest.raises(psycopg.Error) as refused:
+            records.database.admin.execute(f"update voice.{table} set {column} = {column} + 1".encode())
+        assert refused.value.sqlstate == "55000"
 
 
 @pytest.mark.parametrize(
@@ -564,7 +577,9 @@ def test_a_personal_spread_is_learned_for_sixty_calls_and_then_stays(patient: Pa
 
 def test_what_was_unusual_is_said_in_the_explanation_and_the_message_and_decides_nothing(patient: Patient) -> None:
     patient.records.caregiver(patient.id, patient_known_as="Mum")
-    usual_call, slow = ({"features": {"syllable_rate": rate, "pause_share": share}} for rate, share in ((3.7, 0.1), (1.5, 0.6)))
+    usual_call, slow = (
+        {"features": {"syllable_rate": rate, "pause_share": share}} for rate, share in ((3.7, 0.1), (1.5, 0.6))
+    )
     for _ in range(6):
         patient.call(0.0, quality=usual_call)
     log = patient.call(3.2, quality=slow)
