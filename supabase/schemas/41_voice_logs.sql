@@ -227,7 +227,7 @@ begin
                     case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
             end,
             case when names.other is not null then format('It may have been %s.', names.other) end,
-            case when verdict <> 'as_usual' then 'It was ' || names.how || '.' end,
+            'It was ' || names.how || '.',
             case when is_urgent then 'It is one call only: a second one would confirm it.' end,
             case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
         from (
@@ -281,7 +281,7 @@ as $$
 declare
     likely_patient_id constant uuid :=
         case when logged.verdict = 'another_voice' then voice.likely_speaker(patient, stored, calibration) end;
-    reasons constant text[] := case when logged.severity > 'low' then array(
+    reasons constant text[] := case when logged.verdict = 'changed' then array(
         select unusual.reason from voice.unusual_features(patient.id, stored.quality) as unusual order by abs(unusual.deviation) desc
     ) else '{}' end;
 begin

@@ -214,7 +214,7 @@ begin
     using erase_signal.patient_id;
     counts := counts || removed;
     update public.judgements
-    set explanation = null
+    set explanation = null, reasons = '{}'
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
         and judgements.explanation is not null;
