@@ -3906,6 +3906,24 @@ comment on function care.record_judgement is
     'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. A judgement that is not alerted (is_alerted) is only shown. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
+create function care.likely_speaker_name(judgement_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select others.name
+    from public.judgements
+    join public.patients as others on others.id = judgements.likely_patient_id
+    where judgements.id = likely_speaker_name.judgement_id
+        and (not care.is_caller_a_caregiver() or judgements.patient_id in (select care.patients_of_caller('viewer')))
+$$;
+comment on function care.likely_speaker_name is
+    'Returns the name of the patient who seems to have spoken instead, to caregivers of the patient who was called and to operators. Null: not known. Security definer: caregivers may not read the other patient. Called by views.';
+revoke execute on function care.likely_speaker_name from public;
+grant execute on function care.likely_speaker_name to authenticated, service_role;
+
 create policy caregivers_read_their_patients_checkins on public.daily_checkins
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
@@ -6175,7 +6193,7 @@ revoke execute on function voice.likely_speaker from public;
 
 create function voice.decision_in_words(
     patient public.patients, verdict public.voice_verdict, pace public.change_pace, is_urgent boolean, is_step boolean,
-    warnings_per_year double precision, likely_patient_id uuid, reasons text[]
+    warnings_per_year double precision, reasons text[]
 )
 returns text
 language plpgsql
@@ -6196,19 +6214,13 @@ begin
                     end,
                     case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
             end,
-            case when names.other is not null then format('It may have been %s.', names.other) end,
             'It was ' || names.how || '.',
             case when is_urgent then 'It is one call only: a second one would confirm it.' end,
             case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
         from (
             select
                 care.plain_name(patient.name, 'this person') as patient,
-                replace(care.reasons_in_words(decision_in_words.reasons, 'en'), '{patient}', care.plain_name(patient.name, 'this person')) as how,
-                (
-                    select care.plain_name(others.name, 'somebody of the household')
-                    from public.patients as others
-                    where others.id = decision_in_words.likely_patient_id
-                ) as other
+                replace(care.reasons_in_words(decision_in_words.reasons, 'en'), '{patient}', care.plain_name(patient.name, 'this person')) as how
         ) as names
     );
 end
@@ -6263,7 +6275,7 @@ begin
         severity => logged.severity,
         at => record_score.at,
         explanation => case when logged.rule = 'calibrated' then voice.decision_in_words(
-            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, likely_patient_id, reasons) end,
+            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, reasons) end,
         reasons => reasons,
         is_urgent => record_score.is_urgent,
         -- A calibrated policy tells nobody about a score by the fixed rule, which it gives while the baseline is incomplete.
@@ -10530,10 +10542,14 @@ begin
     using erase_signal.patient_id;
     counts := counts || removed;
     update public.judgements
-    set explanation = null, reasons = '{}'
+    set explanation = null, reasons = '{}', likely_patient_id = null
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
-        and judgements.explanation is not null;
+        and (judgements.explanation is not null or judgements.reasons <> '{}' or judgements.likely_patient_id is not null);
+    -- Nobody was recognised by a voice that is erased.
+    update public.judgements
+    set likely_patient_id = null
+    where judgements.likely_patient_id = erase_signal.patient_id and judgements.signal = erase_signal.signal;
     -- Recordings serve all signals. They are kept as long as another signal may use them.
     if not exists (
         select
@@ -11630,6 +11646,7 @@ select
     judgements.is_urgent,
     judgements.reasons,
     judgements.explanation,
+    case when judgements.likely_patient_id is not null then care.likely_speaker_name(judgements.id) end as likely_speaker,
     (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
@@ -11682,6 +11699,8 @@ comment on column public.voice_timeline.pace is 'Whether this call alone decided
 comment on column public.voice_timeline.is_urgent is 'Whether one such call more would make it an emergency.';
 comment on column public.voice_timeline.reasons is 'What was unusual, strongest first. Empty: nothing is known.';
 comment on column public.voice_timeline.explanation is 'Why the call was judged as it was, in English. Null: it was as usual, or by the fixed rule.';
+comment on column public.voice_timeline.likely_speaker is
+    'Who of the household spoke instead, if another voice sounded like that of another patient with the same phone number. Null: not known.';
 comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column public.voice_timeline.quality is
     'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel, features (how the patient spoke; null where the line does not allow it); never a vector.';
@@ -11748,6 +11767,7 @@ select
     alerts.anomaly_score,
     alerts.is_urgent,
     judgements.explanation,
+    case when judgements.likely_patient_id is not null then care.likely_speaker_name(judgements.id) end as likely_speaker,
     alerts.judgement_id,
     alerts.call_log_id,
     alerts.opened_at,
@@ -11799,6 +11819,8 @@ comment on column public.alert_history.anomaly_score is
     'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.alert_history.is_urgent is 'Whether a single call was very unlike usual: a second such call makes it an emergency.';
 comment on column public.alert_history.explanation is 'Why the call with that score was judged so, in English. Null: the score says it all.';
+comment on column public.alert_history.likely_speaker is
+    'Who of the household seems to have spoken on the call with that score. Null: the patient, or not known.';
 comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
 comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';

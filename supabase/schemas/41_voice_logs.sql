@@ -205,7 +205,7 @@ revoke execute on function voice.likely_speaker from public;
 
 create function voice.decision_in_words(
     patient public.patients, verdict public.voice_verdict, pace public.change_pace, is_urgent boolean, is_step boolean,
-    warnings_per_year double precision, likely_patient_id uuid, reasons text[]
+    warnings_per_year double precision, reasons text[]
 )
 returns text
 language plpgsql
@@ -226,19 +226,13 @@ begin
                     end,
                     case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
             end,
-            case when names.other is not null then format('It may have been %s.', names.other) end,
             'It was ' || names.how || '.',
             case when is_urgent then 'It is one call only: a second one would confirm it.' end,
             case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
         from (
             select
                 care.plain_name(patient.name, 'this person') as patient,
-                replace(care.reasons_in_words(decision_in_words.reasons, 'en'), '{patient}', care.plain_name(patient.name, 'this person')) as how,
-                (
-                    select care.plain_name(others.name, 'somebody of the household')
-                    from public.patients as others
-                    where others.id = decision_in_words.likely_patient_id
-                ) as other
+                replace(care.reasons_in_words(decision_in_words.reasons, 'en'), '{patient}', care.plain_name(patient.name, 'this person')) as how
         ) as names
     );
 end
@@ -293,7 +287,7 @@ begin
         severity => logged.severity,
         at => record_score.at,
         explanation => case when logged.rule = 'calibrated' then voice.decision_in_words(
-            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, likely_patient_id, reasons) end,
+            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, reasons) end,
         reasons => reasons,
         is_urgent => record_score.is_urgent,
         -- A calibrated policy tells nobody about a score by the fixed rule, which it gives while the baseline is incomplete.

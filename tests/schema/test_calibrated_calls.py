@@ -172,15 +172,30 @@ def test_who_of_the_household_spoke_is_said_where_they_enrolled_and_consented(
     records.enrol(other, *[at_cosine(0.3)] * 3)
     if not consents:
         records.do("update public.patients set voice_consent_at = null where id = %s", other)
-    records.caregiver(patient.id)
+    account = records.caregiver(patient.id)
     patient.call(0, voice=at_cosine(0.3))
     judgement = records.row("select * from public.judgements")
     assert judgement["likely_patient_id"] == (other if named else None)
-    assert ("It may have been Bruno." in judgement["explanation"]) == named
+    assert "Bruno" not in judgement["explanation"]  # it would stay when Bruno is erased
+    for view in ("voice_timeline where score is not null", "alert_history"):
+        assert [row["likely_speaker"] for row in records.seen(view, account)] == ["Bruno" if named else None]
     [message] = records.claim_deliveries(patient.at)
     assert ("but like Bruno's" in message["message"]) == named
     noted = records.one("select count(*) from care.audit_log where action = 'voice_matched' and patient_id = %s", other)
     assert noted == int(named)
+    records.rpc("erase_patient_voice", patient_id=other, reason="asked")
+    assert records.one("select likely_patient_id from public.judgements") is None
+
+
+def test_who_spoke_instead_is_read_by_the_caregivers_of_the_one_who_was_called(answered_by_others: Patient) -> None:
+    patient, records = answered_by_others, answered_by_others.records
+    other: UUID = records.call("add_patient", "Bruno", "UTC", True)["id"]
+    records.do("update public.patients set phone = '+4930555'")
+    records.enrol(other, *[at_cosine(0.3)] * 3)
+    patient.call(0, voice=at_cosine(0.3))
+    readers = (records.caregiver(patient.id), records.caregiver(other), records.account())
+    seen = [records.seen("voice_timeline where likely_speaker is not null", account) for account in readers]
+    assert [[row["likely_speaker"] for row in rows] for rows in seen] == [["Bruno"], [], []]
 
 
 def test_noise_widens_what_is_expected_instead_of_blinding(patient: Patient) -> None:
