@@ -39,6 +39,7 @@ export type Database = {
           "change": Database["public"]["Enums"]["alert_change"];
           "changed_at": string;
           "id": string;
+          "is_urgent": boolean;
           "judgement_id": string | null;
           "level": Database["public"]["Enums"]["alert_level"];
           "operator": string | null;
@@ -57,6 +58,7 @@ export type Database = {
           "change": Database["public"]["Enums"]["alert_change"];
           "changed_at": string;
           "id"?: string;
+          "is_urgent"?: boolean;
           "judgement_id"?: string | null;
           "level": Database["public"]["Enums"]["alert_level"];
           "operator"?: string | null;
@@ -74,6 +76,7 @@ export type Database = {
           "change"?: Database["public"]["Enums"]["alert_change"];
           "changed_at"?: string;
           "id"?: string;
+          "is_urgent"?: boolean;
           "judgement_id"?: string | null;
           "level"?: Database["public"]["Enums"]["alert_level"];
           "operator"?: string | null;
@@ -248,6 +251,7 @@ export type Database = {
           "cause": string;
           "causes": (string)[];
           "id": string;
+          "is_urgent": boolean;
           "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
@@ -272,6 +276,7 @@ export type Database = {
           "cause": string;
           "causes"?: (string)[];
           "id"?: string;
+          "is_urgent"?: boolean;
           "judgement_id"?: string | null;
           "last_raised_at"?: string;
           "level": Database["public"]["Enums"]["alert_level"];
@@ -295,6 +300,7 @@ export type Database = {
           "cause"?: string;
           "causes"?: (string)[];
           "id"?: string;
+          "is_urgent"?: boolean;
           "judgement_id"?: string | null;
           "last_raised_at"?: string;
           "level"?: Database["public"]["Enums"]["alert_level"];
@@ -515,10 +521,13 @@ export type Database = {
           "created_at": string;
           "explanation": string | null;
           "id": string;
+          "is_urgent": boolean;
+          "likely_patient_id": string | null;
           "model": string;
           "occurred_at": string;
           "patient_id": string;
           "policy_id": number;
+          "reasons": (string)[];
           "rule": string;
           "score": number;
           "severity": Database["public"]["Enums"]["anomaly_severity"];
@@ -532,10 +541,13 @@ export type Database = {
           "created_at"?: string;
           "explanation"?: string | null;
           "id"?: string;
+          "is_urgent"?: boolean;
+          "likely_patient_id"?: string | null;
           "model": string;
           "occurred_at": string;
           "patient_id": string;
           "policy_id": number;
+          "reasons"?: (string)[];
           "rule": string;
           "score": number;
           "severity": Database["public"]["Enums"]["anomaly_severity"];
@@ -548,10 +560,13 @@ export type Database = {
           "created_at"?: string;
           "explanation"?: string | null;
           "id"?: string;
+          "is_urgent"?: boolean;
+          "likely_patient_id"?: string | null;
           "model"?: string;
           "occurred_at"?: string;
           "patient_id"?: string;
           "policy_id"?: number;
+          "reasons"?: (string)[];
           "rule"?: string;
           "score"?: number;
           "severity"?: Database["public"]["Enums"]["anomaly_severity"];
@@ -591,6 +606,20 @@ export type Database = {
             columns: ["policy_id"];
             isOneToOne: false;
             referencedRelation: "scoring_policies";
+            referencedColumns: ["id"];
+          },
+          {
+            foreignKeyName: "another_patient_may_have_spoken";
+            columns: ["likely_patient_id"];
+            isOneToOne: false;
+            referencedRelation: "caregiver_patients";
+            referencedColumns: ["patient_id"];
+          },
+          {
+            foreignKeyName: "another_patient_may_have_spoken";
+            columns: ["likely_patient_id"];
+            isOneToOne: false;
+            referencedRelation: "patients";
             referencedColumns: ["id"];
           },
         ];
@@ -692,6 +721,7 @@ export type Database = {
           "silent_after_days": number | null;
           "timezone": string;
           "voice_consent_at": string | null;
+          "warnings_per_year": number | null;
         };
         ComputedFields: never;
         Insert: {
@@ -704,6 +734,7 @@ export type Database = {
           "silent_after_days"?: number | null;
           "timezone"?: string;
           "voice_consent_at"?: string | null;
+          "warnings_per_year"?: number | null;
         };
         Update: {
           "created_at"?: string;
@@ -715,6 +746,7 @@ export type Database = {
           "silent_after_days"?: number | null;
           "timezone"?: string;
           "voice_consent_at"?: string | null;
+          "warnings_per_year"?: number | null;
         };
         Relationships: [
           {
@@ -754,21 +786,46 @@ export type Database = {
           "anomaly_score": number;
           "baseline_id": number | null;
           "baseline_version": number;
+          "calibration_id": number | null;
           "call_log_id": string;
+          "calls_per_year": number | null;
           "created_at": string;
+          "cusum_after": number | null;
+          "cusum_before": number | null;
+          "decision_number": number | null;
           "embedding_id": number | null;
           "encoder": string;
+          "expected_distance": number | null;
           "id": string;
+          "is_clean": boolean | null;
+          "is_disowned": boolean;
+          "is_late": boolean;
+          "is_learned": boolean;
           "is_provisional": boolean;
+          "is_step": boolean;
           "local_hour": number | null;
+          "log_likelihood_ratio": number | null;
           "noise_adjusted": boolean;
           "normalized_score": number;
           "notes": string | null;
+          "pace": Database["public"]["Enums"]["change_pace"] | null;
           "patient_id": string;
+          "personal_deviation": number | null;
+          "population_deviation": number | null;
           "raw_similarity": number;
+          "reference_version": number | null;
+          "rule": Database["public"]["Enums"]["scoring_rule"];
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr": number | null;
+          "speech_seconds": number | null;
           "timestamp": string;
+          "usual_degrees": number | null;
+          "usual_mean": number | null;
+          "usual_variance": number | null;
+          "verdict": Database["public"]["Enums"]["voice_verdict"];
+          "warnings_per_year": number | null;
+          "whitened_deviation": number | null;
+          "whitened_log_likelihood_ratio": number | null;
         };
         ComputedFields: never;
         Insert: {
@@ -779,21 +836,46 @@ export type Database = {
           "anomaly_score": number;
           "baseline_id"?: number | null;
           "baseline_version": number;
+          "calibration_id"?: number | null;
           "call_log_id": string;
+          "calls_per_year"?: number | null;
           "created_at"?: string;
+          "cusum_after"?: number | null;
+          "cusum_before"?: number | null;
+          "decision_number"?: number | null;
           "embedding_id"?: number | null;
           "encoder": string;
+          "expected_distance"?: number | null;
           "id": string;
+          "is_clean"?: boolean | null;
+          "is_disowned": boolean;
+          "is_late": boolean;
+          "is_learned": boolean;
           "is_provisional": boolean;
+          "is_step": boolean;
           "local_hour"?: number | null;
+          "log_likelihood_ratio"?: number | null;
           "noise_adjusted": boolean;
           "normalized_score": number;
           "notes"?: string | null;
+          "pace"?: Database["public"]["Enums"]["change_pace"] | null;
           "patient_id": string;
+          "personal_deviation"?: number | null;
+          "population_deviation"?: number | null;
           "raw_similarity": number;
+          "reference_version"?: number | null;
+          "rule": Database["public"]["Enums"]["scoring_rule"];
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
+          "speech_seconds"?: number | null;
           "timestamp": string;
+          "usual_degrees"?: number | null;
+          "usual_mean"?: number | null;
+          "usual_variance"?: number | null;
+          "verdict": Database["public"]["Enums"]["voice_verdict"];
+          "warnings_per_year"?: number | null;
+          "whitened_deviation"?: number | null;
+          "whitened_log_likelihood_ratio"?: number | null;
         };
         Update: {
           "added_to_baseline"?: boolean;
@@ -803,21 +885,46 @@ export type Database = {
           "anomaly_score"?: number;
           "baseline_id"?: number | null;
           "baseline_version"?: number;
+          "calibration_id"?: number | null;
           "call_log_id"?: string;
+          "calls_per_year"?: number | null;
           "created_at"?: string;
+          "cusum_after"?: number | null;
+          "cusum_before"?: number | null;
+          "decision_number"?: number | null;
           "embedding_id"?: number | null;
           "encoder"?: string;
+          "expected_distance"?: number | null;
           "id"?: string;
+          "is_clean"?: boolean | null;
+          "is_disowned"?: boolean;
+          "is_late"?: boolean;
+          "is_learned"?: boolean;
           "is_provisional"?: boolean;
+          "is_step"?: boolean;
           "local_hour"?: number | null;
+          "log_likelihood_ratio"?: number | null;
           "noise_adjusted"?: boolean;
           "normalized_score"?: number;
           "notes"?: string | null;
+          "pace"?: Database["public"]["Enums"]["change_pace"] | null;
           "patient_id"?: string;
+          "personal_deviation"?: number | null;
+          "population_deviation"?: number | null;
           "raw_similarity"?: number;
+          "reference_version"?: number | null;
+          "rule"?: Database["public"]["Enums"]["scoring_rule"];
           "severity"?: Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
+          "speech_seconds"?: number | null;
           "timestamp"?: string;
+          "usual_degrees"?: number | null;
+          "usual_mean"?: number | null;
+          "usual_variance"?: number | null;
+          "verdict"?: Database["public"]["Enums"]["voice_verdict"];
+          "warnings_per_year"?: number | null;
+          "whitened_deviation"?: number | null;
+          "whitened_log_likelihood_ratio"?: number | null;
         };
         Relationships: [
           {
@@ -965,6 +1072,8 @@ export type Database = {
           "cause": string;
           "causes": (string)[];
           "change_count": number | null;
+          "explanation": string | null;
+          "is_urgent": boolean;
           "judgement_id": string | null;
           "known_as": string | null;
           "last_change": Database["public"]["Enums"]["alert_change"] | null;
@@ -1187,7 +1296,7 @@ export type Database = {
       "patient_voice_baseline": {
         Row: {
           "baseline_minimum_samples": number;
-          "baseline_target_samples": number;
+          "baseline_target_samples": number | null;
           "created_at": string;
           "encoder": string;
           "is_provisional": boolean | null;
@@ -1246,9 +1355,11 @@ export type Database = {
           "notes": string | null;
           "patient_id": string;
           "raw_similarity": number;
+          "rule": Database["public"]["Enums"]["scoring_rule"];
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr": number | null;
           "timestamp": string;
+          "verdict": Database["public"]["Enums"]["voice_verdict"];
         };
         ComputedFields: never;
         Relationships: [
@@ -1305,20 +1416,26 @@ export type Database = {
           "call_log_id": string;
           "called_at": string;
           "days_since_previous": number | null;
+          "explanation": string | null;
           "is_provisional": boolean | null;
+          "is_urgent": boolean | null;
           "local_time": string | null;
           "log_id": string | null;
           "notes": string | null;
           "outcome": Database["public"]["Enums"]["check_state"] | null;
+          "pace": Database["public"]["Enums"]["change_pace"] | null;
           "patient_id": string;
           "quality": Json | null;
           "reason": Database["public"]["Enums"]["check_reason"] | null;
+          "reasons": (string)[] | null;
+          "rule": Database["public"]["Enums"]["scoring_rule"] | null;
           "score": number | null;
           "severity": Database["public"]["Enums"]["anomaly_severity"] | null;
           "similarity": number | null;
           "snr_db": number | null;
           "usual_from": number | null;
           "usual_until": number | null;
+          "verdict": Database["public"]["Enums"]["voice_verdict"] | null;
         };
         ComputedFields: never;
         Relationships: [
@@ -1357,6 +1474,7 @@ export type Database = {
           "cause": string;
           "causes": (string)[];
           "id": string;
+          "is_urgent": boolean;
           "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
@@ -1593,6 +1711,10 @@ export type Database = {
         };
       };
       "remove_caregiver": { Args: { "caregiver_id": string }; Returns: undefined };
+      "replay_policy": {
+        Args: { "changes"?: Json; "organisation_id"?: string | null; "patient_id"?: string | null };
+        Returns: Json;
+      };
       "resolve_alert": {
         Args: { "alert_id": string; "notes"?: string | null; "outcome": Database["public"]["Enums"]["alert_outcome"] };
         Returns: {
@@ -1603,6 +1725,7 @@ export type Database = {
           "cause": string;
           "causes": (string)[];
           "id": string;
+          "is_urgent": boolean;
           "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
@@ -1658,6 +1781,11 @@ export type Database = {
           isSetofReturn: false;
         };
       };
+      "set_organisation_warnings": {
+        Args: { "organisation_id"?: string; "warnings_per_year": number };
+        Returns: number;
+      };
+      "set_warnings_per_year": { Args: { "patient_id": string; "warnings_per_year": number }; Returns: number };
       "snooze_alert": {
         Args: { "alert_id": string; "until": string };
         Returns: {
@@ -1668,6 +1796,7 @@ export type Database = {
           "cause": string;
           "causes": (string)[];
           "id": string;
+          "is_urgent": boolean;
           "judgement_id": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
@@ -1718,6 +1847,15 @@ export type Database = {
         };
         Returns: string;
       };
+      "warning_budget_list": {
+        Args: { "patient_id"?: string | null };
+        Returns: {
+          "cost": string;
+          "is_chosen": boolean;
+          "name": string;
+          "warnings_per_year": number;
+        }[];
+      };
       "withdraw_consent": { Args: { "patient_id": string; "scope"?: string }; Returns: undefined };
     };
     Enums: {
@@ -1734,7 +1872,7 @@ export type Database = {
         | "reopened"
         | "resolved";
       "alert_level": "warning" | "emergency" | "critical";
-      "alert_outcome": "ill" | "not_ill" | "other_person" | "wrong_recording" | "other";
+      "alert_outcome": "ill" | "not_ill" | "other_person" | "wrong_recording" | "new_line" | "other";
       "alert_state": "open" | "escalated" | "acknowledged" | "snoozed" | "resolved";
       "alert_type": "warning" | "emergency";
       "anomaly_severity": "low" | "medium" | "high" | "critical";
@@ -1756,6 +1894,7 @@ export type Database = {
       "call_disposition": "judge" | "skip" | "unknown" | "unmatched" | "erased";
       "call_source": "provider" | "api" | "upload" | "onboarding" | "archive";
       "caregiver_role": "viewer" | "family" | "clinician" | "primary";
+      "change_pace": "sudden" | "sustained";
       "check_reason":
         | "no_speech"
         | "too_little_speech"
@@ -1809,6 +1948,8 @@ export type Database = {
       "patient_state": "as_usual" | "changed" | "not_assessable" | "collecting_baseline" | "no_recent_call";
       "recording_channel": "customer" | "left" | "right" | "mono" | "mixed" | "stereo";
       "recording_state": "queued" | "leased" | "stored" | "refused" | "expired";
+      "scoring_rule": "fixed" | "calibrated";
+      "voice_verdict": "as_usual" | "changed" | "another_voice";
     };
     CompositeTypes: {
       "deletion_claim": {
@@ -1984,7 +2125,7 @@ export const Constants = {
         "resolved",
       ],
       "alert_level": ["warning", "emergency", "critical"],
-      "alert_outcome": ["ill", "not_ill", "other_person", "wrong_recording", "other"],
+      "alert_outcome": ["ill", "not_ill", "other_person", "wrong_recording", "new_line", "other"],
       "alert_state": ["open", "escalated", "acknowledged", "snoozed", "resolved"],
       "alert_type": ["warning", "emergency"],
       "anomaly_severity": ["low", "medium", "high", "critical"],
@@ -2007,6 +2148,7 @@ export const Constants = {
       "call_disposition": ["judge", "skip", "unknown", "unmatched", "erased"],
       "call_source": ["provider", "api", "upload", "onboarding", "archive"],
       "caregiver_role": ["viewer", "family", "clinician", "primary"],
+      "change_pace": ["sudden", "sustained"],
       "check_reason": [
         "no_speech",
         "too_little_speech",
@@ -2063,6 +2205,8 @@ export const Constants = {
       "patient_state": ["as_usual", "changed", "not_assessable", "collecting_baseline", "no_recent_call"],
       "recording_channel": ["customer", "left", "right", "mono", "mixed", "stereo"],
       "recording_state": ["queued", "leased", "stored", "refused", "expired"],
+      "scoring_rule": ["fixed", "calibrated"],
+      "voice_verdict": ["as_usual", "changed", "another_voice"],
     },
   },
 } as const;

@@ -450,6 +450,20 @@ comment on table public.organisations is
 insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
 grant select on public.organisations to service_role;
 
+create table care.warning_budgets (
+    warnings_per_year double precision constraint warning_budgets_pkey primary key
+        constraint some_warnings_come_by_chance check (warnings_per_year > 0 and warnings_per_year <= 52),
+    name text not null,
+    cost text not null
+);
+alter table care.warning_budgets enable row level security;
+insert into care.warning_budgets values
+    (1, 'about one a year', 'A lasting change as large as two calls of the same day differ is found by the third call in half of the cases.'),
+    (4, 'about four a year', 'The same change is found by the second call in half of the cases.'),
+    (12, 'about one a month', 'The same change is found by the second call in most cases, and smaller ones in days instead of weeks.');
+comment on table care.warning_budgets is
+    'How many warnings by chance a family can choose to accept, in words, and what that means for how soon a change is found.';
+
 create table care.organisation_settings (
     organisation_id uuid constraint organisation_settings_pkey primary key
         constraint settings_are_an_organisations references public.organisations (id) on delete cascade,
@@ -461,9 +475,12 @@ create table care.organisation_settings (
         constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
     recent_call_days integer not null default 7
         constraint a_recent_call_is_of_some_day check (recent_call_days >= 1),
+    warnings_per_year double precision not null default 1
+        constraint an_organisation_chooses_a_budget references care.warning_budgets (warnings_per_year),
     dashboard_url text
         constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$')
 );
+create index organisation_settings_by_budget on care.organisation_settings (warnings_per_year);
 alter table care.organisation_settings enable row level security;
 insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
 comment on table care.organisation_settings is
@@ -476,6 +493,8 @@ comment on column care.organisation_settings.illness_days is
     'For this many days after an alert is resolved as an illness, the patient counts as unwell.';
 comment on column care.organisation_settings.recent_call_days is
     'After this many days without an answered call, a patient without silent_after_days is shown as no_recent_call.';
+comment on column care.organisation_settings.warnings_per_year is
+    'How many warnings a year by chance are accepted for each patient who is called daily: a row of care.warning_budgets. With more of them, changes are found sooner.';
 comment on column care.organisation_settings.dashboard_url is
     'The URL in messages at which the caregiver responds to an alert. Null: messages contain no URL.';
 grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;
@@ -655,6 +674,12 @@ alter table public.patients
         constraint a_patients_phone_is_a_number check (care.is_phone_number(phone)),
     add column if not exists silent_after_days integer
         constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
+alter table public.patients
+    add column if not exists warnings_per_year double precision
+        constraint a_family_chooses_a_budget references care.warning_budgets (warnings_per_year);
+create index if not exists patients_by_budget on public.patients (warnings_per_year) where warnings_per_year is not null;
+comment on column public.patients.warnings_per_year is
+    'How many warnings a year by chance the family accepts: a row of care.warning_budgets. Null: as set in care.organisation_settings.';
 create index if not exists patients_by_phone on public.patients (phone);
 comment on column public.patients.phone is
     'The patient''s phone number (E.164). A report without a patient id is matched by it if only one patient has that number.';
@@ -709,6 +734,20 @@ as $$
 $$;
 comment on function care.settings_of is 'Returns the settings of the patient''s organisation.';
 revoke execute on function care.settings_of from public;
+
+create function care.warnings_per_year(patient_id uuid)
+returns double precision
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(patients.warnings_per_year, organisation_settings.warnings_per_year)
+    from public.patients
+    join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
+    where patients.id = warnings_per_year.patient_id
+$$;
+comment on function care.warnings_per_year is 'Returns how many warnings a year by chance are accepted for this patient.';
+revoke execute on function care.warnings_per_year from public;
 
 create function care.role_of_caller(patient_id uuid)
 returns public.caregiver_role
@@ -3765,6 +3804,10 @@ create table public.judgements (
             alert_type is not distinct from care.alert_type(care.alert_level(severity))),
     rule text not null,
     explanation text,
+    reasons text[] not null default '{}',
+    is_urgent boolean not null default false,
+    likely_patient_id uuid
+        constraint another_patient_may_have_spoken references public.patients (id) on delete set null,
     policy_id integer not null
         constraint a_judgement_keeps_its_policy references public.scoring_policies (id),
     alert_sent boolean not null default false,
@@ -3775,6 +3818,7 @@ create table public.judgements (
 create index judgements_by_patient on public.judgements (patient_id, occurred_at desc);
 create index judgements_by_model on public.judgements (signal, model);
 create index judgements_by_policy on public.judgements (policy_id);
+create index judgements_by_likely_patient on public.judgements (likely_patient_id) where likely_patient_id is not null;
 alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table public.judgements enable row level security;
 revoke all on public.judgements from anon, authenticated, service_role;
@@ -3786,6 +3830,12 @@ comment on column public.judgements.occurred_at is 'When the call began.';
 comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
 comment on column public.judgements.rule is 'The signal''s rule that produced the score, such as fixed.';
 comment on column public.judgements.explanation is 'The reasons for the score, in words. Null: the score says it all.';
+comment on column public.judgements.reasons is
+    'What was unusual, strongest first: rows of care.reason_texts, which have the words. Empty: nothing is known.';
+comment on column public.judgements.is_urgent is
+    'Whether a second such call would make it an emergency. Caregivers are told at once, whatever the quiet hours, and a second call is wanted.';
+comment on column public.judgements.likely_patient_id is
+    'Who spoke instead, if it sounded like another patient of the household. Null: not known.';
 comment on column public.judgements.policy_id is 'The thresholds and weights at that time: scoring_policies.policy.';
 comment on column public.judgements.alert_sent is 'Whether a provider has accepted a message about it.';
 grant select on public.judgements to authenticated, service_role;
@@ -3809,7 +3859,8 @@ revoke execute on function care.note_checkin from public;
 
 create function care.record_judgement(
     call public.call_logs, thresholds care.thresholds, score double precision, cause text, rule text, policy jsonb,
-    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp()
+    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp(),
+    reasons text[] default '{}', is_urgent boolean default false, is_alerted boolean default true, likely_patient_id uuid default null
 )
 returns public.judgements
 language plpgsql
@@ -3824,11 +3875,13 @@ declare
     judgement public.judgements;
 begin
     insert into public.judgements (
-        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, policy_id
+        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, reasons, is_urgent,
+        likely_patient_id, policy_id
     )
     values (
         thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
-        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
+        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation, record_judgement.reasons,
+        record_judgement.is_urgent, record_judgement.likely_patient_id,
         care.keep_scoring_policy(
             record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
     )
@@ -3838,15 +3891,19 @@ begin
         select patients.* into patient from public.patients where patients.id = call.patient_id;
         perform care.note_checkin(patient, call."timestamp", judgement.score, judgement.severity);
     end if;
-    if level is not null and not care.is_known_illness(call.patient_id, call."timestamp", level) then
+    if level is not null
+        and record_judgement.is_alerted
+        and not care.is_known_illness(call.patient_id, call."timestamp", level)
+    then
         perform care.raise_alert(
-            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score);
+            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score,
+            record_judgement.is_urgent);
     end if;
     return judgement;
 end
 $$;
 comment on function care.record_judgement is
-    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. The caller has called care.lock_patient. Called by each signal, once per call and model.';
+    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. A judgement that is not alerted (is_alerted) is only shown. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
 create policy caregivers_read_their_patients_checkins on public.daily_checkins
@@ -3932,14 +3989,246 @@ grant execute on function voice.active_encoder to retrocare_service;
 -- Scores of different encoders are not comparable, so the means in the overview are those of the active encoder.
 grant execute on function voice.active_encoder to authenticated, service_role;
 
+-- 37_calibrations.sql
+
+-- Calibrations: what has been measured of an encoder, so that a distance can be read as a rarity. docs/judgement.md has the formulas.
+--
+-- A calibration never changes; another one is another row. The logs name the calibration by which they were judged.
+
+create type public.scoring_rule as enum (
+    'fixed',        -- the cosine distance, less what noise and the time of day may explain
+    'calibrated'    -- how rare such a call is for this patient; needs a calibration
+);
+comment on type public.scoring_rule is 'How a score is computed.';
+
+create type voice.vector_space as enum (
+    'raw',          -- as the encoder produced them
+    'whitened'      -- projected by voice.projection_rows, where noise moves them less
+);
+comment on type voice.vector_space is 'The vectors between which a distance is measured.';
+
+create table voice.calibrations (
+    id integer generated always as identity constraint calibrations_pkey primary key,
+    encoder text not null
+        constraint a_calibration_is_of_an_encoder references voice.encoders (id) on delete cascade,
+    digest text not null,
+    provenance jsonb not null default '{}',
+    prior_degrees double precision not null
+        constraint a_prior_has_more_than_two_degrees check (prior_degrees > 2 and prior_degrees < 1e6),
+    prior_variance double precision not null
+        constraint a_prior_variance_is_positive check (prior_variance > 0 and prior_variance < 1e6),
+    prior_mean_variance double precision not null
+        constraint the_variance_of_means_is_positive check (prior_mean_variance > 0 and prior_mean_variance < 1e6),
+    learning_calls integer not null default 60
+        constraint learning_ends check (learning_calls between 0 and 1000),
+    winsorised_at double precision not null default 3
+        constraint winsorising_leaves_something check (winsorised_at > 0 and winsorised_at <= 10),
+    cusum_allowance double precision not null default 0.5
+        constraint an_allowance_is_positive check (cusum_allowance > 0 and cusum_allowance <= 3),
+    deviation_limit double precision not null default 3
+        constraint a_day_moves_the_cusum check (deviation_limit > cusum_allowance and deviation_limit <= 10),
+    maximum_cusum double precision not null default 10
+        constraint the_cusum_is_bounded check (maximum_cusum > 0 and maximum_cusum <= 100),
+    far_above double precision not null default 2
+        constraint far_is_above_usual check (far_above > 0 and far_above <= 8),
+    named_above double precision not null default 3
+        constraint another_voice_is_far check (named_above >= far_above and named_above <= 8),
+    sample_minimum_snr_db double precision not null default 15
+        constraint a_sample_needs_a_known_line check (sample_minimum_snr_db > '-infinity' and sample_minimum_snr_db < 'infinity'),
+    sample_maximum_cusum double precision not null default 2.375
+        constraint samples_come_from_quiet_times check (sample_maximum_cusum > 0 and sample_maximum_cusum < 'infinity'),
+    following_share double precision not null default 1.0 / 120
+        constraint a_reference_follows_slowly check (following_share between 0 and 0.5),
+    steady_below double precision not null default 0.3
+        constraint a_steady_time_is_near_usual check (steady_below > '-infinity' and steady_below < far_above),
+    created_at timestamptz not null default now(),
+    constraint a_calibration_is_kept_once unique (encoder, digest),
+    constraint calibrations_by_encoder unique (id, encoder)
+);
+alter table voice.calibrations enable row level security;
+comment on table voice.calibrations is
+    'Immutable versions of what is known of an encoder: how far calls of one person lie apart, by noise and length, and the limits of the calibrated rule. Logs refer to them.';
+comment on column voice.calibrations.digest is 'Identifies the document from which the row was made: the same document gives the same row.';
+comment on column voice.calibrations.provenance is 'From which recordings, how many people, and by which command it was made.';
+comment on column voice.calibrations.prior_degrees is 'How much is known of a patient''s spread before the first call: degrees of freedom.';
+comment on column voice.calibrations.prior_variance is 'Variance of one person''s deviations about that person''s mean, over all people.';
+comment on column voice.calibrations.prior_mean_variance is 'Variance of people''s mean deviations.';
+comment on column voice.calibrations.learning_calls is 'From so many healthy calls the patient''s own mean and spread are learned; then they stay.';
+comment on column voice.calibrations.winsorised_at is 'A learned call counts as at most this many standard deviations from the mean.';
+comment on column voice.calibrations.cusum_allowance is 'What a usual day takes from the CUSUM, in standard deviations.';
+comment on column voice.calibrations.deviation_limit is 'At most so much of a day''s deviation moves the CUSUM, either way.';
+comment on column voice.calibrations.maximum_cusum is 'The CUSUM stays at or below this, so that it can fall again.';
+comment on column voice.calibrations.far_above is 'A call with a higher deviation is far from usual: two of three such calls confirm a change.';
+comment on column voice.calibrations.named_above is 'Only a call with a higher deviation may be called another voice.';
+comment on column voice.calibrations.sample_minimum_snr_db is 'Calls below it, or with an unknown SNR, do not change the baseline or its reference.';
+comment on column voice.calibrations.sample_maximum_cusum is 'While the CUSUM is at or above it, no call changes the baseline or its reference.';
+comment on column voice.calibrations.following_share is 'By which share of the way the reference follows each usual call once the baseline is complete.';
+comment on column voice.calibrations.steady_below is
+    'If the last ten calls deviated by less than this on average, a sudden change may be a new telephone or room.';
+
+create table voice.calibration_bins (
+    calibration_id integer not null
+        constraint a_bin_is_of_a_calibration references voice.calibrations (id) on delete cascade,
+    space voice.vector_space not null,
+    snr_from double precision not null
+        constraint a_bin_begins_somewhere check (snr_from > '-infinity' and snr_from < 'infinity'),
+    call_variance double precision not null
+        constraint calls_differ check (call_variance > 0 and call_variance < 100),
+    speech_variance double precision not null
+        constraint more_speech_varies_less check (speech_variance >= 0 and speech_variance < 100),
+    log_bias double precision not null
+        constraint a_bias_is_a_number check (log_bias > -10 and log_bias < 10),
+    log_deviation double precision not null
+        constraint logarithms_of_distances_vary check (log_deviation > 0 and log_deviation < 10),
+    other_log_mean double precision not null
+        constraint others_are_at_some_distance check (other_log_mean > -20 and other_log_mean < 2),
+    other_log_deviation double precision not null
+        constraint others_vary check (other_log_deviation > 0 and other_log_deviation < 10),
+    constraint calibration_bins_pkey primary key (calibration_id, space, snr_from)
+);
+alter table voice.calibration_bins enable row level security;
+comment on table voice.calibration_bins is 'How far calls lie apart, by the noise on the line.';
+comment on column voice.calibration_bins.snr_from is
+    'The bin of calls with this SNR or more, up to the next bin. Calls below all bins, or with an unknown SNR, belong to the lowest one.';
+comment on column voice.calibration_bins.call_variance is 'Variance between two calls of one person, however long: the distance of two equals half the sum of theirs.';
+comment on column voice.calibration_bins.speech_variance is 'What a second of speech adds to it; n seconds add one n-th.';
+comment on column voice.calibration_bins.log_bias is 'Mean of ln(distance / expected distance) over calls of the same person.';
+comment on column voice.calibration_bins.log_deviation is 'Its standard deviation.';
+comment on column voice.calibration_bins.other_log_mean is 'Mean of ln(distance) between a baseline and other people''s calls.';
+comment on column voice.calibration_bins.other_log_deviation is 'Its standard deviation.';
+
+create table voice.projection_rows (
+    calibration_id integer not null
+        constraint a_projection_is_of_a_calibration references voice.calibrations (id) on delete cascade,
+    row_number smallint not null
+        constraint rows_are_counted_from_one check (row_number >= 1),
+    weights extensions.vector not null,
+    row_offset double precision not null,
+    constraint projection_rows_pkey primary key (calibration_id, row_number)
+);
+alter table voice.projection_rows enable row level security;
+comment on table voice.projection_rows is 'The projection into the whitened space: one component of a whitened vector per row. A calibration may have none.';
+comment on column voice.projection_rows.row_offset is 'Added to the product of weights and embedding.';
+
+create function voice.add_calibration(encoder text, parameters jsonb)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    dimension constant integer := (select encoders.dimension from voice.encoders where encoders.id = add_calibration.encoder);
+    content_digest constant text := md5(add_calibration.parameters::text);
+    added_id integer;
+    misfit text := case
+        when dimension is null then format('No encoder %s is registered', add_calibration.encoder)
+        when jsonb_typeof(add_calibration.parameters) is distinct from 'object' then 'The calibration is not a JSON object'
+        when add_calibration.parameters ->> 'encoder' is distinct from add_calibration.encoder
+            then format('The calibration is of the encoder %s', coalesce(add_calibration.parameters ->> 'encoder', 'null'))
+        when jsonb_typeof(add_calibration.parameters #> '{bins,raw}') is distinct from 'array'
+            or jsonb_array_length(add_calibration.parameters #> '{bins,raw}') = 0 then 'The calibration has no bins of raw distances'
+        when jsonb_typeof(add_calibration.parameters -> 'projection') = 'object' and (
+            jsonb_typeof(add_calibration.parameters #> '{bins,whitened}') is distinct from 'array'
+            or jsonb_array_length(add_calibration.parameters #> '{bins,whitened}') = 0
+            or jsonb_array_length(add_calibration.parameters #> '{projection,weights}')
+                is distinct from jsonb_array_length(add_calibration.parameters #> '{projection,offsets}')
+            or exists (
+                select from jsonb_array_elements(add_calibration.parameters #> '{projection,weights}') as given (weights)
+                where jsonb_array_length(given.weights) <> dimension
+            )) then format('The projection does not fit: bins, offsets and rows of %s weights are needed', dimension)
+    end;
+begin
+    if misfit is not null then
+        raise exception using
+            errcode = 'PT400',
+            message = misfit,
+            hint = '`retrocare calibrate` makes a calibration for the encoder that is in use.';
+    end if;
+    perform pg_advisory_xact_lock(hashtext('voice.add_calibration'));
+    select calibrations.id into added_id
+    from voice.calibrations
+    where calibrations.encoder = add_calibration.encoder and calibrations.digest = content_digest;
+    if found then
+        return added_id;
+    end if;
+
+    insert into voice.calibrations (encoder, digest, provenance, prior_degrees, prior_variance, prior_mean_variance)
+    values (
+        add_calibration.encoder, content_digest, coalesce(add_calibration.parameters -> 'provenance', '{}'),
+        (add_calibration.parameters #>> '{prior,degrees}')::double precision,
+        (add_calibration.parameters #>> '{prior,variance}')::double precision,
+        (add_calibration.parameters #>> '{prior,mean_variance}')::double precision
+    )
+    returning id into added_id;
+    insert into voice.calibration_bins (
+        calibration_id, space, snr_from, call_variance, speech_variance, log_bias, log_deviation, other_log_mean, other_log_deviation
+    )
+    select
+        added_id, spaces.space::voice.vector_space, bins.snr_from, bins.call_variance, bins.speech_variance, bins.log_bias,
+        bins.log_deviation, bins.other_log_mean, bins.other_log_deviation
+    from jsonb_each(add_calibration.parameters -> 'bins') as spaces (space, bins)
+    cross join lateral jsonb_to_recordset(case jsonb_typeof(spaces.bins) when 'array' then spaces.bins else '[]' end) as bins (
+        snr_from double precision, call_variance double precision, speech_variance double precision, log_bias double precision,
+        log_deviation double precision, other_log_mean double precision, other_log_deviation double precision
+    );
+    insert into voice.projection_rows (calibration_id, row_number, weights, row_offset)
+    select
+        added_id, given.row_number, given.weights::text::extensions.vector,
+        (add_calibration.parameters #>> array['projection', 'offsets', (given.row_number - 1)::text])::double precision
+    from jsonb_array_elements(coalesce(add_calibration.parameters #> '{projection,weights}', '[]')) with ordinality as given (weights, row_number);
+    return added_id;
+end
+$$;
+comment on function voice.add_calibration is
+    'Stores a calibration, as `retrocare calibrate` makes it, and returns its id; the same content is stored once. Nothing is judged by it before voice.use_calibration. Raises PT400, or a violation of the tables'' constraints. Security definer: the service has no privileges on tables.';
+revoke execute on function voice.add_calibration from public;
+grant execute on function voice.add_calibration to retrocare_service;
+
+create function voice.whiten(embedding extensions.vector, calibration_id integer)
+returns extensions.vector
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select extensions.l2_normalize(
+        array_agg((row_offset - (weights operator(extensions.<#>) whiten.embedding))::real order by row_number)::extensions.vector)
+    from voice.projection_rows
+    where projection_rows.calibration_id = whiten.calibration_id
+$$;
+comment on function voice.whiten is
+    'Projects an embedding into the whitened space and returns a unit vector. Null: the calibration has no projection.';
+revoke execute on function voice.whiten from public;
+
+create function voice.calibration_bin(calibration_id integer, space voice.vector_space, snr_db double precision)
+returns voice.calibration_bins
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select calibration_bins.*
+    from voice.calibration_bins
+    where calibration_bins.calibration_id = calibration_bin.calibration_id and calibration_bins.space = calibration_bin.space
+    order by
+        calibration_bins.snr_from <= coalesce(calibration_bin.snr_db, '-infinity') desc,
+        abs(calibration_bins.snr_from - coalesce(calibration_bin.snr_db, calibration_bins.snr_from)),
+        calibration_bins.snr_from
+    limit 1
+$$;
+comment on function voice.calibration_bin is
+    'Returns the bin to which a call with this SNR belongs. An unknown SNR (null) belongs to the lowest one, which expects the greatest distances. Null: there are no bins.';
+revoke execute on function voice.calibration_bin from public;
+
 -- 37_voice_policies.sql
 
--- Policies of voice: weights and limits are rows, so changing one is an update, not a release. Their defaults are the specified
+-- Policies of voice: the rule, weights and limits are rows, so changing one is an update, not a release. Their defaults are the specified
 -- values. The thresholds are in care.thresholds.
 
 create table voice.policies (
     encoder text constraint policies_pkey primary key
         constraint a_policy_belongs_to_an_encoder references voice.encoders (id) on delete cascade,
+    rule public.scoring_rule not null default 'fixed',
+    calibration_id integer,
     noisy_below_snr_db double precision not null default 15
         constraint the_noisy_line_is_positive check (noisy_below_snr_db > 0 and noisy_below_snr_db < 'infinity'),
     noise_reduction double precision not null default 0.20
@@ -3953,6 +4242,7 @@ create table voice.policies (
     baseline_minimum_samples integer not null default 3
         constraint a_baseline_needs_a_sample check (baseline_minimum_samples >= 1),
     baseline_target_samples integer not null default 5,
+    calibrated_target_samples integer not null default 10,
     minimum_speech_seconds double precision not null default 3
         constraint some_speech_is_needed check (minimum_speech_seconds >= 0.5 and minimum_speech_seconds < 'infinity'),
     minimum_snr_db double precision not null default 8
@@ -3966,11 +4256,20 @@ create table voice.policies (
             and evening_start_hour + window_hours <= 24),
     constraint a_reduction_peaks_in_the_middle
         check (0 <= edge_reduction and edge_reduction <= middle_reduction and middle_reduction <= 1),
-    constraint the_target_reaches_the_minimum check (baseline_target_samples >= baseline_minimum_samples)
+    constraint the_target_reaches_the_minimum check (baseline_target_samples >= baseline_minimum_samples),
+    constraint the_calibrated_target_reaches_the_minimum check (calibrated_target_samples >= baseline_minimum_samples),
+    constraint a_policy_uses_a_calibration_of_its_encoder
+        foreign key (calibration_id, encoder) references voice.calibrations (id, encoder),
+    constraint the_calibrated_rule_needs_a_calibration check (rule <> 'calibrated' or calibration_id is not null)
 );
+create index policies_by_calibration on voice.policies (calibration_id);
 alter table voice.policies enable row level security;
 comment on table voice.policies is
     'How a voice is scored, and which recordings can be judged. One row per encoder. The meaning of a score is in care.thresholds.';
+comment on column voice.policies.rule is 'How calls are scored. An encoder gets the calibrated rule together with its first calibration.';
+comment on column voice.policies.calibration_id is
+    'The calibration in use. Under the fixed rule its measures are only logged, so that the calibrated rule can be tried on them.';
+comment on column voice.policies.calibrated_target_samples is 'How many samples a baseline gets under the calibrated rule; baseline_target_samples is for the fixed one.';
 comment on column voice.policies.noisy_below_snr_db is 'A known SNR below this reduces the score.';
 comment on column voice.policies.noise_reduction is
     'How much an SNR of 0 dB reduces the score; the reduction falls to nothing at noisy_below_snr_db.';
@@ -3983,7 +4282,21 @@ comment on column voice.policies.minimum_speech_seconds is 'A recording with les
 comment on column voice.policies.maximum_call_seconds is 'A longer recording is not assessable.';
 comment on column voice.policies.minimum_snr_db is 'A recording with a known SNR below this is not assessable.';
 comment on column voice.policies.maximum_clipped_share is 'A recording with a larger share of clipped samples is not assessable.';
-grant select (encoder, baseline_minimum_samples, baseline_target_samples) on voice.policies to authenticated, service_role;
+grant select (
+    encoder, rule, calibration_id, baseline_minimum_samples, baseline_target_samples, calibrated_target_samples
+) on voice.policies to authenticated, service_role;
+
+create function voice.target_samples(policy voice.policies)
+returns integer
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case policy.rule when 'calibrated' then policy.calibrated_target_samples else policy.baseline_target_samples end
+$$;
+comment on function voice.target_samples is 'Returns how many samples a baseline gets under the policy''s rule.';
+revoke execute on function voice.target_samples from public;
 
 create function voice.policy(encoder text)
 returns voice.policies
@@ -4070,9 +4383,520 @@ comment on function voice.set_policy is
 revoke execute on function voice.set_policy from public;
 grant execute on function voice.set_policy to retrocare_service;
 
+create function voice.use_calibration(encoder text, calibration_id integer)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update voice.policies
+    set rule = 'calibrated', calibration_id = use_calibration.calibration_id
+    where policies.encoder = use_calibration.encoder
+        and exists (
+            select from voice.calibrations
+            where calibrations.id = use_calibration.calibration_id and calibrations.encoder = use_calibration.encoder
+        );
+    if not found then
+        raise exception using
+            errcode = 'RV004',
+            message = format('The encoder %s has no calibration %s', use_calibration.encoder, use_calibration.calibration_id),
+            hint = 'voice.add_calibration returns the id of a calibration.';
+    end if;
+end
+$$;
+comment on function voice.use_calibration is
+    'Judges by this calibration, under the calibrated rule, from the next call on. Raises RV004. Security definer: the service has no privileges on tables. Called by `retrocare calibrate`.';
+revoke execute on function voice.use_calibration from public;
+grant execute on function voice.use_calibration to retrocare_service;
+
+create function voice.ship_calibration(encoder text, parameters jsonb)
+returns integer
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    added_id constant integer := voice.add_calibration(ship_calibration.encoder, ship_calibration.parameters);
+begin
+    if (voice.policy(ship_calibration.encoder)).calibration_id is null then
+        perform voice.use_calibration(ship_calibration.encoder, added_id);
+    end if;
+    return added_id;
+end
+$$;
+comment on function voice.ship_calibration is
+    'Stores the calibration that comes with an encoder, and uses it if the encoder has none yet. Returns its id. Raises PT400, RV004. Security definer: the service has no privileges on tables. Called by the service at start.';
+revoke execute on function voice.ship_calibration from public;
+grant execute on function voice.ship_calibration to retrocare_service;
+
+create function voice.calibration_document(encoder text)
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select jsonb_build_object(
+        'id', calibrations.id,
+        'encoder', calibrations.encoder,
+        'provenance', calibrations.provenance,
+        'bins', (
+            select jsonb_object_agg(spaces.space, spaces.bins)
+            from (
+                select bins.space, jsonb_agg(to_jsonb(bins) - '{calibration_id,space}'::text[] order by bins.snr_from desc) as bins
+                from voice.calibration_bins as bins
+                where bins.calibration_id = calibrations.id
+                group by bins.space
+            ) as spaces
+        ),
+        'prior', jsonb_build_object(
+            'degrees', calibrations.prior_degrees, 'variance', calibrations.prior_variance,
+            'mean_variance', calibrations.prior_mean_variance),
+        'projection', (
+            select jsonb_build_object(
+                'weights', jsonb_agg(projection_rows.weights::text::jsonb order by projection_rows.row_number),
+                'offsets', jsonb_agg(projection_rows.row_offset order by projection_rows.row_number))
+            from voice.projection_rows
+            where projection_rows.calibration_id = calibrations.id
+            having count(*) > 0
+        ),
+        'limits', to_jsonb(calibrations)
+            - '{id,encoder,digest,provenance,prior_degrees,prior_variance,prior_mean_variance,created_at}'::text[]
+    )
+    from voice.policies
+    join voice.calibrations on calibrations.id = policies.calibration_id
+    where policies.encoder = calibration_document.encoder
+$$;
+comment on function voice.calibration_document is
+    'Returns the calibration in use, as `retrocare calibrate` makes it, with its id and limits. Null: the encoder has none. Security definer: the service has no privileges on tables. Called by `retrocare evaluate`.';
+revoke execute on function voice.calibration_document from public;
+grant execute on function voice.calibration_document to retrocare_service;
+
 create policy caregivers_read_how_many_samples_a_baseline_needs on voice.policies
     for select to authenticated
     using (true);
+
+-- 38_calibrated_scoring.sql
+
+-- Calibrated scoring: how rare a call is for this patient. Pure functions of their arguments; nothing in this file writes a table.
+--
+--     expected distance   E = v(call) / 2 + sum of v(samples) / (2 n^2),  v = call_variance + speech_variance / seconds
+--     deviation           w = (ln d - ln E - log_bias) / log_deviation              of the population
+--     personal deviation  u = w against the mean and spread of this patient's own calls, as a standard normal deviate
+--     sudden              a call with u or more comes by chance once in 1 / p(u) calls
+--     sustained           CUSUM of the days' u; its average run length says how often it gets there by chance
+--     score               0.25 = as rare as the warnings by chance that the family accepts, 0.40 = ten times rarer,
+--                         0.70 = a hundred times rarer, 1 = a thousand times rarer
+--     confirmation        a score stays a warning until two of the last three calls were far from usual
+--
+-- Sources: D. C. Montgomery, Introduction to Statistical Quality Control, 2013 (Shewhart and CUSUM charts; the average run length is
+-- Siegmund's approximation); A. Gelman et al., Bayesian Data Analysis, 2013 (the predictive distribution of a normal variable with
+-- unknown mean and variance); D. L. Wallace, Bounds on normal approximations to Student's and the chi-square distributions, 1959.
+
+create type voice.observation as (
+    is_clean boolean,
+    distance double precision,
+    expected_distance double precision,
+    deviation double precision,
+    log_likelihood_ratio double precision,
+    whitened_deviation double precision,
+    whitened_log_likelihood_ratio double precision
+);
+comment on type voice.observation is
+    'What one call measures, before the patient''s history counts: is_clean tells whether its SNR is in the highest bin; the deviations are those of the population; a log-likelihood ratio below 0 says that another person is likelier. The whitened ones are null without a projection.';
+
+create type voice.chart_state as (
+    learned_calls integer,
+    learned_mean double precision,
+    learned_squares double precision,
+    cusum double precision,
+    day date,
+    cusum_before_day double precision,
+    day_calls integer,
+    day_sum double precision,
+    recent_deviations double precision[],
+    recent_far boolean[],
+    confirmed_level public.alert_level,
+    calm_calls integer
+);
+comment on type voice.chart_state is
+    'What is remembered of a patient''s calls: number, mean and sum of squares of the learned deviations; the CUSUM, and how far the present day moved it; the last ten deviations; whether the last two calls were far from usual; the level up to which a change is confirmed, and how many calm calls have followed.';
+
+create type public.change_pace as enum (
+    'sudden',       -- this call alone is rare
+    'sustained'     -- the calls of the last days together are
+);
+comment on type public.change_pace is 'What decided a score.';
+
+create type public.voice_verdict as enum (
+    'as_usual',         -- the score is low
+    'changed',          -- the score is not low
+    'another_voice'     -- it did not sound like this person
+);
+comment on type public.voice_verdict is 'What a judgement of a voice says.';
+
+create type voice.decision as (
+    usual_mean double precision,
+    usual_variance double precision,
+    usual_degrees double precision,
+    deviation double precision,
+    cusum_before double precision,
+    cusum_after double precision,
+    unconfirmed_score double precision,
+    score double precision,
+    severity public.anomaly_severity,
+    verdict public.voice_verdict,
+    pace public.change_pace,
+    is_urgent boolean,
+    is_step boolean,
+    is_learned boolean,
+    after voice.chart_state
+);
+comment on type voice.decision is
+    'How a call was judged, with every value on the way. deviation is the personal one; is_urgent tells that this call alone would be an emergency if another one confirmed it; is_step that a change came suddenly after steady calls, as with a new telephone or room; after is the chart after the call.';
+
+create function voice.new_chart()
+returns voice.chart_state
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select (0, 0, 0, 0, null, 0, 0, 0, '{}', '{}', 'warning', 0)::voice.chart_state
+$$;
+comment on function voice.new_chart is 'Returns the chart of a patient of whom no call was judged.';
+revoke execute on function voice.new_chart from public;
+
+create function voice.settled_chart(chart voice.chart_state)
+returns voice.chart_state
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    chart.cusum := 0;
+    chart.cusum_before_day := 0;
+    chart.day_calls := 0;
+    chart.day_sum := 0;
+    chart.recent_far := '{}';
+    chart.confirmed_level := 'warning';
+    chart.calm_calls := 0;
+    return chart;
+end
+$$;
+comment on function voice.settled_chart is
+    'Returns the chart after somebody said that the patient is well: what was learned stays, and what pointed to a change is gone.';
+revoke execute on function voice.settled_chart from public;
+
+create function voice.expected_distance(call_variance double precision, sample_variance double precision)
+returns double precision
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select expected_distance.call_variance / 2 + expected_distance.sample_variance
+$$;
+comment on function voice.expected_distance is
+    'Returns how far a healthy call lies from the baseline on average, given the call''s variance and that of the baseline (half the sum of its samples'' variances over the square of their number).';
+revoke execute on function voice.expected_distance from public;
+
+create function voice.population_deviation(
+    distance double precision, expected_distance double precision, bin voice.calibration_bins
+)
+returns double precision
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select (ln(greatest(population_deviation.distance, 1e-6))
+        - ln(population_deviation.expected_distance) - bin.log_bias) / bin.log_deviation
+$$;
+comment on function voice.population_deviation is
+    'Returns by how many standard deviations of the population the logarithm of the distance exceeds what is expected.';
+revoke execute on function voice.population_deviation from public;
+
+create function voice.log_likelihood_ratio(
+    distance double precision, expected_distance double precision, bin voice.calibration_bins
+)
+returns double precision
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Both are taken as normal in ln(distance), with the mean of their variances, and at least 0.15 apart.
+    select (means.other - means.same) / ((bin.log_deviation ^ 2 + bin.other_log_deviation ^ 2) / 2)
+        * ((means.same + means.other) / 2 - ln(greatest(log_likelihood_ratio.distance, 1e-6)))
+    from (
+        select
+            ln(log_likelihood_ratio.expected_distance) + bin.log_bias as same,
+            greatest(bin.other_log_mean, ln(log_likelihood_ratio.expected_distance) + bin.log_bias + 0.15) as other
+    ) as means
+$$;
+comment on function voice.log_likelihood_ratio is
+    'Returns the logarithm of how much likelier the distance is for the same person than for another. Below 0: another person is likelier.';
+revoke execute on function voice.log_likelihood_ratio from public;
+
+create function voice.observe(
+    calibration voice.calibrations, reference extensions.vector, sample_variance double precision,
+    whitened_anchor extensions.vector, whitened_sample_variance double precision, "current" extensions.vector,
+    speech_seconds double precision, snr_db double precision
+)
+returns voice.observation
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    bin constant voice.calibration_bins := voice.calibration_bin(calibration.id, 'raw', observe.snr_db);
+    whitened_bin voice.calibration_bins;
+    whitened_distance double precision;
+    whitened_expected double precision;
+    observed voice.observation;
+begin
+    observed.is_clean := not exists (
+        select from voice.calibration_bins
+        where calibration_bins.calibration_id = calibration.id
+            and calibration_bins.space = 'raw'
+            and calibration_bins.snr_from > coalesce(observe.snr_db, '-infinity')
+    );
+    observed.distance := 1 - voice.raw_similarity(observe.reference, observe."current");
+    observed.expected_distance := voice.expected_distance(
+        bin.call_variance + bin.speech_variance / observe.speech_seconds, observe.sample_variance);
+    observed.deviation := voice.population_deviation(observed.distance, observed.expected_distance, bin);
+    observed.log_likelihood_ratio := voice.log_likelihood_ratio(observed.distance, observed.expected_distance, bin);
+    if observe.whitened_anchor is not null then
+        whitened_bin := voice.calibration_bin(calibration.id, 'whitened', observe.snr_db);
+        whitened_distance := 1 - voice.raw_similarity(observe.whitened_anchor, voice.whiten(observe."current", calibration.id));
+        whitened_expected := voice.expected_distance(
+            whitened_bin.call_variance + whitened_bin.speech_variance / observe.speech_seconds, observe.whitened_sample_variance);
+        observed.whitened_deviation := voice.population_deviation(whitened_distance, whitened_expected, whitened_bin);
+        observed.whitened_log_likelihood_ratio := voice.log_likelihood_ratio(whitened_distance, whitened_expected, whitened_bin);
+    end if;
+    return observed;
+end
+$$;
+comment on function voice.observe is
+    'Measures a call against a baseline: reference is what the raw distance is measured from, whitened_anchor (null without a projection) the whitened baseline; the sample variances are those of voice.expected_distance. Raises RV005 for vectors that cannot be compared.';
+revoke execute on function voice.observe from public;
+
+create function voice.rarity_score(
+    chance double precision, calls_per_year double precision, warnings_per_year double precision
+)
+returns double precision
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- How many times rarer, in powers of ten; half of the warnings are left to the sudden part, half to the sustained one.
+    decades constant double precision := log(warnings_per_year / (2 * calls_per_year * chance));
+    of_any_call constant double precision := log(warnings_per_year / calls_per_year);
+begin
+    -- These points are the scale itself, with which the thresholds of severity, which are data, are compared.
+    return case
+        when decades <= of_any_call then 0
+        when decades < 0 then 0.25 * (1 - decades / of_any_call)
+        when decades < 1 then 0.25 + 0.15 * decades
+        when decades < 2 then 0.40 + 0.30 * (decades - 1)
+        when decades < 3 then 0.70 + 0.30 * (decades - 2)
+        else 1
+    end;
+end
+$$;
+comment on function voice.rarity_score is
+    'Returns the score of something that comes by chance in this share of calls: 0.25 if half of the accepted warnings a year would be as rare, 0.40, 0.70 and 1 if ten, a hundred and a thousand times fewer; 0 for what half of all calls reach.';
+revoke execute on function voice.rarity_score from public;
+
+create function voice.chance_of_deviation(deviation double precision)
+returns double precision
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return erfc(least(8, greatest(0, deviation)) / sqrt(2::double precision)) / 2;
+end
+$$;
+comment on function voice.chance_of_deviation is 'Returns in which share of healthy calls a deviation is at least this large; at most a half.';
+revoke execute on function voice.chance_of_deviation from public;
+
+create function voice.chance_of_cusum(cusum double precision, allowance double precision)
+returns double precision
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- Siegmund's approximation of the average run length, with 2 * 0.583 for what a CUSUM in steps overshoots its limit.
+    height constant double precision := 2 * allowance * (cusum + 1.166);
+begin
+    return 2 * allowance ^ 2 / (exp(height) - height - 1);
+end
+$$;
+comment on function voice.chance_of_cusum is
+    'Returns one over the average number of healthy days after which the CUSUM reaches this height.';
+revoke execute on function voice.chance_of_cusum from public;
+
+create function voice.highest_score(level public.alert_level, thresholds care.thresholds)
+returns double precision
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case level
+        when 'warning' then greatest(thresholds.high_above - 0.01, (thresholds.medium_above + thresholds.high_above) / 2)
+        when 'emergency' then greatest(thresholds.critical_above - 0.01, (thresholds.high_above + thresholds.critical_above) / 2)
+        else 1
+    end;
+end
+$$;
+comment on function voice.highest_score is 'Returns the highest score that is given as long as only this level is confirmed.';
+revoke execute on function voice.highest_score from public;
+
+create function voice.decide(
+    chart voice.chart_state, observed voice.observation, calibration voice.calibrations, thresholds care.thresholds,
+    warnings_per_year double precision, calls_per_year double precision, day date, is_healthy boolean, is_late boolean
+)
+returns voice.decision
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    decided voice.decision;
+    state voice.chart_state := decide.chart;  -- becomes the chart after the call
+    kappa constant double precision := calibration.prior_variance / calibration.prior_mean_variance;
+    learned constant double precision := state.learned_calls;
+    deviation constant double precision := observed.deviation;
+    whitened constant double precision := observed.whitened_deviation;
+    scale double precision;     -- standard deviation of the next call of this patient
+    student double precision;
+    is_named boolean;
+    is_far boolean;
+    unconfirmed_level public.alert_level;
+    sudden_score double precision;
+    sustained_score double precision := 0;
+    learned_deviation double precision;
+    step_from_mean double precision;
+begin
+    -- greatest(0, least(8, 'NaN')) is 8: a NaN that is clipped becomes an emergency.
+    if deviation = 'NaN' or whitened = 'NaN' then
+        raise exception using errcode = 'RV005', message = 'The deviation of the call is not a number';
+    end if;
+
+    -- 1 How unusual is this for this patient?
+    decided.usual_mean := learned * state.learned_mean / (learned + kappa);
+    decided.usual_degrees := calibration.prior_degrees + learned;
+    decided.usual_variance := (calibration.prior_degrees * calibration.prior_variance + state.learned_squares
+        + learned * kappa / (learned + kappa) * state.learned_mean ^ 2) / decided.usual_degrees;
+    scale := sqrt(decided.usual_variance * (1 + 1 / (learned + kappa)));
+    student := (deviation - decided.usual_mean) / scale;
+    decided.deviation := sign(student) * (8 * decided.usual_degrees + 1) / (8 * decided.usual_degrees + 3)
+        * sqrt(decided.usual_degrees * ln(1 + student ^ 2 / decided.usual_degrees));
+
+    -- 2 Is it this patient at all? On a clean line both spaces must say no; below, the whitened one tells voices apart better.
+    is_named := case
+        when whitened is null then decided.deviation > calibration.named_above and observed.log_likelihood_ratio < 0
+        when observed.is_clean then decided.deviation > calibration.named_above
+            and observed.log_likelihood_ratio < 0 and observed.whitened_log_likelihood_ratio < 0
+        else whitened > calibration.named_above and observed.whitened_log_likelihood_ratio < 0
+    end;
+
+    -- 3 Has it been so for days? The CUSUM moves once a day, by the mean of the day.
+    decided.cusum_before := state.cusum;
+    if not is_named and not decide.is_late then
+        if state.day is distinct from decide.day then
+            state.day := decide.day;
+            state.cusum_before_day := state.cusum;
+            state.day_calls := 0;
+            state.day_sum := 0;
+        end if;
+        state.day_calls := state.day_calls + 1;
+        state.day_sum := state.day_sum + decided.deviation;
+        state.cusum := least(calibration.maximum_cusum, greatest(0, state.cusum_before_day - calibration.cusum_allowance
+            + greatest(-calibration.deviation_limit, least(calibration.deviation_limit, state.day_sum / state.day_calls))));
+        -- There is at most one step a day.
+        sustained_score := voice.rarity_score(
+            voice.chance_of_cusum(state.cusum, calibration.cusum_allowance), least(decide.calls_per_year, 365), decide.warnings_per_year);
+    end if;
+    decided.cusum_after := state.cusum;
+
+    -- 4 How rare is that?
+    sudden_score := voice.rarity_score(
+        voice.chance_of_deviation(
+            case when is_named and not observed.is_clean and whitened is not null then whitened else decided.deviation end),
+        decide.calls_per_year, decide.warnings_per_year);
+    decided.pace := case when sustained_score > sudden_score then 'sustained' else 'sudden' end::public.change_pace;
+    decided.unconfirmed_score := greatest(sudden_score, sustained_score);
+
+    -- 5 Is it confirmed? A single call is never more than a warning.
+    is_far := is_named or decided.deviation >= calibration.far_above;
+    decided.score := decided.unconfirmed_score;
+    decided.severity := care.severity(decided.score, decide.thresholds);
+    decided.is_urgent := false;
+    decided.is_step := false;
+    if decided.severity > 'low' then
+        unconfirmed_level := care.alert_level(decided.severity);
+        if is_far and true = any (state.recent_far) and not decide.is_late then
+            state.confirmed_level := greatest(state.confirmed_level, unconfirmed_level);
+        end if;
+        decided.score := least(decided.score, voice.highest_score(state.confirmed_level, decide.thresholds));
+        decided.severity := care.severity(decided.score, decide.thresholds);
+        decided.is_urgent := state.confirmed_level = 'warning'
+            and care.severity(sudden_score, decide.thresholds) > care.severity(decided.score, decide.thresholds);
+        decided.is_step := is_far
+            and cardinality(state.recent_deviations) = 10
+            and (select avg(recent.deviation) from unnest(state.recent_deviations) as recent (deviation)) < calibration.steady_below;
+    end if;
+    decided.verdict := case
+        when is_named then 'another_voice'
+        when decided.severity > 'low' then 'changed'
+        else 'as_usual'
+    end::public.voice_verdict;
+    if not decide.is_late then
+        state.recent_far := (state.recent_far || is_far)[greatest(1, cardinality(state.recent_far)):];
+    end if;
+
+    -- 6 What is remembered of it?
+    decided.is_learned := decide.is_healthy and not is_named and not decide.is_late and state.learned_calls < calibration.learning_calls;
+    if decided.is_learned then
+        -- An extreme call counts less; were it left out, the spread would stay too small, and alarms would never end.
+        learned_deviation := greatest(decided.usual_mean - calibration.winsorised_at * scale,
+            least(decided.usual_mean + calibration.winsorised_at * scale, deviation));
+        state.learned_calls := state.learned_calls + 1;
+        step_from_mean := learned_deviation - state.learned_mean;
+        state.learned_mean := state.learned_mean + step_from_mean / state.learned_calls;
+        state.learned_squares := state.learned_squares + step_from_mean * (learned_deviation - state.learned_mean);
+    end if;
+    if not decide.is_late then
+        if not is_named then
+            state.recent_deviations := (state.recent_deviations || decided.deviation)[greatest(1, cardinality(state.recent_deviations) - 8):];
+        end if;
+        state.calm_calls := case when decided.unconfirmed_score < decide.thresholds.medium_above then state.calm_calls + 1 else 0 end;
+        if state.calm_calls >= 3 then
+            state.confirmed_level := 'warning';
+        end if;
+    end if;
+    decided.after := state;
+    return decided;
+end
+$$;
+comment on function voice.decide is
+    'Judges a call by the patient''s chart and returns the decision with the chart after it. warnings_per_year is how many warnings by chance are accepted; a late call (is_late), which began before one that was judged already, neither changes the chart nor is confirmed by it; only a healthy call is learned from. Raises RV005 for NaN. Called by voice.score_call and voice.replay.';
+revoke execute on function voice.decide from public;
 
 -- 38_voice_scoring.sql
 
@@ -4467,6 +5291,9 @@ begin
         end if;
     end if;
     perform voice.build_baseline(call.patient_id, policy.encoder, samples, call.enrolment_id);
+    if present.enrolment_id is distinct from call.enrolment_id then
+        perform voice.restart_chart(call.patient_id, policy.encoder);
+    end if;
     return true;
 end
 $$;
@@ -4481,7 +5308,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if baseline.sample_count >= policy.baseline_target_samples then
+    if baseline.sample_count >= voice.target_samples(policy) then
         return false;
     end if;
     perform voice.build_baseline(baseline.patient_id, baseline.encoder,
@@ -4520,11 +5347,14 @@ begin
             perform voice.build_baseline(remove_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
         end if;
     end loop;
+    if removed > 0 then
+        perform voice.replay_charts(remove_samples.patient_id);
+    end if;
     return removed;
 end
 $$;
 comment on function voice.remove_samples is
-    'Rebuilds the patient''s current baselines without these samples and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
+    'Rebuilds the patient''s current baselines without these samples, computes their charts again, and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
 revoke execute on function voice.remove_samples from public;
 
 create function voice.withdraw_samples(patient_id uuid)
@@ -4533,19 +5363,30 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    removed integer;
 begin
     perform care.lock_patient(withdraw_samples.patient_id);
-    return voice.remove_samples(withdraw_samples.patient_id, array(
+    removed := voice.remove_samples(withdraw_samples.patient_id, array(
         select embeddings.id
         from voice.embeddings
         join public.call_logs on call_logs.id = embeddings.call_log_id
         where embeddings.patient_id = withdraw_samples.patient_id
             and care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
     ));
+    if removed = 0 and exists (
+        select from public.voice_anomaly_logs
+        where voice_anomaly_logs.patient_id = withdraw_samples.patient_id
+            and voice_anomaly_logs.is_learned
+            and care.is_unwell_at(voice_anomaly_logs.patient_id, voice_anomaly_logs."timestamp")
+    ) then
+        perform voice.replay_charts(withdraw_samples.patient_id);
+    end if;
+    return removed;
 end
 $$;
 comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed.';
+    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed. Charts forget what they learned in that time.';
 revoke execute on function voice.withdraw_samples from public;
 
 create function voice.on_health_flag()
@@ -4596,6 +5437,333 @@ comment on function voice.enrol_archived is
     'Adds an archived call to a baseline that contains archived calls only, by the rule of ordinary calls: the first healthy call builds the baseline, then healthy calls that sound like it are added until it has enough. A baseline that contains any other call stays unchanged. Returns whether the call became a sample. The caller has called care.lock_patient.';
 revoke execute on function voice.enrol_archived from public;
 
+-- 40_voice_charts.sql
+
+-- Charts: what the calibrated rule remembers of each patient between calls, one row per encoder, and what corrects it.
+--
+-- Calls are measured against the reference. It is the baseline itself until that is complete; then it follows usual calls slowly, never
+-- farther than two calls of one person differ anyway, so that ageing and seasons raise no alarm and a decline is not swallowed.
+
+create table voice.charts (
+    patient_id uuid not null
+        constraint a_chart_is_of_a_patient references public.patients (id) on delete cascade,
+    encoder text not null,
+    calibration_id integer not null,
+    anchor_id bigint not null,
+    sample_variance double precision not null,
+    whitened_anchor extensions.vector,
+    whitened_sample_variance double precision,
+    reference extensions.vector not null,
+    reference_version integer not null default 1,
+    state voice.chart_state not null,
+    decision_count integer not null default 0,
+    calls_per_year double precision not null default 365,
+    calls_counted_at timestamptz not null,
+    last_call_at timestamptz,
+    constraint charts_pkey primary key (patient_id, encoder),
+    constraint a_chart_uses_a_calibration_of_its_encoder
+        foreign key (calibration_id, encoder) references voice.calibrations (id, encoder),
+    constraint a_chart_is_anchored_in_a_baseline
+        foreign key (anchor_id, patient_id, encoder) references voice.baselines (id, patient_id, encoder) on delete cascade
+) with (fillfactor = 70);
+create index charts_by_calibration on voice.charts (calibration_id, encoder);
+create index charts_by_anchor on voice.charts (anchor_id, patient_id, encoder);
+alter table voice.charts enable row level security;
+comment on table voice.charts is
+    'The control chart of each patient, with the reference against which calls are measured. This is biometric data; no role has privileges on it.';
+comment on column voice.charts.anchor_id is 'The baseline version from which the reference began.';
+comment on column voice.charts.sample_variance is 'What the baseline''s samples add to the expected distance: half the sum of their variances over the square of their number.';
+comment on column voice.charts.whitened_anchor is 'The baseline in the whitened space. Null: the calibration has no projection.';
+comment on column voice.charts.reference_version is 'Counts the changes of the reference.';
+comment on column voice.charts.decision_count is 'How many calls were judged by the calibrated rule; the last one has this decision_number.';
+comment on column voice.charts.calls_per_year is 'How often the patient is called, by the judged calls of the last 90 days; 365 in the first 90 days. Counted once a month.';
+
+create type voice.correction_kind as enum (
+    'settled',      -- somebody said that the patient is well: what pointed to a change is gone
+    'restarted',    -- another baseline, or another calibration: nothing is known yet
+    'replayed'      -- calls were withdrawn: the chart was computed again from the stored numbers of the others
+);
+comment on type voice.correction_kind is 'Why a chart was changed by something other than a call.';
+
+create table voice.chart_corrections (
+    id bigint generated always as identity constraint chart_corrections_pkey primary key,
+    patient_id uuid not null,
+    encoder text not null,
+    after_decision integer not null,
+    kind voice.correction_kind not null,
+    state voice.chart_state not null,
+    corrected_at timestamptz not null default clock_timestamp(),
+    constraint a_correction_is_of_a_chart
+        foreign key (patient_id, encoder) references voice.charts (patient_id, encoder) on delete cascade
+);
+create index corrections_by_chart on voice.chart_corrections (patient_id, encoder, after_decision);
+alter table voice.chart_corrections enable row level security;
+comment on table voice.chart_corrections is 'Every change of a chart that no call made, so that a replay of the calls gives the same numbers.';
+comment on column voice.chart_corrections.after_decision is 'The decision_number of the last call before it.';
+comment on column voice.chart_corrections.state is 'The chart after the correction.';
+
+create function voice.sample_variance(baseline_id bigint, calibration_id integer, space voice.vector_space)
+returns double precision
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select sum(bin.call_variance + bin.speech_variance / embeddings.speech_seconds) / (2 * count(*) ^ 2)
+    from voice.baseline_samples
+    join voice.embeddings on embeddings.id = baseline_samples.embedding_id
+    cross join lateral voice.calibration_bin(sample_variance.calibration_id, sample_variance.space, embeddings.snr_db) as bin
+    where baseline_samples.baseline_id = sample_variance.baseline_id
+$$;
+comment on function voice.sample_variance is
+    'Returns half the sum of the variances of a baseline''s samples over the square of their number: what they add to the expected distance.';
+revoke execute on function voice.sample_variance from public;
+
+create function voice.anchor_chart(chart voice.charts, baseline voice.baselines)
+returns voice.charts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    chart.anchor_id := baseline.id;
+    chart.reference := baseline.embedding;
+    chart.reference_version := coalesce(chart.reference_version, 0) + 1;
+    chart.sample_variance := voice.sample_variance(baseline.id, chart.calibration_id, 'raw');
+    chart.whitened_anchor := voice.whiten(baseline.embedding, chart.calibration_id);
+    if chart.whitened_anchor is not null then
+        chart.whitened_sample_variance := voice.sample_variance(baseline.id, chart.calibration_id, 'whitened');
+    end if;
+    return chart;
+end
+$$;
+comment on function voice.anchor_chart is 'Returns the chart with this baseline as its anchor and reference; nothing else changes.';
+revoke execute on function voice.anchor_chart from public;
+
+create function voice.correct_chart(chart voice.charts, kind voice.correction_kind, state voice.chart_state)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update voice.charts
+    set state = correct_chart.state
+    where charts.patient_id = chart.patient_id and charts.encoder = chart.encoder;
+    insert into voice.chart_corrections (patient_id, encoder, after_decision, kind, state)
+    values (chart.patient_id, chart.encoder, chart.decision_count, correct_chart.kind, correct_chart.state);
+end
+$$;
+comment on function voice.correct_chart is 'Gives a chart another state, and keeps why. The caller has called care.lock_patient.';
+revoke execute on function voice.correct_chart from public;
+
+create function voice.chart_of(baseline voice.baselines, calibration_id integer, at timestamptz)
+returns voice.charts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    chart voice.charts;
+    is_new boolean;
+begin
+    select charts.* into chart
+    from voice.charts
+    where charts.patient_id = baseline.patient_id and charts.encoder = baseline.encoder;
+    is_new := not found;
+    if not is_new and chart.anchor_id = baseline.id and chart.calibration_id = chart_of.calibration_id then
+        return chart;
+    end if;
+    if is_new then
+        chart.patient_id := baseline.patient_id;
+        chart.encoder := baseline.encoder;
+        chart.state := voice.new_chart();
+        chart.decision_count := 0;
+        chart.calls_per_year := 365;
+        chart.calls_counted_at := chart_of.at;
+    elsif chart.calibration_id <> chart_of.calibration_id then
+        -- Deviations by different calibrations are not comparable.
+        perform voice.correct_chart(chart, 'restarted', voice.new_chart());
+        chart.state := voice.new_chart();
+    end if;
+    chart.calibration_id := chart_of.calibration_id;
+    chart := voice.anchor_chart(chart, baseline);
+    if is_new then
+        insert into voice.charts select chart.*;
+    else
+        update voice.charts
+        set calibration_id = chart.calibration_id,
+            anchor_id = chart.anchor_id,
+            sample_variance = chart.sample_variance,
+            whitened_anchor = chart.whitened_anchor,
+            whitened_sample_variance = chart.whitened_sample_variance,
+            reference = chart.reference,
+            reference_version = chart.reference_version
+        where charts.patient_id = chart.patient_id and charts.encoder = chart.encoder;
+    end if;
+    return chart;
+end
+$$;
+comment on function voice.chart_of is
+    'Returns the patient''s chart, anchored in this baseline; a new one if there is none, and one that knows nothing yet if the calibration is another. The caller has called care.lock_patient.';
+revoke execute on function voice.chart_of from public;
+
+create function voice.scaled(embedding extensions.vector, factor double precision)
+returns extensions.vector
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select scaled.embedding operator(extensions.*) array_fill(scaled.factor::real, array[extensions.vector_dims(scaled.embedding)])::extensions.vector
+$$;
+comment on function voice.scaled is 'Multiplies a vector by a number.';
+revoke execute on function voice.scaled from public;
+
+create function voice.followed(
+    reference extensions.vector, anchor extensions.vector, "current" extensions.vector, share double precision,
+    least_similarity double precision
+)
+returns extensions.vector
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    moved constant extensions.vector := extensions.l2_normalize(
+        voice.scaled(followed.reference, 1 - followed.share) operator(extensions.+) voice.scaled(followed."current", followed.share));
+    similarity constant double precision := 1 - (followed.anchor operator(extensions.<=>) moved);
+begin
+    if similarity >= followed.least_similarity then
+        return moved;
+    end if;
+    -- Too far: back to the edge, in the same direction from the anchor.
+    return extensions.l2_normalize(
+        voice.scaled(followed.anchor, followed.least_similarity)
+        operator(extensions.+) voice.scaled(
+            extensions.l2_normalize(moved operator(extensions.-) voice.scaled(followed.anchor, similarity)),
+            sqrt(1 - followed.least_similarity ^ 2)));
+end
+$$;
+comment on function voice.followed is
+    'Returns the reference after it followed a call by this share of the way, never less similar to the anchor than least_similarity. All are unit vectors.';
+revoke execute on function voice.followed from public;
+
+create function voice.least_reference_similarity(calibration_id integer)
+returns double precision
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- A quarter of the expected distance of two clean calls with 8 s of speech each.
+    select 1 - (bins.call_variance + bins.speech_variance / 8) / 8
+    from voice.calibration_bins as bins
+    where bins.calibration_id = least_reference_similarity.calibration_id and bins.space = 'raw'
+    order by bins.snr_from desc
+    limit 1
+$$;
+comment on function voice.least_reference_similarity is 'Returns how similar a reference stays to its anchor at least.';
+revoke execute on function voice.least_reference_similarity from public;
+
+create function voice.replayed_state(chart voice.charts, thresholds care.thresholds)
+returns voice.chart_state
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    calibration constant voice.calibrations := (select calibrations from voice.calibrations where calibrations.id = chart.calibration_id);
+    state voice.chart_state := voice.new_chart();
+    restarted_after constant integer := coalesce((
+        select max(chart_corrections.after_decision)
+        from voice.chart_corrections
+        where chart_corrections.patient_id = chart.patient_id
+            and chart_corrections.encoder = chart.encoder
+            and chart_corrections.kind = 'restarted'
+    ), 0);
+    replayed record;
+begin
+    for replayed in
+        select
+            logs as log,
+            care.local_date(logs."timestamp", patients.timezone) as day,
+            logs.is_learned and care.is_healthy_at(patients, logs."timestamp") as is_healthy,
+            exists (
+                select from voice.chart_corrections
+                where chart_corrections.patient_id = chart.patient_id
+                    and chart_corrections.encoder = chart.encoder
+                    and chart_corrections.kind = 'settled'
+                    and chart_corrections.after_decision = logs.decision_number
+            ) as is_settled
+        from public.voice_anomaly_logs as logs
+        join public.patients on patients.id = logs.patient_id
+        where logs.patient_id = chart.patient_id
+            and logs.encoder = chart.encoder
+            and logs.decision_number > restarted_after
+            and logs.calibration_id = chart.calibration_id
+            and not logs.is_late
+        order by logs.decision_number
+    loop
+        if not (replayed.log).is_disowned then
+            state := (voice.decide(
+                state, voice.logged_observation(replayed.log), calibration, replayed_state.thresholds, (replayed.log).warnings_per_year,
+                (replayed.log).calls_per_year, replayed.day, replayed.is_healthy, false)).after;
+        end if;
+        if replayed.is_settled then
+            state := voice.settled_chart(state);
+        end if;
+    end loop;
+    return state;
+end
+$$;
+comment on function voice.replayed_state is
+    'Computes a chart again from the stored numbers of its calls, without learning from days that are flagged by now, and without calls that were somebody else''s.';
+revoke execute on function voice.replayed_state from public;
+
+create function voice.replay_charts(patient_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    chart voice.charts;
+    baseline voice.baselines;
+begin
+    for chart in select charts.* from voice.charts where charts.patient_id = replay_charts.patient_id order by charts.encoder loop
+        baseline := voice.current_baseline(chart.patient_id, chart.encoder);
+        if baseline.id is null then
+            delete from voice.charts where charts.patient_id = chart.patient_id and charts.encoder = chart.encoder;
+        else
+            -- The reference may have followed a call that is withdrawn now.
+            update voice.charts
+            set reference = baseline.embedding, reference_version = chart.reference_version + 1
+            where charts.patient_id = chart.patient_id and charts.encoder = chart.encoder;
+            perform voice.correct_chart(
+                voice.chart_of(baseline, chart.calibration_id, chart.calls_counted_at), 'replayed',
+                voice.replayed_state(chart, care.thresholds_for(chart.encoder, chart.patient_id)));
+        end if;
+    end loop;
+end
+$$;
+comment on function voice.replay_charts is
+    'Computes the patient''s charts again after samples were withdrawn, with the present baselines as their references. The caller has called care.lock_patient.';
+revoke execute on function voice.replay_charts from public;
+
+create function voice.restart_chart(patient_id uuid, encoder text)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select voice.correct_chart(charts, 'restarted', voice.new_chart())
+    from voice.charts
+    where charts.patient_id = restart_chart.patient_id and charts.encoder = restart_chart.encoder
+$$;
+comment on function voice.restart_chart is
+    'Forgets what is known of the patient''s calls, since another baseline replaces theirs. The caller has called care.lock_patient.';
+revoke execute on function voice.restart_chart from public;
+
 -- 41_voice_logs.sql
 
 -- Voice logs: the detail of each voice judgement, with everything needed to explain and recompute its score.
@@ -4617,6 +5785,9 @@ create table public.voice_anomaly_logs (
     adjusted_from double precision not null
         constraint an_unadjusted_score_is_a_share check (adjusted_from between 0 and 1),
     snr double precision,
+    rule public.scoring_rule not null,
+    verdict public.voice_verdict not null,
+    pace public.change_pace,
     severity public.anomaly_severity not null,
     alert_type public.alert_type
         constraint an_alert_type_follows_from_the_severity check (
@@ -4634,9 +5805,40 @@ create table public.voice_anomaly_logs (
     is_provisional boolean not null,
     added_to_baseline boolean not null,
     local_hour double precision,
+    speech_seconds double precision,
+    calibration_id integer
+        constraint a_log_keeps_its_calibration references voice.calibrations (id),
+    reference_version integer,
+    is_clean boolean,
+    expected_distance double precision,
+    population_deviation double precision,
+    log_likelihood_ratio double precision,
+    whitened_deviation double precision,
+    whitened_log_likelihood_ratio double precision,
+    warnings_per_year double precision,
+    calls_per_year double precision,
+    decision_number integer,
+    usual_mean double precision,
+    usual_variance double precision,
+    usual_degrees double precision,
+    personal_deviation double precision,
+    cusum_before double precision,
+    cusum_after double precision,
+    is_late boolean not null,
+    is_step boolean not null,
+    is_learned boolean not null,
+    is_disowned boolean not null,
     created_at timestamptz not null default now(),
-    constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder)
+    constraint a_call_is_scored_once_per_encoder unique (call_log_id, encoder),
+    constraint decisions_are_counted unique (patient_id, encoder, decision_number),
+    constraint a_calibrated_log_can_be_replayed check (
+        (rule = 'calibrated') = (decision_number is not null)
+        and (rule <> 'calibrated' or (
+            calibration_id is not null and is_clean is not null and expected_distance is not null and population_deviation is not null
+            and log_likelihood_ratio is not null and warnings_per_year is not null and calls_per_year is not null
+            and personal_deviation is not null and cusum_before is not null and cusum_after is not null and pace is not null)))
 );
+create index voice_anomaly_logs_by_calibration on public.voice_anomaly_logs (calibration_id);
 create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient_id, "timestamp" desc);
 create index voice_anomaly_logs_by_time on public.voice_anomaly_logs ("timestamp" desc);
 create index voice_anomaly_logs_by_embedding on public.voice_anomaly_logs (embedding_id);
@@ -4647,9 +5849,36 @@ comment on table public.voice_anomaly_logs is
     'The measures behind a voice judgement, under the judgement''s id. Only voice.complete_check writes it; callers may edit notes.';
 comment on column public.voice_anomaly_logs."timestamp" is 'When the call began.';
 comment on column public.voice_anomaly_logs.anomaly_score is '0 = as usual, 1 = completely different, after the adjustments.';
-comment on column public.voice_anomaly_logs.raw_similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_anomaly_logs.raw_similarity is
+    'Cosine similarity, -1 .. 1, of the embedding and what it was measured against: the baseline or, under the calibrated rule, the reference that follows it.';
 comment on column public.voice_anomaly_logs.normalized_score is 'Equal to anomaly_score, under its earlier name.';
-comment on column public.voice_anomaly_logs.adjusted_from is 'The score before the noise and time-of-day adjustments.';
+comment on column public.voice_anomaly_logs.adjusted_from is
+    'The score before the noise and time-of-day adjustments; under the calibrated rule, the score that it would have if it were confirmed.';
+comment on column public.voice_anomaly_logs.rule is 'How the score was computed. A provisional score is by the fixed rule always.';
+comment on column public.voice_anomaly_logs.verdict is 'as_usual, changed, or another_voice: it did not sound like this person.';
+comment on column public.voice_anomaly_logs.pace is 'Whether this call alone decided the score, or the calls of the last days together. Null: by the fixed rule.';
+comment on column public.voice_anomaly_logs.speech_seconds is 'Net speech that was analysed.';
+comment on column public.voice_anomaly_logs.calibration_id is 'The calibration by which the call was measured. Null: there was none, or the score is provisional.';
+comment on column public.voice_anomaly_logs.reference_version is 'Which version of the patient''s reference it was measured against.';
+comment on column public.voice_anomaly_logs.is_clean is 'Whether the SNR is in the calibration''s highest bin.';
+comment on column public.voice_anomaly_logs.expected_distance is 'How far a healthy call with this noise and length lies from the baseline on average.';
+comment on column public.voice_anomaly_logs.population_deviation is 'How far ln(distance) is above what is expected, in standard deviations of the population.';
+comment on column public.voice_anomaly_logs.log_likelihood_ratio is 'Below 0, another person is likelier than this one.';
+comment on column public.voice_anomaly_logs.whitened_deviation is 'population_deviation in the whitened space.';
+comment on column public.voice_anomaly_logs.whitened_log_likelihood_ratio is 'log_likelihood_ratio in the whitened space.';
+comment on column public.voice_anomaly_logs.warnings_per_year is 'How many warnings a year by chance were accepted for this patient.';
+comment on column public.voice_anomaly_logs.calls_per_year is 'How often the patient was called.';
+comment on column public.voice_anomaly_logs.decision_number is 'Counts the patient''s calls under the calibrated rule, in the order in which they were judged. Null: by the fixed rule.';
+comment on column public.voice_anomaly_logs.usual_mean is 'What was expected of this patient''s population_deviation, from the calls learned so far.';
+comment on column public.voice_anomaly_logs.usual_variance is 'Its variance.';
+comment on column public.voice_anomaly_logs.usual_degrees is 'How well that is known, in degrees of freedom.';
+comment on column public.voice_anomaly_logs.personal_deviation is 'population_deviation against this patient''s own mean and variance, as a standard normal deviate. Above 2 is far from usual.';
+comment on column public.voice_anomaly_logs.cusum_before is 'The CUSUM before the call.';
+comment on column public.voice_anomaly_logs.cusum_after is 'The CUSUM after the call: how much the last days together differ.';
+comment on column public.voice_anomaly_logs.is_late is 'Whether a later call had been judged before: the chart did not change.';
+comment on column public.voice_anomaly_logs.is_step is 'Whether the change came suddenly after steady calls, as with a new telephone or room.';
+comment on column public.voice_anomaly_logs.is_learned is 'Whether the patient''s own mean and variance were learned from it.';
+comment on column public.voice_anomaly_logs.is_disowned is 'Whether somebody said that this was another person, or another recording. It then counts no longer.';
 comment on column public.voice_anomaly_logs.encoder is 'The judgement''s model.';
 comment on column public.voice_anomaly_logs.snr is 'Level of speech above the noise floor, dB. Null: not known.';
 comment on column public.voice_anomaly_logs.noise_adjusted is
@@ -4660,6 +5889,178 @@ comment on column public.voice_anomaly_logs.local_hour is 'The hour of the call 
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
+
+create function voice.logged_observation(log public.voice_anomaly_logs)
+returns voice.observation
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select (
+        log.is_clean, 1 - log.raw_similarity, log.expected_distance, log.population_deviation, log.log_likelihood_ratio,
+        log.whitened_deviation, log.whitened_log_likelihood_ratio
+    )::voice.observation
+$$;
+comment on function voice.logged_observation is 'Returns what a call measured, from its log.';
+revoke execute on function voice.logged_observation from public;
+
+create function voice.counted_calls_per_year(patient_id uuid, encoder text, at timestamptz)
+returns double precision
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select greatest(52, least(1095, count(*) * 365 / 90.0::double precision))
+    from public.voice_anomaly_logs
+    where voice_anomaly_logs.patient_id = counted_calls_per_year.patient_id
+        and voice_anomaly_logs.encoder = counted_calls_per_year.encoder
+        and voice_anomaly_logs."timestamp" > counted_calls_per_year.at - interval '90 days'
+        and voice_anomaly_logs."timestamp" <= counted_calls_per_year.at
+$$;
+comment on function voice.counted_calls_per_year is
+    'Returns the calls a year at the rate of the last 90 days, from once a week to three times a day.';
+revoke execute on function voice.counted_calls_per_year from public;
+
+create function voice.household(patient public.patients)
+returns setof public.patients
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select others.*
+    from public.patients as others
+    where others.phone = patient.phone and others.organisation_id = patient.organisation_id and others.id <> patient.id
+$$;
+comment on function voice.household is 'Returns the other patients of the same organisation with the same phone number.';
+revoke execute on function voice.household from public;
+
+create function voice.likely_speaker(patient public.patients, stored voice.embeddings, calibration voice.calibrations)
+returns uuid
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    likeliest record;
+begin
+    select others.id, compared.ratio into likeliest
+    from voice.household(patient) as others
+    join voice.baselines on baselines.patient_id = others.id and baselines.encoder = stored.encoder and baselines.superseded_at is null
+    cross join lateral voice.observe(
+        calibration, baselines.embedding, voice.sample_variance(baselines.id, calibration.id, 'raw'),
+        voice.whiten(baselines.embedding, calibration.id), voice.sample_variance(baselines.id, calibration.id, 'whitened'),
+        stored.embedding, stored.speech_seconds, stored.snr_db) as observed
+    cross join lateral (
+        select case
+            when observed.is_clean then least(observed.log_likelihood_ratio, observed.whitened_log_likelihood_ratio)
+            else coalesce(observed.whitened_log_likelihood_ratio, observed.log_likelihood_ratio)
+        end as ratio
+    ) as compared
+    where others.voice_consent_at is not null and compared.ratio > 0
+    order by compared.ratio desc
+    limit 1;
+    if likeliest.id is not null then
+        perform care.note_audit(
+            'voice_matched', 'voice.likely_speaker', likeliest.id, jsonb_build_object('encoder', stored.encoder));
+    end if;
+    return likeliest.id;
+end
+$$;
+comment on function voice.likely_speaker is
+    'Returns who of the patient''s household spoke instead, among those who enrolled and consent; null if nobody is likelier than a stranger. A match is noted in the audit log.';
+revoke execute on function voice.likely_speaker from public;
+
+create function voice.decision_in_words(
+    patient public.patients, verdict public.voice_verdict, pace public.change_pace, is_urgent boolean, is_step boolean,
+    warnings_per_year double precision, likely_patient_id uuid
+)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Rarer events than those that the family accepts are not known well enough to be called rarer.
+    select nullif(concat_ws(' ',
+        case
+            when verdict = 'another_voice' then format('It did not sound like %s.', names.patient)
+            when verdict = 'changed' then format(
+                '%s so by chance less than %s a year.',
+                case pace
+                    when 'sustained' then format('The calls of the last days together differ from how %s usually sounds; a healthy voice does', names.patient)
+                    else format('This call differs from how %s usually sounds; a healthy voice does', names.patient)
+                end,
+                case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
+        end,
+        case when names.other is not null then format('It may have been %s.', names.other) end,
+        case when is_urgent then 'It is one call only: a second one would confirm it.' end,
+        case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
+    from (
+        select
+            care.plain_name(patient.name, 'this person') as patient,
+            (
+                select care.plain_name(others.name, 'somebody of the household')
+                from public.patients as others
+                where others.id = decision_in_words.likely_patient_id
+            ) as other
+    ) as names
+$$;
+comment on function voice.decision_in_words is 'Says in English why a call was judged as it was. Null: it was as usual.';
+revoke execute on function voice.decision_in_words from public;
+
+create function voice.is_sample(
+    stored voice.embeddings, policy voice.policies, calibration voice.calibrations, decided voice.decision,
+    thresholds care.thresholds, anomaly double precision
+)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when decided.score is not null then
+            decided.verdict <> 'another_voice'
+            and decided.deviation < calibration.far_above
+            and decided.cusum_after < calibration.sample_maximum_cusum
+            and coalesce(stored.snr_db >= calibration.sample_minimum_snr_db, false)
+        -- Judged by the score before adjustments: a score that is low only because noise or the time of day reduced it adds no sample.
+        else care.severity(is_sample.anomaly, thresholds) = 'low'
+    end
+$$;
+comment on function voice.is_sample is
+    'Returns whether a call is near enough to usual, and its line clear enough, to become a sample of the baseline or to move its reference. anomaly is that of the fixed rule, for a call that it scored.';
+revoke execute on function voice.is_sample from public;
+
+create function voice.record_score(
+    patient public.patients, call public.call_logs, stored voice.embeddings, policy voice.policies, thresholds care.thresholds,
+    calibration voice.calibrations, logged public.voice_anomaly_logs, is_urgent boolean, at timestamptz
+)
+returns public.judgements
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    likely_patient_id constant uuid :=
+        case when logged.verdict = 'another_voice' then voice.likely_speaker(patient, stored, calibration) end;
+begin
+    return care.record_judgement(
+        call, thresholds, logged.anomaly_score,
+        cause => case logged.verdict when 'another_voice' then 'another_voice' else 'voice_changed' end,
+        rule => logged.rule::text,
+        policy => to_jsonb(policy),
+        severity => logged.severity,
+        at => record_score.at,
+        explanation => case when logged.rule = 'calibrated' then voice.decision_in_words(
+            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, likely_patient_id) end,
+        is_urgent => record_score.is_urgent,
+        -- A calibrated policy tells nobody about a score by the fixed rule, which it gives while the baseline is incomplete.
+        is_alerted => policy.rule = logged.rule,
+        likely_patient_id => likely_patient_id);
+end
+$$;
+comment on function voice.record_score is 'Records a scored call as a judgement, with its words, and returns that. Called by voice.score_call.';
+revoke execute on function voice.record_score from public;
 
 create function voice.score_call(
     patient public.patients,
@@ -4676,39 +6077,130 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     thresholds constant care.thresholds := care.thresholds_for(policy.encoder, patient.id);
-    local_hour constant double precision := care.local_hour(call."timestamp", patient.timezone);
-    judged constant voice.comparison :=
-        voice.judge(baseline.embedding, stored.embedding, stored.snr_db, local_hour, policy, thresholds);
-    -- Judged by the score before adjustments: a score that is low only because noise or the time of day reduced it adds no sample.
-    is_sample constant boolean := care.severity(judged.anomaly, thresholds) = 'low'
-        and care.is_healthy_at(patient, call."timestamp")
-        and voice.add_sample(baseline, stored.id, policy);
+    is_provisional constant boolean := baseline.sample_count < policy.baseline_minimum_samples;
+    is_calibrated constant boolean := policy.rule = 'calibrated' and not is_provisional;
+    is_healthy constant boolean := care.is_healthy_at(patient, call."timestamp");
+    calibration voice.calibrations;
+    chart voice.charts;
+    observed voice.observation;
+    decided voice.decision;
+    judged voice.comparison;
     judgement public.judgements;
     logged public.voice_anomaly_logs;
 begin
-    update public.call_logs
-    set anomaly_score = judged.score
-    where call_logs.id = call.id;
+    -- What is measured is kept under either rule, so that the calibrated one can be tried on a history of the fixed one.
+    if policy.calibration_id is not null and not is_provisional then
+        select calibrations.* into calibration from voice.calibrations where calibrations.id = policy.calibration_id;
+        chart := voice.chart_of(baseline, calibration.id, call."timestamp");
+        observed := voice.observe(
+            calibration, chart.reference, chart.sample_variance, chart.whitened_anchor, chart.whitened_sample_variance,
+            stored.embedding, stored.speech_seconds, stored.snr_db);
+        logged.calibration_id := calibration.id;
+        logged.is_clean := observed.is_clean;
+        logged.expected_distance := observed.expected_distance;
+        logged.population_deviation := observed.deviation;
+        logged.log_likelihood_ratio := observed.log_likelihood_ratio;
+        logged.whitened_deviation := observed.whitened_deviation;
+        logged.whitened_log_likelihood_ratio := observed.whitened_log_likelihood_ratio;
+        logged.reference_version := chart.reference_version;
+        logged.warnings_per_year := care.warnings_per_year(patient.id);
+    end if;
+    logged.is_late := is_calibrated and call."timestamp" < chart.last_call_at;
+    logged.is_late := coalesce(logged.is_late, false);
+    logged.local_hour := care.local_hour(call."timestamp", patient.timezone);
 
-    judgement := care.record_judgement(
-        call, thresholds, judged.score, cause => 'voice_changed', rule => 'fixed', policy => to_jsonb(policy),
-        severity => judged.severity, at => score_call.at);
-    insert into public.voice_anomaly_logs (
-        id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from, snr,
-        severity, alert_type, noise_adjusted, encoder, embedding_id, baseline_id, baseline_version, is_provisional, added_to_baseline,
-        local_hour
-    )
-    values (
-        judgement.id, patient.id, call.id, call."timestamp", judged.score, judged.raw_similarity, judged.score, judged.anomaly,
-        stored.snr_db, judged.severity, judged.alert_type, judged.noise_adjusted, stored.encoder, stored.id, baseline.id,
-        baseline.version, baseline.sample_count < policy.baseline_minimum_samples, is_sample, local_hour
-    )
-    returning * into logged;
+    if is_calibrated then
+        if not logged.is_late and call."timestamp" >= chart.calls_counted_at + make_interval(days => case chart.calls_per_year when 365 then 90 else 30 end) then
+            chart.calls_per_year := voice.counted_calls_per_year(patient.id, stored.encoder, call."timestamp");
+            chart.calls_counted_at := call."timestamp";
+        end if;
+        decided := voice.decide(
+            chart.state, observed, calibration, thresholds, logged.warnings_per_year, chart.calls_per_year,
+            care.local_date(call."timestamp", patient.timezone), is_healthy, logged.is_late);
+        logged.anomaly_score := decided.score;
+        logged.raw_similarity := 1 - observed.distance;
+        logged.adjusted_from := decided.unconfirmed_score;
+        logged.severity := decided.severity;
+        logged.noise_adjusted := false;
+        logged.verdict := decided.verdict;
+        logged.pace := decided.pace;
+        logged.is_step := decided.is_step;
+        logged.is_learned := decided.is_learned;
+        logged.calls_per_year := chart.calls_per_year;
+        logged.usual_mean := decided.usual_mean;
+        logged.usual_variance := decided.usual_variance;
+        logged.usual_degrees := decided.usual_degrees;
+        logged.personal_deviation := decided.deviation;
+        logged.cusum_before := decided.cusum_before;
+        logged.cusum_after := decided.cusum_after;
+        logged.decision_number := chart.decision_count + 1;
+    else
+        judged := voice.judge(
+            case when observed is null then baseline.embedding else chart.reference end, stored.embedding, stored.snr_db,
+            logged.local_hour, policy, thresholds);
+        logged.anomaly_score := judged.score;
+        logged.raw_similarity := judged.raw_similarity;
+        logged.adjusted_from := judged.anomaly;
+        logged.severity := judged.severity;
+        logged.noise_adjusted := judged.noise_adjusted;
+        logged.verdict := case judged.severity when 'low' then 'as_usual' else 'changed' end;
+        logged.is_step := false;
+        logged.is_learned := false;
+    end if;
+    logged.rule := case when is_calibrated then 'calibrated' else 'fixed' end;
+    logged.added_to_baseline := voice.is_sample(stored, policy, calibration, decided, thresholds, judged.anomaly)
+        and is_healthy and not logged.is_late
+        and voice.add_sample(baseline, stored.id, policy);
+
+    update public.call_logs
+    set anomaly_score = logged.anomaly_score
+    where call_logs.id = call.id;
+    judgement := voice.record_score(patient, call, stored, policy, thresholds, calibration, logged, coalesce(decided.is_urgent, false), score_call.at);
+
+    logged.id := judgement.id;
+    logged.patient_id := patient.id;
+    logged.call_log_id := call.id;
+    logged."timestamp" := call."timestamp";
+    logged.normalized_score := logged.anomaly_score;
+    logged.snr := stored.snr_db;
+    logged.speech_seconds := stored.speech_seconds;
+    logged.alert_type := judgement.alert_type;
+    logged.alert_sent := judgement.alert_sent;
+    logged.encoder := stored.encoder;
+    logged.embedding_id := stored.id;
+    logged.baseline_id := baseline.id;
+    logged.baseline_version := baseline.version;
+    logged.is_provisional := is_provisional;
+    logged.is_disowned := false;
+    logged.created_at := now();
+    insert into public.voice_anomaly_logs select logged.*;
+
+    if is_calibrated then
+        if not logged.is_late and not logged.added_to_baseline
+            and is_healthy
+            and baseline.sample_count >= voice.target_samples(policy)
+            and voice.is_sample(stored, policy, calibration, decided, thresholds, null)
+        then
+            chart.reference := voice.followed(
+                chart.reference, baseline.embedding, stored.embedding, calibration.following_share,
+                voice.least_reference_similarity(calibration.id));
+            chart.reference_version := chart.reference_version + 1;
+        end if;
+        update voice.charts
+        set state = decided.after,
+            reference = chart.reference,
+            reference_version = chart.reference_version,
+            decision_count = logged.decision_number,
+            calls_per_year = chart.calls_per_year,
+            calls_counted_at = chart.calls_counted_at,
+            last_call_at = greatest(chart.last_call_at, call."timestamp")
+        where charts.patient_id = patient.id and charts.encoder = stored.encoder;
+    end if;
     return logged;
 end
 $$;
 comment on function voice.score_call is
-    'Scores one stored embedding: writes the judgement, the log and the call''s score, and adds the sample to the baseline if it qualifies. Returns the log. The caller has called care.lock_patient. Called by voice.complete_check.';
+    'Scores one stored embedding: writes the judgement, the log, the call''s score and the patient''s chart, and adds the sample to the baseline if it qualifies. Returns the log. The caller has called care.lock_patient. Called by voice.complete_check.';
 revoke execute on function voice.score_call from public;
 
 create function voice.on_judgement_told()
@@ -4927,6 +6419,10 @@ create type voice.check_result as (
     snr double precision,
     severity public.anomaly_severity,
     alert_type public.alert_type,
+    rule public.scoring_rule,
+    verdict public.voice_verdict,
+    is_provisional boolean,
+    explanation text,
     added_to_baseline boolean,
     duplicate_of uuid
 );
@@ -4951,6 +6447,10 @@ as $$
         (told.detail ->> 'snr_db')::double precision,
         voice_anomaly_logs.severity,
         voice_anomaly_logs.alert_type,
+        voice_anomaly_logs.rule,
+        voice_anomaly_logs.verdict,
+        voice_anomaly_logs.is_provisional,
+        judgements.explanation,
         coalesce((told.detail ->> 'added_to_baseline')::boolean, false),
         case when told.id <> asked.id then told.call_log_id end
     from care.checks as asked
@@ -4967,6 +6467,7 @@ as $$
     ) as told
     left join public.voice_anomaly_logs
         on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
+    left join public.judgements on judgements.id = voice_anomaly_logs.id
     where asked.id = stored_result.check_id
 $$;
 comment on function voice.stored_result is
@@ -5777,7 +7278,8 @@ select
     baselines.version,
     baselines.sample_count,
     policies.baseline_minimum_samples,
-    policies.baseline_target_samples,
+    case policies.rule when 'calibrated' then policies.calibrated_target_samples else policies.baseline_target_samples end
+        as baseline_target_samples,
     baselines.sample_count < policies.baseline_minimum_samples as is_provisional,
     baselines.spread_mean,
     baselines.spread_deviation,
@@ -5844,6 +7346,7 @@ as $$
 declare
     earlier voice.baselines;
     healthy bigint[];
+    restored voice.baselines;
 begin
     -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
@@ -5878,11 +7381,13 @@ begin
             message = format('No sample of version %s is left', restore_baseline.version),
             hint = 'Its samples were erased, or are of days that a health flag covers. Enrol the patient anew.';
     end if;
-    return (voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id)).version;
+    restored := voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id);
+    perform voice.restart_chart(earlier.patient_id, earlier.encoder);
+    return restored.version;
 end
 $$;
 comment on function voice.restore_baseline is
-    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
+    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. The chart restarts. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
 revoke execute on function voice.restore_baseline from public;
 grant execute on function voice.restore_baseline to retrocare_service;
 
@@ -5975,6 +7480,288 @@ comment on function voice.covered_samples is
 revoke execute on function voice.covered_samples from public;
 grant execute on function voice.covered_samples to retrocare_service;
 
+-- 49_replay.sql
+
+-- Replay: what another policy or budget would have done with the stored calls. It reads logs and writes nothing.
+
+create type voice.replayed_call as (
+    log_id uuid,
+    patient_id uuid,
+    occurred_at timestamptz,
+    personal_deviation double precision,
+    cusum double precision,
+    score double precision,
+    severity public.anomaly_severity,
+    is_alert boolean,
+    episode integer,
+    recorded_score double precision,
+    recorded_severity public.anomaly_severity,
+    recorded_is_alert boolean,
+    recorded_episode integer
+);
+comment on type voice.replayed_call is
+    'A call as it would have been judged, and as it was. is_alert tells that caregivers would have been told: the level rose within an episode, which ends with three calm calls. Episodes are counted per patient; null: none.';
+
+create type voice.episode as (
+    number integer,
+    level public.alert_level,
+    is_urgent boolean,
+    calm_calls integer
+);
+comment on type voice.episode is 'The episode of a replay so far. A level of null: none is open.';
+
+create function voice.next_episode(episode voice.episode, level public.alert_level, is_urgent boolean, is_calm boolean)
+returns voice.episode
+language plpgsql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    episode.calm_calls := case when next_episode.is_calm then episode.calm_calls + 1 else 0 end;
+    if next_episode.level is not null then
+        if episode.level is null then
+            episode.number := episode.number + 1;
+            episode.is_urgent := false;
+        end if;
+        episode.level := greatest(episode.level, next_episode.level);
+        episode.is_urgent := episode.is_urgent or next_episode.is_urgent;
+    elsif episode.calm_calls >= 3 then
+        episode.level := null;
+    end if;
+    return episode;
+end
+$$;
+comment on function voice.next_episode is 'Returns the episode after a call of this level (null: low).';
+revoke execute on function voice.next_episode from public;
+
+create function voice.refuse_unknown_changes(changes jsonb)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    unknown constant text := (
+        select string_agg(given.name, ', ')
+        from jsonb_object_keys(refuse_unknown_changes.changes) as given (name)
+        where given.name <> 'warnings_per_year'
+            and not (to_jsonb(jsonb_populate_record(null::voice.policies, '{}')) || to_jsonb(jsonb_populate_record(null::care.thresholds, '{}')))
+                ? given.name
+            or given.name in ('encoder', 'calibration_id', 'id', 'organisation_id', 'signal', 'model')
+    );
+begin
+    if unknown is not null then
+        raise exception using
+            errcode = 'PT400',
+            message = format('%s cannot be tried', unknown),
+            hint = 'Try warnings_per_year, rule, a threshold, or a weight of the fixed rule: `retrocare policy show` lists them.';
+    elsif refuse_unknown_changes.changes ? 'warnings_per_year' then
+        perform care.refuse_unknown_budget((refuse_unknown_changes.changes ->> 'warnings_per_year')::double precision);
+    end if;
+end
+$$;
+comment on function voice.refuse_unknown_changes is 'Raises PT400 if a policy has no such value, or if it cannot be tried on stored calls.';
+revoke execute on function voice.refuse_unknown_changes from public;
+
+create function voice.replay(patient_id uuid, organisation_id uuid, changes jsonb)
+returns setof voice.replayed_call
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    logged public.voice_anomaly_logs;
+    stored record;
+    policy_values jsonb;
+    kept_policy_id integer := -1;
+    policy voice.policies;
+    thresholds care.thresholds;
+    calibration voice.calibrations;
+    state voice.chart_state;
+    decided voice.decision;
+    judged voice.comparison;
+    trial voice.episode;
+    recorded voice.episode;
+    before_level public.alert_level;
+    before_urgent boolean;
+    found_call voice.replayed_call;
+    present_patient uuid;
+    present_encoder text;
+begin
+    perform voice.refuse_unknown_changes(replay.changes);
+    for stored in
+        select
+            logs as log, care.local_date(logs."timestamp", patients.timezone) as local_day, judgements.policy_id, corrected.state as correction
+        from public.voice_anomaly_logs as logs
+        join public.patients on patients.id = logs.patient_id
+        join public.judgements on judgements.id = logs.id
+        left join lateral (
+            select chart_corrections.state
+            from voice.chart_corrections
+            where chart_corrections.patient_id = logs.patient_id
+                and chart_corrections.encoder = logs.encoder
+                and chart_corrections.after_decision = logs.decision_number
+            order by chart_corrections.id desc
+            limit 1
+        ) as corrected on true
+        where logs.calibration_id is not null
+            and (replay.patient_id is null or logs.patient_id = replay.patient_id)
+            and (replay.organisation_id is null or patients.organisation_id = replay.organisation_id)
+        order by logs.patient_id, logs.encoder, logs.created_at, logs.decision_number
+    loop
+        logged := stored.log;
+        if stored.policy_id <> kept_policy_id then
+            kept_policy_id := stored.policy_id;
+            policy_values := (select scoring_policies.policy from public.scoring_policies where scoring_policies.id = kept_policy_id) || replay.changes;
+            policy := jsonb_populate_record(null::voice.policies, policy_values);
+            thresholds := jsonb_populate_record(null::care.thresholds, policy_values);
+        end if;
+        if calibration.id is distinct from logged.calibration_id then
+            select calibrations.* into calibration from voice.calibrations where calibrations.id = logged.calibration_id;
+            state := voice.new_chart();
+        end if;
+        if present_patient is distinct from logged.patient_id then
+            trial := (0, null, false, 0)::voice.episode;
+            recorded := trial;
+        end if;
+        if (present_patient, present_encoder) is distinct from (logged.patient_id, logged.encoder) then
+            state := voice.new_chart();
+            present_patient := logged.patient_id;
+            present_encoder := logged.encoder;
+        end if;
+
+        if policy.rule = 'calibrated' then
+            decided := voice.decide(
+                state, voice.logged_observation(logged), calibration, thresholds,
+                coalesce((replay.changes ->> 'warnings_per_year')::double precision, logged.warnings_per_year),
+                coalesce(logged.calls_per_year, 365), stored.local_day, logged.is_learned or logged.rule = 'fixed', logged.is_late);
+            state := case when stored.correction is null then decided.after else stored.correction end;
+            found_call.personal_deviation := decided.deviation;
+            found_call.cusum := decided.cusum_after;
+            found_call.score := decided.score;
+            found_call.severity := decided.severity;
+        else
+            judged.anomaly := voice.anomaly(logged.raw_similarity);
+            found_call.personal_deviation := null;
+            found_call.cusum := null;
+            found_call.score := voice.time_adjusted(
+                voice.noise_adjusted(judged.anomaly, logged.snr, policy), logged.local_hour, policy);
+            found_call.severity := care.severity(found_call.score, thresholds);
+            decided.unconfirmed_score := found_call.score;
+            decided.is_urgent := false;
+        end if;
+        found_call.log_id := logged.id;
+        found_call.patient_id := logged.patient_id;
+        found_call.occurred_at := logged."timestamp";
+
+        before_level := trial.level;
+        before_urgent := trial.is_urgent;
+        trial := voice.next_episode(
+            trial, care.alert_level(found_call.severity), decided.is_urgent, decided.unconfirmed_score < thresholds.medium_above);
+        found_call.is_alert := trial.level is distinct from before_level and trial.level is not null
+            or trial.level = 'warning' and trial.is_urgent and not before_urgent;
+        found_call.episode := case when trial.level is not null then trial.number end;
+
+        before_level := recorded.level;
+        recorded := voice.next_episode(
+            recorded, care.alert_level(logged.severity), false, logged.adjusted_from < thresholds.medium_above);
+        found_call.recorded_score := logged.anomaly_score;
+        found_call.recorded_severity := logged.severity;
+        found_call.recorded_is_alert := recorded.level is distinct from before_level and recorded.level is not null;
+        found_call.recorded_episode := case when recorded.level is not null then recorded.number end;
+        return next found_call;
+    end loop;
+end
+$$;
+comment on function voice.replay is
+    'Judges the stored calls of a patient, an organisation or all (null) once more from their stored numbers, in the order in which they were judged, with these changes of the policy. Calls without a calibration are left out. What somebody answered then stays as it was. Raises PT400.';
+revoke execute on function voice.replay from public;
+
+create function voice.replay_policy(patient_id uuid default null, organisation_id uuid default null, changes jsonb default '{}')
+returns jsonb
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    with calls as materialized (
+        select * from voice.replay(replay_policy.patient_id, replay_policy.organisation_id, replay_policy.changes)
+    ),
+    spans as (
+        select
+            calls.patient_id,
+            greatest(86400, extract(epoch from max(calls.occurred_at) - min(calls.occurred_at))) / (86400 * 365.25) as years,
+            min(calls.occurred_at) as first_at,
+            max(calls.occurred_at) as last_at
+        from calls
+        group by calls.patient_id
+    ),
+    total as (
+        select count(*) as patients, sum(spans.years)::double precision as years from spans
+    ),
+    alerts as (
+        select 'replayed' as whose, calls.patient_id, calls.occurred_at, care.alert_level(calls.severity) as level
+        from calls where calls.is_alert
+        union all
+        select 'recorded', calls.patient_id, calls.occurred_at, care.alert_level(calls.recorded_severity)
+        from calls where calls.recorded_is_alert
+    ),
+    episodes as (
+        select 'replayed' as whose, calls.patient_id, calls.episode, max(care.alert_level(calls.severity)) as level
+        from calls where calls.episode is not null group by calls.patient_id, calls.episode
+        union all
+        select 'recorded', calls.patient_id, calls.recorded_episode, max(care.alert_level(calls.recorded_severity))
+        from calls where calls.recorded_episode is not null group by calls.patient_id, calls.recorded_episode
+    ),
+    leads as (
+        -- The first alert of the 30 days before somebody noted that the patient was unwell.
+        select whose.whose, health_flags.id, (
+            select extract(epoch from health_flags.started_at - min(alerts.occurred_at)) / 86400
+            from alerts
+            where alerts.whose = whose.whose
+                and alerts.patient_id = health_flags.patient_id
+                and alerts.occurred_at between health_flags.started_at - interval '30 days' and health_flags.started_at
+        )::double precision as days
+        from public.health_flags
+        join spans on spans.patient_id = health_flags.patient_id
+            and health_flags.started_at between spans.first_at and spans.last_at
+        cross join (values ('replayed'), ('recorded')) as whose (whose)
+    )
+    select jsonb_build_object(
+        'patients', total.patients,
+        'calls', (select count(*) from calls),
+        'patient_years', round(coalesce(total.years, 0)::numeric, 3),
+        'largest_score_difference', (select max(abs(calls.score - calls.recorded_score)) from calls)
+    ) || (
+        select jsonb_object_agg(whose.whose, jsonb_build_object(
+            'alerts_per_year', (
+                select jsonb_object_agg(levels.level, round(((
+                    select count(*) from alerts where alerts.whose = whose.whose and alerts.level = levels.level
+                ) / nullif(total.years, 0))::numeric, 4))
+                from unnest(enum_range(null::public.alert_level)) as levels (level)
+            ),
+            'episodes_per_year', (
+                select jsonb_object_agg(levels.level, round(((
+                    select count(*) from episodes where episodes.whose = whose.whose and episodes.level = levels.level
+                ) / nullif(total.years, 0))::numeric, 4))
+                from unnest(enum_range(null::public.alert_level)) as levels (level)
+            ),
+            'health_flags', (select count(*) from leads where leads.whose = whose.whose),
+            'health_flags_preceded', (select count(leads.days) from leads where leads.whose = whose.whose),
+            'median_lead_days', (
+                select percentile_cont(0.5) within group (order by leads.days) from leads where leads.whose = whose.whose
+            )
+        ))
+        from (values ('replayed'), ('recorded')) as whose (whose)
+    )
+    from total
+$$;
+comment on function voice.replay_policy is
+    'Returns what another policy would have done with the stored calls of a patient, an organisation or all (null): alerts and episodes a year by level, and how many days before a health flag the first alert came, beside the same for the recorded scores. changes has values of the policy by name, and warnings_per_year; none: the policy that was in force, whose scores come out as they were recorded. Raises PT400. Security definer: callers may not read the logs. Called by `retrocare policy replay`.';
+revoke execute on function voice.replay_policy from public;
+grant execute on function voice.replay_policy to retrocare_service;
+
 -- 50_alerts.sql
 
 -- Alerts: one alert is one episode of a patient, from its first sign, of any signal, until somebody resolves it. A worse sign raises
@@ -5990,8 +7777,15 @@ create type public.alert_state as enum (
 );
 comment on type public.alert_state is 'The state of an alert. In every state but resolved, the episode is in progress.';
 
-create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
-comment on type public.alert_outcome is 'What the caregivers found out.';
+create type public.alert_outcome as enum (
+    'ill',              -- a health flag is added: calls of that time are not learned from
+    'not_ill',          -- well: what pointed to a change is forgotten
+    'other_person',     -- somebody else spoke: the calls count no longer
+    'wrong_recording',  -- the same, for a recording that is of another call
+    'new_line',         -- a new telephone or room: a new baseline is built from the calls since the alert was opened
+    'other'
+);
+comment on type public.alert_outcome is 'What the caregivers found out, with its consequences.';
 
 create table public.alert_causes (
     id text constraint alert_causes_pkey primary key,
@@ -6006,6 +7800,7 @@ alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
 insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
     ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call with a score above a threshold
+    ('another_voice', 'It did not sound like this person', 'voice', true, false),    -- the same, and another person is likelier
     ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set number of days
     ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without usable speech
 comment on table public.alert_causes is 'The possible causes of an alert.';
@@ -6084,6 +7879,7 @@ create table public.caregiver_alerts (
         constraint an_alert_keeps_its_worst_judgement references public.judgements (id) on delete set null,
     anomaly_score double precision
         constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
+    is_urgent boolean not null default false,
     repeat_count integer not null default 0,
     reminder_count integer not null default 0,
     opened_at timestamptz not null default now(),
@@ -6120,6 +7916,8 @@ comment on column public.caregiver_alerts.cause is 'The cause of the last sign o
 comment on column public.caregiver_alerts.causes is 'All causes of signs in this episode.';
 comment on column public.caregiver_alerts.anomaly_score is
     'The highest score of the episode, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.caregiver_alerts.is_urgent is
+    'Whether caregivers were told at once, because a single call was very unlike usual; a second such call makes it an emergency.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
 comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened. Null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
@@ -6148,6 +7946,7 @@ create table public.alert_changes (
         constraint an_operator_has_a_name check ((actor = 'operator') = (operator is not null)),
     snoozed_until timestamptz,
     outcome public.alert_outcome,
+    is_urgent boolean not null default false,
     changed_at timestamptz not null
 );
 create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
@@ -6165,6 +7964,7 @@ comment on column public.alert_changes.actor_id is
     'The caregiver''s account. Null: actor is an operator or a rule, or the caregiver has no account.';
 comment on column public.alert_changes.caregiver_id is
     'The caregiver who made the change. Null: actor is an operator or a rule, or the caregiver no longer cares for the patient.';
+comment on column public.alert_changes.is_urgent is 'Whether messages about it do not wait for the end of quiet hours.';
 comment on column public.alert_changes.operator is 'If actor is an operator: the database login, or the name given with the change.';
 grant select on public.alert_changes to service_role, authenticated;
 
@@ -6179,7 +7979,7 @@ comment on type care.actor is 'Who changes an alert, as stored in alert_changes.
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
     cause text default null, call_log_id uuid default null, judgement_id uuid default null,
-    caller care.actor default row('rule', null, null, null)::care.actor
+    caller care.actor default row('rule', null, null, null)::care.actor, is_urgent boolean default false
 )
 returns void
 language sql
@@ -6188,13 +7988,13 @@ set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
         alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, caregiver_id, operator,
-        snoozed_until, outcome, changed_at
+        snoozed_until, outcome, is_urgent, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
         coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id,
         (note_change.caller).actor, (note_change.caller).actor_id, (note_change.caller).caregiver_id, (note_change.caller).operator,
-        alert.snoozed_until, alert.outcome, note_change.at
+        alert.snoozed_until, alert.outcome, note_change.is_urgent, note_change.at
     )
 $$;
 comment on function care.note_change is 'Adds a change to an alert''s history. A trigger then notifies caregivers.';
@@ -6237,14 +8037,16 @@ comment on function care.after_quiet_hours is
     'Returns this time, or the end of the quiet hours into which it falls, in that time zone. Stable, not immutable: time zones change with PostgreSQL''s data.';
 revoke execute on function care.after_quiet_hours from public;
 
-create function care.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
+create function care.answer_due_at(
+    patient_id uuid, level public.alert_level, minutes double precision, at timestamptz, is_urgent boolean default false
+)
 returns timestamptz
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case
-            when alert_policies.waits_for_morning then care.after_quiet_hours(
+            when alert_policies.waits_for_morning and not answer_due_at.is_urgent then care.after_quiet_hours(
                 answer_due_at.at, patients.timezone, settings.quiet_from, settings.quiet_until)
             else answer_due_at.at
         end + make_interval(secs => 60 * answer_due_at.minutes)
@@ -6254,12 +8056,13 @@ as $$
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
 comment on function care.answer_due_at is
-    'Returns the time by which somebody should have responded. If the level waits for the morning, the time starts when quiet hours end.';
+    'Returns the time by which somebody should have responded. If the level waits for the morning, and the sign is not urgent, the time starts when quiet hours end.';
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
     patient_id uuid, cause text, level public.alert_level, at timestamptz,
-    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null
+    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null,
+    is_urgent boolean default false
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -6272,6 +8075,7 @@ declare
     alert public.caregiver_alerts;
     change public.alert_change := 'opened';
     is_worse boolean;
+    is_new_cause boolean;
 begin
     if (select alert_causes.has_score from public.alert_causes where alert_causes.id = raise_alert.cause)
         is distinct from (raise_alert.anomaly_score is not null)
@@ -6287,26 +8091,38 @@ begin
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
     for update;
     -- The time to respond is that of the worst sign of the episode, not of the last one.
-    select care.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
+    select care.answer_due_at(
+        raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at,
+        raise_alert.is_urgent or coalesce(earlier.is_urgent, false))
     into due_at
     from care.alert_policies
     where alert_policies.level = greatest(raise_alert.level, earlier.level);
     if earlier.id is null then
         insert into public.caregiver_alerts (
-            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, opened_at, last_raised_at, next_change_at
+            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, is_urgent, opened_at, last_raised_at,
+            next_change_at
         )
         values (
             raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.call_log_id,
-            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
+            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.is_urgent, raise_alert.at, raise_alert.at, due_at
         )
         returning * into alert;
     else
         is_worse := raise_alert.anomaly_score > coalesce(earlier.anomaly_score, -1);
+        -- Causes of one signal say the same: a changed voice is at times taken for another one.
+        is_new_cause := not exists (
+            select
+            from public.alert_causes as known
+            join public.alert_causes as raised on raised.id = raise_alert.cause
+            where known.id = any (earlier.causes) and (known.id = raised.id or known.signal = raised.signal)
+        );
         change := case
             when raise_alert.level > earlier.level then 'raised'
+            -- Within a warning, one call that is very unlike usual is a rise.
+            when raise_alert.is_urgent and not earlier.is_urgent and earlier.level = 'warning' then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
                 -- A new cause, or a sign after the time for which the alert was acknowledged or snoozed.
-                and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
+                and (is_new_cause or earlier.next_change_at <= raise_alert.at)
                 then 'raised'
             else 'repeated'
         end;
@@ -6316,6 +8132,7 @@ begin
             call_log_id = case when is_worse then raise_alert.call_log_id else earlier.call_log_id end,
             judgement_id = case when is_worse then raise_alert.judgement_id else earlier.judgement_id end,
             anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
+            is_urgent = earlier.is_urgent or raise_alert.is_urgent,
             repeat_count = earlier.repeat_count + 1,
             last_raised_at = raise_alert.at
         where caregiver_alerts.id = earlier.id
@@ -6333,12 +8150,14 @@ begin
             returning * into alert;
         end if;
     end if;
-    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id);
+    perform care.note_change(
+        alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id,
+        is_urgent => raise_alert.is_urgent);
     return alert;
 end
 $$;
 comment on function care.raise_alert is
-    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
+    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. Messages about an urgent one (is_urgent) do not wait for the end of quiet hours. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -6426,7 +8245,7 @@ begin
                 when alert.reminder_count < policy.maximum_reminders then policy.remind_after_minutes
                 else 60 * policy.maximum_silent_hours
             end,
-            advance_alert.at)
+            advance_alert.at, alert.is_urgent)
     where caregiver_alerts.id = alert.id
     returning * into alert;
     -- Without a score, no call is behind the last sign of which caregivers were notified.
@@ -6434,7 +8253,8 @@ begin
     perform care.note_change(
         alert, moved, advance_alert.at,
         call_log_id => case when has_score then alert.call_log_id end,
-        judgement_id => case when has_score then alert.judgement_id end);
+        judgement_id => case when has_score then alert.judgement_id end,
+        is_urgent => alert.is_urgent);
     return true;
 end
 $$;
@@ -6736,7 +8556,7 @@ grant execute on function care.alert_list to retrocare_service;
 -- what to do; they contain no score and no diagnosis.
 --
 -- {patient} is the name by which the caregiver knows the patient, {who} the caregiver who acted, {when} the time of the call, {link}
--- the URL at which to respond.
+-- the URL at which to respond, {how} what was unusual (", slower than usual"), {other} who may have spoken instead.
 
 create table care.alert_openings (
     language text not null,
@@ -6768,16 +8588,29 @@ create table care.alert_texts (
         constraint a_text_is_about_a_cause references public.alert_causes (id),
     level public.alert_level not null,
     text text not null,
-    constraint alert_texts_pkey primary key (language, cause, level)
+    is_urgent boolean not null default false,
+    constraint alert_texts_pkey primary key (language, cause, level, is_urgent)
 );
 create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
 comment on table care.alert_texts is 'What happened and what to do. A level without a text uses that of the next lower level.';
+comment on column care.alert_texts.is_urgent is 'Whether the text is for a single call that was very unlike usual. Without one, the other text is used.';
+insert into care.alert_texts (language, cause, level, is_urgent, text) values
+    ('en', 'voice_changed', 'warning', true,
+        '{patient} sounded very unlike usual on the phone{when}{how}. It was one call only, but please call {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
+    ('en', 'another_voice', 'warning', true,
+        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. If you know who it was, say so{link}. If not, please call {patient} now: an illness can change a voice as much.');
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
-        '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
+        '{patient} sounded different from usual on the phone{when}{how}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
+    ('en', 'another_voice', 'warning',
+        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. Please call {patient} today, and say who it was if you know{link}.'),
+    ('en', 'another_voice', 'emergency',
+        'URGENT: in two of the last three calls, the voice on {patient}''s phone did not sound like {patient}''s{other}. Please call or visit {patient} now: an illness can change a voice as much as another person does. Then say what you found{link}.'),
+    ('en', 'another_voice', 'critical',
+        'VERY URGENT: in two of the last three calls, the voice on {patient}''s phone was hardly like {patient}''s{other}. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say what you found{link}.'),
     ('en', 'voice_changed', 'emergency',
-        'URGENT: {patient} sounded very different from usual on the phone{when}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
+        'URGENT: {patient} sounded very different from usual on the phone{when}{how}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
     ('en', 'voice_changed', 'critical',
         'VERY URGENT: the voice on {patient}''s phone{when} was hardly like {patient}''s. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this{link}.'),
     ('en', 'nothing_heard', 'warning',
@@ -6799,11 +8632,15 @@ as $$
                 call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
             ) as at_time,
             care.plain_name(actor.name, 'The care team') as who,
-            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
+            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link,
+            '' as how,
+            coalesce(', but like ' || care.plain_name(likely.name, null) || '''s', '') as other
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
         left join public.patient_caregivers as actor on actor.id = change.caregiver_id
+        left join public.judgements on judgements.id = change.judgement_id
+        left join public.patients as likely on likely.id = judgements.likely_patient_id
         where patients.id = change.patient_id
     ),
     written as (
@@ -6825,16 +8662,20 @@ as $$
         left join lateral (
             select alert_texts.text
             from care.alert_texts
-            where alert_texts.cause = change.cause and alert_texts.level <= change.level
+            where alert_texts.cause = change.cause
+                and alert_texts.level <= change.level
+                and (change.is_urgent or not alert_texts.is_urgent)
             order by
                 alert_texts.language = caregiver.language desc,
                 alert_texts.language = 'en' desc,
                 alert_texts.language,
-                alert_texts.level desc
+                alert_texts.level desc,
+                alert_texts.is_urgent desc
             limit 1
         ) as happened on true
     )
-    select replace(replace(replace(replace(written.text,
+    select replace(replace(replace(replace(replace(replace(written.text,
+        '{how}', place.how), '{other}', place.other),
         '{patient}', place.patient), '{who}', place.who), '{when}', coalesce(place.at_time, '')), '{link}', place.link)
     from written
     cross join place
@@ -7004,7 +8845,7 @@ begin
     select
         new.alert_id, new.id, new.call_log_id, caregiver.id, addresses.channel,
         case
-            when alert_policies.waits_for_morning then care.after_quiet_hours(
+            when alert_policies.waits_for_morning and not new.is_urgent then care.after_quiet_hours(
                 new.changed_at, coalesce(caregiver.timezone, patients.timezone),
                 coalesce(caregiver.quiet_from, settings.quiet_from), coalesce(caregiver.quiet_until, settings.quiet_until))
             else new.changed_at
@@ -7984,6 +9825,223 @@ comment on function care.caregiver_list is
     'Returns the caregivers of this patient (null: of all patients), and whether messages reach them by an enabled channel. Called by `retrocare caregiver`.';
 revoke execute on function care.caregiver_list from public;
 grant execute on function care.caregiver_list to retrocare_service;
+
+-- 58_voice_answers.sql
+
+-- Answers: what somebody finds out about an alert changes what is remembered of the patient's voice.
+
+create function voice.settle_charts(patient_id uuid)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select voice.correct_chart(charts, 'settled', voice.settled_chart(charts.state))
+    from voice.charts
+    where charts.patient_id = settle_charts.patient_id
+$$;
+comment on function voice.settle_charts is
+    'Forgets what pointed to a change, since the patient is well. What is known of the usual voice stays, so a change that persists is found again within days. The caller has called care.lock_patient.';
+revoke execute on function voice.settle_charts from public;
+
+create function voice.disown_calls(patient_id uuid, call_log_ids uuid[])
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    removed integer;
+begin
+    update public.voice_anomaly_logs
+    set is_disowned = true
+    where voice_anomaly_logs.patient_id = disown_calls.patient_id
+        and voice_anomaly_logs.call_log_id = any (disown_calls.call_log_ids);
+    removed := voice.remove_samples(disown_calls.patient_id, array(
+        select embeddings.id
+        from voice.embeddings
+        where embeddings.patient_id = disown_calls.patient_id and embeddings.call_log_id = any (disown_calls.call_log_ids)
+    ));
+    if removed = 0 then
+        perform voice.replay_charts(disown_calls.patient_id);
+    end if;
+end
+$$;
+comment on function voice.disown_calls is
+    'Takes these calls out of the patient''s baselines and charts, since somebody else spoke. The caller has called care.lock_patient.';
+revoke execute on function voice.disown_calls from public;
+
+create function voice.begin_new_line(patient_id uuid, since timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    present voice.baselines;
+begin
+    for present in
+        select baselines.*
+        from voice.baselines
+        where baselines.patient_id = begin_new_line.patient_id and baselines.superseded_at is null
+        order by baselines.encoder
+    loop
+        perform voice.build_baseline(present.patient_id, present.encoder, array(
+            select heard.id
+            from (
+                select embeddings.id, call_logs."timestamp" as called_at
+                from voice.embeddings
+                join public.call_logs on call_logs.id = embeddings.call_log_id
+                join public.voice_anomaly_logs as logs
+                    on logs.call_log_id = embeddings.call_log_id and logs.encoder = embeddings.encoder
+                join public.patients on patients.id = embeddings.patient_id
+                where embeddings.patient_id = present.patient_id
+                    and embeddings.encoder = present.encoder
+                    and call_logs."timestamp" >= begin_new_line.since
+                    and not logs.is_disowned
+                    and care.is_healthy_at(patients, call_logs."timestamp")
+                order by call_logs."timestamp" desc
+                limit voice.target_samples(voice.policy(present.encoder))
+            ) as heard
+            order by heard.id
+        ), null);
+        perform voice.restart_chart(present.patient_id, present.encoder);
+    end loop;
+end
+$$;
+comment on function voice.begin_new_line is
+    'Builds the patient''s baselines anew, from the healthy calls since that time, and forgets what was known of the calls before: the telephone or the room is another. Without such a call, the next healthy one enrols. The caller has called care.lock_patient.';
+revoke execute on function voice.begin_new_line from public;
+
+create function voice.on_alert_resolved()
+returns trigger
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- The calls behind the signs of this episode.
+    call_log_ids constant uuid[] := array(
+        select distinct alert_changes.call_log_id
+        from public.alert_changes
+        join public.alert_causes on alert_causes.id = alert_changes.cause
+        where alert_changes.alert_id = new.id
+            and alert_changes.change in ('opened', 'raised', 'repeated')
+            and alert_causes.signal = 'voice'
+            and alert_changes.call_log_id is not null
+    );
+begin
+    if cardinality(call_log_ids) = 0 then
+        return null;
+    end if;
+    case new.outcome
+        when 'not_ill' then
+            perform voice.settle_charts(new.patient_id);
+        when 'other_person', 'wrong_recording' then
+            perform voice.disown_calls(new.patient_id, call_log_ids);
+        when 'new_line' then
+            perform voice.begin_new_line(
+                new.patient_id, (select min(call_logs."timestamp") from public.call_logs where call_logs.id = any (call_log_ids)));
+        else
+            null;  -- an illness is a health flag, which does the rest
+    end case;
+    return null;
+end
+$$;
+comment on function voice.on_alert_resolved is
+    'Trigger: draws the consequences of an outcome for the patient''s charts and baselines. Security definer: roles that act on alerts have no privileges on the private schemas. The caller has called care.lock_patient.';
+revoke execute on function voice.on_alert_resolved from public;
+
+-- 59_warning_budgets.sql
+
+-- Warning budgets: how many warnings a year by chance a family, or an organisation, chooses to accept.
+
+create function care.refuse_unknown_budget(warnings_per_year double precision)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if refuse_unknown_budget.warnings_per_year is not null and not exists (
+        select from care.warning_budgets where warning_budgets.warnings_per_year = refuse_unknown_budget.warnings_per_year
+    ) then
+        raise exception using
+            errcode = 'PT400',
+            message = format('%s warnings a year is not a choice', refuse_unknown_budget.warnings_per_year),
+            hint = format('Choose one of %s.', (
+                select string_agg(warning_budgets.warnings_per_year::text, ', ' order by warning_budgets.warnings_per_year) from care.warning_budgets));
+    end if;
+end
+$$;
+comment on function care.refuse_unknown_budget is 'Raises PT400 if this is no row of care.warning_budgets. Null is allowed.';
+revoke execute on function care.refuse_unknown_budget from public;
+
+create function care.set_warnings_per_year(patient_id uuid, warnings_per_year double precision)
+returns double precision
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.refuse_unknown_budget(set_warnings_per_year.warnings_per_year);
+    perform care.patient_for_caller(set_warnings_per_year.patient_id, 'primary');
+    update public.patients
+    set warnings_per_year = set_warnings_per_year.warnings_per_year
+    where patients.id = set_warnings_per_year.patient_id;
+    return care.warnings_per_year(set_warnings_per_year.patient_id);
+end
+$$;
+comment on function care.set_warnings_per_year is
+    'Sets how many warnings a year by chance the family accepts (null: as the organisation does), and returns what applies from the next call on. Raises PT400, PT403, PT404, RV002. Security definer: callers may not write the column.';
+revoke execute on function care.set_warnings_per_year from public;
+grant execute on function care.set_warnings_per_year to retrocare_service;
+
+create function care.set_organisation_warnings(warnings_per_year double precision, organisation_id uuid default care.default_organisation())
+returns double precision
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform care.refuse_unknown_budget(coalesce(set_organisation_warnings.warnings_per_year, 'NaN'));
+    update care.organisation_settings
+    set warnings_per_year = set_organisation_warnings.warnings_per_year
+    where organisation_settings.organisation_id = set_organisation_warnings.organisation_id;
+    if not found then
+        raise exception using errcode = 'PT404', message = format('There is no organisation %s', set_organisation_warnings.organisation_id);
+    end if;
+    return set_organisation_warnings.warnings_per_year;
+end
+$$;
+comment on function care.set_organisation_warnings is
+    'Sets how many warnings a year by chance are accepted for each patient of an organisation whose family did not choose. Raises PT400, PT404. Security definer: callers may not write the table.';
+revoke execute on function care.set_organisation_warnings from public;
+grant execute on function care.set_organisation_warnings to retrocare_service;
+
+create function care.warning_budget_list(patient_id uuid default null)
+returns table (warnings_per_year double precision, name text, cost text, is_chosen boolean)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select warning_budgets.warnings_per_year, warning_budgets.name, warning_budgets.cost,
+        warning_budgets.warnings_per_year = coalesce(care.warnings_per_year(warning_budget_list.patient_id), (
+            select organisation_settings.warnings_per_year
+            from care.organisation_settings
+            where organisation_settings.organisation_id = care.default_organisation()
+        ))
+    from care.warning_budgets
+    order by warning_budgets.warnings_per_year
+$$;
+comment on function care.warning_budget_list is
+    'Returns the choices of how many warnings a year by chance are accepted, and which one applies to this patient (null: to the default organisation). Security definer: callers may not read the tables. Called by `retrocare warnings`.';
+revoke execute on function care.warning_budget_list from public;
+grant execute on function care.warning_budget_list to retrocare_service;
 
 -- 60_erasure.sql
 
@@ -9020,15 +11078,17 @@ as $$
 declare
     counts jsonb;
 begin
+    with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
+    select jsonb_build_object('charts', count(*)) into counts from charts;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
-    select jsonb_build_object('baselines', count(*)) into counts from baselines;
+    select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings and baselines of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines and charts of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -9040,6 +11100,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if care.lock_patient_or_refuse(old.patient_id) then
+        -- The charts are computed again without it, and a reference that followed it returns to the baseline.
+        delete from public.judgements where judgements.call_log_id = old.id;
+        if found then
+            perform voice.replay_charts(old.patient_id);
+        end if;
         perform voice.remove_samples(
             old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
         -- A baseline version that was built from this call cannot be separated from it, so it is deleted.
@@ -9185,7 +11250,8 @@ select
     scores.mean_7_days - scores.mean_7_days_before as trend_7_days,
     scores.mean_30_days - scores.mean_30_days_before as trend_30_days,
     coalesce(baselines.sample_count, 0) as baseline_samples,
-    policies.baseline_target_samples,
+    case policies.rule when 'calibrated' then policies.calibrated_target_samples else policies.baseline_target_samples end
+        as baseline_target_samples,
     (baselines.sample_count >= policies.baseline_minimum_samples) is not true as baseline_is_provisional,
     alert.id as alert_id,
     alert.level as alert_level,
@@ -9287,15 +11353,22 @@ select
     log.anomaly_score as score,
     log.raw_similarity as similarity,
     log.severity,
+    log.verdict,
+    log.rule,
+    log.pace,
+    judgements.is_urgent,
+    judgements.reasons,
+    judgements.explanation,
     (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
         when log.id is null then null
-        when log.is_provisional or baselines.spread_deviation is null then 0
+        when log.rule = 'calibrated' or log.is_provisional or baselines.spread_deviation is null then 0
         else greatest(0, baselines.spread_mean - 2 * baselines.spread_deviation)
     end as usual_from,
     case
-        when log.is_provisional or baselines.spread_deviation is null then (scoring_policies.policy ->> 'medium_above')::double precision
+        when log.rule = 'calibrated' or log.is_provisional or baselines.spread_deviation is null
+            then (scoring_policies.policy ->> 'medium_above')::double precision
         else least(1, baselines.spread_mean + 2 * baselines.spread_deviation)
     end as usual_until,
     log.is_provisional,
@@ -9331,13 +11404,20 @@ comment on column public.voice_timeline.days_since_previous is
 comment on column public.voice_timeline.score is
     '0 = as usual, 1 = completely different. Null: not scored; outcome and reason say why. The score is that of the encoder that judged the call last.';
 comment on column public.voice_timeline.similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_timeline.verdict is 'as_usual, changed, or another_voice: it did not sound like this person.';
+comment on column public.voice_timeline.rule is
+    'calibrated: the score says how rare such a call is for this patient; fixed: how far it is from the baseline.';
+comment on column public.voice_timeline.pace is 'Whether this call alone decided the score, or the calls of the last days together. Null: by the fixed rule.';
+comment on column public.voice_timeline.is_urgent is 'Whether one such call more would make it an emergency.';
+comment on column public.voice_timeline.reasons is 'What was unusual, strongest first. Empty: nothing is known.';
+comment on column public.voice_timeline.explanation is 'Why the call was judged as it was, in English. Null: it was as usual, or by the fixed rule.';
 comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column public.voice_timeline.quality is
     'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
 comment on column public.voice_timeline.usual_from is
-    'Lower end of the scores that are usual for this patient: spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
+    'Lower end of the scores that are usual for this patient: 0 by the calibrated rule; by the fixed one, spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is
-    'Upper end of the usual scores: spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
+    'Upper end of the usual scores: medium_above by the calibrated rule; by the fixed one, spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
 comment on column public.voice_timeline.is_provisional is 'Whether the baseline that judged the call had too few samples.';
 comment on column public.voice_timeline.outcome is 'The state or end of the call''s check. Null: none was requested.';
 comment on column public.voice_timeline.reason is 'Why the check ended so.';
@@ -9359,6 +11439,8 @@ select
     logs.normalized_score,
     logs.snr,
     logs.severity,
+    logs.verdict,
+    logs.rule,
     logs.alert_type,
     logs.alert_sent,
     logs.noise_adjusted,
@@ -9393,6 +11475,8 @@ select
     alerts.cause,
     alerts.causes,
     alerts.anomaly_score,
+    alerts.is_urgent,
+    judgements.explanation,
     alerts.judgement_id,
     alerts.call_log_id,
     alerts.opened_at,
@@ -9416,6 +11500,7 @@ from public.caregiver_alerts as alerts
 join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
     on me.patient_id = alerts.patient_id and me.user_id = (select auth.uid())
+left join public.judgements on judgements.id = alerts.judgement_id
 left join lateral (
     select alert_changes.cause, alert_changes.judgement_id, alert_changes.call_log_id
     from public.alert_changes
@@ -9441,6 +11526,8 @@ comment on column public.alert_history.known_as is 'The caregiver''s own name fo
 comment on column public.alert_history.cause is 'The cause of the last sign of which caregivers were notified; causes has all of them.';
 comment on column public.alert_history.anomaly_score is
     'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.alert_history.is_urgent is 'Whether a single call was very unlike usual: a second such call makes it an emergency.';
+comment on column public.alert_history.explanation is 'Why the call with that score was judged so, in English. Null: the score says it all.';
 comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
 comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
@@ -10296,6 +12383,22 @@ select care.expose(
     'For every caregiver: sets what messages call the patient, their language, and the caregiver''s time zone and quiet hours. All arguments are written; null means the default. Raises PT400, PT404.');
 
 select care.expose(
+    'care.set_warnings_per_year', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: sets how many warnings a year by chance the family accepts (null: as the organisation does), and returns what applies. Raises PT400, PT403, PT404.');
+
+select care.expose(
+    'care.set_organisation_warnings', '{service_role}',
+    'For operators (service_role): sets how many warnings a year by chance are accepted for each patient whose family did not choose. Raises PT400, PT404.');
+
+select care.expose(
+    'care.warning_budget_list', '{authenticated,service_role}',
+    'For caregivers, and service_role: returns the choices of how many warnings a year by chance are accepted, what each means, and which one applies to the patient.');
+
+select care.expose(
+    'voice.replay_policy', '{service_role}',
+    'For operators (service_role): returns what another policy or budget would have done with the stored calls of a patient, an organisation or all, beside what happened. Nothing is stored. Raises PT400.');
+
+select care.expose(
     'care.add_caregiver', '{authenticated}',
     'For the primary caregiver: adds a caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
     '{language}');
@@ -10507,6 +12610,13 @@ create trigger health_flag_noted
     for each row
     execute function voice.on_health_flag();
 
+--   An alert is resolved: what was found out changes what is remembered of the voice.
+create trigger answers_have_consequences
+    after update of resolved_at on public.caregiver_alerts
+    for each row
+    when (old.resolved_at is null and new.resolved_at is not null and new.outcome is not null)
+    execute function voice.on_alert_resolved();
+
 -- 7 An encoder is registered: its baselines become searchable.
 create trigger encoder_registered
     after insert on voice.encoders
@@ -10529,7 +12639,7 @@ create trigger baseline_samples_never_change
 create trigger patients_are_audited
     after insert or update or delete on public.patients
     for each row
-    execute function care.audit_change('id');
+    execute function care.audit_change('id', 'warnings_per_year');
 
 create trigger caregivers_are_audited
     after insert or update or delete on public.patient_caregivers
@@ -10558,6 +12668,21 @@ create trigger calls_that_are_deleted_are_audited
 
 create trigger audit_log_is_only_added_to
     before update or delete or truncate on care.audit_log
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger calibrations_never_change
+    before update or truncate on voice.calibrations
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger bins_never_change
+    before update or truncate on voice.calibration_bins
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger projections_never_change
+    before update or truncate on voice.projection_rows
     for each statement
     execute function care.refuse_rewriting();
 

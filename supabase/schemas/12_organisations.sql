@@ -24,6 +24,20 @@ comment on table public.organisations is
 insert into public.organisations (id, name) values (care.default_organisation(), 'Default') on conflict (id) do nothing;
 grant select on public.organisations to service_role;
 
+create table care.warning_budgets (
+    warnings_per_year double precision constraint warning_budgets_pkey primary key
+        constraint some_warnings_come_by_chance check (warnings_per_year > 0 and warnings_per_year <= 52),
+    name text not null,
+    cost text not null
+);
+alter table care.warning_budgets enable row level security;
+insert into care.warning_budgets values
+    (1, 'about one a year', 'A lasting change as large as two calls of the same day differ is found by the third call in half of the cases.'),
+    (4, 'about four a year', 'The same change is found by the second call in half of the cases.'),
+    (12, 'about one a month', 'The same change is found by the second call in most cases, and smaller ones in days instead of weeks.');
+comment on table care.warning_budgets is
+    'How many warnings by chance a family can choose to accept, in words, and what that means for how soon a change is found.';
+
 create table care.organisation_settings (
     organisation_id uuid constraint organisation_settings_pkey primary key
         constraint settings_are_an_organisations references public.organisations (id) on delete cascade,
@@ -35,9 +49,12 @@ create table care.organisation_settings (
         constraint an_illness_ends_within_a_year check (illness_days between 1 and 366),
     recent_call_days integer not null default 7
         constraint a_recent_call_is_of_some_day check (recent_call_days >= 1),
+    warnings_per_year double precision not null default 1
+        constraint an_organisation_chooses_a_budget references care.warning_budgets (warnings_per_year),
     dashboard_url text
         constraint the_dashboard_is_on_the_web check (dashboard_url ~ '^https?://[^[:space:]]+$')
 );
+create index organisation_settings_by_budget on care.organisation_settings (warnings_per_year);
 alter table care.organisation_settings enable row level security;
 insert into care.organisation_settings (organisation_id) select organisations.id from public.organisations;
 comment on table care.organisation_settings is
@@ -50,6 +67,8 @@ comment on column care.organisation_settings.illness_days is
     'For this many days after an alert is resolved as an illness, the patient counts as unwell.';
 comment on column care.organisation_settings.recent_call_days is
     'After this many days without an answered call, a patient without silent_after_days is shown as no_recent_call.';
+comment on column care.organisation_settings.warnings_per_year is
+    'How many warnings a year by chance are accepted for each patient who is called daily: a row of care.warning_budgets. With more of them, changes are found sooner.';
 comment on column care.organisation_settings.dashboard_url is
     'The URL in messages at which the caregiver responds to an alert. Null: messages contain no URL.';
 grant select (organisation_id, unusable_calls_in_a_row, recent_call_days) on care.organisation_settings to authenticated, service_role;

@@ -32,6 +32,12 @@ alter table public.patients
         constraint a_patients_phone_is_a_number check (care.is_phone_number(phone)),
     add column if not exists silent_after_days integer
         constraint silence_takes_between_a_day_and_a_year check (silent_after_days between 1 and 366);
+alter table public.patients
+    add column if not exists warnings_per_year double precision
+        constraint a_family_chooses_a_budget references care.warning_budgets (warnings_per_year);
+create index if not exists patients_by_budget on public.patients (warnings_per_year) where warnings_per_year is not null;
+comment on column public.patients.warnings_per_year is
+    'How many warnings a year by chance the family accepts: a row of care.warning_budgets. Null: as set in care.organisation_settings.';
 create index if not exists patients_by_phone on public.patients (phone);
 comment on column public.patients.phone is
     'The patient''s phone number (E.164). A report without a patient id is matched by it if only one patient has that number.';
@@ -86,6 +92,20 @@ as $$
 $$;
 comment on function care.settings_of is 'Returns the settings of the patient''s organisation.';
 revoke execute on function care.settings_of from public;
+
+create function care.warnings_per_year(patient_id uuid)
+returns double precision
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(patients.warnings_per_year, organisation_settings.warnings_per_year)
+    from public.patients
+    join care.organisation_settings on organisation_settings.organisation_id = patients.organisation_id
+    where patients.id = warnings_per_year.patient_id
+$$;
+comment on function care.warnings_per_year is 'Returns how many warnings a year by chance are accepted for this patient.';
+revoke execute on function care.warnings_per_year from public;
 
 create function care.role_of_caller(patient_id uuid)
 returns public.caregiver_role

@@ -73,6 +73,10 @@ create table public.judgements (
             alert_type is not distinct from care.alert_type(care.alert_level(severity))),
     rule text not null,
     explanation text,
+    reasons text[] not null default '{}',
+    is_urgent boolean not null default false,
+    likely_patient_id uuid
+        constraint another_patient_may_have_spoken references public.patients (id) on delete set null,
     policy_id integer not null
         constraint a_judgement_keeps_its_policy references public.scoring_policies (id),
     alert_sent boolean not null default false,
@@ -83,6 +87,7 @@ create table public.judgements (
 create index judgements_by_patient on public.judgements (patient_id, occurred_at desc);
 create index judgements_by_model on public.judgements (signal, model);
 create index judgements_by_policy on public.judgements (policy_id);
+create index judgements_by_likely_patient on public.judgements (likely_patient_id) where likely_patient_id is not null;
 alter table public.judgements set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.01);
 alter table public.judgements enable row level security;
 revoke all on public.judgements from anon, authenticated, service_role;
@@ -94,6 +99,12 @@ comment on column public.judgements.occurred_at is 'When the call began.';
 comment on column public.judgements.score is '0 = as usual, 1 = completely different, after all adjustments.';
 comment on column public.judgements.rule is 'The signal''s rule that produced the score, such as fixed.';
 comment on column public.judgements.explanation is 'The reasons for the score, in words. Null: the score says it all.';
+comment on column public.judgements.reasons is
+    'What was unusual, strongest first: rows of care.reason_texts, which have the words. Empty: nothing is known.';
+comment on column public.judgements.is_urgent is
+    'Whether a second such call would make it an emergency. Caregivers are told at once, whatever the quiet hours, and a second call is wanted.';
+comment on column public.judgements.likely_patient_id is
+    'Who spoke instead, if it sounded like another patient of the household. Null: not known.';
 comment on column public.judgements.policy_id is 'The thresholds and weights at that time: scoring_policies.policy.';
 comment on column public.judgements.alert_sent is 'Whether a provider has accepted a message about it.';
 grant select on public.judgements to authenticated, service_role;
@@ -117,7 +128,8 @@ revoke execute on function care.note_checkin from public;
 
 create function care.record_judgement(
     call public.call_logs, thresholds care.thresholds, score double precision, cause text, rule text, policy jsonb,
-    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp()
+    explanation text default null, severity public.anomaly_severity default null, at timestamptz default clock_timestamp(),
+    reasons text[] default '{}', is_urgent boolean default false, is_alerted boolean default true, likely_patient_id uuid default null
 )
 returns public.judgements
 language plpgsql
@@ -132,11 +144,13 @@ declare
     judgement public.judgements;
 begin
     insert into public.judgements (
-        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, policy_id
+        signal, model, patient_id, call_log_id, occurred_at, score, severity, alert_type, rule, explanation, reasons, is_urgent,
+        likely_patient_id, policy_id
     )
     values (
         thresholds.signal, thresholds.model, call.patient_id, call.id, call."timestamp", record_judgement.score,
-        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation,
+        reached, care.alert_type(level), record_judgement.rule, record_judgement.explanation, record_judgement.reasons,
+        record_judgement.is_urgent, record_judgement.likely_patient_id,
         care.keep_scoring_policy(
             record_judgement.policy || (to_jsonb(thresholds) - '{id,organisation_id,signal,model}'::text[]))
     )
@@ -146,15 +160,19 @@ begin
         select patients.* into patient from public.patients where patients.id = call.patient_id;
         perform care.note_checkin(patient, call."timestamp", judgement.score, judgement.severity);
     end if;
-    if level is not null and not care.is_known_illness(call.patient_id, call."timestamp", level) then
+    if level is not null
+        and record_judgement.is_alerted
+        and not care.is_known_illness(call.patient_id, call."timestamp", level)
+    then
         perform care.raise_alert(
-            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score);
+            call.patient_id, record_judgement.cause, level, record_judgement.at, call.id, judgement.id, judgement.score,
+            record_judgement.is_urgent);
     end if;
     return judgement;
 end
 $$;
 comment on function care.record_judgement is
-    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. The caller has called care.lock_patient. Called by each signal, once per call and model.';
+    'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. A judgement that is not alerted (is_alerted) is only shown. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
 create policy caregivers_read_their_patients_checkins on public.daily_checkins

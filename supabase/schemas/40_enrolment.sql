@@ -40,6 +40,9 @@ begin
         end if;
     end if;
     perform voice.build_baseline(call.patient_id, policy.encoder, samples, call.enrolment_id);
+    if present.enrolment_id is distinct from call.enrolment_id then
+        perform voice.restart_chart(call.patient_id, policy.encoder);
+    end if;
     return true;
 end
 $$;
@@ -54,7 +57,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if baseline.sample_count >= policy.baseline_target_samples then
+    if baseline.sample_count >= voice.target_samples(policy) then
         return false;
     end if;
     perform voice.build_baseline(baseline.patient_id, baseline.encoder,
@@ -93,11 +96,14 @@ begin
             perform voice.build_baseline(remove_samples.patient_id, affected.encoder, affected.kept_ids, affected.enrolment_id);
         end if;
     end loop;
+    if removed > 0 then
+        perform voice.replay_charts(remove_samples.patient_id);
+    end if;
     return removed;
 end
 $$;
 comment on function voice.remove_samples is
-    'Rebuilds the patient''s current baselines without these samples and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
+    'Rebuilds the patient''s current baselines without these samples, computes their charts again, and returns how many were removed. If none are left, the next healthy call enrols. The caller has called care.lock_patient.';
 revoke execute on function voice.remove_samples from public;
 
 create function voice.withdraw_samples(patient_id uuid)
@@ -106,19 +112,30 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    removed integer;
 begin
     perform care.lock_patient(withdraw_samples.patient_id);
-    return voice.remove_samples(withdraw_samples.patient_id, array(
+    removed := voice.remove_samples(withdraw_samples.patient_id, array(
         select embeddings.id
         from voice.embeddings
         join public.call_logs on call_logs.id = embeddings.call_log_id
         where embeddings.patient_id = withdraw_samples.patient_id
             and care.is_unwell_at(call_logs.patient_id, call_logs."timestamp")
     ));
+    if removed = 0 and exists (
+        select from public.voice_anomaly_logs
+        where voice_anomaly_logs.patient_id = withdraw_samples.patient_id
+            and voice_anomaly_logs.is_learned
+            and care.is_unwell_at(voice_anomaly_logs.patient_id, voice_anomaly_logs."timestamp")
+    ) then
+        perform voice.replay_charts(withdraw_samples.patient_id);
+    end if;
+    return removed;
 end
 $$;
 comment on function voice.withdraw_samples is
-    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed.';
+    'Rebuilds the patient''s current baselines without samples of times that a health flag covers, and returns how many were removed. Charts forget what they learned in that time.';
 revoke execute on function voice.withdraw_samples from public;
 
 create function voice.on_health_flag()

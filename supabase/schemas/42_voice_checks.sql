@@ -169,6 +169,10 @@ create type voice.check_result as (
     snr double precision,
     severity public.anomaly_severity,
     alert_type public.alert_type,
+    rule public.scoring_rule,
+    verdict public.voice_verdict,
+    is_provisional boolean,
+    explanation text,
     added_to_baseline boolean,
     duplicate_of uuid
 );
@@ -193,6 +197,10 @@ as $$
         (told.detail ->> 'snr_db')::double precision,
         voice_anomaly_logs.severity,
         voice_anomaly_logs.alert_type,
+        voice_anomaly_logs.rule,
+        voice_anomaly_logs.verdict,
+        voice_anomaly_logs.is_provisional,
+        judgements.explanation,
         coalesce((told.detail ->> 'added_to_baseline')::boolean, false),
         case when told.id <> asked.id then told.call_log_id end
     from care.checks as asked
@@ -209,6 +217,7 @@ as $$
     ) as told
     left join public.voice_anomaly_logs
         on voice_anomaly_logs.call_log_id = told.call_log_id and voice_anomaly_logs.encoder = told.model and told.state = 'scored'
+    left join public.judgements on judgements.id = voice_anomaly_logs.id
     where asked.id = stored_result.check_id
 $$;
 comment on function voice.stored_result is

@@ -9,7 +9,8 @@ select
     baselines.version,
     baselines.sample_count,
     policies.baseline_minimum_samples,
-    policies.baseline_target_samples,
+    case policies.rule when 'calibrated' then policies.calibrated_target_samples else policies.baseline_target_samples end
+        as baseline_target_samples,
     baselines.sample_count < policies.baseline_minimum_samples as is_provisional,
     baselines.spread_mean,
     baselines.spread_deviation,
@@ -76,6 +77,7 @@ as $$
 declare
     earlier voice.baselines;
     healthy bigint[];
+    restored voice.baselines;
 begin
     -- Locked first, so that the active encoder, whose baseline counts, cannot change meanwhile.
     lock table care.models in row exclusive mode;
@@ -110,11 +112,13 @@ begin
             message = format('No sample of version %s is left', restore_baseline.version),
             hint = 'Its samples were erased, or are of days that a health flag covers. Enrol the patient anew.';
     end if;
-    return (voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id)).version;
+    restored := voice.build_baseline(earlier.patient_id, earlier.encoder, healthy, earlier.enrolment_id);
+    perform voice.restart_chart(earlier.patient_id, earlier.encoder);
+    return restored.version;
 end
 $$;
 comment on function voice.restore_baseline is
-    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
+    'Builds a new version from the samples of an earlier one, except those of days that have since been flagged, and returns its number. The chart restarts. Raises PT409, RV002. Called by `retrocare patient baseline --restore`.';
 revoke execute on function voice.restore_baseline from public;
 grant execute on function voice.restore_baseline to retrocare_service;
 

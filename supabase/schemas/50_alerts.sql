@@ -11,8 +11,15 @@ create type public.alert_state as enum (
 );
 comment on type public.alert_state is 'The state of an alert. In every state but resolved, the episode is in progress.';
 
-create type public.alert_outcome as enum ('ill', 'not_ill', 'other_person', 'wrong_recording', 'other');
-comment on type public.alert_outcome is 'What the caregivers found out.';
+create type public.alert_outcome as enum (
+    'ill',              -- a health flag is added: calls of that time are not learned from
+    'not_ill',          -- well: what pointed to a change is forgotten
+    'other_person',     -- somebody else spoke: the calls count no longer
+    'wrong_recording',  -- the same, for a recording that is of another call
+    'new_line',         -- a new telephone or room: a new baseline is built from the calls since the alert was opened
+    'other'
+);
+comment on type public.alert_outcome is 'What the caregivers found out, with its consequences.';
 
 create table public.alert_causes (
     id text constraint alert_causes_pkey primary key,
@@ -27,6 +34,7 @@ alter table public.alert_causes enable row level security;
 revoke all on public.alert_causes from anon, authenticated, service_role;
 insert into public.alert_causes (id, name, signal, has_score, closes_when_heard) values
     ('voice_changed', 'The voice has changed', 'voice', true, false),        -- a call with a score above a threshold
+    ('another_voice', 'It did not sound like this person', 'voice', true, false),    -- the same, and another person is likelier
     ('nothing_heard', 'Nothing was heard for days', null, false, true),      -- no call could be judged for the set number of days
     ('no_usable_speech', 'Answered, but hardly heard', null, false, true);   -- several answered calls in a row without usable speech
 comment on table public.alert_causes is 'The possible causes of an alert.';
@@ -105,6 +113,7 @@ create table public.caregiver_alerts (
         constraint an_alert_keeps_its_worst_judgement references public.judgements (id) on delete set null,
     anomaly_score double precision
         constraint an_alert_score_is_a_share check (anomaly_score between 0 and 1),
+    is_urgent boolean not null default false,
     repeat_count integer not null default 0,
     reminder_count integer not null default 0,
     opened_at timestamptz not null default now(),
@@ -141,6 +150,8 @@ comment on column public.caregiver_alerts.cause is 'The cause of the last sign o
 comment on column public.caregiver_alerts.causes is 'All causes of signs in this episode.';
 comment on column public.caregiver_alerts.anomaly_score is
     'The highest score of the episode, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.caregiver_alerts.is_urgent is
+    'Whether caregivers were told at once, because a single call was very unlike usual; a second such call makes it an emergency.';
 comment on column public.caregiver_alerts.repeat_count is 'How many further signs there were.';
 comment on column public.caregiver_alerts.next_change_at is 'When it is escalated, reminded of, woken or reopened. Null: it is resolved.';
 grant select on public.caregiver_alerts to service_role, authenticated;
@@ -169,6 +180,7 @@ create table public.alert_changes (
         constraint an_operator_has_a_name check ((actor = 'operator') = (operator is not null)),
     snoozed_until timestamptz,
     outcome public.alert_outcome,
+    is_urgent boolean not null default false,
     changed_at timestamptz not null
 );
 create index alert_changes_by_alert on public.alert_changes (alert_id, changed_at);
@@ -186,6 +198,7 @@ comment on column public.alert_changes.actor_id is
     'The caregiver''s account. Null: actor is an operator or a rule, or the caregiver has no account.';
 comment on column public.alert_changes.caregiver_id is
     'The caregiver who made the change. Null: actor is an operator or a rule, or the caregiver no longer cares for the patient.';
+comment on column public.alert_changes.is_urgent is 'Whether messages about it do not wait for the end of quiet hours.';
 comment on column public.alert_changes.operator is 'If actor is an operator: the database login, or the name given with the change.';
 grant select on public.alert_changes to service_role, authenticated;
 
@@ -200,7 +213,7 @@ comment on type care.actor is 'Who changes an alert, as stored in alert_changes.
 create function care.note_change(
     alert public.caregiver_alerts, change public.alert_change, at timestamptz, level public.alert_level default null,
     cause text default null, call_log_id uuid default null, judgement_id uuid default null,
-    caller care.actor default row('rule', null, null, null)::care.actor
+    caller care.actor default row('rule', null, null, null)::care.actor, is_urgent boolean default false
 )
 returns void
 language sql
@@ -209,13 +222,13 @@ set search_path = pg_catalog, pg_temp
 as $$
     insert into public.alert_changes (
         alert_id, patient_id, change, level, cause, call_log_id, judgement_id, actor, actor_id, caregiver_id, operator,
-        snoozed_until, outcome, changed_at
+        snoozed_until, outcome, is_urgent, changed_at
     )
     values (
         alert.id, alert.patient_id, note_change.change, coalesce(note_change.level, alert.level),
         coalesce(note_change.cause, alert.cause), note_change.call_log_id, note_change.judgement_id,
         (note_change.caller).actor, (note_change.caller).actor_id, (note_change.caller).caregiver_id, (note_change.caller).operator,
-        alert.snoozed_until, alert.outcome, note_change.at
+        alert.snoozed_until, alert.outcome, note_change.is_urgent, note_change.at
     )
 $$;
 comment on function care.note_change is 'Adds a change to an alert''s history. A trigger then notifies caregivers.';

@@ -21,14 +21,16 @@ comment on function care.after_quiet_hours is
     'Returns this time, or the end of the quiet hours into which it falls, in that time zone. Stable, not immutable: time zones change with PostgreSQL''s data.';
 revoke execute on function care.after_quiet_hours from public;
 
-create function care.answer_due_at(patient_id uuid, level public.alert_level, minutes double precision, at timestamptz)
+create function care.answer_due_at(
+    patient_id uuid, level public.alert_level, minutes double precision, at timestamptz, is_urgent boolean default false
+)
 returns timestamptz
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
     select case
-            when alert_policies.waits_for_morning then care.after_quiet_hours(
+            when alert_policies.waits_for_morning and not answer_due_at.is_urgent then care.after_quiet_hours(
                 answer_due_at.at, patients.timezone, settings.quiet_from, settings.quiet_until)
             else answer_due_at.at
         end + make_interval(secs => 60 * answer_due_at.minutes)
@@ -38,12 +40,13 @@ as $$
     where patients.id = answer_due_at.patient_id and alert_policies.level = answer_due_at.level
 $$;
 comment on function care.answer_due_at is
-    'Returns the time by which somebody should have responded. If the level waits for the morning, the time starts when quiet hours end.';
+    'Returns the time by which somebody should have responded. If the level waits for the morning, and the sign is not urgent, the time starts when quiet hours end.';
 revoke execute on function care.answer_due_at from public;
 
 create function care.raise_alert(
     patient_id uuid, cause text, level public.alert_level, at timestamptz,
-    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null
+    call_log_id uuid default null, judgement_id uuid default null, anomaly_score double precision default null,
+    is_urgent boolean default false
 )
 returns public.caregiver_alerts
 language plpgsql
@@ -56,6 +59,7 @@ declare
     alert public.caregiver_alerts;
     change public.alert_change := 'opened';
     is_worse boolean;
+    is_new_cause boolean;
 begin
     if (select alert_causes.has_score from public.alert_causes where alert_causes.id = raise_alert.cause)
         is distinct from (raise_alert.anomaly_score is not null)
@@ -71,26 +75,38 @@ begin
     where caregiver_alerts.patient_id = raise_alert.patient_id and caregiver_alerts.resolved_at is null
     for update;
     -- The time to respond is that of the worst sign of the episode, not of the last one.
-    select care.answer_due_at(raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at)
+    select care.answer_due_at(
+        raise_alert.patient_id, alert_policies.level, alert_policies.escalate_after_minutes, raise_alert.at,
+        raise_alert.is_urgent or coalesce(earlier.is_urgent, false))
     into due_at
     from care.alert_policies
     where alert_policies.level = greatest(raise_alert.level, earlier.level);
     if earlier.id is null then
         insert into public.caregiver_alerts (
-            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, opened_at, last_raised_at, next_change_at
+            patient_id, level, cause, causes, call_log_id, judgement_id, anomaly_score, is_urgent, opened_at, last_raised_at,
+            next_change_at
         )
         values (
             raise_alert.patient_id, raise_alert.level, raise_alert.cause, array[raise_alert.cause], raise_alert.call_log_id,
-            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.at, raise_alert.at, due_at
+            raise_alert.judgement_id, raise_alert.anomaly_score, raise_alert.is_urgent, raise_alert.at, raise_alert.at, due_at
         )
         returning * into alert;
     else
         is_worse := raise_alert.anomaly_score > coalesce(earlier.anomaly_score, -1);
+        -- Causes of one signal say the same: a changed voice is at times taken for another one.
+        is_new_cause := not exists (
+            select
+            from public.alert_causes as known
+            join public.alert_causes as raised on raised.id = raise_alert.cause
+            where known.id = any (earlier.causes) and (known.id = raised.id or known.signal = raised.signal)
+        );
         change := case
             when raise_alert.level > earlier.level then 'raised'
+            -- Within a warning, one call that is very unlike usual is a rise.
+            when raise_alert.is_urgent and not earlier.is_urgent and earlier.level = 'warning' then 'raised'
             when earlier.state in ('acknowledged', 'snoozed')
                 -- A new cause, or a sign after the time for which the alert was acknowledged or snoozed.
-                and (raise_alert.cause <> all (earlier.causes) or earlier.next_change_at <= raise_alert.at)
+                and (is_new_cause or earlier.next_change_at <= raise_alert.at)
                 then 'raised'
             else 'repeated'
         end;
@@ -100,6 +116,7 @@ begin
             call_log_id = case when is_worse then raise_alert.call_log_id else earlier.call_log_id end,
             judgement_id = case when is_worse then raise_alert.judgement_id else earlier.judgement_id end,
             anomaly_score = greatest(earlier.anomaly_score, raise_alert.anomaly_score),
+            is_urgent = earlier.is_urgent or raise_alert.is_urgent,
             repeat_count = earlier.repeat_count + 1,
             last_raised_at = raise_alert.at
         where caregiver_alerts.id = earlier.id
@@ -117,12 +134,14 @@ begin
             returning * into alert;
         end if;
     end if;
-    perform care.note_change(alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id);
+    perform care.note_change(
+        alert, change, raise_alert.at, raise_alert.level, raise_alert.cause, raise_alert.call_log_id, raise_alert.judgement_id,
+        is_urgent => raise_alert.is_urgent);
     return alert;
 end
 $$;
 comment on function care.raise_alert is
-    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
+    'Opens an alert for the patient, or raises or counts up the unresolved one, and returns it. Messages about an urgent one (is_urgent) do not wait for the end of quiet hours. The caller has called care.lock_patient. Called by care.record_judgement and care.note_silence.';
 revoke execute on function care.raise_alert from public;
 
 create function care.is_known_illness(patient_id uuid, at timestamptz, level public.alert_level)
@@ -210,7 +229,7 @@ begin
                 when alert.reminder_count < policy.maximum_reminders then policy.remind_after_minutes
                 else 60 * policy.maximum_silent_hours
             end,
-            advance_alert.at)
+            advance_alert.at, alert.is_urgent)
     where caregiver_alerts.id = alert.id
     returning * into alert;
     -- Without a score, no call is behind the last sign of which caregivers were notified.
@@ -218,7 +237,8 @@ begin
     perform care.note_change(
         alert, moved, advance_alert.at,
         call_log_id => case when has_score then alert.call_log_id end,
-        judgement_id => case when has_score then alert.judgement_id end);
+        judgement_id => case when has_score then alert.judgement_id end,
+        is_urgent => alert.is_urgent);
     return true;
 end
 $$;

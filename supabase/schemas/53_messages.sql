@@ -2,7 +2,7 @@
 -- what to do; they contain no score and no diagnosis.
 --
 -- {patient} is the name by which the caregiver knows the patient, {who} the caregiver who acted, {when} the time of the call, {link}
--- the URL at which to respond.
+-- the URL at which to respond, {how} what was unusual (", slower than usual"), {other} who may have spoken instead.
 
 create table care.alert_openings (
     language text not null,
@@ -34,16 +34,29 @@ create table care.alert_texts (
         constraint a_text_is_about_a_cause references public.alert_causes (id),
     level public.alert_level not null,
     text text not null,
-    constraint alert_texts_pkey primary key (language, cause, level)
+    is_urgent boolean not null default false,
+    constraint alert_texts_pkey primary key (language, cause, level, is_urgent)
 );
 create index alert_texts_by_cause on care.alert_texts (cause);
 alter table care.alert_texts enable row level security;
 comment on table care.alert_texts is 'What happened and what to do. A level without a text uses that of the next lower level.';
+comment on column care.alert_texts.is_urgent is 'Whether the text is for a single call that was very unlike usual. Without one, the other text is used.';
+insert into care.alert_texts (language, cause, level, is_urgent, text) values
+    ('en', 'voice_changed', 'warning', true,
+        '{patient} sounded very unlike usual on the phone{when}{how}. It was one call only, but please call {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
+    ('en', 'another_voice', 'warning', true,
+        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. If you know who it was, say so{link}. If not, please call {patient} now: an illness can change a voice as much.');
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
-        '{patient} sounded different from usual on the phone{when}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
+        '{patient} sounded different from usual on the phone{when}{how}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
+    ('en', 'another_voice', 'warning',
+        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. Please call {patient} today, and say who it was if you know{link}.'),
+    ('en', 'another_voice', 'emergency',
+        'URGENT: in two of the last three calls, the voice on {patient}''s phone did not sound like {patient}''s{other}. Please call or visit {patient} now: an illness can change a voice as much as another person does. Then say what you found{link}.'),
+    ('en', 'another_voice', 'critical',
+        'VERY URGENT: in two of the last three calls, the voice on {patient}''s phone was hardly like {patient}''s{other}. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say what you found{link}.'),
     ('en', 'voice_changed', 'emergency',
-        'URGENT: {patient} sounded very different from usual on the phone{when}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
+        'URGENT: {patient} sounded very different from usual on the phone{when}{how}. Please call or visit {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
     ('en', 'voice_changed', 'critical',
         'VERY URGENT: the voice on {patient}''s phone{when} was hardly like {patient}''s. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say that you have seen this{link}.'),
     ('en', 'nothing_heard', 'warning',
@@ -65,11 +78,15 @@ as $$
                 call_logs."timestamp" at time zone coalesce(caregiver.timezone, patients.timezone), 'HH24:MI "on" FMDD FMMonth'
             ) as at_time,
             care.plain_name(actor.name, 'The care team') as who,
-            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link
+            case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link,
+            '' as how,
+            coalesce(', but like ' || care.plain_name(likely.name, null) || '''s', '') as other
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
         left join public.patient_caregivers as actor on actor.id = change.caregiver_id
+        left join public.judgements on judgements.id = change.judgement_id
+        left join public.patients as likely on likely.id = judgements.likely_patient_id
         where patients.id = change.patient_id
     ),
     written as (
@@ -91,16 +108,20 @@ as $$
         left join lateral (
             select alert_texts.text
             from care.alert_texts
-            where alert_texts.cause = change.cause and alert_texts.level <= change.level
+            where alert_texts.cause = change.cause
+                and alert_texts.level <= change.level
+                and (change.is_urgent or not alert_texts.is_urgent)
             order by
                 alert_texts.language = caregiver.language desc,
                 alert_texts.language = 'en' desc,
                 alert_texts.language,
-                alert_texts.level desc
+                alert_texts.level desc,
+                alert_texts.is_urgent desc
             limit 1
         ) as happened on true
     )
-    select replace(replace(replace(replace(written.text,
+    select replace(replace(replace(replace(replace(replace(written.text,
+        '{how}', place.how), '{other}', place.other),
         '{patient}', place.patient), '{who}', place.who), '{when}', coalesce(place.at_time, '')), '{link}', place.link)
     from written
     cross join place

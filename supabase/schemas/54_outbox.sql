@@ -157,7 +157,7 @@ begin
     select
         new.alert_id, new.id, new.call_log_id, caregiver.id, addresses.channel,
         case
-            when alert_policies.waits_for_morning then care.after_quiet_hours(
+            when alert_policies.waits_for_morning and not new.is_urgent then care.after_quiet_hours(
                 new.changed_at, coalesce(caregiver.timezone, patients.timezone),
                 coalesce(caregiver.quiet_from, settings.quiet_from), coalesce(caregiver.quiet_until, settings.quiet_until))
             else new.changed_at

@@ -9,15 +9,17 @@ as $$
 declare
     counts jsonb;
 begin
+    with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
+    select jsonb_build_object('charts', count(*)) into counts from charts;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
-    select jsonb_build_object('baselines', count(*)) into counts from baselines;
+    select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings and baselines of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines and charts of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -29,6 +31,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     if care.lock_patient_or_refuse(old.patient_id) then
+        -- The charts are computed again without it, and a reference that followed it returns to the baseline.
+        delete from public.judgements where judgements.call_log_id = old.id;
+        if found then
+            perform voice.replay_charts(old.patient_id);
+        end if;
         perform voice.remove_samples(
             old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
         -- A baseline version that was built from this call cannot be separated from it, so it is deleted.

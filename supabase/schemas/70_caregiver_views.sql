@@ -43,7 +43,8 @@ select
     scores.mean_7_days - scores.mean_7_days_before as trend_7_days,
     scores.mean_30_days - scores.mean_30_days_before as trend_30_days,
     coalesce(baselines.sample_count, 0) as baseline_samples,
-    policies.baseline_target_samples,
+    case policies.rule when 'calibrated' then policies.calibrated_target_samples else policies.baseline_target_samples end
+        as baseline_target_samples,
     (baselines.sample_count >= policies.baseline_minimum_samples) is not true as baseline_is_provisional,
     alert.id as alert_id,
     alert.level as alert_level,
@@ -145,15 +146,22 @@ select
     log.anomaly_score as score,
     log.raw_similarity as similarity,
     log.severity,
+    log.verdict,
+    log.rule,
+    log.pace,
+    judgements.is_urgent,
+    judgements.reasons,
+    judgements.explanation,
     (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
         when log.id is null then null
-        when log.is_provisional or baselines.spread_deviation is null then 0
+        when log.rule = 'calibrated' or log.is_provisional or baselines.spread_deviation is null then 0
         else greatest(0, baselines.spread_mean - 2 * baselines.spread_deviation)
     end as usual_from,
     case
-        when log.is_provisional or baselines.spread_deviation is null then (scoring_policies.policy ->> 'medium_above')::double precision
+        when log.rule = 'calibrated' or log.is_provisional or baselines.spread_deviation is null
+            then (scoring_policies.policy ->> 'medium_above')::double precision
         else least(1, baselines.spread_mean + 2 * baselines.spread_deviation)
     end as usual_until,
     log.is_provisional,
@@ -189,13 +197,20 @@ comment on column public.voice_timeline.days_since_previous is
 comment on column public.voice_timeline.score is
     '0 = as usual, 1 = completely different. Null: not scored; outcome and reason say why. The score is that of the encoder that judged the call last.';
 comment on column public.voice_timeline.similarity is 'Cosine similarity of embedding and baseline, -1 .. 1.';
+comment on column public.voice_timeline.verdict is 'as_usual, changed, or another_voice: it did not sound like this person.';
+comment on column public.voice_timeline.rule is
+    'calibrated: the score says how rare such a call is for this patient; fixed: how far it is from the baseline.';
+comment on column public.voice_timeline.pace is 'Whether this call alone decided the score, or the calls of the last days together. Null: by the fixed rule.';
+comment on column public.voice_timeline.is_urgent is 'Whether one such call more would make it an emergency.';
+comment on column public.voice_timeline.reasons is 'What was unusual, strongest first. Empty: nothing is known.';
+comment on column public.voice_timeline.explanation is 'Why the call was judged as it was, in English. Null: it was as usual, or by the fixed rule.';
 comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column public.voice_timeline.quality is
     'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
 comment on column public.voice_timeline.usual_from is
-    'Lower end of the scores that are usual for this patient: spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
+    'Lower end of the scores that are usual for this patient: 0 by the calibrated rule; by the fixed one, spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is
-    'Upper end of the usual scores: spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
+    'Upper end of the usual scores: medium_above by the calibrated rule; by the fixed one, spread_mean plus two spread_deviations. If the baseline version was provisional or is deleted, medium_above of the policy at that time. Severity follows the policy, never this range.';
 comment on column public.voice_timeline.is_provisional is 'Whether the baseline that judged the call had too few samples.';
 comment on column public.voice_timeline.outcome is 'The state or end of the call''s check. Null: none was requested.';
 comment on column public.voice_timeline.reason is 'Why the check ended so.';
@@ -217,6 +232,8 @@ select
     logs.normalized_score,
     logs.snr,
     logs.severity,
+    logs.verdict,
+    logs.rule,
     logs.alert_type,
     logs.alert_sent,
     logs.noise_adjusted,

@@ -12,6 +12,8 @@ select
     alerts.cause,
     alerts.causes,
     alerts.anomaly_score,
+    alerts.is_urgent,
+    judgements.explanation,
     alerts.judgement_id,
     alerts.call_log_id,
     alerts.opened_at,
@@ -35,6 +37,7 @@ from public.caregiver_alerts as alerts
 join public.patients on patients.id = alerts.patient_id
 left join public.patient_caregivers as me
     on me.patient_id = alerts.patient_id and me.user_id = (select auth.uid())
+left join public.judgements on judgements.id = alerts.judgement_id
 left join lateral (
     select alert_changes.cause, alert_changes.judgement_id, alert_changes.call_log_id
     from public.alert_changes
@@ -60,6 +63,8 @@ comment on column public.alert_history.known_as is 'The caregiver''s own name fo
 comment on column public.alert_history.cause is 'The cause of the last sign of which caregivers were notified; causes has all of them.';
 comment on column public.alert_history.anomaly_score is
     'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
+comment on column public.alert_history.is_urgent is 'Whether a single call was very unlike usual: a second such call makes it an emergency.';
+comment on column public.alert_history.explanation is 'Why the call with that score was judged so, in English. Null: the score says it all.';
 comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
 comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';

@@ -160,6 +160,22 @@ select care.expose(
     'For every caregiver: sets what messages call the patient, their language, and the caregiver''s time zone and quiet hours. All arguments are written; null means the default. Raises PT400, PT404.');
 
 select care.expose(
+    'care.set_warnings_per_year', '{authenticated,service_role}',
+    'For the primary caregiver, and service_role: sets how many warnings a year by chance the family accepts (null: as the organisation does), and returns what applies. Raises PT400, PT403, PT404.');
+
+select care.expose(
+    'care.set_organisation_warnings', '{service_role}',
+    'For operators (service_role): sets how many warnings a year by chance are accepted for each patient whose family did not choose. Raises PT400, PT404.');
+
+select care.expose(
+    'care.warning_budget_list', '{authenticated,service_role}',
+    'For caregivers, and service_role: returns the choices of how many warnings a year by chance are accepted, what each means, and which one applies to the patient.');
+
+select care.expose(
+    'voice.replay_policy', '{service_role}',
+    'For operators (service_role): returns what another policy or budget would have done with the stored calls of a patient, an organisation or all, beside what happened. Nothing is stored. Raises PT400.');
+
+select care.expose(
     'care.add_caregiver', '{authenticated}',
     'For the primary caregiver: adds a caregiver, with or without an account. Raises PT400, PT403, PT404, PT409.',
     '{language}');

@@ -144,6 +144,13 @@ create trigger health_flag_noted
     for each row
     execute function voice.on_health_flag();
 
+--   An alert is resolved: what was found out changes what is remembered of the voice.
+create trigger answers_have_consequences
+    after update of resolved_at on public.caregiver_alerts
+    for each row
+    when (old.resolved_at is null and new.resolved_at is not null and new.outcome is not null)
+    execute function voice.on_alert_resolved();
+
 -- 7 An encoder is registered: its baselines become searchable.
 create trigger encoder_registered
     after insert on voice.encoders
@@ -166,7 +173,7 @@ create trigger baseline_samples_never_change
 create trigger patients_are_audited
     after insert or update or delete on public.patients
     for each row
-    execute function care.audit_change('id');
+    execute function care.audit_change('id', 'warnings_per_year');
 
 create trigger caregivers_are_audited
     after insert or update or delete on public.patient_caregivers
@@ -195,6 +202,21 @@ create trigger calls_that_are_deleted_are_audited
 
 create trigger audit_log_is_only_added_to
     before update or delete or truncate on care.audit_log
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger calibrations_never_change
+    before update or truncate on voice.calibrations
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger bins_never_change
+    before update or truncate on voice.calibration_bins
+    for each statement
+    execute function care.refuse_rewriting();
+
+create trigger projections_never_change
+    before update or truncate on voice.projection_rows
     for each statement
     execute function care.refuse_rewriting();
 

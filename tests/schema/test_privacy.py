@@ -74,7 +74,7 @@ def test_an_erased_voice_is_nowhere(records: Records, patient_id: UUID) -> None:
     assert len(vectors) > 5
     assert all(scan(records.database, vector) for vector in vectors)
     counts = erase(records, patient_id)
-    assert counts == {"checks": 6, "baselines": 5, "embeddings": 6, "recordings": 1}
+    assert counts == {"checks": 6, "charts": 0, "baselines": 5, "embeddings": 6, "recordings": 1}
     assert [vector for vector in vectors if scan(records.database, vector)] == []
     for table in ("voice.embeddings", "voice.baselines", "voice.baseline_samples", "care.recordings", "care.checks"):
         assert records.one(f"select count(*) from {table} where patient_id = %s", patient_id) == 0

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import budget, calls, completion, engine, noise, scale, search, start, steps, views
+from bench import budget, calls, completion, engine, noise, replay, scale, search, start, steps, views
 from fixtures.databases import Server, short_folder
 from fixtures.inputs import MODELS, ROOT, SPEECH
 from fixtures.networks import FULL, write_ecapa
@@ -85,6 +85,12 @@ def measure_completion(chosen: argparse.Namespace) -> Measured:
     with running(chosen.postgres, {}, False) as server, server.clone(server.migrated_template) as database:
         found = completion.bench_completion(database, tell=tell)
     return completion.shown(found), completion.failures(found), completion.as_json(found)
+
+
+def measure_replay(chosen: argparse.Namespace) -> Measured:
+    with running(chosen.postgres, {}, False) as server, server.clone(server.migrated_template) as database:
+        found = replay.bench_replay(database, 1_000_000 if chosen.full else 100_000, tell)
+    return replay.shown(found), replay.failures(found), replay.as_json(found)
 
 
 def measure_start(chosen: argparse.Namespace) -> Measured:
@@ -163,6 +169,11 @@ WHAT: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, str]] = {
         "one call of a function against the pattern's statements",
         f"{completion.LONGEST_MS:g} ms at most beside the server, "
         f"and from {completion.AWAY} {completion.LEAST_TIMES_FASTER:g} times faster than the pattern",
+    ),
+    "replay": (
+        measure_replay,
+        "stored calls judged once more, by another policy",
+        f"{replay.LEAST_A_MINUTE:,} stored calls a minute",
     ),
     "start": (measure_start, "from start to ready", f"ready within {start.LONGEST_SECONDS:g} s"),
     "views": (

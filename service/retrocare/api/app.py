@@ -141,6 +141,7 @@ def _add_routes(app: FastAPI) -> None:
         """Judge two given vectors by the SQL function that judges calls; nothing is stored."""
         judged = service.database.compare(request.baseline, request.current, request.snr, request.hour, request.encoder)
         return payloads.CompareResponse(
+            rule="fixed",
             score=judged["score"],
             raw_similarity=judged["raw_similarity"],
             normalized=judged["score"],

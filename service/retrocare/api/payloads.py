@@ -18,7 +18,7 @@ VectorIn = Annotated[list[Finite], Field(min_length=1, max_length=16_000)]
 PatientIds: TypeAdapter[list[UUID]] = TypeAdapter(list[UUID])
 
 
-# The SQL enums check_state, check_reason, anomaly_severity and alert_type.
+# The SQL enums check_state, check_reason, anomaly_severity, alert_type, scoring_rule and voice_verdict.
 CheckState = Literal[
     "queued", "leased", "scored", "enrolled", "held", "embedded", "not_assessable", "skipped", "dead"
 ]  # fmt: skip
@@ -31,6 +31,8 @@ CheckReason = Literal[
 ]  # fmt: skip
 Severity = Literal["low", "medium", "high", "critical"]
 AlertType = Literal["warning", "emergency"]
+ScoringRule = Literal["fixed", "calibrated"]
+Verdict = Literal["as_usual", "changed", "another_voice"]
 
 
 def example(**values: Any) -> ConfigDict:
@@ -113,9 +115,16 @@ class CompareRequest(BaseModel):
 
 class CompareResponse(BaseModel):
     model_config = example(
-        score=0.31, raw_similarity=0.62, normalized=0.31, snr=12.0, severity="medium", alert_type="warning"
+        rule="fixed",
+        score=0.31,
+        raw_similarity=0.62,
+        normalized=0.31,
+        snr=12.0,
+        severity="medium",
+        alert_type="warning",
     )
 
+    rule: Literal["fixed"] = Field(description="Two vectors alone are always compared by the fixed rule.")
     score: float
     raw_similarity: float
     normalized: float
@@ -156,6 +165,9 @@ class CheckResponse(Camel):
         snr=33.8,
         severity="high",
         alertType="emergency",
+        rule="calibrated",
+        verdict="changed",
+        isProvisional=False,
         addedToBaseline=False,
     )
 
@@ -163,7 +175,9 @@ class CheckResponse(Camel):
     error: str | None = Field(description="A sentence where success is false.")
     outcome: CheckState
     reason: CheckReason | None
-    explanation: str | None = Field(description="The reason in a sentence, with what was measured and what is needed.")
+    explanation: str | None = Field(
+        description="The reason in a sentence, with what was measured and what is needed; or why the score is not low."
+    )
     call_log_id: UUID
     duplicate_of: UUID | None = Field(
         description="The call whose recording has the same bytes: its outcome, score and logId are given here."
@@ -175,6 +189,9 @@ class CheckResponse(Camel):
     snr: float | None
     severity: Severity | None
     alert_type: AlertType | None
+    rule: ScoringRule | None = Field(description="How the score was computed.")
+    verdict: Verdict | None
+    is_provisional: bool | None = Field(description="The baseline has too few samples; nobody is told of the score.")
     added_to_baseline: bool
 
     @classmethod
@@ -182,8 +199,9 @@ class CheckResponse(Camel):
         """Read a row of voice.check_result."""
         state = result["state"]
         error = UNFINISHED.get(state) or (explanation if state == "dead" else None)
-        fields = {name: value for name, value in result.items() if name != "state"}
-        return cls(success=error is None, error=error, outcome=state, explanation=explanation, **fields)
+        fields = {name: value for name, value in result.items() if name not in ("state", "explanation")}
+        told = explanation or result["explanation"]
+        return cls(success=error is None, error=error, outcome=state, explanation=told, **fields)
 
 
 UNFINISHED = {
@@ -238,6 +256,9 @@ class EnrolResponse(Camel):
                 "snr": 39.3,
                 "severity": None,
                 "alertType": None,
+                "rule": None,
+                "verdict": None,
+                "isProvisional": None,
                 "addedToBaseline": True,
             }
         ],

@@ -15,7 +15,7 @@ from retrocare.errors import BadRequest, NotFound
 app = typer.Typer(no_args_is_help=True, help="What was found, and who sees to it.")
 deliveries = typer.Typer(no_args_is_help=True, help="The messages to caregivers.")
 
-OUTCOMES = ("ill", "not_ill", "other_person", "wrong_recording", "other")
+OUTCOMES = ("ill", "not_ill", "other_person", "wrong_recording", "new_line", "other")
 STATES = ("queued", "leased", "accepted", "cancelled", "dead")
 SHOWN = ("patient", "id", "level", "state", "cause", "anomaly_score", "opened_at", "last_change", "last_actor")
 ANSWERED = ("id", "level", "state", "outcome", "notes")
@@ -54,7 +54,11 @@ def resolve(
     note: Annotated[str | None, typer.Option(help="In words, for the caregivers.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Close an alert. The outcome `ill` also sets a health flag, which ends by itself."""
+    """Close an alert; what was found has consequences.
+
+    ill: a health flag is set, which ends by itself. not_ill: the change is forgotten. other_person, wrong_recording: the
+    calls count no longer. new_line: there is a new telephone or room, and the baseline is built from the calls since.
+    """
     if outcome not in OUTCOMES:
         raise typer.BadParameter(f"--outcome is one of {', '.join(OUTCOMES)}, not {outcome}")
     with opened() as database:

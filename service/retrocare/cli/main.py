@@ -60,6 +60,7 @@ for command in (
     privacy.tombstones,
     operations.migrate,
     operations.doctor,
+    policies.warnings,
 ):
     app.command()(command)
 app.command("run-jobs")(operations.run_jobs)
@@ -71,8 +72,10 @@ ChannelName = Annotated[
 ]
 
 DONE = ("scored", "enrolled")
-CHECKED = ("state", "reason", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
-LOGGED = ("timestamp", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes")
+CHECKED = ("state", "reason", "verdict", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
+LOGGED = (
+    "timestamp", "rule", "verdict", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes",
+)  # fmt: skip
 
 
 def print_version(is_asked: bool) -> None:

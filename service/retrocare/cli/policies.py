@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
-from retrocare.cli.console import Json, opened, print_json, print_rows, say
+from retrocare.cli.console import Json, find, opened, print_json, print_rows, say, show
 from retrocare.database.client import Database
 from retrocare.errors import BadRequest, NotFound
 
@@ -37,12 +38,9 @@ def set_policy(
     given = {}
     for change in changes:
         name, separator, value = change.partition("=")
-        try:
-            given[name] = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
-        except ValueError:
-            raise typer.BadParameter(f"{change!r} is not NAME=NUMBER") from None
         if not separator:
-            raise typer.BadParameter(f"{change!r} is not NAME=NUMBER")
+            raise typer.BadParameter(f"{change!r} is not NAME=VALUE")
+        given[name] = parsed(name, value)
     with opened() as database:
         whose = chosen(database, encoder)
         before = database.policy(whose)
@@ -55,6 +53,78 @@ def set_policy(
     rows = [{"name": name, "before": str(before[name]), "after": str(after[name])} for name in given]
     print_json(after) if as_json else print_rows(rows)
     say(f"Calls under {whose} are judged so from now on; scores that are stored stay as they are.")
+
+
+@app.command("replay")
+def replay_policy(
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE...]", help="Such as warnings_per_year=4 or rule=fixed.")
+    ] = None,
+    patient: Annotated[str | None, typer.Option("--patient", help="Only this patient's calls: id or name.")] = None,
+    organisation: Annotated[UUID | None, typer.Option(help="Only the calls of this organisation's patients.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what another policy would have done with the stored calls, beside what happened; nothing is stored."""
+    given = {}
+    for change in changes or []:
+        name, separator, value = change.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{change!r} is not NAME=VALUE")
+        given[name] = parsed(name, value)
+    with opened() as database:
+        whose = find(database, patient) if patient else None
+        say("Judging the stored calls once more; a million take about a minute.")
+        found = database.replay_policy(whose, organisation, given)
+    if as_json:
+        return print_json(found)
+    say(f"{found['calls']} calls of {found['patients']} patients, {found['patient_years']} patient-years.")
+    if not found["calls"]:
+        raise NotFound(
+            "No stored call can be judged again", "Only calls that were measured with a calibration can.", "nothing_to_replay"
+        )
+    return print_rows(
+        [
+            {"a year and patient": f"{what}, {level}", **{whose: found[whose][key][level] for whose in REPLAYED}}
+            for what, key in (("messages", "alerts_per_year"), ("episodes", "episodes_per_year"))
+            for level in ("warning", "emergency", "critical")
+        ]
+        + [{"a year and patient": shown, **{whose: found[whose][key] for whose in REPLAYED}} for key, shown in LEADS.items()]
+    )
+
+
+REPLAYED = ("replayed", "recorded")
+LEADS = {
+    "health_flags": "health flags",
+    "health_flags_preceded": "of these, preceded by an alert",
+    "median_lead_days": "days from the alert to the flag",
+}
+
+
+def warnings(
+    per_year: Annotated[float | None, typer.Argument(help="1, 4 or 12; without it, the choices are shown.")] = None,
+    patient: Annotated[str | None, typer.Option("--patient", help="For this patient's family: id or name.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose how many warnings a year may come by chance: for a patient, or for all whose families did not choose."""
+    with opened() as database:
+        whose = find(database, patient) if patient else None
+        if per_year is not None:
+            database.set_warnings_per_year(whose, per_year)
+        choices = database.warning_budgets(whose)
+    show(choices, as_json)
+
+
+def parsed(name: str, value: str) -> int | float | str:
+    """Read a value of a policy: a number, or a word."""
+    word = value.strip()
+    if word.lstrip("+-").isdigit():
+        return int(word)
+    try:
+        return float(word)
+    except ValueError:
+        if word.isidentifier():
+            return word
+        raise typer.BadParameter(f"{name}={value!r} is neither a number nor a word") from None
 
 
 def chosen(database: Database, encoder: str | None) -> str:

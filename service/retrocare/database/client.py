@@ -96,6 +96,22 @@ class Database:
             self._value("voice.register_encoder", encoder=encoder, dimension=dimension, window_seconds=window_seconds)
         )
 
+    def add_calibration(self, encoder: str, document: Row) -> int:
+        """Store a calibration; return its id. The same document is stored once."""
+        return int(self._value("voice.add_calibration", encoder=encoder, parameters=Jsonb(document)))
+
+    def use_calibration(self, encoder: str, calibration_id: int) -> None:
+        self._value("voice.use_calibration", encoder=encoder, calibration_id=calibration_id)
+
+    def ship_calibration(self, encoder: str, document: Row) -> int:
+        """Store the calibration that comes with an encoder, and use it unless the encoder has one."""
+        return int(self._value("voice.ship_calibration", encoder=encoder, parameters=Jsonb(document)))
+
+    def calibration(self, encoder: str) -> Row | None:
+        """Return the calibration in use, as a document with its id and limits; None: the encoder has none."""
+        document: Row | None = self._value("voice.calibration_document", encoder=encoder)
+        return document
+
     def active_encoder(self) -> str | None:
         encoder: str | None = self._value("voice.active_encoder")
         return encoder
@@ -452,6 +468,24 @@ class Database:
 
     def set_policy(self, encoder: str, changes: Row) -> Row:
         return dict(self._value("voice.set_policy", encoder=encoder, changes=Jsonb(changes)))
+
+    def replay_policy(self, patient_id: UUID | None, organisation_id: UUID | None, changes: Row) -> Row:
+        """Return what another policy would have done with the stored calls, beside what happened."""
+        return dict(
+            self._value(
+                "voice.replay_policy", patient_id=patient_id, organisation_id=organisation_id, changes=Jsonb(changes)
+            )
+        )
+
+    def set_warnings_per_year(self, patient_id: UUID | None, warnings_per_year: float) -> None:
+        """Set how many warnings a year by chance are accepted: for a patient, or for the default organisation."""
+        if patient_id is None:
+            self._value("care.set_organisation_warnings", warnings_per_year=warnings_per_year)
+        else:
+            self._value("care.set_warnings_per_year", patient_id=patient_id, warnings_per_year=warnings_per_year)
+
+    def warning_budgets(self, patient_id: UUID | None) -> list[Row]:
+        return self._rows("care.warning_budget_list", patient_id=patient_id)
 
     def setup_report(self) -> Row:
         return dict(self._value("care.setup_report"))
