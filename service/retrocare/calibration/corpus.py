@@ -140,15 +140,15 @@ def noises_of(folder: Path | None, voices: Sequence[Samples]) -> dict[str, Noise
     return found | recorded_noises(folder) if folder else found
 
 
-def recorded_noises(folder: Path) -> dict[str, Noise]:
-    """Return the noises of which a folder holds recordings. Raises: BadRequest where it holds none."""
+def recorded_noises(folder: Path, rate: int = telephone.RATE) -> dict[str, Noise]:
+    """Read recordings of noise at a sampling rate. Raises: BadRequest where there are none."""
     if not folder.is_dir():
         raise BadRequest(f"There is no folder {folder}", "Name a folder with recordings of noise.", "no_folder")
     found = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and _is_recording(file):
             with suppress(NotAssessable):  # what is no recording of one channel is no noise of ours
-                found[file.stem] = telephone.recorded(telephone.at_rate(file.read_bytes(), telephone.RATE))
+                found[file.stem] = telephone.recorded(telephone.at_rate(file.read_bytes(), rate))
     if not found:
         raise BadRequest(
             f"There are no recordings in {folder}", "Name a folder with recordings of noise.", "no_recordings"
@@ -172,13 +172,13 @@ def telephone_calls(
     calls: list[Call] = []
     refused: Counter[str] = Counter()
     for person, files in people.items():
-        for file in files[:MOST_RECORDINGS]:
+        for n, file in enumerate(files[:MOST_RECORDINGS], 1):
             try:
                 voice = telephone.at_rate(file.read_bytes(), telephone.RATE)
                 for speed in speeds:
                     played = voice if speed == 1 else soxr.resample(voice, telephone.RATE * speed, telephone.RATE)
                     speaker = f"{name}/{person}" + ("" if speed == 1 else f" at {speed:g}")
-                    recording = f"{name}/{person}/{file.name}"
+                    recording = f"{name}/{person}/{n} {file.name}"
                     calls += _over_lines(speaker, recording, telephone.banded(played), encoder, mixing)
             except NotAssessable as reason:
                 refused[reason.reason] += 1
@@ -209,15 +209,15 @@ class Heard:
     speech_seconds: npt.NDArray[np.float64]
     snr_db: npt.NDArray[np.float64]  # NaN where it is unknown
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> Heard:
+    def where(self, mask: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Heard:
         return Heard(**{one.name: getattr(self, one.name)[mask] for one in fields(self)})
 
 
-def heard_of(calls: Sequence[Call]) -> Heard:
+def heard_of(calls: Sequence[Call], dimension: int) -> Heard:
     return Heard(
-        vectors=np.array([call.vector() for call in calls]),
-        person=np.array([call.person for call in calls]),
-        recording=np.array([call.recording for call in calls]),
+        vectors=np.array([call.vector() for call in calls], np.float32).reshape(-1, dimension),
+        person=np.array([call.person for call in calls], str),
+        recording=np.array([call.recording for call in calls], str),
         speech_seconds=np.array([call.speech_seconds for call in calls], np.float64),
         snr_db=np.array([np.nan if call.snr_db is None else call.snr_db for call in calls], np.float64),
     )

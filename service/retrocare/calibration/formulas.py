@@ -101,20 +101,34 @@ def population_z(
     return found
 
 
+def personal_spread(
+    prior: Prior, count: npt.ArrayLike, mean: npt.ArrayLike, m2: npt.ArrayLike
+) -> tuple[Numbers, Numbers, Numbers]:
+    """Return where a patient's next z is expected, its deviation and degrees of freedom.
+
+    ``count``, ``mean`` and ``m2`` are number, mean and summed squares of deviations of those before.
+
+    Source: A. Gelman et al., Bayesian Data Analysis, 2013: the predictive distribution under a normal-inverse-gamma
+    prior.
+    """
+    count, mean, m2 = (np.asarray(given, np.float64) for given in (count, mean, m2))
+    kappa = prior.variance / prior.mean_variance
+    degrees: Numbers = prior.degrees + count
+    variance = (prior.degrees * prior.variance + m2 + count * kappa / (count + kappa) * mean**2) / degrees
+    centre: Numbers = count * mean / (count + kappa)
+    deviation: Numbers = np.sqrt(variance * (1 + 1 / (count + kappa)))
+    return centre, deviation, degrees
+
+
 def personal_deviate(
     z: npt.ArrayLike, prior: Prior, count: npt.ArrayLike = 0, mean: npt.ArrayLike = 0, m2: npt.ArrayLike = 0
 ) -> Numbers:
-    """Return z as a normal deviate of the patient's own, given the count, mean and summed squares of those before.
+    """Return z as a normal deviate of the patient's own.
 
-    Source: the predictive distribution under a normal-inverse-gamma prior; D. L. Wallace, Bounds on normal
-    approximations to Student's and the chi-square distributions, 1959, from t to a normal deviate.
+    Source: D. L. Wallace, Bounds on normal approximations to Student's and the chi-square distributions, 1959.
     """
-    z, count, mean, m2 = (np.asarray(given, np.float64) for given in (z, count, mean, m2))
-    kappa = prior.variance / prior.mean_variance
-    centre = count * mean / (count + kappa)
-    degrees = prior.degrees + count
-    spread = (prior.degrees * prior.variance + m2 + count * kappa / (count + kappa) * mean**2) / degrees
-    t = (z - centre) / np.sqrt(spread * (1 + 1 / (count + kappa)))
+    centre, deviation, degrees = personal_spread(prior, count, mean, m2)
+    t = (np.asarray(z, np.float64) - centre) / deviation
     found: Numbers = (
         np.sign(t) * (8 * degrees + 1) / (8 * degrees + 3) * np.sqrt(degrees * np.log1p(np.square(t) / degrees))
     )

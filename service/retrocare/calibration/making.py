@@ -146,7 +146,7 @@ def cross_check(spoken: Spoken, encoder: Encoder, fixed: FixedRule, false_rate: 
         return fit(encoder.id, [one for one in kept if len(one.person)], others, {}, least_repeated=HALVES * 2)
 
     def test(calibration: Calibration, people: Sequence[str]) -> list[AtLevel]:
-        levels = _levels([call for call in spoken.calls if call.person in people])
+        levels = _levels([call for call in spoken.calls if call.person in people], encoder.dimension)
         return evaluate(levels, calibration, fixed, false_rate=false_rate, splits=splits)
 
     halves = [[person for people in tested.values() for person in people[half::HALVES]] for half in range(HALVES)]
@@ -168,7 +168,7 @@ def cross_check(spoken: Spoken, encoder: Encoder, fixed: FixedRule, false_rate: 
     return found
 
 
-def _levels(calls: Sequence[Call]) -> dict[Level, Heard]:
+def _levels(calls: Sequence[Call], dimension: int) -> dict[Level, Heard]:
     levels: list[Level] = [None, *LEVELS_DB]
     judged = [call for call in calls if call.speech_seconds >= LEAST_SECONDS and not (call.snr_db or 99) < SNR_FROM[-1]]
-    return {level: heard_of([call for call in judged if call.line.snr_db == level]) for level in levels}
+    return {level: heard_of([call for call in judged if call.line.snr_db == level], dimension) for level in levels}

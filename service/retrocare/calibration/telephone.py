@@ -24,7 +24,7 @@ BABBLING = 6  # voices
 LONGEST_SECONDS = 3600.0
 ANYTHING = RecordingLimits(0, -100, 1, LONGEST_SECONDS)
 
-Noise = Callable[[np.random.Generator, int], Samples]  # so many samples of it at 8 kHz
+Noise = Callable[[np.random.Generator, int], Samples]  # so many samples of it, at 8 kHz if it is generated
 
 
 def at_rate(recording: bytes, rate: int) -> Samples:
@@ -56,7 +56,7 @@ def called(voice: Samples, noise: Samples | None = None, snr_db: float = 0) -> A
 
 def at_level(noise: Samples, level: float, snr_db: float) -> Samples:
     """Scale noise to a ratio below the level (root mean square) of speech."""
-    scaled: Samples = noise * np.float32(level * 10 ** (-snr_db / 20) / np.sqrt(np.mean(np.square(noise))))
+    scaled: Samples = noise * np.float32(level * 10 ** (-snr_db / 20) / max(1e-6, _loudness(noise)))
     return scaled
 
 
@@ -67,7 +67,11 @@ def speech_level(voice: Samples, rate: int) -> float:
         raise NotAssessable("no_speech")
     audio = decode(written(voice / np.float32(peak), rate, "FLOAT"), None, LONGEST_SECONDS)
     speech = find_speech(audio, ANYTHING, np.inf).samples
-    return float(np.sqrt(np.mean(np.square(speech))) * peak)
+    return _loudness(speech) * peak
+
+
+def _loudness(samples: Samples) -> float:
+    return float(np.sqrt(np.mean(np.square(samples))))
 
 
 def written(voice: Samples, rate: int, subtype: str) -> bytes:
@@ -108,7 +112,7 @@ def street(random: np.random.Generator, count: int) -> Samples:
 
 
 def recorded(samples: Samples) -> Noise:
-    """Take a stretch from a recording of noise at 8 kHz, as often in a row as is needed."""
+    """Take a stretch from a recording of noise, as often in a row as is needed."""
 
     def make(random: np.random.Generator, count: int) -> Samples:
         begun: Samples = np.resize(np.roll(samples, -int(random.integers(len(samples)))), count)
