@@ -15,7 +15,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-ROOMS = ("audio", "encoders", "recordings", "database", "checks", "api", "cli")
+ROOMS = ("audio", "encoders", "calibration", "recordings", "database", "checks", "api", "cli")
 GROUND = ("errors", "settings", "observability", "engine")
 
 

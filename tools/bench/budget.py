@@ -19,11 +19,12 @@ import soundfile
 
 from fixtures.hostile import written
 from retrocare.audio.decode import Audio, Samples, decode
-from retrocare.audio.speech import KEPT_SECONDS, RecordingLimits, find_speech
+from retrocare.audio.speech import KEPT_SECONDS, find_speech
+from retrocare.calibration.evaluation import equal_error_rate
+from retrocare.calibration.telephone import ANYTHING
 from retrocare.encoders.embedding import embed, same_speaker, unit
 from retrocare.encoders.protocol import Encoder, Vectors, Windows
 
-ANYTHING = RecordingLimits(0, -100, 1, 3600)
 WHOLE = math.inf
 CORPORA = {"librispeech": "read speech, 16 kHz", "digits": "spoken digits, 8 kHz"}
 FALSE_ALARMS = 0.01
@@ -140,15 +141,6 @@ def _point(
         same_median=float(np.median(same)),
         other_median=float(np.median(other)),
     )
-
-
-def equal_error_rate(same: Sequence[float], other: Sequence[float]) -> float:
-    """Return the share of errors of both kinds where there are as many of one as of the other."""
-    thresholds = np.sort([*same, *other])
-    missed = np.searchsorted(np.sort(other), thresholds, "right") / len(other)
-    alarmed = 1 - np.searchsorted(np.sort(same), thresholds, "right") / len(same)
-    crossing = int(np.argmin(np.abs(missed - alarmed)))
-    return float((missed[crossing] + alarmed[crossing]) / 2)
 
 
 def bench_outliers(speech_dir: Path, encoder: Encoder, shares: Sequence[float] = (0, 0.1, 0.2, 0.33)) -> list[Mixture]:

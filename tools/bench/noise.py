@@ -16,115 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import soundfile
-import soxr
 
-from bench.budget import ANYTHING, FALSE_ALARMS, equal_error_rate
-from fixtures.hostile import written
-from retrocare.audio.decode import Audio, Samples, decode
+from bench.budget import FALSE_ALARMS
+from retrocare.audio.decode import Audio, Samples
 from retrocare.audio.speech import find_speech
+from retrocare.calibration.evaluation import equal_error_rate
+from retrocare.calibration.telephone import (
+    ANYTHING,
+    RATE,
+    Noise,
+    at_rate,
+    babble,
+    banded,
+    called,
+    coloured,
+    hum,
+    recorded,
+    street,
+)
 from retrocare.encoders.embedding import embed, unit
 from retrocare.encoders.protocol import Encoder, Vectors
 from retrocare.errors import NotAssessable
 
-RATE = 8_000
-BAND = (300, 3400)  # Hz
-LEVEL = 0.05  # root mean square of speech on the line
-BABBLING = 6  # voices
-
-Noise = Callable[[np.random.Generator, int], Samples]  # so many samples of it at 8 kHz
-
 
 def telephoned(file: Path) -> Samples:
     """Read a recording as a telephone passes it on, before it is coded."""
-    samples, rate = soundfile.read(file, dtype="float32")
-    return banded(soxr.resample(samples, rate, RATE))
-
-
-def banded(samples: npt.NDArray[np.floating]) -> Samples:
-    """Take away all that is outside the telephone's band."""
-    spectrum = np.fft.rfft(samples)
-    hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
-    spectrum[(hertz < BAND[0]) | (hertz > BAND[1])] = 0
-    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
-
-
-def called(voice: Samples, noise: Samples | None = None, snr_db: float = 0) -> Audio:
-    """Place a call: a voice, with as much noise as asked for, coded as mu-law and decoded as the service does."""
-    voice = voice * np.float32(LEVEL / _loudness(voice))
-    if noise is not None:
-        noise = banded(noise)
-        voice = voice + noise * np.float32(LEVEL * 10 ** (-snr_db / 20) / np.sqrt(np.mean(np.square(noise))))
-    voice = voice * np.float32(min(1, 0.9 / np.abs(voice).max()))
-    return decode(written(voice, RATE, subtype="ULAW"), None, 3600)
-
-
-def _loudness(voice: Samples) -> float:
-    scaled = voice / np.abs(voice).max()
-    audio = decode(written(scaled, RATE, subtype="FLOAT"), None, 3600)
-    speech = find_speech(audio, ANYTHING, np.inf).samples
-    return float(np.sqrt(np.mean(np.square(speech))) * np.abs(voice).max())
-
-
-def coloured(slope: float) -> Noise:
-    """Make noise whose power falls with frequency as f ** -slope: 0 is white, 1 pink, 2 brown."""
-
-    def make(random: np.random.Generator, count: int) -> Samples:
-        spectrum = np.fft.rfft(random.normal(size=count))
-        hertz = np.maximum(np.fft.rfftfreq(count, 1 / RATE), 20)
-        return np.fft.irfft(spectrum * hertz ** (-slope / 2), count).astype(np.float32)
-
-    return make
-
-
-def hum(random: np.random.Generator, count: int) -> Samples:
-    """Make the hum of the mains, with all its harmonics, and a little hiss."""
-    times = np.arange(count) / RATE
-    waves = sum(np.sin(2 * np.pi * 50 * n * times + random.uniform(0, 2 * np.pi)) / n for n in range(1, 60))
-    return (waves + 0.1 * random.normal(size=count)).astype(np.float32)
-
-
-def street(random: np.random.Generator, count: int) -> Samples:
-    """Make traffic: a rumble on which cars, in about a second each, come and go 15 dB louder."""
-    seconds = count / RATE
-    times = np.arange(count) / RATE
-    rumble, tyres = coloured(1.5)(random, count), coloured(0.7)(random, count)
-    level = np.zeros(count)
-    for _ in range(1 + int(seconds / 3)):
-        level += np.exp(-(((times - random.uniform(0, seconds)) / random.uniform(0.4, 1.5)) ** 2))
-    together: Samples = (rumble / rumble.std() + 10 ** (15 / 20) * level * tyres / tyres.std()).astype(np.float32)
-    return together
-
-
-def recorded(file: Path) -> Noise:
-    """Take a stretch from a recording of noise, as often in a row as is needed."""
-    samples = _read(file)
-
-    def make(random: np.random.Generator, count: int) -> Samples:
-        begun: Samples = np.resize(np.roll(samples, -int(random.integers(len(samples)))), count)
-        return begun
-
-    return make
-
-
-def babble(voices: list[Path]) -> Noise:
-    """Let six people at once talk in the background, each as loud as the other."""
-    spoken = [_read(file) for file in voices]
-
-    def make(random: np.random.Generator, count: int) -> Samples:
-        chosen = [spoken[n] for n in random.permutation(len(spoken))[:BABBLING]]
-        moved = [np.roll(np.resize(one / one.std(), count), random.integers(count)) for one in chosen]
-        together: Samples = np.sum(moved, axis=0, dtype=np.float32)
-        return together
-
-    return make
+    return banded(_read(file))
 
 
 def _read(file: Path) -> Samples:
-    samples, rate = soundfile.read(file, dtype="float32")
-    heard: Samples = soxr.resample(samples, rate, RATE)
-    return heard
+    return at_rate(file.read_bytes(), RATE)
 
 
 @dataclass(frozen=True)
@@ -143,11 +64,11 @@ def fitting(speech_dir: Path) -> Voices:
         people={file.stem: np.array_split(telephoned(file), 2) for file in cohort[30:]},
         enrolled=1,
         noises={
-            "noise1": recorded(speech_dir / "noise" / "noise1.flac"),
-            "noise4": recorded(speech_dir / "noise" / "noise4.flac"),
+            "noise1": recorded(_read(speech_dir / "noise" / "noise1.flac")),
+            "noise4": recorded(_read(speech_dir / "noise" / "noise4.flac")),
             "white": coloured(0),
             "pink": coloured(1),
-            "babble": babble(cohort[:15]),
+            "babble": babble([_read(file) for file in cohort[:15]]),
         },
     )
 
@@ -159,13 +80,13 @@ def testing(speech_dir: Path, corpus: str) -> Voices:
         people={folder.name: [telephoned(file) for file in sorted(folder.glob("*.flac"))] for folder in folders},
         enrolled=3,
         noises={
-            "noise2": recorded(speech_dir / "noise" / "noise2.flac"),
-            "noise3": recorded(speech_dir / "noise" / "noise3.flac"),
-            "noise5": recorded(speech_dir / "noise" / "noise5.flac"),
+            "noise2": recorded(_read(speech_dir / "noise" / "noise2.flac")),
+            "noise3": recorded(_read(speech_dir / "noise" / "noise3.flac")),
+            "noise5": recorded(_read(speech_dir / "noise" / "noise5.flac")),
             "brown": coloured(2),
             "hum": hum,
             "street": street,
-            "babble": babble(sorted((speech_dir / "cohort").glob("*.flac"))[15:30]),
+            "babble": babble([_read(file) for file in sorted((speech_dir / "cohort").glob("*.flac"))[15:30]]),
         },
     )
 

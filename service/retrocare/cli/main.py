@@ -16,7 +16,7 @@ from rich.progress import track
 from retrocare import __version__
 from retrocare.audio.decode import NAMED_CHANNELS
 from retrocare.checks.explanations import explain
-from retrocare.cli import alerts, backfill, caregivers, keys, operations, patients, policies, privacy
+from retrocare.cli import alerts, backfill, caregivers, judgement, keys, operations, patients, policies, privacy
 from retrocare.cli.console import (
     Json,
     PatientName,
@@ -55,6 +55,8 @@ for command in (
     operations.worker,
     operations.checks,
     backfill.backfill,
+    judgement.calibrate,
+    judgement.evaluate,
     operations.issues,
     privacy.audit,
     privacy.tombstones,

@@ -29,7 +29,12 @@ def embed(samples: Samples, encoder: Encoder) -> Embedding:
 
     Raises: RuntimeError where the network returns a vector without a direction (zero, infinite, not a number).
     """
-    vectors = encoder.encode(cut(samples, encoder.window_seconds)).astype(np.float64)
+    return mean_voice(encoder.encode(cut(samples, encoder.window_seconds)))
+
+
+def mean_voice(windows: Vectors) -> Embedding:
+    """Average the vectors of windows, without those of somebody else. Raises: RuntimeError as ``embed``."""
+    vectors = windows.astype(np.float64)
     kept = vectors[same_speaker(vectors)]
     mean = unit(kept.mean(axis=0, keepdims=True))[0]
     return Embedding(mean, len(kept), len(vectors) - len(kept), float((kept @ mean).mean()))

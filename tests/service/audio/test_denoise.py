@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import soxr
 
-from bench.budget import equal_error_rate
-from bench.noise import RATE, babble, called, coloured, hum, telephoned
+from bench.noise import telephoned
 from fixtures.hostile import written
 from fixtures.inputs import MODELS
 from retrocare.audio.decode import Audio, Samples, decode
 from retrocare.audio.denoise import LEAST_GAIN, denoise
 from retrocare.audio.speech import RecordingLimits, find_speech
+from retrocare.calibration.evaluation import equal_error_rate
+from retrocare.calibration.telephone import RATE, at_rate, babble, called, coloured, hum
 from retrocare.cli.demo import RECORDINGS
 from retrocare.encoders.embedding import embed, unit
 from retrocare.encoders.loading import load_encoder
@@ -158,7 +159,8 @@ def test_denoised_calls_tell_people_apart_better_in_noise_and_no_worse_without(s
     encoder = load_encoder("ge2e", model_dir=MODELS, ecapa_dir=None, threads=1).encoder
     people = [sorted(folder.glob("*.flac")) for folder in sorted((speech_dir / "librispeech").iterdir())]
     voices = [[telephoned(file) for file in files[:6]] for files in people if files]
-    kinds = {"hum": hum, "brown": coloured(2), "babble": babble(sorted((speech_dir / "cohort").glob("*.flac"))[15:30])}
+    talking = [at_rate(file.read_bytes(), RATE) for file in sorted((speech_dir / "cohort").glob("*.flac"))[15:30]]
+    kinds = {"hum": hum, "brown": coloured(2), "babble": babble(talking)}
     rates: dict[tuple[int | None, bool], float] = {}
     same_medians: dict[tuple[int | None, bool], float] = {}
     for denoised in (False, True):
