@@ -45,7 +45,7 @@ create type voice.correction_kind as enum (
 comment on type voice.correction_kind is 'Why a chart was changed by something other than a call.';
 
 create table voice.chart_corrections (
-    id bigint generated always as identity constraint chart_corrections_pkey primary key,
+    turn bigint generated always as identity constraint chart_corrections_pkey primary key,
     patient_id uuid not null,
     encoder text not null,
     after_decision integer not null,

@@ -118,7 +118,7 @@ begin
             where chart_corrections.patient_id = logs.patient_id
                 and chart_corrections.encoder = logs.encoder
                 and chart_corrections.after_decision = logs.decision_number
-            order by chart_corrections.id desc
+            order by chart_corrections.turn desc
             limit 1
         ) as corrected on true
         where logs.calibration_id is not null

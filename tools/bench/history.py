@@ -231,6 +231,7 @@ def _logs(batch: Batch) -> Mapping[str, Field]:
         "adjusted_from": batch.score,
         "snr": numbers(np.full(rows, 24.0), ">f8"),
         "severity": the_same("low", rows),
+        "verdict": the_same("as_usual", rows),
         "noise_adjusted": the_same(b"\0", rows),
         "encoder": the_same(ENCODER, rows),
         "embedding_id": numbers(batch.numbers + 1, ">i8"),

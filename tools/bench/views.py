@@ -132,10 +132,10 @@ def _load(database: Database, first: int, last: int) -> None:
                from made where is_scored""",
             """insert into public.voice_anomaly_logs (
                    id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score,
-                   adjusted_from, snr, severity, noise_adjusted, encoder, baseline_id, baseline_version, is_provisional,
+                   adjusted_from, snr, severity, verdict, noise_adjusted, encoder, baseline_id, baseline_version, is_provisional,
                    added_to_baseline
                )
-               select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', false, 'test-v1',
+               select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', 'as_usual', false, 'test-v1',
                    baseline_id, 1, false, false
                from made where is_scored""",
             """insert into care.checks (call_log_id, patient_id, signal, model, state, detail, quality, finished_at)
