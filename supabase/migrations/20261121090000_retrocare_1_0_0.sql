@@ -5505,7 +5505,7 @@ create type voice.correction_kind as enum (
 comment on type voice.correction_kind is 'Why a chart was changed by something other than a call.';
 
 create table voice.chart_corrections (
-    id bigint generated always as identity constraint chart_corrections_pkey primary key,
+    turn bigint generated always as identity constraint chart_corrections_pkey primary key,
     patient_id uuid not null,
     encoder text not null,
     after_decision integer not null,
@@ -7830,7 +7830,7 @@ begin
             where chart_corrections.patient_id = logs.patient_id
                 and chart_corrections.encoder = logs.encoder
                 and chart_corrections.after_decision = logs.decision_number
-            order by chart_corrections.id desc
+            order by chart_corrections.turn desc
             limit 1
         ) as corrected on true
         where logs.calibration_id is not null

@@ -96,7 +96,8 @@ def play(service: Service, patient_id: UUID, scenes: list[Scene], quiet: bool) -
         call = {"source": "onboarding", "enrolment_id": enrolment_id} if scene.is_enrolment else {"source": "upload"}
         at = datetime.combine(first_day + timedelta(days=day), NOON)
         result, _ = service.judge(Recording(content=scene.file), patient_id, occurred_at=at, **call)
-        judged = [result["severity"], result["alert_type"], result["reason"]]
+        verdict = "another voice" if result["verdict"] == "another_voice" else None
+        judged = [verdict, result["severity"], result["alert_type"], result["reason"]]
         yield {
             "call": f"{day + 1:2} {scene.caption}",
             "file": scene.file.name,

@@ -70,11 +70,11 @@ def test_a_patient_is_added_enrolled_judged_and_looked_up(own_process: Run) -> N
         "check", added[0]["id"], recording("10-another-voice"), "--at", "2026-11-20T12:00:00", "--json"
     )
     [row] = objects(judged.stdout)
-    assert (row["state"], row["severity"], row["alert_type"]) == ("scored", "high", "emergency")
+    assert (row["state"], row["verdict"], row["alert_type"]) == ("scored", "another_voice", "warning")
     logs = objects(own_process("logs", "Ana", "--json").stdout)
     assert [log["id"] for log in logs] == [row["log_id"]]
     assert logs[0]["local_hour"] == 12.0
-    assert "emergency" in own_process("patient", "list").stdout
+    assert "warning" in own_process("patient", "list").stdout
 
 
 def test_embed_prints_what_is_promised_and_goes_on_after_a_file_that_fails(retrocare: Run, folder: Path) -> None:
@@ -409,7 +409,7 @@ def test_the_demo_runs_twice_and_every_score_in_it_was_stored_by_sql(data_folder
         assert outcomes == [
             *[("enrolled", "")] * 3,
             *[("scored", "low")] * 6,
-            ("scored", "high, emergency"),
+            ("scored", "another voice, medium, warning"),
             *[("not_assessable", "no_speech")] * 2,
         ], complaint
         assert {row["relation"]: row["row_count"] for row in told["rows"]}["public.caregiver_alerts"] == 1
