@@ -5697,7 +5697,7 @@ begin
     for replayed in
         select
             kept.log,
-            (kept.log).is_learned and care.is_healthy_at(patients, (kept.log)."timestamp") as is_healthy,
+            (kept.log).is_learned and not care.is_unwell_at(chart.patient_id, (kept.log)."timestamp") as is_healthy,
             exists (
                 select from voice.chart_corrections
                 where chart_corrections.patient_id = chart.patient_id
@@ -5716,7 +5716,6 @@ begin
                 and logs.calibration_id = chart.calibration_id
                 and not logs.is_late
         ) as kept
-        join public.patients on patients.id = (kept.log).patient_id
         order by (kept.log).decision_number
     loop
         if not (replayed.log).is_disowned then
@@ -7188,6 +7187,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     wanted voice.rebuilding;
+    present constant voice.baselines := voice.current_baseline(rebuild_baseline.patient_id, rebuild_baseline.encoder);
 begin
     select rebuilding.* into wanted
     from voice.rebuilding
@@ -7196,6 +7196,9 @@ begin
         return false;
     end if;
     perform voice.build_baseline(wanted.patient_id, wanted.encoder, wanted.embedding_ids, wanted.enrolment_id);
+    if present.enrolment_id is distinct from wanted.enrolment_id then
+        perform voice.restart_chart(wanted.patient_id, wanted.encoder);
+    end if;
     return true;
 end
 $$;
@@ -10324,7 +10327,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select warning_budgets.warnings_per_year, warning_budgets.name, warning_budgets.cost,
-        warning_budgets.warnings_per_year = coalesce(care.warnings_per_year(warning_budget_list.patient_id), (
+        warning_budgets.warnings_per_year = coalesce(case
+            -- What the family of somebody else's patient chose is none of a caregiver's business.
+            when not care.is_caller_a_caregiver()
+                or warning_budget_list.patient_id = any (array(select care.patients_of_caller('viewer')))
+                then care.warnings_per_year(warning_budget_list.patient_id)
+        end, (
             select organisation_settings.warnings_per_year
             from care.organisation_settings
             where organisation_settings.organisation_id = care.default_organisation()

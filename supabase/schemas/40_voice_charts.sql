@@ -251,7 +251,7 @@ begin
     for replayed in
         select
             kept.log,
-            (kept.log).is_learned and care.is_healthy_at(patients, (kept.log)."timestamp") as is_healthy,
+            (kept.log).is_learned and not care.is_unwell_at(chart.patient_id, (kept.log)."timestamp") as is_healthy,
             exists (
                 select from voice.chart_corrections
                 where chart_corrections.patient_id = chart.patient_id
@@ -270,7 +270,6 @@ begin
                 and logs.calibration_id = chart.calibration_id
                 and not logs.is_late
         ) as kept
-        join public.patients on patients.id = (kept.log).patient_id
         order by (kept.log).decision_number
     loop
         if not (replayed.log).is_disowned then

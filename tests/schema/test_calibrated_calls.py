@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -413,6 +413,17 @@ def test_a_flag_that_is_set_late_takes_back_what_was_learned_and_the_chart_is_co
     assert baseline["sample_count"] == 6
 
 
+def test_a_sickness_of_today_takes_nothing_back_of_what_was_learned_before_it(patient: Patient) -> None:
+    for deviation in (0.4, -0.2, 0.6):
+        patient.call(deviation)
+    learned = patient.chart["learned_mean"]
+    patient.records.do("update public.patients set flags = '{flu}'")
+    patient.call(3.2)
+    patient.answer("other_person")
+    assert patient.chart["learned_calls"] == 3
+    assert patient.chart["learned_mean"] == pytest.approx(learned, abs=1e-9)
+
+
 def test_a_deleted_call_leaves_the_chart_and_the_reference(patient: Patient) -> None:
     for _ in range(9):
         patient.call(0.5)
@@ -529,6 +540,15 @@ def test_another_number_of_warnings_is_refused_with_the_choices(records: Records
         records.call("set_warnings_per_year", records.patient(), choice)
     assert refused.value.sqlstate == "PT400"
     assert refused.value.diag.message_hint == "Choose one of 1, 4, 12."
+
+
+def test_a_caregiver_of_somebody_else_does_not_learn_what_a_family_chose(records: Records) -> None:
+    patient_id, stranger = records.patient(), records.caregiver(records.patient())
+    own = records.caregiver(patient_id, "viewer")
+    records.call("set_warnings_per_year", patient_id, 12)
+    for account, chosen in ((own, 12), (stranger, 1), (None, 12)):
+        found = records.rpc("warning_budget_list", sub=account, patient_id=patient_id)
+        assert [row["warnings_per_year"] for row in found if row["is_chosen"]] == [chosen]
 
 
 def test_only_the_primary_caregiver_chooses_the_budget(records: Records) -> None:
@@ -658,6 +678,28 @@ def test_both_encoders_of_a_change_keep_their_own_charts(records: Records) -> No
     assert charts == [{"encoder": ENCODER, "decision_count": 3, "learned_calls": 3}]
     assert records.one("select encoder from voice.baselines where encoder = 'next-v1'") == "next-v1"  # it enrols
     assert patient.chart["state"] == before["state"]
+
+
+def test_a_chart_of_the_other_encoder_starts_anew_with_another_enrolment(records: Records) -> None:
+    calibrate(records, ALWAYS_THE_SAME)
+    patient = Patient(records)
+    for _ in range(3):
+        patient.call(0.5)
+    records.register("next-v1")
+    records.do("update care.models set is_active = false")
+    records.do("update care.models set is_active = true where id = 'next-v1'")
+    enrolment_id = uuid4()
+    for day in (10, 11, 12):
+        call = records.call_log(patient.id, NOON + timedelta(days=day), "onboarding", enrolment_id=enrolment_id)
+        records.complete(records.call("open_check", call, "next-v1", "test", 60), at_cosine(0.8))
+    records.do(
+        """insert into voice.embeddings (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds)
+           select patient_id, call_log_id, %s, embedding, audio_sha256, 10 from voice.embeddings
+           where encoder = 'next-v1'""",
+        ENCODER,
+    )
+    assert records.call("rebuild_baselines", ENCODER, 9)["rebuild_baselines"] == 1
+    assert patient.chart["learned_calls"] == 0
 
 
 def test_calls_a_year_are_counted_once_a_month_after_ninety_days(patient: Patient) -> None:
