@@ -4034,9 +4034,9 @@ create table voice.calibrations (
     prior_degrees double precision not null
         constraint a_prior_has_more_than_two_degrees check (prior_degrees > 2 and prior_degrees < 1e6),
     prior_variance double precision not null
-        constraint a_prior_variance_is_positive check (prior_variance > 0 and prior_variance < 1e6),
+        constraint a_prior_variance_is_positive check (prior_variance > 1e-6 and prior_variance < 1e6),
     prior_mean_variance double precision not null
-        constraint the_variance_of_means_is_positive check (prior_mean_variance > 0 and prior_mean_variance < 1e6),
+        constraint the_variance_of_means_is_positive check (prior_mean_variance > 1e-6 and prior_mean_variance < 1e6),
     learning_calls integer not null default 60
         constraint learning_ends check (learning_calls between 0 and 1000),
     winsorised_at double precision not null default 3
@@ -4091,17 +4091,17 @@ create table voice.calibration_bins (
     snr_from double precision not null
         constraint a_bin_begins_somewhere check (snr_from > '-infinity' and snr_from < 'infinity'),
     call_variance double precision not null
-        constraint calls_differ check (call_variance > 0 and call_variance < 100),
+        constraint calls_differ check (call_variance > 1e-9 and call_variance < 100),
     speech_variance double precision not null
         constraint more_speech_varies_less check (speech_variance >= 0 and speech_variance < 100),
     log_bias double precision not null
         constraint a_bias_is_a_number check (log_bias > -10 and log_bias < 10),
     log_deviation double precision not null
-        constraint logarithms_of_distances_vary check (log_deviation > 0 and log_deviation < 10),
+        constraint logarithms_of_distances_vary check (log_deviation >= 0.01 and log_deviation < 10),
     other_log_mean double precision not null
         constraint others_are_at_some_distance check (other_log_mean > -20 and other_log_mean < 2),
     other_log_deviation double precision not null
-        constraint others_vary check (other_log_deviation > 0 and other_log_deviation < 10),
+        constraint others_vary check (other_log_deviation >= 0.01 and other_log_deviation < 10),
     constraint calibration_bins_pkey primary key (calibration_id, space, snr_from)
 );
 alter table voice.calibration_bins enable row level security;
@@ -4120,8 +4120,10 @@ create table voice.projection_rows (
         constraint a_projection_is_of_a_calibration references voice.calibrations (id) on delete cascade,
     row_number smallint not null
         constraint rows_are_counted_from_one check (row_number >= 1),
-    weights extensions.vector not null,
-    row_offset double precision not null,
+    weights extensions.vector not null
+        constraint weights_are_of_an_ordinary_size check (extensions.vector_norm(weights) between 1e-6 and 1e6),
+    row_offset double precision not null
+        constraint an_offset_is_of_an_ordinary_size check (row_offset between -1e6 and 1e6),
     constraint projection_rows_pkey primary key (calibration_id, row_number)
 );
 alter table voice.projection_rows enable row level security;
@@ -4146,14 +4148,16 @@ declare
             then format('The calibration is of the encoder %s', coalesce(add_calibration.parameters ->> 'encoder', 'null'))
         when jsonb_typeof(add_calibration.parameters #> '{bins,raw}') is distinct from 'array'
             or jsonb_array_length(add_calibration.parameters #> '{bins,raw}') = 0 then 'The calibration has no bins of raw distances'
-        when jsonb_typeof(add_calibration.parameters -> 'projection') = 'object' and (
+        when jsonb_typeof(add_calibration.parameters -> 'projection') <> 'null' and (
             jsonb_typeof(add_calibration.parameters #> '{bins,whitened}') is distinct from 'array'
             or jsonb_array_length(add_calibration.parameters #> '{bins,whitened}') = 0
+            or jsonb_typeof(add_calibration.parameters #> '{projection,weights}') is distinct from 'array'
+            or jsonb_typeof(add_calibration.parameters #> '{projection,offsets}') is distinct from 'array'
             or jsonb_array_length(add_calibration.parameters #> '{projection,weights}')
-                is distinct from jsonb_array_length(add_calibration.parameters #> '{projection,offsets}')
+                <> jsonb_array_length(add_calibration.parameters #> '{projection,offsets}')
             or exists (
                 select from jsonb_array_elements(add_calibration.parameters #> '{projection,weights}') as given (weights)
-                where jsonb_array_length(given.weights) <> dimension
+                where case jsonb_typeof(given.weights) when 'array' then jsonb_array_length(given.weights) end is distinct from dimension
             )) then format('The projection does not fit: bins, offsets and rows of %s weights are needed', dimension)
     end;
 begin
@@ -5506,18 +5510,18 @@ comment on type voice.correction_kind is 'Why a chart was changed by something o
 
 create table voice.chart_corrections (
     turn bigint generated always as identity constraint chart_corrections_pkey primary key,
-    patient_id uuid not null,
+    patient_id uuid not null
+        constraint a_correction_is_of_a_patients_chart references public.patients (id) on delete cascade,
     encoder text not null,
     after_decision integer not null,
     kind voice.correction_kind not null,
     state voice.chart_state not null,
-    corrected_at timestamptz not null default clock_timestamp(),
-    constraint a_correction_is_of_a_chart
-        foreign key (patient_id, encoder) references voice.charts (patient_id, encoder) on delete cascade
+    corrected_at timestamptz not null default clock_timestamp()
 );
 create index corrections_by_chart on voice.chart_corrections (patient_id, encoder, after_decision);
 alter table voice.chart_corrections enable row level security;
-comment on table voice.chart_corrections is 'Every change of a chart that no call made, so that a replay of the calls gives the same numbers.';
+comment on table voice.chart_corrections is
+    'Every change of a chart that no call made, so that a replay of the calls gives the same numbers. They outlive the chart, as the logs do.';
 comment on column voice.chart_corrections.after_decision is 'The decision_number of the last call before it.';
 comment on column voice.chart_corrections.state is 'The chart after the correction.';
 
@@ -5596,7 +5600,12 @@ begin
         chart.patient_id := baseline.patient_id;
         chart.encoder := baseline.encoder;
         chart.state := voice.new_chart();
-        chart.decision_count := 0;
+        -- A patient without a baseline for a time had a chart before; its decisions keep their numbers.
+        chart.decision_count := coalesce((
+            select max(voice_anomaly_logs.decision_number)
+            from public.voice_anomaly_logs
+            where voice_anomaly_logs.patient_id = baseline.patient_id and voice_anomaly_logs.encoder = baseline.encoder
+        ), 0);
         chart.calls_per_year := 365;
         chart.calls_counted_at := chart_of.at;
     elsif chart.calibration_id <> chart_of.calibration_id then
@@ -5608,6 +5617,7 @@ begin
     chart := voice.anchor_chart(chart, baseline);
     if is_new then
         insert into voice.charts select chart.*;
+        perform voice.correct_chart(chart, 'restarted', chart.state) where chart.decision_count > 0;
     else
         update voice.charts
         set calibration_id = chart.calibration_id,
@@ -5704,29 +5714,32 @@ declare
 begin
     for replayed in
         select
-            logs as log,
-            care.local_date(logs."timestamp", patients.timezone) as day,
-            logs.is_learned and care.is_healthy_at(patients, logs."timestamp") as is_healthy,
+            kept.log,
+            (kept.log).is_learned and not care.is_unwell_at(chart.patient_id, (kept.log)."timestamp") as is_healthy,
             exists (
                 select from voice.chart_corrections
                 where chart_corrections.patient_id = chart.patient_id
                     and chart_corrections.encoder = chart.encoder
                     and chart_corrections.kind = 'settled'
-                    and chart_corrections.after_decision = logs.decision_number
+                    and chart_corrections.after_decision >= (kept.log).decision_number
+                    and (chart_corrections.after_decision < kept.next_number or kept.next_number is null)
             ) as is_settled
-        from public.voice_anomaly_logs as logs
-        join public.patients on patients.id = logs.patient_id
-        where logs.patient_id = chart.patient_id
-            and logs.encoder = chart.encoder
-            and logs.decision_number > restarted_after
-            and logs.calibration_id = chart.calibration_id
-            and not logs.is_late
-        order by logs.decision_number
+        from (
+            -- Calls in between were late, or are deleted; somebody may have answered after one of them.
+            select logs as log, lead(logs.decision_number) over (order by logs.decision_number) as next_number
+            from public.voice_anomaly_logs as logs
+            where logs.patient_id = chart.patient_id
+                and logs.encoder = chart.encoder
+                and logs.decision_number > restarted_after
+                and logs.calibration_id = chart.calibration_id
+                and not logs.is_late
+        ) as kept
+        order by (kept.log).decision_number
     loop
         if not (replayed.log).is_disowned then
             state := (voice.decide(
                 state, voice.logged_observation(replayed.log), calibration, replayed_state.thresholds, (replayed.log).warnings_per_year,
-                (replayed.log).calls_per_year, replayed.day, replayed.is_healthy, false)).after;
+                (replayed.log).calls_per_year, (replayed.log).local_day, replayed.is_healthy, false)).after;
         end if;
         if replayed.is_settled then
             state := voice.settled_chart(state);
@@ -6025,6 +6038,7 @@ create table public.voice_anomaly_logs (
     is_provisional boolean not null,
     added_to_baseline boolean not null,
     local_hour double precision,
+    local_day date,
     speech_seconds double precision,
     calibration_id integer
         constraint a_log_keeps_its_calibration references voice.calibrations (id),
@@ -6056,7 +6070,8 @@ create table public.voice_anomaly_logs (
         and (rule <> 'calibrated' or (
             calibration_id is not null and is_clean is not null and expected_distance is not null and population_deviation is not null
             and log_likelihood_ratio is not null and warnings_per_year is not null and calls_per_year is not null
-            and personal_deviation is not null and cusum_before is not null and cusum_after is not null and pace is not null)))
+            and personal_deviation is not null and cusum_before is not null and cusum_after is not null and pace is not null
+            and local_day is not null)))
 );
 create index voice_anomaly_logs_by_calibration on public.voice_anomaly_logs (calibration_id);
 create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient_id, "timestamp" desc);
@@ -6079,7 +6094,8 @@ comment on column public.voice_anomaly_logs.verdict is 'as_usual, changed, or an
 comment on column public.voice_anomaly_logs.pace is 'Whether this call alone decided the score, or the calls of the last days together. Null: by the fixed rule.';
 comment on column public.voice_anomaly_logs.speech_seconds is 'Net speech that was analysed.';
 comment on column public.voice_anomaly_logs.calibration_id is 'The calibration by which the call was measured. Null: there was none, or the score is provisional.';
-comment on column public.voice_anomaly_logs.reference_version is 'Which version of the patient''s reference it was measured against.';
+comment on column public.voice_anomaly_logs.reference_version is
+    'Which version of the patient''s reference it was measured against. Null: against the baseline itself.';
 comment on column public.voice_anomaly_logs.is_clean is 'Whether the SNR is in the calibration''s highest bin.';
 comment on column public.voice_anomaly_logs.expected_distance is 'How far a healthy call with this noise and length lies from the baseline on average.';
 comment on column public.voice_anomaly_logs.population_deviation is 'How far ln(distance) is above what is expected, in standard deviations of the population.';
@@ -6106,6 +6122,7 @@ comment on column public.voice_anomaly_logs.noise_adjusted is
 comment on column public.voice_anomaly_logs.is_provisional is 'Whether the baseline had fewer samples than the policy requires.';
 comment on column public.voice_anomaly_logs.added_to_baseline is 'Whether the call, healthy and with a low score, became a sample itself.';
 comment on column public.voice_anomaly_logs.local_hour is 'The hour of the call in the patient''s time zone, with its fraction.';
+comment on column public.voice_anomaly_logs.local_day is 'The date of the call in the time zone that the patient had then.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
@@ -6317,7 +6334,7 @@ begin
         select calibrations.* into calibration from voice.calibrations where calibrations.id = policy.calibration_id;
         chart := voice.chart_of(baseline, calibration.id, call."timestamp");
         observed := voice.observe(
-            calibration, chart.reference, chart.sample_variance, chart.whitened_anchor, chart.whitened_sample_variance,
+            calibration, case when is_calibrated then chart.reference else baseline.embedding end, chart.sample_variance, chart.whitened_anchor, chart.whitened_sample_variance,
             stored.embedding, stored.speech_seconds, stored.snr_db);
         logged.calibration_id := calibration.id;
         logged.is_clean := observed.is_clean;
@@ -6326,12 +6343,13 @@ begin
         logged.log_likelihood_ratio := observed.log_likelihood_ratio;
         logged.whitened_deviation := observed.whitened_deviation;
         logged.whitened_log_likelihood_ratio := observed.whitened_log_likelihood_ratio;
-        logged.reference_version := chart.reference_version;
+        logged.reference_version := case when is_calibrated then chart.reference_version end;
         logged.warnings_per_year := care.warnings_per_year(patient.id);
     end if;
     logged.is_late := is_calibrated and call."timestamp" < chart.last_call_at;
     logged.is_late := coalesce(logged.is_late, false);
     logged.local_hour := care.local_hour(call."timestamp", patient.timezone);
+    logged.local_day := care.local_date(call."timestamp", patient.timezone);
 
     if is_calibrated then
         if not logged.is_late and call."timestamp" >= chart.calls_counted_at + make_interval(days => case chart.calls_per_year when 365 then 90 else 30 end) then
@@ -6340,7 +6358,7 @@ begin
         end if;
         decided := voice.decide(
             chart.state, observed, calibration, thresholds, logged.warnings_per_year, chart.calls_per_year,
-            care.local_date(call."timestamp", patient.timezone), is_healthy, logged.is_late);
+            logged.local_day, is_healthy, logged.is_late);
         logged.anomaly_score := decided.score;
         logged.raw_similarity := 1 - observed.distance;
         logged.adjusted_from := decided.unconfirmed_score;
@@ -6360,8 +6378,7 @@ begin
         logged.decision_number := chart.decision_count + 1;
     else
         judged := voice.judge(
-            case when observed is null then baseline.embedding else chart.reference end, stored.embedding, stored.snr_db,
-            logged.local_hour, policy, thresholds);
+            baseline.embedding, stored.embedding, stored.snr_db, logged.local_hour, policy, thresholds);
         logged.anomaly_score := judged.score;
         logged.raw_similarity := judged.raw_similarity;
         logged.adjusted_from := judged.anomaly;
@@ -6399,7 +6416,7 @@ begin
     logged.baseline_version := baseline.version;
     logged.is_provisional := is_provisional;
     logged.is_disowned := false;
-    logged.created_at := now();
+    logged.created_at := clock_timestamp();  -- the patient is locked: the order in which calls were judged
     insert into public.voice_anomaly_logs select logged.*;
 
     if is_calibrated then
@@ -7182,6 +7199,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     wanted voice.rebuilding;
+    present constant voice.baselines := voice.current_baseline(rebuild_baseline.patient_id, rebuild_baseline.encoder);
 begin
     select rebuilding.* into wanted
     from voice.rebuilding
@@ -7190,6 +7208,9 @@ begin
         return false;
     end if;
     perform voice.build_baseline(wanted.patient_id, wanted.encoder, wanted.embedding_ids, wanted.enrolment_id);
+    if present.enrolment_id is distinct from wanted.enrolment_id then
+        perform voice.restart_chart(wanted.patient_id, wanted.encoder);
+    end if;
     return true;
 end
 $$;
@@ -7820,23 +7841,30 @@ begin
     perform voice.refuse_unknown_changes(replay.changes);
     for stored in
         select
-            logs as log, care.local_date(logs."timestamp", patients.timezone) as local_day, judgements.policy_id, corrected.state as correction
-        from public.voice_anomaly_logs as logs
-        join public.patients on patients.id = logs.patient_id
-        join public.judgements on judgements.id = logs.id
+            kept.log, judgements.policy_id, corrected.state as correction
+        from (
+            -- Calls in between may be deleted; what was corrected after one of them stays corrected.
+            select
+                logs as log,
+                lead(logs.decision_number) over (partition by logs.patient_id, logs.encoder order by logs.decision_number) as next_number
+            from public.voice_anomaly_logs as logs
+            join public.patients on patients.id = logs.patient_id
+            where logs.calibration_id is not null
+                and (replay.patient_id is null or logs.patient_id = replay.patient_id)
+                and (replay.organisation_id is null or patients.organisation_id = replay.organisation_id)
+        ) as kept
+        join public.judgements on judgements.id = (kept.log).id
         left join lateral (
             select chart_corrections.state
             from voice.chart_corrections
-            where chart_corrections.patient_id = logs.patient_id
-                and chart_corrections.encoder = logs.encoder
-                and chart_corrections.after_decision = logs.decision_number
+            where chart_corrections.patient_id = (kept.log).patient_id
+                and chart_corrections.encoder = (kept.log).encoder
+                and chart_corrections.after_decision >= (kept.log).decision_number
+                and (chart_corrections.after_decision < kept.next_number or kept.next_number is null)
             order by chart_corrections.turn desc
             limit 1
         ) as corrected on true
-        where logs.calibration_id is not null
-            and (replay.patient_id is null or logs.patient_id = replay.patient_id)
-            and (replay.organisation_id is null or patients.organisation_id = replay.organisation_id)
-        order by logs.patient_id, logs.encoder, logs.created_at, logs.decision_number
+        order by (kept.log).patient_id, (kept.log).encoder, (kept.log).created_at, (kept.log).decision_number
     loop
         logged := stored.log;
         if stored.policy_id <> kept_policy_id then
@@ -7863,7 +7891,7 @@ begin
             decided := voice.decide(
                 state, voice.logged_observation(logged), calibration, thresholds,
                 coalesce((replay.changes ->> 'warnings_per_year')::double precision, logged.warnings_per_year),
-                coalesce(logged.calls_per_year, 365), stored.local_day, logged.is_learned or logged.rule = 'fixed', logged.is_late);
+                coalesce(logged.calls_per_year, 365), logged.local_day, logged.is_learned or logged.rule = 'fixed', logged.is_late);
             state := case when stored.correction is null then decided.after else stored.correction end;
             found_call.personal_deviation := decided.deviation;
             found_call.cusum := decided.cusum_after;
@@ -10311,7 +10339,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select warning_budgets.warnings_per_year, warning_budgets.name, warning_budgets.cost,
-        warning_budgets.warnings_per_year = coalesce(care.warnings_per_year(warning_budget_list.patient_id), (
+        warning_budgets.warnings_per_year = coalesce(case
+            -- What the family of somebody else's patient chose is none of a caregiver's business.
+            when not care.is_caller_a_caregiver()
+                or warning_budget_list.patient_id = any (array(select care.patients_of_caller('viewer')))
+                then care.warnings_per_year(warning_budget_list.patient_id)
+        end, (
             select organisation_settings.warnings_per_year
             from care.organisation_settings
             where organisation_settings.organisation_id = care.default_organisation()
@@ -11365,17 +11398,26 @@ declare
 begin
     with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
     select jsonb_build_object('charts', count(*)) into counts from charts;
+    delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
     with usual as (delete from voice.usual_features where usual_features.patient_id = erase_traces.patient_id returning feature)
     select counts || jsonb_build_object('usual_features', count(*)) into counts from usual;
+    -- In the words about a call of somebody else's, this patient may be named.
+    update public.judgements
+    set likely_patient_id = null,
+        explanation = voice.decision_in_words(
+            patients, logs.verdict, logs.pace, judgements.is_urgent, logs.is_step, logs.warnings_per_year, null, judgements.reasons)
+    from public.voice_anomaly_logs as logs
+    join public.patients on patients.id = logs.patient_id
+    where logs.id = judgements.id and judgements.likely_patient_id = erase_traces.patient_id;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings, baselines, charts and usual features of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines, charts and usual features of a patient, and the name from judgements of others, and returns the numbers of removed rows by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -11467,10 +11509,12 @@ as $$
     select baselines.id::text
     from voice.baselines
     where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
+        -- With the next call, a chart moves on to the current version.
+        and not exists (select from voice.charts where charts.anchor_id = baselines.id)
     order by baselines.superseded_at
     limit old_baselines.maximum_rows
 $$;
-comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention. Called by care.run_job.';
+comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention, and in which no chart is anchored. Called by care.run_job.';
 revoke execute on function voice.old_baselines from public;
 
 create function voice.delete_old_baseline(baseline_id text, at timestamptz)
@@ -11483,7 +11527,10 @@ begin
     if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
         return false;
     end if;
-    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
+    delete from voice.baselines
+    where baselines.id = delete_old_baseline.baseline_id::bigint
+        and baselines.superseded_at is not null
+        and not exists (select from voice.charts where charts.anchor_id = baselines.id);
     return found;
 end
 $$;

@@ -23,9 +23,9 @@ create table voice.calibrations (
     prior_degrees double precision not null
         constraint a_prior_has_more_than_two_degrees check (prior_degrees > 2 and prior_degrees < 1e6),
     prior_variance double precision not null
-        constraint a_prior_variance_is_positive check (prior_variance > 0 and prior_variance < 1e6),
+        constraint a_prior_variance_is_positive check (prior_variance > 1e-6 and prior_variance < 1e6),
     prior_mean_variance double precision not null
-        constraint the_variance_of_means_is_positive check (prior_mean_variance > 0 and prior_mean_variance < 1e6),
+        constraint the_variance_of_means_is_positive check (prior_mean_variance > 1e-6 and prior_mean_variance < 1e6),
     learning_calls integer not null default 60
         constraint learning_ends check (learning_calls between 0 and 1000),
     winsorised_at double precision not null default 3
@@ -80,17 +80,17 @@ create table voice.calibration_bins (
     snr_from double precision not null
         constraint a_bin_begins_somewhere check (snr_from > '-infinity' and snr_from < 'infinity'),
     call_variance double precision not null
-        constraint calls_differ check (call_variance > 0 and call_variance < 100),
+        constraint calls_differ check (call_variance > 1e-9 and call_variance < 100),
     speech_variance double precision not null
         constraint more_speech_varies_less check (speech_variance >= 0 and speech_variance < 100),
     log_bias double precision not null
         constraint a_bias_is_a_number check (log_bias > -10 and log_bias < 10),
     log_deviation double precision not null
-        constraint logarithms_of_distances_vary check (log_deviation > 0 and log_deviation < 10),
+        constraint logarithms_of_distances_vary check (log_deviation >= 0.01 and log_deviation < 10),
     other_log_mean double precision not null
         constraint others_are_at_some_distance check (other_log_mean > -20 and other_log_mean < 2),
     other_log_deviation double precision not null
-        constraint others_vary check (other_log_deviation > 0 and other_log_deviation < 10),
+        constraint others_vary check (other_log_deviation >= 0.01 and other_log_deviation < 10),
     constraint calibration_bins_pkey primary key (calibration_id, space, snr_from)
 );
 alter table voice.calibration_bins enable row level security;
@@ -109,8 +109,10 @@ create table voice.projection_rows (
         constraint a_projection_is_of_a_calibration references voice.calibrations (id) on delete cascade,
     row_number smallint not null
         constraint rows_are_counted_from_one check (row_number >= 1),
-    weights extensions.vector not null,
-    row_offset double precision not null,
+    weights extensions.vector not null
+        constraint weights_are_of_an_ordinary_size check (extensions.vector_norm(weights) between 1e-6 and 1e6),
+    row_offset double precision not null
+        constraint an_offset_is_of_an_ordinary_size check (row_offset between -1e6 and 1e6),
     constraint projection_rows_pkey primary key (calibration_id, row_number)
 );
 alter table voice.projection_rows enable row level security;
@@ -135,14 +137,16 @@ declare
             then format('The calibration is of the encoder %s', coalesce(add_calibration.parameters ->> 'encoder', 'null'))
         when jsonb_typeof(add_calibration.parameters #> '{bins,raw}') is distinct from 'array'
             or jsonb_array_length(add_calibration.parameters #> '{bins,raw}') = 0 then 'The calibration has no bins of raw distances'
-        when jsonb_typeof(add_calibration.parameters -> 'projection') = 'object' and (
+        when jsonb_typeof(add_calibration.parameters -> 'projection') <> 'null' and (
             jsonb_typeof(add_calibration.parameters #> '{bins,whitened}') is distinct from 'array'
             or jsonb_array_length(add_calibration.parameters #> '{bins,whitened}') = 0
+            or jsonb_typeof(add_calibration.parameters #> '{projection,weights}') is distinct from 'array'
+            or jsonb_typeof(add_calibration.parameters #> '{projection,offsets}') is distinct from 'array'
             or jsonb_array_length(add_calibration.parameters #> '{projection,weights}')
-                is distinct from jsonb_array_length(add_calibration.parameters #> '{projection,offsets}')
+                <> jsonb_array_length(add_calibration.parameters #> '{projection,offsets}')
             or exists (
                 select from jsonb_array_elements(add_calibration.parameters #> '{projection,weights}') as given (weights)
-                where jsonb_array_length(given.weights) <> dimension
+                where case jsonb_typeof(given.weights) when 'array' then jsonb_array_length(given.weights) end is distinct from dimension
             )) then format('The projection does not fit: bins, offsets and rows of %s weights are needed', dimension)
     end;
 begin

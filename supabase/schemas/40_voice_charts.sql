@@ -46,18 +46,18 @@ comment on type voice.correction_kind is 'Why a chart was changed by something o
 
 create table voice.chart_corrections (
     turn bigint generated always as identity constraint chart_corrections_pkey primary key,
-    patient_id uuid not null,
+    patient_id uuid not null
+        constraint a_correction_is_of_a_patients_chart references public.patients (id) on delete cascade,
     encoder text not null,
     after_decision integer not null,
     kind voice.correction_kind not null,
     state voice.chart_state not null,
-    corrected_at timestamptz not null default clock_timestamp(),
-    constraint a_correction_is_of_a_chart
-        foreign key (patient_id, encoder) references voice.charts (patient_id, encoder) on delete cascade
+    corrected_at timestamptz not null default clock_timestamp()
 );
 create index corrections_by_chart on voice.chart_corrections (patient_id, encoder, after_decision);
 alter table voice.chart_corrections enable row level security;
-comment on table voice.chart_corrections is 'Every change of a chart that no call made, so that a replay of the calls gives the same numbers.';
+comment on table voice.chart_corrections is
+    'Every change of a chart that no call made, so that a replay of the calls gives the same numbers. They outlive the chart, as the logs do.';
 comment on column voice.chart_corrections.after_decision is 'The decision_number of the last call before it.';
 comment on column voice.chart_corrections.state is 'The chart after the correction.';
 
@@ -136,7 +136,12 @@ begin
         chart.patient_id := baseline.patient_id;
         chart.encoder := baseline.encoder;
         chart.state := voice.new_chart();
-        chart.decision_count := 0;
+        -- A patient without a baseline for a time had a chart before; its decisions keep their numbers.
+        chart.decision_count := coalesce((
+            select max(voice_anomaly_logs.decision_number)
+            from public.voice_anomaly_logs
+            where voice_anomaly_logs.patient_id = baseline.patient_id and voice_anomaly_logs.encoder = baseline.encoder
+        ), 0);
         chart.calls_per_year := 365;
         chart.calls_counted_at := chart_of.at;
     elsif chart.calibration_id <> chart_of.calibration_id then
@@ -148,6 +153,7 @@ begin
     chart := voice.anchor_chart(chart, baseline);
     if is_new then
         insert into voice.charts select chart.*;
+        perform voice.correct_chart(chart, 'restarted', chart.state) where chart.decision_count > 0;
     else
         update voice.charts
         set calibration_id = chart.calibration_id,
@@ -244,29 +250,32 @@ declare
 begin
     for replayed in
         select
-            logs as log,
-            care.local_date(logs."timestamp", patients.timezone) as day,
-            logs.is_learned and care.is_healthy_at(patients, logs."timestamp") as is_healthy,
+            kept.log,
+            (kept.log).is_learned and not care.is_unwell_at(chart.patient_id, (kept.log)."timestamp") as is_healthy,
             exists (
                 select from voice.chart_corrections
                 where chart_corrections.patient_id = chart.patient_id
                     and chart_corrections.encoder = chart.encoder
                     and chart_corrections.kind = 'settled'
-                    and chart_corrections.after_decision = logs.decision_number
+                    and chart_corrections.after_decision >= (kept.log).decision_number
+                    and (chart_corrections.after_decision < kept.next_number or kept.next_number is null)
             ) as is_settled
-        from public.voice_anomaly_logs as logs
-        join public.patients on patients.id = logs.patient_id
-        where logs.patient_id = chart.patient_id
-            and logs.encoder = chart.encoder
-            and logs.decision_number > restarted_after
-            and logs.calibration_id = chart.calibration_id
-            and not logs.is_late
-        order by logs.decision_number
+        from (
+            -- Calls in between were late, or are deleted; somebody may have answered after one of them.
+            select logs as log, lead(logs.decision_number) over (order by logs.decision_number) as next_number
+            from public.voice_anomaly_logs as logs
+            where logs.patient_id = chart.patient_id
+                and logs.encoder = chart.encoder
+                and logs.decision_number > restarted_after
+                and logs.calibration_id = chart.calibration_id
+                and not logs.is_late
+        ) as kept
+        order by (kept.log).decision_number
     loop
         if not (replayed.log).is_disowned then
             state := (voice.decide(
                 state, voice.logged_observation(replayed.log), calibration, replayed_state.thresholds, (replayed.log).warnings_per_year,
-                (replayed.log).calls_per_year, replayed.day, replayed.is_healthy, false)).after;
+                (replayed.log).calls_per_year, (replayed.log).local_day, replayed.is_healthy, false)).after;
         end if;
         if replayed.is_settled then
             state := voice.settled_chart(state);

@@ -37,6 +37,7 @@ create table public.voice_anomaly_logs (
     is_provisional boolean not null,
     added_to_baseline boolean not null,
     local_hour double precision,
+    local_day date,
     speech_seconds double precision,
     calibration_id integer
         constraint a_log_keeps_its_calibration references voice.calibrations (id),
@@ -68,7 +69,8 @@ create table public.voice_anomaly_logs (
         and (rule <> 'calibrated' or (
             calibration_id is not null and is_clean is not null and expected_distance is not null and population_deviation is not null
             and log_likelihood_ratio is not null and warnings_per_year is not null and calls_per_year is not null
-            and personal_deviation is not null and cusum_before is not null and cusum_after is not null and pace is not null)))
+            and personal_deviation is not null and cusum_before is not null and cusum_after is not null and pace is not null
+            and local_day is not null)))
 );
 create index voice_anomaly_logs_by_calibration on public.voice_anomaly_logs (calibration_id);
 create index voice_anomaly_logs_by_patient on public.voice_anomaly_logs (patient_id, "timestamp" desc);
@@ -91,7 +93,8 @@ comment on column public.voice_anomaly_logs.verdict is 'as_usual, changed, or an
 comment on column public.voice_anomaly_logs.pace is 'Whether this call alone decided the score, or the calls of the last days together. Null: by the fixed rule.';
 comment on column public.voice_anomaly_logs.speech_seconds is 'Net speech that was analysed.';
 comment on column public.voice_anomaly_logs.calibration_id is 'The calibration by which the call was measured. Null: there was none, or the score is provisional.';
-comment on column public.voice_anomaly_logs.reference_version is 'Which version of the patient''s reference it was measured against.';
+comment on column public.voice_anomaly_logs.reference_version is
+    'Which version of the patient''s reference it was measured against. Null: against the baseline itself.';
 comment on column public.voice_anomaly_logs.is_clean is 'Whether the SNR is in the calibration''s highest bin.';
 comment on column public.voice_anomaly_logs.expected_distance is 'How far a healthy call with this noise and length lies from the baseline on average.';
 comment on column public.voice_anomaly_logs.population_deviation is 'How far ln(distance) is above what is expected, in standard deviations of the population.';
@@ -118,6 +121,7 @@ comment on column public.voice_anomaly_logs.noise_adjusted is
 comment on column public.voice_anomaly_logs.is_provisional is 'Whether the baseline had fewer samples than the policy requires.';
 comment on column public.voice_anomaly_logs.added_to_baseline is 'Whether the call, healthy and with a low score, became a sample itself.';
 comment on column public.voice_anomaly_logs.local_hour is 'The hour of the call in the patient''s time zone, with its fraction.';
+comment on column public.voice_anomaly_logs.local_day is 'The date of the call in the time zone that the patient had then.';
 grant select, delete on public.voice_anomaly_logs to service_role;
 grant update (notes) on public.voice_anomaly_logs to service_role;
 grant select, update (notes) on public.voice_anomaly_logs to authenticated;
@@ -329,7 +333,7 @@ begin
         select calibrations.* into calibration from voice.calibrations where calibrations.id = policy.calibration_id;
         chart := voice.chart_of(baseline, calibration.id, call."timestamp");
         observed := voice.observe(
-            calibration, chart.reference, chart.sample_variance, chart.whitened_anchor, chart.whitened_sample_variance,
+            calibration, case when is_calibrated then chart.reference else baseline.embedding end, chart.sample_variance, chart.whitened_anchor, chart.whitened_sample_variance,
             stored.embedding, stored.speech_seconds, stored.snr_db);
         logged.calibration_id := calibration.id;
         logged.is_clean := observed.is_clean;
@@ -338,12 +342,13 @@ begin
         logged.log_likelihood_ratio := observed.log_likelihood_ratio;
         logged.whitened_deviation := observed.whitened_deviation;
         logged.whitened_log_likelihood_ratio := observed.whitened_log_likelihood_ratio;
-        logged.reference_version := chart.reference_version;
+        logged.reference_version := case when is_calibrated then chart.reference_version end;
         logged.warnings_per_year := care.warnings_per_year(patient.id);
     end if;
     logged.is_late := is_calibrated and call."timestamp" < chart.last_call_at;
     logged.is_late := coalesce(logged.is_late, false);
     logged.local_hour := care.local_hour(call."timestamp", patient.timezone);
+    logged.local_day := care.local_date(call."timestamp", patient.timezone);
 
     if is_calibrated then
         if not logged.is_late and call."timestamp" >= chart.calls_counted_at + make_interval(days => case chart.calls_per_year when 365 then 90 else 30 end) then
@@ -352,7 +357,7 @@ begin
         end if;
         decided := voice.decide(
             chart.state, observed, calibration, thresholds, logged.warnings_per_year, chart.calls_per_year,
-            care.local_date(call."timestamp", patient.timezone), is_healthy, logged.is_late);
+            logged.local_day, is_healthy, logged.is_late);
         logged.anomaly_score := decided.score;
         logged.raw_similarity := 1 - observed.distance;
         logged.adjusted_from := decided.unconfirmed_score;
@@ -372,8 +377,7 @@ begin
         logged.decision_number := chart.decision_count + 1;
     else
         judged := voice.judge(
-            case when observed is null then baseline.embedding else chart.reference end, stored.embedding, stored.snr_db,
-            logged.local_hour, policy, thresholds);
+            baseline.embedding, stored.embedding, stored.snr_db, logged.local_hour, policy, thresholds);
         logged.anomaly_score := judged.score;
         logged.raw_similarity := judged.raw_similarity;
         logged.adjusted_from := judged.anomaly;
@@ -411,7 +415,7 @@ begin
     logged.baseline_version := baseline.version;
     logged.is_provisional := is_provisional;
     logged.is_disowned := false;
-    logged.created_at := now();
+    logged.created_at := clock_timestamp();  -- the patient is locked: the order in which calls were judged
     insert into public.voice_anomaly_logs select logged.*;
 
     if is_calibrated then

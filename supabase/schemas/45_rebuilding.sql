@@ -87,6 +87,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     wanted voice.rebuilding;
+    present constant voice.baselines := voice.current_baseline(rebuild_baseline.patient_id, rebuild_baseline.encoder);
 begin
     select rebuilding.* into wanted
     from voice.rebuilding
@@ -95,6 +96,9 @@ begin
         return false;
     end if;
     perform voice.build_baseline(wanted.patient_id, wanted.encoder, wanted.embedding_ids, wanted.enrolment_id);
+    if present.enrolment_id is distinct from wanted.enrolment_id then
+        perform voice.restart_chart(wanted.patient_id, wanted.encoder);
+    end if;
     return true;
 end
 $$;

@@ -108,23 +108,30 @@ begin
     perform voice.refuse_unknown_changes(replay.changes);
     for stored in
         select
-            logs as log, care.local_date(logs."timestamp", patients.timezone) as local_day, judgements.policy_id, corrected.state as correction
-        from public.voice_anomaly_logs as logs
-        join public.patients on patients.id = logs.patient_id
-        join public.judgements on judgements.id = logs.id
+            kept.log, judgements.policy_id, corrected.state as correction
+        from (
+            -- Calls in between may be deleted; what was corrected after one of them stays corrected.
+            select
+                logs as log,
+                lead(logs.decision_number) over (partition by logs.patient_id, logs.encoder order by logs.decision_number) as next_number
+            from public.voice_anomaly_logs as logs
+            join public.patients on patients.id = logs.patient_id
+            where logs.calibration_id is not null
+                and (replay.patient_id is null or logs.patient_id = replay.patient_id)
+                and (replay.organisation_id is null or patients.organisation_id = replay.organisation_id)
+        ) as kept
+        join public.judgements on judgements.id = (kept.log).id
         left join lateral (
             select chart_corrections.state
             from voice.chart_corrections
-            where chart_corrections.patient_id = logs.patient_id
-                and chart_corrections.encoder = logs.encoder
-                and chart_corrections.after_decision = logs.decision_number
+            where chart_corrections.patient_id = (kept.log).patient_id
+                and chart_corrections.encoder = (kept.log).encoder
+                and chart_corrections.after_decision >= (kept.log).decision_number
+                and (chart_corrections.after_decision < kept.next_number or kept.next_number is null)
             order by chart_corrections.turn desc
             limit 1
         ) as corrected on true
-        where logs.calibration_id is not null
-            and (replay.patient_id is null or logs.patient_id = replay.patient_id)
-            and (replay.organisation_id is null or patients.organisation_id = replay.organisation_id)
-        order by logs.patient_id, logs.encoder, logs.created_at, logs.decision_number
+        order by (kept.log).patient_id, (kept.log).encoder, (kept.log).created_at, (kept.log).decision_number
     loop
         logged := stored.log;
         if stored.policy_id <> kept_policy_id then
@@ -151,7 +158,7 @@ begin
             decided := voice.decide(
                 state, voice.logged_observation(logged), calibration, thresholds,
                 coalesce((replay.changes ->> 'warnings_per_year')::double precision, logged.warnings_per_year),
-                coalesce(logged.calls_per_year, 365), stored.local_day, logged.is_learned or logged.rule = 'fixed', logged.is_late);
+                coalesce(logged.calls_per_year, 365), logged.local_day, logged.is_learned or logged.rule = 'fixed', logged.is_late);
             state := case when stored.correction is null then decided.after else stored.correction end;
             found_call.personal_deviation := decided.deviation;
             found_call.cusum := decided.cusum_after;

@@ -73,7 +73,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     select warning_budgets.warnings_per_year, warning_budgets.name, warning_budgets.cost,
-        warning_budgets.warnings_per_year = coalesce(care.warnings_per_year(warning_budget_list.patient_id), (
+        warning_budgets.warnings_per_year = coalesce(case
+            -- What the family of somebody else's patient chose is none of a caregiver's business.
+            when not care.is_caller_a_caregiver()
+                or warning_budget_list.patient_id = any (array(select care.patients_of_caller('viewer')))
+                then care.warnings_per_year(warning_budget_list.patient_id)
+        end, (
             select organisation_settings.warnings_per_year
             from care.organisation_settings
             where organisation_settings.organisation_id = care.default_organisation()

@@ -11,17 +11,26 @@ declare
 begin
     with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
     select jsonb_build_object('charts', count(*)) into counts from charts;
+    delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
     with usual as (delete from voice.usual_features where usual_features.patient_id = erase_traces.patient_id returning feature)
     select counts || jsonb_build_object('usual_features', count(*)) into counts from usual;
+    -- In the words about a call of somebody else's, this patient may be named.
+    update public.judgements
+    set likely_patient_id = null,
+        explanation = voice.decision_in_words(
+            patients, logs.verdict, logs.pace, judgements.is_urgent, logs.is_step, logs.warnings_per_year, null, judgements.reasons)
+    from public.voice_anomaly_logs as logs
+    join public.patients on patients.id = logs.patient_id
+    where logs.id = judgements.id and judgements.likely_patient_id = erase_traces.patient_id;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings, baselines, charts and usual features of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines, charts and usual features of a patient, and the name from judgements of others, and returns the numbers of removed rows by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -113,10 +122,12 @@ as $$
     select baselines.id::text
     from voice.baselines
     where baselines.superseded_at < care.kept_since('voiceprints', old_baselines.at)
+        -- With the next call, a chart moves on to the current version.
+        and not exists (select from voice.charts where charts.anchor_id = baselines.id)
     order by baselines.superseded_at
     limit old_baselines.maximum_rows
 $$;
-comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention. Called by care.run_job.';
+comment on function voice.old_baselines is 'Lists superseded baseline versions that have passed their retention, and in which no chart is anchored. Called by care.run_job.';
 revoke execute on function voice.old_baselines from public;
 
 create function voice.delete_old_baseline(baseline_id text, at timestamptz)
@@ -129,7 +140,10 @@ begin
     if not care.try_lock_patient((select baselines.patient_id from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint)) then
         return false;
     end if;
-    delete from voice.baselines where baselines.id = delete_old_baseline.baseline_id::bigint and baselines.superseded_at is not null;
+    delete from voice.baselines
+    where baselines.id = delete_old_baseline.baseline_id::bigint
+        and baselines.superseded_at is not null
+        and not exists (select from voice.charts where charts.anchor_id = baselines.id);
     return found;
 end
 $$;

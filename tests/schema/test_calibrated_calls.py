@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -342,6 +342,29 @@ def test_well_forgets_the_change_and_finds_it_again_if_it_lasts(patient: Patient
     assert 2 <= again <= 4
 
 
+def test_well_after_a_late_call_stays_forgotten_when_the_chart_is_computed_again(patient: Patient) -> None:
+    for _ in range(3):
+        patient.call(2.4)
+    patient.call(0.0, days=-1.5)
+    patient.at += timedelta(days=1.5)
+    patient.answer("not_ill")
+    settled = patient.chart["state"]
+    patient.records.one("select voice.replay_charts(%s)", patient.id)
+    assert patient.chart["state"] == settled
+
+
+def test_well_stays_forgotten_when_the_call_before_it_is_deleted(patient: Patient) -> None:
+    for _ in range(3):
+        patient.call(2.4, snr_db=10.0)
+    deleted = patient.call(2.4, snr_db=10.0)
+    patient.answer("not_ill")
+    patient.records.do("delete from public.call_logs where id = %s", deleted["call_log_id"])
+    assert patient.chart["cusum"] == 0
+    assert patient.call(1.0)["cusum_after"] == pytest.approx(0.5, abs=1e-3)
+    [*_, last] = patient.records.rows("select * from voice.replay(null, null, '{}')")
+    assert last["cusum"] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_ill_mutes_without_forgetting_and_learns_nothing_meanwhile(patient: Patient) -> None:
     for _ in range(3):
         patient.call(CRITICAL_AT - 0.5)
@@ -405,6 +428,17 @@ def test_a_flag_that_is_set_late_takes_back_what_was_learned_and_the_chart_is_co
     assert baseline["sample_count"] == 6
 
 
+def test_a_sickness_of_today_takes_nothing_back_of_what_was_learned_before_it(patient: Patient) -> None:
+    for deviation in (0.4, -0.2, 0.6):
+        patient.call(deviation)
+    learned = patient.chart["learned_mean"]
+    patient.records.do("update public.patients set flags = '{flu}'")
+    patient.call(3.2)
+    patient.answer("other_person")
+    assert patient.chart["learned_calls"] == 3
+    assert patient.chart["learned_mean"] == pytest.approx(learned, abs=1e-9)
+
+
 def test_a_deleted_call_leaves_the_chart_and_the_reference(patient: Patient) -> None:
     for _ in range(9):
         patient.call(0.5)
@@ -425,6 +459,61 @@ def test_an_erased_patient_has_no_chart(patient: Patient) -> None:
     assert counts["charts"] == 1
     assert patient.records.rows("select * from voice.charts") == []
     assert patient.records.rows("select * from voice.chart_corrections") == []
+
+
+@pytest.mark.parametrize("how", ["flagged", "withdrawn", "erased", "new line"])
+def test_a_patient_without_a_baseline_for_a_time_is_judged_again_from_nothing(patient: Patient, how: str) -> None:
+    records = patient.records
+    for deviation in (0.5, 0.2, 3.2):
+        patient.call(deviation, snr_db=10.0)
+    if how == "flagged":
+        records.call("flag_patient", patient.id, "flu", NOON - timedelta(days=60))
+        records.call("unflag_patient", patient.id, None, patient.at)
+    elif how == "withdrawn":
+        for row in records.rows("select call_log_id from voice.embeddings order by id limit 3"):
+            records.call("withdraw_sample", patient.id, row["call_log_id"])
+    elif how == "erased":
+        records.call("erase_patient_voice", patient.id, "asked")
+        records.do("update public.patients set voice_consent_at = now() where id = %s", patient.id)
+    else:
+        records.do("delete from voice.embeddings where call_log_id in (select call_log_id from voice_anomaly_logs)")
+        patient.answer("new_line")
+    assert records.baseline(patient.id) is None
+    for _ in range(4):
+        patient.at += timedelta(days=1)
+        records.judge_at(patient.id, patient.at)
+    log = patient.call(0.5)
+    assert (log["rule"], log["decision_number"]) == ("calibrated", 5)
+    assert patient.chart["learned_calls"] == 2
+    last = [row for row in records.rows("select * from voice.replay(null, null, '{}')") if row["log_id"] == log["id"]]
+    assert last[0]["personal_deviation"] == pytest.approx(log["personal_deviation"], abs=1e-9)
+
+
+def test_a_chart_outlives_the_retention_of_the_version_that_anchors_it(patient: Patient) -> None:
+    patient.call(0.5)
+    patient.call(0.2)
+    patient.records.do("update care.retention_policies set keep_days = 0.0001 where subject = 'voiceprints'")
+    patient.records.do("update voice.baselines set superseded_at = superseded_at - interval '1 day'")
+    patient.records.run_due_jobs(patient.records.one("select now()"))
+    assert patient.records.one("select count(*) from voice.baselines where superseded_at is not null") == 1
+    patient.call(0.1)
+    assert patient.chart["learned_calls"] == 3
+
+
+def test_a_name_that_was_said_of_a_call_goes_with_the_person(answered_by_others: Patient) -> None:
+    records = answered_by_others.records
+    other: UUID = records.call("add_patient", "Bruno", "UTC", True)["id"]
+    records.do("update public.patients set phone = '+4930555'")
+    records.enrol(other, *[at_cosine(0.3)] * 3)
+    answered_by_others.call(0, voice=at_cosine(0.3))
+    said = records.row("select explanation, likely_patient_id from public.judgements")
+    assert said["likely_patient_id"] == other
+    records.call("erase_patient_voice", other, "asked")
+    left = records.row("select explanation, likely_patient_id from public.judgements")
+    assert left == {
+        "explanation": said["explanation"].replace("It may have been Bruno. ", ""),
+        "likely_patient_id": None,
+    }
 
 
 # The budget.
@@ -468,6 +557,15 @@ def test_another_number_of_warnings_is_refused_with_the_choices(records: Records
     assert refused.value.diag.message_hint == "Choose one of 1, 4, 12."
 
 
+def test_a_caregiver_of_somebody_else_does_not_learn_what_a_family_chose(records: Records) -> None:
+    patient_id, stranger = records.patient(), records.caregiver(records.patient())
+    own = records.caregiver(patient_id, "viewer")
+    records.call("set_warnings_per_year", patient_id, 12)
+    for account, chosen in ((own, 12), (stranger, 1), (None, 12)):
+        found = records.rpc("warning_budget_list", sub=account, patient_id=patient_id)
+        assert [row["warnings_per_year"] for row in found if row["is_chosen"]] == [chosen]
+
+
 def test_only_the_primary_caregiver_chooses_the_budget(records: Records) -> None:
     patient_id = records.patient()
     family = records.caregiver(patient_id, "family")
@@ -499,10 +597,22 @@ def test_a_calibration_never_changes(records: Records) -> None:
         {**DOCUMENT, "encoder": "another-v1"},
         {**DOCUMENT, "bins": {"raw": []}},
         {**DOCUMENT, "projection": {"weights": [[1.0]], "offsets": [0.0]}},
+        {**DOCUMENT, "projection": "none"},
+        {**DOCUMENT, "projection": {"weights": None, "offsets": None}},
+        {**DOCUMENT, "projection": {"weights": [1, 2, 3], "offsets": [1, 2, 3]}},
+        {**DOCUMENT, "projection": {"weights": [[0, 0, 0]], "offsets": [0]}},
+        {**DOCUMENT, "projection": {"weights": [[3e38, 3e38, 0]], "offsets": [0]}},
+        {**DOCUMENT, "projection": {"weights": [[1, 0, 0]], "offsets": ["NaN"]}},
+        {**DOCUMENT, "projection": {"weights": [[1, 0, 0]], "offsets": [1e300]}},
         {**DOCUMENT, "prior": {**DOCUMENT["prior"], "variance": -1}},
         {**DOCUMENT, "bins": {"raw": [{**DOCUMENT["bins"]["raw"][0], "log_deviation": 0}]}},
+        {**RAW_ONLY, "bins": {"raw": [{**DOCUMENT["bins"]["raw"][0], "log_deviation": 1e-300}]}},
     ],
-    ids=["empty", "of another encoder", "no bins", "another dimension", "negative variance", "no deviation"],
+    ids=[
+        "empty", "of another encoder", "no bins", "another dimension", "no projection but a text", "null for weights",
+        "numbers for rows", "zero weights", "huge weights", "an offset that is not a number", "a huge offset",
+        "negative variance", "no deviation", "next to no deviation",
+    ],  # fmt: skip
 )
 def test_a_calibration_that_does_not_fit_is_refused_and_nothing_is_kept(records: Records, document: Any) -> None:
     with pytest.raises(psycopg.Error) as refused:
@@ -544,6 +654,20 @@ def test_where_the_rule_is_fixed_the_numbers_are_those_of_the_fixed_rule(records
     assert log["expected_distance"] is not None
 
 
+def test_under_the_fixed_rule_a_call_is_measured_from_the_baseline_not_from_what_followed_it(patient: Patient) -> None:
+    for _ in range(20):
+        patient.call(0.3)
+    patient.records.do("update voice.policies set rule = 'fixed'")
+    log = patient.call(0, voice=at_cosine(0.9))
+    similarity = patient.records.one(
+        """select 1 - (b.embedding operator(extensions.<=>) e.embedding)
+           from voice.baselines as b join voice.embeddings as e on e.id = %s where b.id = %s""",
+        log["embedding_id"], log["baseline_id"],
+    )  # fmt: skip
+    assert log["raw_similarity"] == pytest.approx(similarity, abs=1e-12)
+    assert log["reference_version"] is None
+
+
 def test_a_new_calibration_starts_every_chart_anew(patient: Patient) -> None:
     for _ in range(3):
         patient.call(1.0)
@@ -569,6 +693,28 @@ def test_both_encoders_of_a_change_keep_their_own_charts(records: Records) -> No
     assert charts == [{"encoder": ENCODER, "decision_count": 3, "learned_calls": 3}]
     assert records.one("select encoder from voice.baselines where encoder = 'next-v1'") == "next-v1"  # it enrols
     assert patient.chart["state"] == before["state"]
+
+
+def test_a_chart_of_the_other_encoder_starts_anew_with_another_enrolment(records: Records) -> None:
+    calibrate(records, ALWAYS_THE_SAME)
+    patient = Patient(records)
+    for _ in range(3):
+        patient.call(0.5)
+    records.register("next-v1")
+    records.do("update care.models set is_active = false")
+    records.do("update care.models set is_active = true where id = 'next-v1'")
+    enrolment_id = uuid4()
+    for day in (10, 11, 12):
+        call = records.call_log(patient.id, NOON + timedelta(days=day), "onboarding", enrolment_id=enrolment_id)
+        records.complete(records.call("open_check", call, "next-v1", "test", 60), at_cosine(0.8))
+    records.do(
+        """insert into voice.embeddings (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds)
+           select patient_id, call_log_id, %s, embedding, audio_sha256, 10 from voice.embeddings
+           where encoder = 'next-v1'""",
+        ENCODER,
+    )
+    assert records.call("rebuild_baselines", ENCODER, 9)["rebuild_baselines"] == 1
+    assert patient.chart["learned_calls"] == 0
 
 
 def test_calls_a_year_are_counted_once_a_month_after_ninety_days(patient: Patient) -> None:

@@ -63,6 +63,28 @@ def test_the_policy_in_force_gives_every_stored_number_again(records: Records) -
     assert (told["patients"], told["calls"]) == (2, len(compared))
 
 
+def test_a_patient_who_moves_to_another_time_zone_is_replayed_by_the_days_of_then(records: Records) -> None:
+    calibrate(records, ALWAYS_THE_SAME)
+    patient = Patient(records)
+    for _ in range(8):
+        patient.call(1.2, days=0.4)
+    records.do("update public.patients set timezone = 'Pacific/Auckland'")
+    stored = {log["id"]: log["cusum_after"] for log in patient.logs}
+    for row in records.rows("select * from voice.replay(null, null, '{}')"):
+        assert row["cusum"] == pytest.approx(stored[row["log_id"]], abs=1e-9)
+
+
+def test_calls_that_were_judged_at_once_are_replayed_in_the_order_in_which_they_were_judged(records: Records) -> None:
+    calibrate(records, ALWAYS_THE_SAME)
+    patient = Patient(records)
+    first, second = (records.open(records.call_log(patient.id, NOON + timedelta(days=day))) for day in (1, 2))
+    with psycopg.connect(records.database.owner_url) as slow:
+        slow.execute("select now()")  # it begins first, and is second to get the patient
+        records.complete(first, patient.voice(2.2))
+        records.complete(second, patient.voice(1.5), connection=slow)
+    assert [log["decision_number"] for log in patient.logs] == [1, 2]
+
+
 def test_a_larger_budget_would_have_warned_more_often(records: Records) -> None:
     calibrate(records, ALWAYS_THE_SAME)
     patient = Patient(records)

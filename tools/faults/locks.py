@@ -6,6 +6,7 @@ a circle with somebody else before long.
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from faults.crashes import Told
+from fixtures.calibrated import RAW_ONLY, calibrate
 from fixtures.databases import Database
 from fixtures.records import ENCODER, USUAL, Records
 
@@ -28,11 +30,14 @@ SOMEBODY = "(select id from public.patients order by random() limit 1)"
 SOME_ACCOUNT = "select user_id from public.patient_caregivers where user_id is not null order by random() limit 1"
 SOME_CALL = "(select id from public.call_logs order by random() limit 1)"
 VOICE = "format('[%%s,%%s,0]', cos(a), sin(a))::extensions.vector"
+DOCUMENT = json.dumps(RAW_ONLY).replace("%", "%%")
 ACTIONS = {
     "abstain_check": "select care.abstain_check(id, lease_token, 'no_speech', '{}') " + LEASED.format("checks"),
     "acknowledge_alert": "select care.acknowledge_alert(id) from public.caregiver_alerts order by random() limit 1",
     "activate_encoder": "select voice.activate_encoder(id, true) from care.models where not is_active limit 1",
     "add_api_key": "select care.add_api_key(gen_random_uuid()::text, '{read}', sha256(random()::text::bytea))",
+    "add_calibration": f"""select voice.add_calibration('{ENCODER}',
+        jsonb_set('{DOCUMENT}', '{{prior,degrees}}', to_jsonb(18 + (random() * 3)::integer)))""",
     "add_caregiver": f"select care.add_caregiver({SOMEBODY}, 'family', 'Somebody', '+4930123456', null, null, null)",
     "add_patient": """select care.add_patient('Ana', 'UTC', true, 'a form')
         where (select count(*) from public.patients) < 6""",
@@ -83,7 +88,7 @@ ACTIONS = {
     "requeue_checks": "select care.requeue_checks(null, null)",
     "requeue_deliveries": "select care.requeue_deliveries(null)",
     "resolve_alert": """select care.resolve_alert(
-            id, (array['ill', 'not_ill'])[1 + random()::integer]::public.alert_outcome, 'x')
+            id, (enum_range(null::public.alert_outcome))[1 + floor(random() * 6)::integer], 'x')
         from public.caregiver_alerts where resolved_at is null order by random() limit 1""",
     "restore_baseline": """select voice.restore_baseline(patient_id, version)
         from voice.baselines where superseded_at is not null order by random() limit 1""",
@@ -92,6 +97,12 @@ ACTIONS = {
     "run_job": """select care.run_job(id, now() + random() * interval '100 days')
         from care.jobs order by random() limit 1""",
     "set_consent": f"select care.set_consent({SOMEBODY}, true, 'a form')",
+    "set_organisation_warnings": """select care.set_organisation_warnings(
+        (array[1, 4, 12])[1 + (random() * 2)::integer])""",
+    "set_warnings_per_year": f"""select care.set_warnings_per_year(
+        {SOMEBODY}, (array[1, 4, null])[1 + (random() * 2)::integer])""",
+    "ship_calibration": f"select voice.ship_calibration('{ENCODER}', '{DOCUMENT}')",
+    "use_calibration": "select voice.use_calibration(encoder, id) from voice.calibrations order by random() limit 1",
     "set_policy": f"""select voice.set_policy('{ENCODER}', '{{"medium_above": 0.25}}')""",
     "store_recording": """select care.store_recording(call_log_id, lease_token,
             'storage:voice-recordings/' || patient_id || '/' || call_log_id || '.wav', 'customer', null) """
@@ -157,6 +168,8 @@ def no_deadlock(database: Database, seconds: float, connections: int = 12, seed:
     records = Records(database)
     records.register()
     records.register("next-v1")
+    calibrate(records, RAW_ONLY)
+    records.set_policy(baseline_minimum_samples=1)  # so that people have charts at once
     assert uncovered(records) == set(), f"these write, and nobody hunts them: {uncovered(records)}"
     _people(records)
     everything = ACTIONS | SIGNED_IN | TOGETHER | BY_TABLE
@@ -221,6 +234,7 @@ def _people(records: Records) -> None:
         try:
             for role in ("primary", "family"):
                 records.caregiver(patient_id, role)
+            records.do("update public.patients set phone = '+4930555' where id = %s", patient_id)  # one household
             records.judge(patient_id, USUAL)
         except psycopg.Error:
             continue  # erased again already, or its check is another's
