@@ -18,19 +18,11 @@ begin
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
     with usual as (delete from voice.usual_features where usual_features.patient_id = erase_traces.patient_id returning feature)
     select counts || jsonb_build_object('usual_features', count(*)) into counts from usual;
-    -- In the words about a call of somebody else's, this patient may be named.
-    update public.judgements
-    set likely_patient_id = null,
-        explanation = voice.decision_in_words(
-            patients, logs.verdict, logs.pace, judgements.is_urgent, logs.is_step, logs.warnings_per_year, null, judgements.reasons)
-    from public.voice_anomaly_logs as logs
-    join public.patients on patients.id = logs.patient_id
-    where logs.id = judgements.id and judgements.likely_patient_id = erase_traces.patient_id;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings, baselines, charts and usual features of a patient, and the name from judgements of others, and returns the numbers of removed rows by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines, charts and usual features of a patient and returns the numbers of removed rows by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
