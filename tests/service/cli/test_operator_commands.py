@@ -30,6 +30,9 @@ COMMANDS = [
     "deliveries",
     "caregiver",
     "policy",
+    "warnings",
+    "calibrate",
+    "evaluate",
     "key",
     "logs",
     "migrate",
@@ -302,3 +305,37 @@ def test_what_has_waited_longest_is_listed_and_a_job_that_cannot_do_something_is
     assert (done.returncode, "Not done: match_calls vapi/call-x" in done.stderr) == (1, True)
     records.do("delete from care.unmatched_calls")
     assert retrocare("run-jobs").returncode == 0
+
+
+def test_the_budget_is_chosen_for_all_and_for_one_patient_and_shown_in_words(retrocare: Run) -> None:
+    retrocare("patient", "add", "Uma", "--consent")
+    choices = objects(retrocare("warnings", "--json").stdout)
+    assert [(row["warnings_per_year"], row["is_chosen"]) for row in choices] == [(1, True), (4, False), (12, False)]
+    assert all(row["cost"] for row in choices)
+    for_one = objects(retrocare("warnings", "12", "--patient", "Uma", "--json").stdout)
+    assert [row["is_chosen"] for row in for_one] == [False, False, True]
+    assert [row["is_chosen"] for row in objects(retrocare("warnings", "--json").stdout)] == [True, False, False]
+    refused = retrocare("warnings", "3")
+    assert (refused.returncode, "Choose one of 1, 4, 12." in refused.stderr) == (1, True)
+
+
+def test_a_policy_is_tried_on_the_stored_calls(retrocare: Run) -> None:
+    empty = retrocare("policy", "replay", "warnings_per_year=4", "--patient", "Uma")
+    assert (empty.returncode, "No stored call can be judged again" in empty.stderr) == (1, True)
+    retrocare("patient", "add", "Vera", "--consent")
+    days = ("01-enrol-monday", "02-enrol-tuesday", "03-enrol-wednesday")
+    retrocare("enroll", "Vera", *map(recording, days))
+    retrocare("check", "Vera", recording("04-usual-thursday"), recording("10-another-voice"))
+    told = json.loads(retrocare("policy", "replay", "--patient", "Vera", "--json").stdout)
+    assert (told["calls"], told["largest_score_difference"] < 1e-9) == (2, True)
+    table = retrocare("policy", "replay", "warnings_per_year=12", "--patient", "Vera").stdout
+    assert "messages, warning" in table
+    for wrong in ("mood=1", "warnings_per_year=2"):
+        assert retrocare("policy", "replay", wrong).returncode == 1
+    assert retrocare("policy", "replay", "rule=so so").returncode == 2
+
+
+def test_the_rule_is_changed_like_any_other_value(retrocare: Run) -> None:
+    assert json.loads(retrocare("policy", "set", "rule=fixed", "--json").stdout)["rule"] == "fixed"
+    assert json.loads(retrocare("policy", "set", "rule=calibrated", "--json").stdout)["rule"] == "calibrated"
+    assert retrocare("policy", "set", "rule=guessed").returncode == 1

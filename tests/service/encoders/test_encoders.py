@@ -245,6 +245,16 @@ def test_load_encoder_takes_ecapa_where_its_folder_is_named_or_lies_in_the_model
     assert "available" in found.why
 
 
+def test_auto_takes_an_encoder_with_a_calibration_before_one_without(
+    ecapa_dir: Path, tmp_path: Path, models: Path
+) -> None:
+    (tmp_path / "converted").symlink_to(models / "converted")
+    (tmp_path / REPOSITORY.rpartition("/")[2]).symlink_to(ecapa_dir)
+    found = load_encoder("auto", model_dir=tmp_path, ecapa_dir=None, calibrated=["ge2e-v2"])
+    assert found.encoder.id == "ge2e-v2"
+    assert "a calibration comes with it" in found.why
+
+
 @pytest.mark.parametrize(
     ("name", "active", "expected"),
     [
