@@ -10764,10 +10764,12 @@ begin
         join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
         join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
         join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        -- Tables without an id only join others, so their counts would mean nothing to the reader.
+        -- Tables that only join others are left out, since their counts would mean nothing to the reader.
         where exists (
-            select from pg_catalog.pg_attribute as id
-            where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
+            select
+            from pg_catalog.pg_index as identity
+            join pg_catalog.pg_attribute as id on id.attrelid = identity.indrelid and id.attnum = any (identity.indkey)
+            where identity.indrelid = relation.oid and identity.indisprimary and id.attname in ('id', 'patient_id')
         )
         order by 1
     loop
@@ -11382,7 +11384,8 @@ declare
 begin
     with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
     select jsonb_build_object('charts', count(*)) into counts from charts;
-    delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id;
+    with corrections as (delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id returning id)
+    select counts || jsonb_build_object('chart_corrections', count(*)) into counts from corrections;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)

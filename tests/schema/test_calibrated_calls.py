@@ -594,10 +594,21 @@ def test_a_calibration_never_changes(records: Records) -> None:
         {**RAW_ONLY, "bins": {"raw": [{**DOCUMENT["bins"]["raw"][0], "log_deviation": 1e-300}]}},
     ],
     ids=[
-        "empty", "of another encoder", "no bins", "another dimension", "no projection but a text", "null for weights",
-        "numbers for rows", "zero weights", "huge weights", "an offset that is not a number", "a huge offset",
-        "negative variance", "no deviation", "next to no deviation",
-    ],  # fmt: skip
+        "empty",
+        "of another encoder",
+        "no bins",
+        "another dimension",
+        "no projection but a text",
+        "null for weights",
+        "numbers for rows",
+        "zero weights",
+        "huge weights",
+        "an offset that is not a number",
+        "a huge offset",
+        "negative variance",
+        "no deviation",
+        "next to no deviation",
+    ],
 )
 def test_a_calibration_that_does_not_fit_is_refused_and_nothing_is_kept(records: Records, document: Any) -> None:
     with pytest.raises(psycopg.Error) as refused:
