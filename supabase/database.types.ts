@@ -803,6 +803,7 @@ export type Database = {
           "is_learned": boolean;
           "is_provisional": boolean;
           "is_step": boolean;
+          "local_day": string | null;
           "local_hour": number | null;
           "log_likelihood_ratio": number | null;
           "noise_adjusted": boolean;
@@ -853,6 +854,7 @@ export type Database = {
           "is_learned": boolean;
           "is_provisional": boolean;
           "is_step": boolean;
+          "local_day"?: string | null;
           "local_hour"?: number | null;
           "log_likelihood_ratio"?: number | null;
           "noise_adjusted": boolean;
@@ -902,6 +904,7 @@ export type Database = {
           "is_learned"?: boolean;
           "is_provisional"?: boolean;
           "is_step"?: boolean;
+          "local_day"?: string | null;
           "local_hour"?: number | null;
           "log_likelihood_ratio"?: number | null;
           "noise_adjusted"?: boolean;

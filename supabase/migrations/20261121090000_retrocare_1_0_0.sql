@@ -4059,6 +4059,8 @@ create table voice.calibrations (
         constraint a_reference_follows_slowly check (following_share between 0 and 0.5),
     steady_below double precision not null default 0.3
         constraint a_steady_time_is_near_usual check (steady_below > '-infinity' and steady_below < far_above),
+    settles_after_days integer not null default 30
+        constraint what_pointed_to_a_change_ages check (settles_after_days between 1 and 366),
     created_at timestamptz not null default now(),
     constraint a_calibration_is_kept_once unique (encoder, digest),
     constraint calibrations_by_encoder unique (id, encoder)
@@ -4083,6 +4085,9 @@ comment on column voice.calibrations.sample_maximum_cusum is 'While the CUSUM is
 comment on column voice.calibrations.following_share is 'By which share of the way the reference follows each usual call once the baseline is complete.';
 comment on column voice.calibrations.steady_below is
     'If the last ten calls deviated by less than this on average, a sudden change may be a new telephone or room.';
+
+comment on column voice.calibrations.settles_after_days is
+    'After so many days without a judged call, what pointed to a change is forgotten: it says nothing about the present.';
 
 create table voice.calibration_bins (
     calibration_id integer not null
@@ -4819,6 +4824,10 @@ begin
         raise exception using errcode = 'RV005', message = 'The deviation of the call is not a number';
     end if;
 
+    if decide.day - state.day > calibration.settles_after_days and not decide.is_late then
+        state := voice.settled_chart(state);
+    end if;
+
     -- 1 How unusual is this for this patient?
     decided.usual_mean := learned * state.learned_mean / (learned + kappa);
     decided.usual_degrees := calibration.prior_degrees + learned;
@@ -5509,7 +5518,7 @@ create type voice.correction_kind as enum (
 comment on type voice.correction_kind is 'Why a chart was changed by something other than a call.';
 
 create table voice.chart_corrections (
-    turn bigint generated always as identity constraint chart_corrections_pkey primary key,
+    id bigint generated always as identity constraint chart_corrections_pkey primary key,
     patient_id uuid not null
         constraint a_correction_is_of_a_patients_chart references public.patients (id) on delete cascade,
     encoder text not null,
@@ -7861,7 +7870,7 @@ begin
                 and chart_corrections.encoder = (kept.log).encoder
                 and chart_corrections.after_decision >= (kept.log).decision_number
                 and (chart_corrections.after_decision < kept.next_number or kept.next_number is null)
-            order by chart_corrections.turn desc
+            order by chart_corrections.id desc
             limit 1
         ) as corrected on true
         order by (kept.log).patient_id, (kept.log).encoder, (kept.log).created_at, (kept.log).decision_number
@@ -10780,10 +10789,12 @@ begin
         join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
         join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
         join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        -- Tables without an id only join others, so their counts would mean nothing to the reader.
+        -- Tables that only join others are left out, since their counts would mean nothing to the reader.
         where exists (
-            select from pg_catalog.pg_attribute as id
-            where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
+            select
+            from pg_catalog.pg_index as identity
+            join pg_catalog.pg_attribute as id on id.attrelid = identity.indrelid and id.attnum = any (identity.indkey)
+            where identity.indrelid = relation.oid and identity.indisprimary and id.attname in ('id', 'patient_id')
         )
         order by 1
     loop
@@ -11398,7 +11409,8 @@ declare
 begin
     with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
     select jsonb_build_object('charts', count(*)) into counts from charts;
-    delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id;
+    with corrections as (delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id returning encoder)
+    select counts || jsonb_build_object('chart_corrections', count(*)) into counts from corrections;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)

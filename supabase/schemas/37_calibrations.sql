@@ -48,6 +48,8 @@ create table voice.calibrations (
         constraint a_reference_follows_slowly check (following_share between 0 and 0.5),
     steady_below double precision not null default 0.3
         constraint a_steady_time_is_near_usual check (steady_below > '-infinity' and steady_below < far_above),
+    settles_after_days integer not null default 30
+        constraint what_pointed_to_a_change_ages check (settles_after_days between 1 and 366),
     created_at timestamptz not null default now(),
     constraint a_calibration_is_kept_once unique (encoder, digest),
     constraint calibrations_by_encoder unique (id, encoder)
@@ -72,6 +74,9 @@ comment on column voice.calibrations.sample_maximum_cusum is 'While the CUSUM is
 comment on column voice.calibrations.following_share is 'By which share of the way the reference follows each usual call once the baseline is complete.';
 comment on column voice.calibrations.steady_below is
     'If the last ten calls deviated by less than this on average, a sudden change may be a new telephone or room.';
+
+comment on column voice.calibrations.settles_after_days is
+    'After so many days without a judged call, what pointed to a change is forgotten: it says nothing about the present.';
 
 create table voice.calibration_bins (
     calibration_id integer not null

@@ -314,6 +314,10 @@ begin
         raise exception using errcode = 'RV005', message = 'The deviation of the call is not a number';
     end if;
 
+    if decide.day - state.day > calibration.settles_after_days and not decide.is_late then
+        state := voice.settled_chart(state);
+    end if;
+
     -- 1 How unusual is this for this patient?
     decided.usual_mean := learned * state.learned_mean / (learned + kappa);
     decided.usual_degrees := calibration.prior_degrees + learned;

@@ -45,7 +45,7 @@ create type voice.correction_kind as enum (
 comment on type voice.correction_kind is 'Why a chart was changed by something other than a call.';
 
 create table voice.chart_corrections (
-    turn bigint generated always as identity constraint chart_corrections_pkey primary key,
+    id bigint generated always as identity constraint chart_corrections_pkey primary key,
     patient_id uuid not null
         constraint a_correction_is_of_a_patients_chart references public.patients (id) on delete cascade,
     encoder text not null,

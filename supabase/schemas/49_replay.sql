@@ -128,7 +128,7 @@ begin
                 and chart_corrections.encoder = (kept.log).encoder
                 and chart_corrections.after_decision >= (kept.log).decision_number
                 and (chart_corrections.after_decision < kept.next_number or kept.next_number is null)
-            order by chart_corrections.turn desc
+            order by chart_corrections.id desc
             limit 1
         ) as corrected on true
         order by (kept.log).patient_id, (kept.log).encoder, (kept.log).created_at, (kept.log).decision_number

@@ -419,10 +419,12 @@ begin
         join pg_catalog.pg_namespace as namespace on namespace.nspname = signals.schema_name
         join pg_catalog.pg_class as relation on relation.relnamespace = namespace.oid and relation.relkind = 'r'
         join pg_catalog.pg_attribute as key on key.attrelid = relation.oid and key.attname = 'patient_id' and not key.attisdropped
-        -- Tables without an id only join others, so their counts would mean nothing to the reader.
+        -- Tables that only join others are left out, since their counts would mean nothing to the reader.
         where exists (
-            select from pg_catalog.pg_attribute as id
-            where id.attrelid = relation.oid and id.attname = 'id' and not id.attisdropped
+            select
+            from pg_catalog.pg_index as identity
+            join pg_catalog.pg_attribute as id on id.attrelid = identity.indrelid and id.attnum = any (identity.indkey)
+            where identity.indrelid = relation.oid and identity.indisprimary and id.attname in ('id', 'patient_id')
         )
         order by 1
     loop

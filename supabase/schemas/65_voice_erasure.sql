@@ -11,7 +11,8 @@ declare
 begin
     with charts as (delete from voice.charts where charts.patient_id = erase_traces.patient_id returning encoder)
     select jsonb_build_object('charts', count(*)) into counts from charts;
-    delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id;
+    with corrections as (delete from voice.chart_corrections where chart_corrections.patient_id = erase_traces.patient_id returning encoder)
+    select counts || jsonb_build_object('chart_corrections', count(*)) into counts from corrections;
     with baselines as (delete from voice.baselines where baselines.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)

@@ -328,6 +328,17 @@ def test_a_call_after_steady_ones_that_is_suddenly_far_may_be_a_new_telephone(pa
     assert not unsteady.call(3.2)["is_step"]
 
 
+def test_after_a_month_without_a_call_what_pointed_to_a_change_is_forgotten(patient: Patient) -> None:
+    for _ in range(6):
+        patient.call(CRITICAL_AT)
+    assert patient.chart["confirmed_level"] == "critical"
+    known = patient.chart["learned_calls"]
+    log = patient.call(0.0, days=31)
+    assert (log["severity"], log["cusum_after"], log["is_late"]) == ("low", 0, False)
+    assert patient.call(CRITICAL_AT)["severity"] == "medium"
+    assert patient.chart["learned_calls"] == known + 2
+
+
 # What people answer.
 
 
@@ -623,7 +634,7 @@ def test_a_calibration_never_changes(records: Records) -> None:
         "negative variance",
         "no deviation",
         "next to no deviation",
-    ],  # fmt: skip
+    ],
 )
 def test_a_calibration_that_does_not_fit_is_refused_and_nothing_is_kept(records: Records, document: Any) -> None:
     with pytest.raises(psycopg.Error) as refused:

@@ -44,7 +44,13 @@ DECIDE = """
 @oracle
 @given(
     calls=st.lists(
-        st.tuples(observations, st.integers(0, 1), st.booleans(), st.integers(0, 9).map(lambda n: n == 0)), max_size=25
+        st.tuples(
+            observations,
+            st.sampled_from([0, 1, 1, 1, 31]),
+            st.booleans(),
+            st.integers(0, 9).map(lambda n: n == 0),
+        ),
+        max_size=25,
     ),
     warnings=st.sampled_from([1.0, 4.0, 12.0]),
     rate=st.floats(52, 1095),

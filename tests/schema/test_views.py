@@ -254,7 +254,8 @@ def test_a_call_that_two_encoders_judged_is_one_row(records: Records, patient_id
            )
            insert into public.voice_anomaly_logs (
                id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score, adjusted_from,
-               severity, verdict, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline, created_at
+               severity, verdict, noise_adjusted, encoder, baseline_version, is_provisional, added_to_baseline,
+               created_at
            )
            select judged.id, log.patient_id, log.call_log_id, log."timestamp", 0.2, 0.8, 0.2, 0.2, 'low',
                'as_usual', false, judged.model, 1, false, false, log.created_at + interval '1 s'

@@ -33,7 +33,8 @@ COPIED = """
     insert into public.voice_anomaly_logs
     select (jsonb_populate_record(template, jsonb_build_object(
         'id', numbered.id, 'patient_id', numbered.patient_id, 'call_log_id', numbered.call_log_id,
-        'timestamp', numbered.occurred_at, 'local_day', numbered.occurred_at::date, 'created_at', numbered.occurred_at, 'decision_number', numbered.n,
+        'timestamp', numbered.occurred_at, 'local_day', numbered.occurred_at::date,
+        'created_at', numbered.occurred_at, 'decision_number', numbered.n,
         'population_deviation', random_normal(0, 1), 'embedding_id', null, 'baseline_id', null))).*
     from numbered cross join (
         select logs as template from public.voice_anomaly_logs as logs order by logs.created_at limit 1

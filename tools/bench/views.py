@@ -132,11 +132,11 @@ def _load(database: Database, first: int, last: int) -> None:
                from made where is_scored""",
             """insert into public.voice_anomaly_logs (
                    id, patient_id, call_log_id, "timestamp", anomaly_score, raw_similarity, normalized_score,
-                   adjusted_from, snr, severity, verdict, noise_adjusted, encoder, baseline_id, baseline_version, is_provisional,
-                   added_to_baseline
+                   adjusted_from, snr, severity, verdict, noise_adjusted, encoder, baseline_id, baseline_version,
+                   is_provisional, added_to_baseline
                )
-               select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', 'as_usual', false, 'test-v1',
-                   baseline_id, 1, false, false
+               select log_id, patient_id, call_log_id, at, score, 1 - score, score, score, 30, 'low', 'as_usual',
+                   false, 'test-v1', baseline_id, 1, false, false
                from made where is_scored""",
             """insert into care.checks (call_log_id, patient_id, signal, model, state, detail, quality, finished_at)
                select call_log_id, patient_id, 'voice', 'test-v1', 'scored', '{"snr_db": 30}', '{"agreement": 0.9}', at
