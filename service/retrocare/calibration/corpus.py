@@ -162,12 +162,12 @@ def telephone_calls(
     encoder: Encoder,
     mixing: Mixing,
     done: Callable[[], object] = lambda: None,
-    speeds: Sequence[float] = (1.0,),
+    speeds: Sequence[float] | None = None,
 ) -> Corpus:
     """Let everybody say each recording over a telephone, as recorded and with noise; ``done`` is called after each.
 
-    Somebody at another speed is somebody else: pitch and timbre move with it. A recording that cannot be used at its
-    own speed is counted.
+    Everybody keeps one telephone. With ``speeds`` everybody takes another for each call, and is somebody else at each
+    of the speeds: pitch and timbre move with it. A recording that cannot be used is counted.
     """
     calls: list[Call] = []
     refused: Counter[str] = Counter()
@@ -175,23 +175,28 @@ def telephone_calls(
         for n, file in enumerate(files[:MOST_RECORDINGS], 1):
             try:
                 voice = telephone.at_rate(file.read_bytes(), telephone.RATE)
-                for speed in speeds:
+                for speed in speeds or (1.0,):
                     played = voice if speed == 1 else soxr.resample(voice, telephone.RATE * speed, telephone.RATE)
                     speaker = f"{name}/{person}" + ("" if speed == 1 else f" at {speed:g}")
                     recording = f"{name}/{person}/{n} {file.name}"
-                    calls += _over_lines(speaker, recording, telephone.banded(played), encoder, mixing)
+                    used = None if speeds else telephone.any_telephone(seed(speaker))
+                    calls += _over_lines(speaker, recording, played, encoder, mixing, used)
             except NotAssessable as reason:
                 refused[reason.reason] += 1
             done()
     return Corpus(name, calls, refused)
 
 
-def _over_lines(person: str, recording: str, voice: Samples, encoder: Encoder, mixing: Mixing) -> Iterator[Call]:
+def _over_lines(
+    person: str, recording: str, voice: Samples, encoder: Encoder, mixing: Mixing, own: telephone.Telephone | None
+) -> Iterator[Call]:
+    """Place calls over the person's own telephone, or where there is none over another each."""
     for line in mixing.lines(seed(person, recording)):
+        used = own or telephone.any_telephone(seed(person, recording, line))
         random = seed(recording, line.noise)  # the same noise at every level
         noise = mixing.noises[line.noise](random, len(voice)) if line.noise is not None else None
         try:
-            windows, seconds, snr_db = hear(telephone.called(voice, noise, line.snr_db or 0), encoder, HEARD)
+            windows, seconds, snr_db = hear(telephone.called(voice, noise, line.snr_db or 0, used), encoder, HEARD)
         except NotAssessable:
             if line == AS_RECORDED:
                 raise

@@ -32,10 +32,10 @@ from retrocare.encoders.protocol import Encoder
 from retrocare.errors import NotAssessable
 
 LEVELS_DB = (20, 15, 10)
-NOISES_AT_A_LEVEL = 6
-OTHER_SPEEDS = (0.8, 0.88, 1.13, 1.25)  # at which a person is further people, for the projection
+NOISES_AT_A_LEVEL = 4
+SPEEDS = (0.8, 0.88, 1.0, 1.13, 1.25)  # at which a person is further people, for the projection
 OTHER_LEVELS_DB = (20, 10)
-OTHER_NOISES_AT_A_LEVEL = 2
+OTHER_NOISES_AT_A_LEVEL = 1
 BABBLING = 30  # people whose voices are the babble
 HALVES = 2
 
@@ -44,7 +44,7 @@ Progress = Callable[[int, int], object]  # how many recordings are done, and of 
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Hold what the service hears of the people in some folders; ``further`` are the same people at other speeds."""
+    """Hold what the service hears of the people in some folders; ``further`` are the same people at other speeds and over other telephones."""
 
     corpora: Sequence[Corpus]
     further: Sequence[Corpus]
@@ -88,7 +88,7 @@ def listen(
 
     own, others = Mixing(noises, LEVELS_DB, NOISES_AT_A_LEVEL), Mixing(noises, OTHER_LEVELS_DB, OTHER_NOISES_AT_A_LEVEL)
     corpora = [telephone_calls(name, known, encoder, own, tell) for name, known in people.items()]
-    further = [telephone_calls(name, known, encoder, others, tell, OTHER_SPEEDS) for name, known in people.items()]
+    further = [telephone_calls(name, known, encoder, others, tell, SPEEDS) for name, known in people.items()]
     return Spoken(corpora, further, list(noises))
 
 
