@@ -3906,6 +3906,24 @@ comment on function care.record_judgement is
     'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. A judgement that is not alerted (is_alerted) is only shown. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
+create function care.likely_speaker_name(judgement_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select others.name
+    from public.judgements
+    join public.patients as others on others.id = judgements.likely_patient_id
+    where judgements.id = likely_speaker_name.judgement_id
+        and (not care.is_caller_a_caregiver() or judgements.patient_id in (select care.patients_of_caller('viewer')))
+$$;
+comment on function care.likely_speaker_name is
+    'Returns the name of the patient who seems to have spoken instead, to caregivers of the patient who was called and to operators. Null: not known. Security definer: caregivers may not read the other patient. Called by views.';
+revoke execute on function care.likely_speaker_name from public;
+grant execute on function care.likely_speaker_name to authenticated, service_role;
+
 create policy caregivers_read_their_patients_checkins on public.daily_checkins
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));
@@ -3970,7 +3988,7 @@ comment on column voice.embeddings.audio_sha256 is 'Hash of the recording''s byt
 comment on column voice.embeddings.speech_seconds is 'Net speech that was analysed. Analysis stops once there is enough.';
 comment on column voice.embeddings.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column voice.embeddings.quality is
-    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel.';
+    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel, and features: how the patient spoke, by the ids of voice.features.';
 create index embeddings_by_age on voice.embeddings (created_at);
 
 create function voice.active_encoder()
@@ -4804,8 +4822,9 @@ begin
         + learned * kappa / (learned + kappa) * state.learned_mean ^ 2) / decided.usual_degrees;
     scale := sqrt(decided.usual_variance * (1 + 1 / (learned + kappa)));
     student := (deviation - decided.usual_mean) / scale;
+    -- 2 atanh(x / (2 + x)) is ln(1 + x), also where x is next to nothing.
     decided.deviation := sign(student) * (8 * decided.usual_degrees + 1) / (8 * decided.usual_degrees + 3)
-        * sqrt(decided.usual_degrees * ln(1 + student ^ 2 / decided.usual_degrees));
+        * sqrt(decided.usual_degrees * 2 * atanh(student ^ 2 / (2 * decided.usual_degrees + student ^ 2)));
 
     -- 2 Is it this patient at all? On a clean line both spaces must say no; below, the whitened one tells voices apart better.
     is_named := case
@@ -5764,6 +5783,207 @@ comment on function voice.restart_chart is
     'Forgets what is known of the patient''s calls, since another baseline replaces theirs. The caller has called care.lock_patient.';
 revoke execute on function voice.restart_chart from public;
 
+-- 40_voice_explanations.sql
+
+-- Voice explanations: what is unusual about how a patient speaks on a call, in the patient's own deviations. They explain a judgement
+-- and are never part of it.
+--
+-- The service measures five features of each recording (voice.embeddings.quality, "features"). A feature is compared with the patient's
+-- healthy calls by the predictive distribution of a normal variable whose mean and variance are not known, under the prior in
+-- voice.features (c calls with that mean and m2; kappa = within_deviation^2 / between_deviation^2):
+--
+--     expected  = (c * mean + kappa * population_mean) / (c + kappa)
+--     variance  = (degrees * within_deviation^2 + m2 + c * kappa / (c + kappa) * (mean - population_mean)^2) / (degrees + c)
+--     t         = (value - expected) / sqrt(variance * (1 + 1 / (c + kappa)))          Student, degrees + c degrees of freedom
+--     deviation = t as a normal deviate                                                Wallace, error below 0.01
+
+create table voice.features (
+    id text constraint features_pkey primary key
+        constraint a_feature_is_one_word check (id ~ '^[a-z_]+$'),
+    name text not null,
+    unit text not null,
+    population_mean double precision not null,
+    between_deviation double precision not null
+        constraint people_differ_in_a_feature check (between_deviation > 0 and between_deviation < 'infinity'),
+    within_deviation double precision not null
+        constraint calls_differ_in_a_feature check (within_deviation > 0 and within_deviation < 'infinity'),
+    degrees double precision not null
+        constraint a_prior_has_degrees_of_freedom check (degrees > 0 and degrees < 'infinity'),
+    above_reason text not null,
+    below_reason text not null,
+    said_beyond double precision not null default 2
+        constraint what_is_usual_is_not_said check (said_beyond > 0),
+    minimum_calls integer not null default 5
+        constraint a_comparison_needs_a_call check (minimum_calls >= 1),
+    learned_calls integer not null default 60,
+    learned_within double precision not null default 3
+        constraint a_learned_value_lies_within_a_range check (learned_within > 0),
+    constraint enough_calls_are_learned check (learned_calls >= minimum_calls)
+);
+alter table voice.features enable row level security;
+insert into voice.features
+    (id, name, unit, population_mean, between_deviation, within_deviation, degrees, above_reason, below_reason)
+values
+    ('pitch', 'Median pitch', 'semitones above 100 Hz', 7.6, 5.5, 1.2, 6, 'higher_voice', 'lower_voice'),
+    ('pitch_spread', 'Pitch, from the 10th to the 90th percentile', 'semitones', 7.4, 2.1, 1.3, 7, 'livelier', 'flatter'),
+    ('syllable_rate', 'Syllables', 'per second of speech', 3.7, 0.61, 0.31, 7, 'faster', 'slower'),
+    ('pause_share', 'Pauses', 'share of the time in which the patient has the word', 0.13, 0.074, 0.070, 12, 'longer_pauses', 'shorter_pauses'),
+    ('tilt', 'Power at 1 to 3.4 kHz over that at 0.3 to 1 kHz', 'dB', -5.7, 4.1, 1.4, 8, 'brighter', 'duller');
+comment on table voice.features is
+    'The features of speech that explain a judgement, and the prior under which a call is compared with the patient''s own. The values are those of public recordings in a telephone''s band (`scripts/bench features`).';
+comment on column voice.features.id is 'The name under which the service stores the measure, in voice.embeddings.quality, "features".';
+comment on column voice.features.population_mean is 'The mean over people.';
+comment on column voice.features.between_deviation is 'The standard deviation of people''s means.';
+comment on column voice.features.within_deviation is 'The standard deviation of one person''s calls, over people in general.';
+comment on column voice.features.degrees is 'How many calls of the patient count as much as within_deviation does.';
+comment on column voice.features.above_reason is 'The reason that is given for a value above the usual ones; its words are in care.reason_texts.';
+comment on column voice.features.below_reason is 'The reason that is given for a value below the usual ones.';
+comment on column voice.features.said_beyond is 'A deviation beyond this, in either direction, is a reason. It is a normal deviate.';
+comment on column voice.features.minimum_calls is 'Nothing is said before so many healthy calls of the patient have been learned.';
+comment on column voice.features.learned_calls is 'After so many calls, what is usual no longer changes.';
+comment on column voice.features.learned_within is
+    'A value further from the expected one than so many deviations is learned as if it were only so far.';
+
+create table voice.usual_features (
+    patient_id uuid not null
+        constraint usual_features_are_of_a_patient references public.patients (id) on delete cascade,
+    feature text not null
+        constraint what_is_usual_is_a_feature references voice.features (id) on delete cascade,
+    call_count integer not null
+        constraint something_usual_was_heard check (call_count >= 1),
+    mean double precision not null,
+    m2 double precision not null
+        constraint squares_add_up_to_no_less_than_0 check (m2 >= 0 and m2 < 'infinity'),
+    updated_at timestamptz not null default now(),
+    constraint usual_features_pkey primary key (patient_id, feature)
+);
+create index usual_features_by_feature on voice.usual_features (feature);
+alter table voice.usual_features enable row level security;
+comment on table voice.usual_features is
+    'How a patient usually speaks: the statistics of each feature over the first healthy calls. They are biometric data.';
+comment on column voice.usual_features.m2 is 'The sum of the squared deviations from the mean.';
+
+create type voice.expected_feature as (
+    expected double precision,
+    deviation double precision,
+    degrees double precision
+);
+comment on type voice.expected_feature is
+    'What the next call of a patient is expected to measure: a Student distribution around expected, with the scale deviation and so many degrees of freedom.';
+
+create function voice.expected_feature(feature voice.features, usual voice.usual_features)
+returns voice.expected_feature
+language sql
+immutable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select
+        (calls * coalesce(usual.mean, 0) + kappa * feature.population_mean) / (calls + kappa),
+        sqrt(
+            (
+                feature.degrees * feature.within_deviation ^ 2
+                + coalesce(usual.m2, 0)
+                + calls * kappa / (calls + kappa) * (coalesce(usual.mean, 0) - feature.population_mean) ^ 2
+            )
+            / (feature.degrees + calls) * (1 + 1 / (calls + kappa))),
+        feature.degrees + calls
+    from (select coalesce(usual.call_count, 0), (feature.within_deviation / feature.between_deviation) ^ 2) as prior (calls, kappa)
+$$;
+comment on function voice.expected_feature is
+    'Returns what a patient''s next call is expected to measure. Without usual values (null), it is what anybody''s would.';
+revoke execute on function voice.expected_feature from public;
+
+create function voice.normal_deviate(t double precision, degrees double precision)
+returns double precision
+language sql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select sign(normal_deviate.t) * (8 * normal_deviate.degrees + 1) / (8 * normal_deviate.degrees + 3)
+        * sqrt(normal_deviate.degrees * ln(1 + normal_deviate.t ^ 2 / normal_deviate.degrees))
+$$;
+comment on function voice.normal_deviate is
+    'Returns the normal deviate that is as rare as this value of Student''s distribution (Wallace 1959, error below 0.01 up to 4).';
+revoke execute on function voice.normal_deviate from public;
+
+create function voice.measured_features(quality jsonb)
+returns table (feature voice.features, value double precision)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select features, measured.value::double precision
+    from voice.features
+    cross join lateral (
+        select case when jsonb_typeof(found) = 'number' then found::numeric end
+        from (select measured_features.quality -> 'features' -> features.id) as given (found)
+    ) as measured (value)
+    -- Nothing that can be heard is larger, and an explanation must not fail a judgement.
+    where abs(measured.value) < 1e6
+$$;
+comment on function voice.measured_features is
+    'Returns the features that were measured on a call. Those that its line did not allow are missing.';
+revoke execute on function voice.measured_features from public;
+
+create function voice.unusual_features(patient_id uuid, quality jsonb)
+returns table (reason text, deviation double precision)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when compared.deviation > 0 then (compared.feature).above_reason else (compared.feature).below_reason end, compared.deviation
+    from (
+        select
+            measured.feature,
+            voice.normal_deviate((measured.value - expected.expected) / expected.deviation, expected.degrees) as deviation
+        from voice.measured_features(unusual_features.quality) as measured
+        join voice.usual_features as usual
+            on usual.patient_id = unusual_features.patient_id
+            and usual.feature = (measured.feature).id
+            and usual.call_count >= (measured.feature).minimum_calls
+        cross join lateral voice.expected_feature(measured.feature, usual) as expected
+    ) as compared
+    where abs(compared.deviation) > (compared.feature).said_beyond
+    order by abs(compared.deviation) desc
+    limit 3
+$$;
+comment on function voice.unusual_features is
+    'Returns what is unusual about how this patient speaks on a call, the most unusual first and at most three, with the deviation as a normal deviate. Returns nothing before enough healthy calls were learned.';
+revoke execute on function voice.unusual_features from public;
+
+create function voice.learn_features(patient_id uuid, quality jsonb)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into voice.usual_features as usual (patient_id, feature, call_count, mean, m2)
+    select
+        learn_features.patient_id,
+        (measured.feature).id,
+        1,
+        greatest(
+            expected.expected - (measured.feature).learned_within * expected.deviation,
+            least(expected.expected + (measured.feature).learned_within * expected.deviation, measured.value)),
+        0
+    from voice.measured_features(learn_features.quality) as measured
+    left join voice.usual_features as present
+        on present.patient_id = learn_features.patient_id and present.feature = (measured.feature).id
+    cross join lateral voice.expected_feature(measured.feature, present) as expected
+    where coalesce(present.call_count, 0) < (measured.feature).learned_calls
+    on conflict on constraint usual_features_pkey do update
+    set call_count = usual.call_count + 1,
+        mean = usual.mean + (excluded.mean - usual.mean) / (usual.call_count + 1),
+        m2 = usual.m2 + (excluded.mean - usual.mean) ^ 2 * usual.call_count / (usual.call_count + 1),
+        updated_at = now()
+$$;
+comment on function voice.learn_features is
+    'Adds a healthy call to what is usual for a patient. The caller has called care.lock_patient.';
+revoke execute on function voice.learn_features from public;
+
 -- 41_voice_logs.sql
 
 -- Voice logs: the detail of each voice judgement, with everything needed to explain and recompute its score.
@@ -5973,37 +6193,37 @@ revoke execute on function voice.likely_speaker from public;
 
 create function voice.decision_in_words(
     patient public.patients, verdict public.voice_verdict, pace public.change_pace, is_urgent boolean, is_step boolean,
-    warnings_per_year double precision, likely_patient_id uuid
+    warnings_per_year double precision, reasons text[]
 )
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+begin
     -- Rarer events than those that the family accepts are not known well enough to be called rarer.
-    select nullif(concat_ws(' ',
-        case
-            when verdict = 'another_voice' then format('It did not sound like %s.', names.patient)
-            when verdict = 'changed' then format(
-                '%s so by chance less than %s a year.',
-                case pace
-                    when 'sustained' then format('The calls of the last days together differ from how %s usually sounds; a healthy voice does', names.patient)
-                    else format('This call differs from how %s usually sounds; a healthy voice does', names.patient)
-                end,
-                case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
-        end,
-        case when names.other is not null then format('It may have been %s.', names.other) end,
-        case when is_urgent then 'It is one call only: a second one would confirm it.' end,
-        case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
-    from (
-        select
-            care.plain_name(patient.name, 'this person') as patient,
-            (
-                select care.plain_name(others.name, 'somebody of the household')
-                from public.patients as others
-                where others.id = decision_in_words.likely_patient_id
-            ) as other
-    ) as names
+    return (
+        select nullif(concat_ws(' ',
+            case
+                when verdict = 'another_voice' then format('It did not sound like %s.', names.patient)
+                when verdict = 'changed' then format(
+                    '%s so by chance less than %s a year.',
+                    case pace
+                        when 'sustained' then format('The calls of the last days together differ from how %s usually sounds; a healthy voice does', names.patient)
+                        else format('This call differs from how %s usually sounds; a healthy voice does', names.patient)
+                    end,
+                    case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
+            end,
+            'It was ' || names.how || '.',
+            case when is_urgent then 'It is one call only: a second one would confirm it.' end,
+            case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
+        from (
+            select
+                care.plain_name(patient.name, 'this person') as patient,
+                replace(care.reasons_in_words(decision_in_words.reasons, 'en'), '{patient}', care.plain_name(patient.name, 'this person')) as how
+        ) as names
+    );
+end
 $$;
 comment on function voice.decision_in_words is 'Says in English why a call was judged as it was. Null: it was as usual.';
 revoke execute on function voice.decision_in_words from public;
@@ -6043,6 +6263,9 @@ as $$
 declare
     likely_patient_id constant uuid :=
         case when logged.verdict = 'another_voice' then voice.likely_speaker(patient, stored, calibration) end;
+    reasons constant text[] := case when logged.verdict = 'changed' then array(
+        select unusual.reason from voice.unusual_features(patient.id, stored.quality) as unusual order by abs(unusual.deviation) desc
+    ) else '{}' end;
 begin
     return care.record_judgement(
         call, thresholds, logged.anomaly_score,
@@ -6052,7 +6275,8 @@ begin
         severity => logged.severity,
         at => record_score.at,
         explanation => case when logged.rule = 'calibrated' then voice.decision_in_words(
-            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, likely_patient_id) end,
+            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, reasons) end,
+        reasons => reasons,
         is_urgent => record_score.is_urgent,
         -- A calibrated policy tells nobody about a score by the fixed rule, which it gives while the baseline is incomplete.
         is_alerted => policy.rule = logged.rule,
@@ -6156,6 +6380,9 @@ begin
     set anomaly_score = logged.anomaly_score
     where call_logs.id = call.id;
     judgement := voice.record_score(patient, call, stored, policy, thresholds, calibration, logged, coalesce(decided.is_urgent, false), score_call.at);
+    if is_healthy and not logged.is_late and logged.verdict <> 'another_voice' then
+        perform voice.learn_features(patient.id, stored.quality);
+    end if;
 
     logged.id := judgement.id;
     logged.patient_id := patient.id;
@@ -6685,6 +6912,7 @@ begin
         complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
     if call.source = 'onboarding' or baseline.id is null then
         is_sample := voice.enrol(call, stored.id, policy);
+        perform voice.learn_features(patient.id, stored.quality);
         return voice.end_check(
             held.id, 'enrolled', null, stored.quality, voice.check_detail(stored.snr_db, is_sample));
     end if;
@@ -8599,14 +8827,14 @@ insert into care.alert_texts (language, cause, level, is_urgent, text) values
     ('en', 'voice_changed', 'warning', true,
         '{patient} sounded very unlike usual on the phone{when}{how}. It was one call only, but please call {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
     ('en', 'another_voice', 'warning', true,
-        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. If you know who it was, say so{link}. If not, please call {patient} now: an illness can change a voice as much.');
+        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. If you know who it was, say so{link}. If not, please call {patient} now: a voice can change that much by itself.');
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
         '{patient} sounded different from usual on the phone{when}{how}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
     ('en', 'another_voice', 'warning',
         'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. Please call {patient} today, and say who it was if you know{link}.'),
     ('en', 'another_voice', 'emergency',
-        'URGENT: in two of the last three calls, the voice on {patient}''s phone did not sound like {patient}''s{other}. Please call or visit {patient} now: an illness can change a voice as much as another person does. Then say what you found{link}.'),
+        'URGENT: in two of the last three calls, the voice on {patient}''s phone did not sound like {patient}''s{other}. Please call or visit {patient} now: a voice can change that much by itself. Then say what you found{link}.'),
     ('en', 'another_voice', 'critical',
         'VERY URGENT: in two of the last three calls, the voice on {patient}''s phone was hardly like {patient}''s{other}. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say what you found{link}.'),
     ('en', 'voice_changed', 'emergency',
@@ -8617,6 +8845,56 @@ insert into care.alert_texts (language, cause, level, text) values
         'We have not been able to hear {patient} on the phone for some days. Please call {patient} and hear how things are. Then say that you have seen this{link}.'),
     ('en', 'no_usable_speech', 'warning',
         '{patient} has answered our last calls, but we hardly heard {patient} speak. Please call {patient} and hear how things are. Then say that you have seen this{link}.');
+
+create table care.reason_texts (
+    language text not null,
+    reason text not null,
+    text text not null,
+    further_text text not null,
+    constraint reason_texts_pkey primary key (language, reason)
+);
+alter table care.reason_texts enable row level security;
+comment on table care.reason_texts is 'What was unusual about a call, as clauses: text where a reason comes first, further_text where it follows another.';
+comment on column care.reason_texts.reason is 'A reason that a signal gives; those of voice are in voice.features.';
+insert into care.reason_texts (language, reason, text, further_text) values
+    ('en', 'slower', 'slower than usual for {patient}', 'slower'),
+    ('en', 'faster', 'faster than usual for {patient}', 'faster'),
+    ('en', 'higher_voice', 'in a higher voice than usual for {patient}', 'in a higher voice'),
+    ('en', 'lower_voice', 'in a lower voice than usual for {patient}', 'in a lower voice'),
+    ('en', 'longer_pauses', 'with longer pauses than usual for {patient}', 'with longer pauses'),
+    ('en', 'shorter_pauses', 'with shorter pauses than usual for {patient}', 'with shorter pauses'),
+    ('en', 'livelier', 'with more melody than usual for {patient}', 'with more melody'),
+    ('en', 'flatter', 'more monotonous than usual for {patient}', 'more monotonous'),
+    ('en', 'brighter', 'in a brighter voice than usual for {patient}', 'in a brighter voice'),
+    ('en', 'duller', 'in a duller voice than usual for {patient}', 'in a duller voice'),
+    ('en', 'like_another', 'but like {other}''s', 'but like {other}''s');  -- who of the household was heard instead
+
+create function care.reasons_in_words(reasons text[], language text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(
+        case when written.place = 1 then written.text else written.further_text end, ', ' order by written.place)
+    from (
+        select chosen.text, chosen.further_text, row_number() over (order by given.place) as place
+        from unnest(reasons_in_words.reasons) with ordinality as given (reason, place)
+        cross join lateral (
+            select reason_texts.text, reason_texts.further_text
+            from care.reason_texts
+            where reason_texts.reason = given.reason
+            order by
+                reason_texts.language = reasons_in_words.language desc,
+                reason_texts.language = 'en' desc,
+                reason_texts.language
+            limit 1
+        ) as chosen
+    ) as written
+$$;
+comment on function care.reasons_in_words is
+    'Returns the reasons as one clause, in their order, with {patient} for the name. A reason without a translation is written in English, or else in any language that there is; one without any text is left out. Null: there is nothing to say.';
+revoke execute on function care.reasons_in_words from public;
 
 create function care.alert_message(change public.alert_changes, caregiver public.patient_caregivers)
 returns text
@@ -8633,8 +8911,11 @@ as $$
             ) as at_time,
             care.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link,
-            '' as how,
-            coalesce(', but like ' || care.plain_name(likely.name, null) || '''s', '') as other
+            coalesce(', ' || care.reasons_in_words(judgements.reasons, caregiver.language), '') as how,
+            coalesce(
+                ', ' || replace(
+                    care.reasons_in_words(array['like_another'], caregiver.language), '{other}', care.plain_name(likely.name, null)),
+                '') as other
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id
@@ -10261,10 +10542,14 @@ begin
     using erase_signal.patient_id;
     counts := counts || removed;
     update public.judgements
-    set explanation = null
+    set explanation = null, reasons = '{}', likely_patient_id = null
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
-        and judgements.explanation is not null;
+        and (judgements.explanation is not null or judgements.reasons <> '{}' or judgements.likely_patient_id is not null);
+    -- Nobody was recognised by a voice that is erased.
+    update public.judgements
+    set likely_patient_id = null
+    where judgements.likely_patient_id = erase_signal.patient_id and judgements.signal = erase_signal.signal;
     -- Recordings serve all signals. They are kept as long as another signal may use them.
     if not exists (
         select
@@ -11084,11 +11369,13 @@ begin
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
+    with usual as (delete from voice.usual_features where usual_features.patient_id = erase_traces.patient_id returning feature)
+    select counts || jsonb_build_object('usual_features', count(*)) into counts from usual;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings, baselines and charts of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines, charts and usual features of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()
@@ -11359,6 +11646,7 @@ select
     judgements.is_urgent,
     judgements.reasons,
     judgements.explanation,
+    case when judgements.likely_patient_id is not null then care.likely_speaker_name(judgements.id) end as likely_speaker,
     (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
@@ -11411,9 +11699,11 @@ comment on column public.voice_timeline.pace is 'Whether this call alone decided
 comment on column public.voice_timeline.is_urgent is 'Whether one such call more would make it an emergency.';
 comment on column public.voice_timeline.reasons is 'What was unusual, strongest first. Empty: nothing is known.';
 comment on column public.voice_timeline.explanation is 'Why the call was judged as it was, in English. Null: it was as usual, or by the fixed rule.';
+comment on column public.voice_timeline.likely_speaker is
+    'Who of the household spoke instead, if another voice sounded like that of another patient with the same phone number. Null: not known.';
 comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column public.voice_timeline.quality is
-    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
+    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel, features (how the patient spoke; null where the line does not allow it); never a vector.';
 comment on column public.voice_timeline.usual_from is
     'Lower end of the scores that are usual for this patient: 0 by the calibrated rule; by the fixed one, spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is
@@ -11477,6 +11767,7 @@ select
     alerts.anomaly_score,
     alerts.is_urgent,
     judgements.explanation,
+    case when judgements.likely_patient_id is not null then care.likely_speaker_name(judgements.id) end as likely_speaker,
     alerts.judgement_id,
     alerts.call_log_id,
     alerts.opened_at,
@@ -11528,6 +11819,8 @@ comment on column public.alert_history.anomaly_score is
     'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.alert_history.is_urgent is 'Whether a single call was very unlike usual: a second such call makes it an emergency.';
 comment on column public.alert_history.explanation is 'Why the call with that score was judged so, in English. Null: the score says it all.';
+comment on column public.alert_history.likely_speaker is
+    'Who of the household seems to have spoken on the call with that score. Null: the patient, or not known.';
 comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
 comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';
@@ -12036,6 +12329,8 @@ as $$
 begin
     return jsonb_build_object(
         'active_encoder', voice.active_encoder(),
+        'rule', (select policies.rule from voice.policies where policies.encoder = voice.active_encoder()),
+        'calibration_id', (select policies.calibration_id from voice.policies where policies.encoder = voice.active_encoder()),
         'channels', (
             select coalesce(jsonb_agg(delivery_channels.id order by delivery_channels.id), '[]')
             from care.delivery_channels
@@ -12058,7 +12353,7 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'Returns what is set up: the active encoder, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
+    'Returns what is set up: the active encoder with its rule and calibration, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 
@@ -12697,7 +12992,7 @@ declare
 begin
     for audited in
         select * from (values
-            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('voice.features', 'id'),
             ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
             ('care.alert_policies', 'level'),
             ('care.providers', 'id'), ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')

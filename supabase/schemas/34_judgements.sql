@@ -175,6 +175,24 @@ comment on function care.record_judgement is
     'Records a score as a judgement, raises the day''s check-in, an alert and its messages as needed, and returns the judgement. Nothing else does so. If severity is null, it follows from the thresholds. A judgement that is not alerted (is_alerted) is only shown. The caller has called care.lock_patient. Called by each signal, once per call and model.';
 revoke execute on function care.record_judgement from public;
 
+create function care.likely_speaker_name(judgement_id uuid)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select others.name
+    from public.judgements
+    join public.patients as others on others.id = judgements.likely_patient_id
+    where judgements.id = likely_speaker_name.judgement_id
+        and (not care.is_caller_a_caregiver() or judgements.patient_id in (select care.patients_of_caller('viewer')))
+$$;
+comment on function care.likely_speaker_name is
+    'Returns the name of the patient who seems to have spoken instead, to caregivers of the patient who was called and to operators. Null: not known. Security definer: caregivers may not read the other patient. Called by views.';
+revoke execute on function care.likely_speaker_name from public;
+grant execute on function care.likely_speaker_name to authenticated, service_role;
+
 create policy caregivers_read_their_patients_checkins on public.daily_checkins
     for select to authenticated
     using (patient_id = any (array(select care.patients_of_caller('viewer'))));

@@ -48,7 +48,7 @@ comment on column voice.embeddings.audio_sha256 is 'Hash of the recording''s byt
 comment on column voice.embeddings.speech_seconds is 'Net speech that was analysed. Analysis stops once there is enough.';
 comment on column voice.embeddings.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column voice.embeddings.quality is
-    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel.';
+    'Further measures: windows, outlier_windows (left out because another person speaks), agreement, clipped_share, channel, and features: how the patient spoke, by the ids of voice.features.';
 create index embeddings_by_age on voice.embeddings (created_at);
 
 create function voice.active_encoder()

@@ -321,8 +321,9 @@ begin
         + learned * kappa / (learned + kappa) * state.learned_mean ^ 2) / decided.usual_degrees;
     scale := sqrt(decided.usual_variance * (1 + 1 / (learned + kappa)));
     student := (deviation - decided.usual_mean) / scale;
+    -- 2 atanh(x / (2 + x)) is ln(1 + x), also where x is next to nothing.
     decided.deviation := sign(student) * (8 * decided.usual_degrees + 1) / (8 * decided.usual_degrees + 3)
-        * sqrt(decided.usual_degrees * ln(1 + student ^ 2 / decided.usual_degrees));
+        * sqrt(decided.usual_degrees * 2 * atanh(student ^ 2 / (2 * decided.usual_degrees + student ^ 2)));
 
     -- 2 Is it this patient at all? On a clean line both spaces must say no; below, the whitened one tells voices apart better.
     is_named := case

@@ -205,37 +205,37 @@ revoke execute on function voice.likely_speaker from public;
 
 create function voice.decision_in_words(
     patient public.patients, verdict public.voice_verdict, pace public.change_pace, is_urgent boolean, is_step boolean,
-    warnings_per_year double precision, likely_patient_id uuid
+    warnings_per_year double precision, reasons text[]
 )
 returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+begin
     -- Rarer events than those that the family accepts are not known well enough to be called rarer.
-    select nullif(concat_ws(' ',
-        case
-            when verdict = 'another_voice' then format('It did not sound like %s.', names.patient)
-            when verdict = 'changed' then format(
-                '%s so by chance less than %s a year.',
-                case pace
-                    when 'sustained' then format('The calls of the last days together differ from how %s usually sounds; a healthy voice does', names.patient)
-                    else format('This call differs from how %s usually sounds; a healthy voice does', names.patient)
-                end,
-                case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
-        end,
-        case when names.other is not null then format('It may have been %s.', names.other) end,
-        case when is_urgent then 'It is one call only: a second one would confirm it.' end,
-        case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
-    from (
-        select
-            care.plain_name(patient.name, 'this person') as patient,
-            (
-                select care.plain_name(others.name, 'somebody of the household')
-                from public.patients as others
-                where others.id = decision_in_words.likely_patient_id
-            ) as other
-    ) as names
+    return (
+        select nullif(concat_ws(' ',
+            case
+                when verdict = 'another_voice' then format('It did not sound like %s.', names.patient)
+                when verdict = 'changed' then format(
+                    '%s so by chance less than %s a year.',
+                    case pace
+                        when 'sustained' then format('The calls of the last days together differ from how %s usually sounds; a healthy voice does', names.patient)
+                        else format('This call differs from how %s usually sounds; a healthy voice does', names.patient)
+                    end,
+                    case decision_in_words.warnings_per_year when 1 then 'once' else decision_in_words.warnings_per_year || ' times' end)
+            end,
+            'It was ' || names.how || '.',
+            case when is_urgent then 'It is one call only: a second one would confirm it.' end,
+            case when is_step then 'The calls before it were steady: a new telephone or room is possible.' end), '')
+        from (
+            select
+                care.plain_name(patient.name, 'this person') as patient,
+                replace(care.reasons_in_words(decision_in_words.reasons, 'en'), '{patient}', care.plain_name(patient.name, 'this person')) as how
+        ) as names
+    );
+end
 $$;
 comment on function voice.decision_in_words is 'Says in English why a call was judged as it was. Null: it was as usual.';
 revoke execute on function voice.decision_in_words from public;
@@ -275,6 +275,9 @@ as $$
 declare
     likely_patient_id constant uuid :=
         case when logged.verdict = 'another_voice' then voice.likely_speaker(patient, stored, calibration) end;
+    reasons constant text[] := case when logged.verdict = 'changed' then array(
+        select unusual.reason from voice.unusual_features(patient.id, stored.quality) as unusual order by abs(unusual.deviation) desc
+    ) else '{}' end;
 begin
     return care.record_judgement(
         call, thresholds, logged.anomaly_score,
@@ -284,7 +287,8 @@ begin
         severity => logged.severity,
         at => record_score.at,
         explanation => case when logged.rule = 'calibrated' then voice.decision_in_words(
-            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, likely_patient_id) end,
+            patient, logged.verdict, logged.pace, record_score.is_urgent, logged.is_step, logged.warnings_per_year, reasons) end,
+        reasons => reasons,
         is_urgent => record_score.is_urgent,
         -- A calibrated policy tells nobody about a score by the fixed rule, which it gives while the baseline is incomplete.
         is_alerted => policy.rule = logged.rule,
@@ -388,6 +392,9 @@ begin
     set anomaly_score = logged.anomaly_score
     where call_logs.id = call.id;
     judgement := voice.record_score(patient, call, stored, policy, thresholds, calibration, logged, coalesce(decided.is_urgent, false), score_call.at);
+    if is_healthy and not logged.is_late and logged.verdict <> 'another_voice' then
+        perform voice.learn_features(patient.id, stored.quality);
+    end if;
 
     logged.id := judgement.id;
     logged.patient_id := patient.id;

@@ -206,6 +206,7 @@ begin
         complete_check.speech_seconds, complete_check.snr_db, complete_check.quality);
     if call.source = 'onboarding' or baseline.id is null then
         is_sample := voice.enrol(call, stored.id, policy);
+        perform voice.learn_features(patient.id, stored.quality);
         return voice.end_check(
             held.id, 'enrolled', null, stored.quality, voice.check_detail(stored.snr_db, is_sample));
     end if;

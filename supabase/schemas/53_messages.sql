@@ -45,14 +45,14 @@ insert into care.alert_texts (language, cause, level, is_urgent, text) values
     ('en', 'voice_changed', 'warning', true,
         '{patient} sounded very unlike usual on the phone{when}{how}. It was one call only, but please call {patient} now. If you cannot reach {patient}, ask somebody nearby to look in. Then say that you have seen this{link}.'),
     ('en', 'another_voice', 'warning', true,
-        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. If you know who it was, say so{link}. If not, please call {patient} now: an illness can change a voice as much.');
+        'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. If you know who it was, say so{link}. If not, please call {patient} now: a voice can change that much by itself.');
 insert into care.alert_texts (language, cause, level, text) values
     ('en', 'voice_changed', 'warning',
         '{patient} sounded different from usual on the phone{when}{how}. Please call {patient} today and hear how things are. Then say that you have seen this{link}.'),
     ('en', 'another_voice', 'warning',
         'The voice on {patient}''s phone{when} did not sound like {patient}''s{other}. Please call {patient} today, and say who it was if you know{link}.'),
     ('en', 'another_voice', 'emergency',
-        'URGENT: in two of the last three calls, the voice on {patient}''s phone did not sound like {patient}''s{other}. Please call or visit {patient} now: an illness can change a voice as much as another person does. Then say what you found{link}.'),
+        'URGENT: in two of the last three calls, the voice on {patient}''s phone did not sound like {patient}''s{other}. Please call or visit {patient} now: a voice can change that much by itself. Then say what you found{link}.'),
     ('en', 'another_voice', 'critical',
         'VERY URGENT: in two of the last three calls, the voice on {patient}''s phone was hardly like {patient}''s{other}. Please see to {patient} at once, or send somebody. If nobody can be reached, call the emergency services. Then say what you found{link}.'),
     ('en', 'voice_changed', 'emergency',
@@ -63,6 +63,56 @@ insert into care.alert_texts (language, cause, level, text) values
         'We have not been able to hear {patient} on the phone for some days. Please call {patient} and hear how things are. Then say that you have seen this{link}.'),
     ('en', 'no_usable_speech', 'warning',
         '{patient} has answered our last calls, but we hardly heard {patient} speak. Please call {patient} and hear how things are. Then say that you have seen this{link}.');
+
+create table care.reason_texts (
+    language text not null,
+    reason text not null,
+    text text not null,
+    further_text text not null,
+    constraint reason_texts_pkey primary key (language, reason)
+);
+alter table care.reason_texts enable row level security;
+comment on table care.reason_texts is 'What was unusual about a call, as clauses: text where a reason comes first, further_text where it follows another.';
+comment on column care.reason_texts.reason is 'A reason that a signal gives; those of voice are in voice.features.';
+insert into care.reason_texts (language, reason, text, further_text) values
+    ('en', 'slower', 'slower than usual for {patient}', 'slower'),
+    ('en', 'faster', 'faster than usual for {patient}', 'faster'),
+    ('en', 'higher_voice', 'in a higher voice than usual for {patient}', 'in a higher voice'),
+    ('en', 'lower_voice', 'in a lower voice than usual for {patient}', 'in a lower voice'),
+    ('en', 'longer_pauses', 'with longer pauses than usual for {patient}', 'with longer pauses'),
+    ('en', 'shorter_pauses', 'with shorter pauses than usual for {patient}', 'with shorter pauses'),
+    ('en', 'livelier', 'with more melody than usual for {patient}', 'with more melody'),
+    ('en', 'flatter', 'more monotonous than usual for {patient}', 'more monotonous'),
+    ('en', 'brighter', 'in a brighter voice than usual for {patient}', 'in a brighter voice'),
+    ('en', 'duller', 'in a duller voice than usual for {patient}', 'in a duller voice'),
+    ('en', 'like_another', 'but like {other}''s', 'but like {other}''s');  -- who of the household was heard instead
+
+create function care.reasons_in_words(reasons text[], language text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(
+        case when written.place = 1 then written.text else written.further_text end, ', ' order by written.place)
+    from (
+        select chosen.text, chosen.further_text, row_number() over (order by given.place) as place
+        from unnest(reasons_in_words.reasons) with ordinality as given (reason, place)
+        cross join lateral (
+            select reason_texts.text, reason_texts.further_text
+            from care.reason_texts
+            where reason_texts.reason = given.reason
+            order by
+                reason_texts.language = reasons_in_words.language desc,
+                reason_texts.language = 'en' desc,
+                reason_texts.language
+            limit 1
+        ) as chosen
+    ) as written
+$$;
+comment on function care.reasons_in_words is
+    'Returns the reasons as one clause, in their order, with {patient} for the name. A reason without a translation is written in English, or else in any language that there is; one without any text is left out. Null: there is nothing to say.';
+revoke execute on function care.reasons_in_words from public;
 
 create function care.alert_message(change public.alert_changes, caregiver public.patient_caregivers)
 returns text
@@ -79,8 +129,11 @@ as $$
             ) as at_time,
             care.plain_name(actor.name, 'The care team') as who,
             case when settings.dashboard_url is null then '' else ': ' || settings.dashboard_url end as link,
-            '' as how,
-            coalesce(', but like ' || care.plain_name(likely.name, null) || '''s', '') as other
+            coalesce(', ' || care.reasons_in_words(judgements.reasons, caregiver.language), '') as how,
+            coalesce(
+                ', ' || replace(
+                    care.reasons_in_words(array['like_another'], caregiver.language), '{other}', care.plain_name(likely.name, null)),
+                '') as other
         from public.patients
         join care.organisation_settings as settings on settings.organisation_id = patients.organisation_id
         left join public.call_logs on call_logs.id = change.call_log_id

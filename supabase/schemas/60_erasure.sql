@@ -214,10 +214,14 @@ begin
     using erase_signal.patient_id;
     counts := counts || removed;
     update public.judgements
-    set explanation = null
+    set explanation = null, reasons = '{}', likely_patient_id = null
     where judgements.patient_id = erase_signal.patient_id
         and judgements.signal = erase_signal.signal
-        and judgements.explanation is not null;
+        and (judgements.explanation is not null or judgements.reasons <> '{}' or judgements.likely_patient_id is not null);
+    -- Nobody was recognised by a voice that is erased.
+    update public.judgements
+    set likely_patient_id = null
+    where judgements.likely_patient_id = erase_signal.patient_id and judgements.signal = erase_signal.signal;
     -- Recordings serve all signals. They are kept as long as another signal may use them.
     if not exists (
         select

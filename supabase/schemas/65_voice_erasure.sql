@@ -15,11 +15,13 @@ begin
     select counts || jsonb_build_object('baselines', count(*)) into counts from baselines;
     with embeddings as (delete from voice.embeddings where embeddings.patient_id = erase_traces.patient_id returning id)
     select counts || jsonb_build_object('embeddings', count(*)) into counts from embeddings;
+    with usual as (delete from voice.usual_features where usual_features.patient_id = erase_traces.patient_id returning feature)
+    select counts || jsonb_build_object('usual_features', count(*)) into counts from usual;
     return counts;
 end
 $$;
 comment on function voice.erase_traces is
-    'Removes the embeddings, baselines and charts of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
+    'Removes the embeddings, baselines, charts and usual features of a patient and returns their numbers by name. The caller has called care.lock_patient. Called by care.erase_signal.';
 revoke execute on function voice.erase_traces from public;
 
 create function voice.on_call_deleted()

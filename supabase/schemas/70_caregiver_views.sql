@@ -152,6 +152,7 @@ select
     judgements.is_urgent,
     judgements.reasons,
     judgements.explanation,
+    case when judgements.likely_patient_id is not null then care.likely_speaker_name(judgements.id) end as likely_speaker,
     (newest_check.detail ->> 'snr_db')::double precision as snr_db,
     newest_check.quality,
     case
@@ -204,9 +205,11 @@ comment on column public.voice_timeline.pace is 'Whether this call alone decided
 comment on column public.voice_timeline.is_urgent is 'Whether one such call more would make it an emergency.';
 comment on column public.voice_timeline.reasons is 'What was unusual, strongest first. Empty: nothing is known.';
 comment on column public.voice_timeline.explanation is 'Why the call was judged as it was, in English. Null: it was as usual, or by the fixed rule.';
+comment on column public.voice_timeline.likely_speaker is
+    'Who of the household spoke instead, if another voice sounded like that of another patient with the same phone number. Null: not known.';
 comment on column public.voice_timeline.snr_db is 'Level of speech above the noise floor. Null: not known.';
 comment on column public.voice_timeline.quality is
-    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel; never a vector.';
+    'Further measures of the speech: windows, agreement (0 .. 1), clipped_share (0 .. 1), channel, features (how the patient spoke; null where the line does not allow it); never a vector.';
 comment on column public.voice_timeline.usual_from is
     'Lower end of the scores that are usual for this patient: 0 by the calibrated rule; by the fixed one, spread_mean less two spread_deviations of the baseline version that judged the call, not below 0. 0 if that version was provisional or is deleted.';
 comment on column public.voice_timeline.usual_until is

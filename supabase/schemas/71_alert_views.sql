@@ -14,6 +14,7 @@ select
     alerts.anomaly_score,
     alerts.is_urgent,
     judgements.explanation,
+    case when judgements.likely_patient_id is not null then care.likely_speaker_name(judgements.id) end as likely_speaker,
     alerts.judgement_id,
     alerts.call_log_id,
     alerts.opened_at,
@@ -65,6 +66,8 @@ comment on column public.alert_history.anomaly_score is
     'The highest score of the episode, 0 .. 1, that of judgement_id and call_log_id. Null: nothing was judged.';
 comment on column public.alert_history.is_urgent is 'Whether a single call was very unlike usual: a second such call makes it an emergency.';
 comment on column public.alert_history.explanation is 'Why the call with that score was judged so, in English. Null: the score says it all.';
+comment on column public.alert_history.likely_speaker is
+    'Who of the household seems to have spoken on the call with that score. Null: the patient, or not known.';
 comment on column public.alert_history.opening_cause is 'The cause of the first sign.';
 comment on column public.alert_history.opening_judgement_id is 'The judgement of the first sign. Null: that sign was not a score.';
 comment on column public.alert_history.repeat_count is 'How many further signs there were.';

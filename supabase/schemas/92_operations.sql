@@ -111,6 +111,8 @@ as $$
 begin
     return jsonb_build_object(
         'active_encoder', voice.active_encoder(),
+        'rule', (select policies.rule from voice.policies where policies.encoder = voice.active_encoder()),
+        'calibration_id', (select policies.calibration_id from voice.policies where policies.encoder = voice.active_encoder()),
         'channels', (
             select coalesce(jsonb_agg(delivery_channels.id order by delivery_channels.id), '[]')
             from care.delivery_channels
@@ -133,7 +135,7 @@ begin
 end
 $$;
 comment on function care.setup_report is
-    'Returns what is set up: the active encoder, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
+    'Returns what is set up: the active encoder with its rule and calibration, enabled channels, keys, and patients with no caregiver who can be notified. Counts only patients with consent. Security definer: the service has no privileges on tables. Called by `retrocare doctor`.';
 revoke execute on function care.setup_report from public;
 grant execute on function care.setup_report to retrocare_service;
 

@@ -231,7 +231,7 @@ declare
 begin
     for audited in
         select * from (values
-            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'),
+            ('care.models', 'id'), ('care.thresholds', 'model'), ('voice.encoders', 'id'), ('voice.policies', 'encoder'), ('voice.features', 'id'),
             ('care.settings', 'is_only'), ('public.organisations', 'id'), ('care.organisation_settings', 'organisation_id'),
             ('care.alert_policies', 'level'),
             ('care.providers', 'id'), ('care.ended_reasons', 'pattern'), ('care.retention_policies', 'subject'), ('care.delivery_channels', 'id')

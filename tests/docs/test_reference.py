@@ -8,6 +8,7 @@ import hmac
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 
@@ -17,6 +18,7 @@ from fixtures.records import Records
 from fixtures.running import running
 from retrocare import errors
 from retrocare.api import payloads, problems
+from retrocare.audio.features import Features
 from retrocare.database import errors as refusals
 
 PAGE = (ROOT / "docs" / "reference.md").read_text()
@@ -118,6 +120,12 @@ def test_every_column_of_a_call_is_in_the_reference(database: Database) -> None:
         "select array_agg(attname::text) from pg_attribute where attrelid = 'public.call_logs'::regclass and attnum > 0"
     )
     assert missing(set(columns)) == []
+
+
+def test_every_measure_of_speech_and_every_reason_is_in_the_reference(database: Database) -> None:
+    rows = Records(database).rows("select id, above_reason, below_reason from voice.features")
+    assert {row["id"] for row in rows} == {field.name for field in fields(Features)}
+    assert {name for row in rows for name in row.values()} - QUOTED == set()
 
 
 def test_the_webhooks_sample_takes_what_is_signed_and_nothing_else() -> None:

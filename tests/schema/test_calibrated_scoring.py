@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date, timedelta
 from typing import Any
 
@@ -10,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fixtures.calibrated import DOCUMENT, Chart, Observed, calibrate, decide, unit
-from fixtures.records import ENCODER, NOON, Records
+from fixtures.calibrated import Chart, Observed, calibrate, decide
+from fixtures.records import ENCODER, Records
 
 oracle = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DAY = date(2026, 3, 2)
@@ -20,8 +19,6 @@ DAY = date(2026, 3, 2)
 @pytest.fixture
 def calibration_id(records: Records) -> int:
     return calibrate(records)
-
-
 
 
 def numbers(least: float, greatest: float) -> st.SearchStrategy[float]:
@@ -87,25 +84,12 @@ def test_a_course_of_calls_agrees_with_numpy(
             assert told["pace"] == expected.pace
 
 
-def test_a_deviation_that_is_not_a_number_is_refused_before_it_is_clipped(records: Records, calibration_id: int) -> None:
+def test_a_deviation_that_is_not_a_number_is_refused_before_it_is_clipped(
+    records: Records, calibration_id: int
+) -> None:
     for seen in ((True, "NaN", 1, 0, 1), (False, 0, 1, "NaN", 1)):
         with pytest.raises(Exception, match="is not a number"):
             records.row(
-                DECIDE, records.one("select voice.new_chart()::text"), *seen, calibration_id, ENCODER, 1, 365, DAY, True, False
+                DECIDE, records.one("select voice.new_chart()::text"), *seen, calibration_id, ENCODER, 1, 365, DAY,
+                True, False,
             )  # fmt: skip
-
-
-def test_smoke(records: Records, calibration_id: int, patient_id: Any) -> None:
-    records.enrol(patient_id, *(unit(v) for v in ((1, 0.05, 0), (1, -0.05, 0.02), (1, 0, 0.05))))
-    for day, voice in enumerate([(1, 0.02, 0.01), (1, 0.1, 0), (1, -0.1, 0.1), (0.5, 1, 1), (0.5, 1, 1), (1, 0, 0)]):
-        n = sum(x * x for x in voice) ** 0.5
-        records.judge_at(patient_id, NOON + timedelta(days=day), tuple(x / n for x in voice))
-    for row in records.rows(
-        "select verdict, rule, severity, anomaly_score, adjusted_from, pace, personal_deviation, cusum_after, usual_mean, baseline_version, reference_version, is_step from voice_anomaly_logs order by id"
-    ):
-        print(row)
-    for row in records.rows("select change, level, cause, is_urgent from alert_changes order by changed_at"):
-        print(row)
-    for row in records.rows("select explanation, is_urgent from judgements order by id"):
-        print(row)
-    print(json.dumps(DOCUMENT)[:10])

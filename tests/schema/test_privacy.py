@@ -24,6 +24,7 @@ def patient_id(records: Records) -> UUID:
     records.enrol(patient_id, (1.0, 0.0, 0.0), at_cosine(0.99))
     for similarity in (0.99, 0.5, 0.97):
         records.judge(patient_id, at_cosine(similarity))
+    records.do("select voice.learn_features(%s, %s)", patient_id, '{"features": {"pitch": 7.125}}')
     records.report("call-1", patient_id=patient_id, started_at=NOW, ended_at=NOW, at=NOW)
     [held] = records.claim_recordings(NOW)
     records.rpc(
@@ -74,7 +75,9 @@ def test_an_erased_voice_is_nowhere(records: Records, patient_id: UUID) -> None:
     assert len(vectors) > 5
     assert all(scan(records.database, vector) for vector in vectors)
     counts = erase(records, patient_id)
-    assert counts == {"checks": 6, "charts": 0, "baselines": 5, "embeddings": 6, "recordings": 1}
+    assert counts == {
+        "checks": 6, "charts": 0, "baselines": 5, "embeddings": 6, "usual_features": 1, "recordings": 1,
+    }  # fmt: skip
     assert [vector for vector in vectors if scan(records.database, vector)] == []
     for table in ("voice.embeddings", "voice.baselines", "voice.baseline_samples", "care.recordings", "care.checks"):
         assert records.one(f"select count(*) from {table} where patient_id = %s", patient_id) == 0

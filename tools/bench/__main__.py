@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import budget, calls, completion, engine, noise, replay, scale, search, start, steps, views
+from bench import budget, calls, completion, engine, features, noise, replay, scale, search, start, steps, views
 from fixtures.databases import Server, short_folder
 from fixtures.inputs import MODELS, ROOT, SPEECH
 from fixtures.networks import FULL, write_ecapa
@@ -120,6 +120,13 @@ def measure_noise(chosen: argparse.Namespace) -> Measured:
     return noise.shown(found), noise.failures(found), noise.as_json(found)
 
 
+def measure_features(chosen: argparse.Namespace) -> Measured:
+    if not SPEECH.is_dir():
+        return f"left out: no recordings in {SPEECH} (set RETROCARE_SPEECH_DIR)", [], None
+    found = features.bench_features(SPEECH, tell)
+    return features.shown(found), features.failures(found), features.as_json(found)
+
+
 def measure_views(chosen: argparse.Namespace) -> Measured:
     with (
         running(chosen.postgres, {"shared_buffers": "1GB"}, False) as server,
@@ -201,8 +208,13 @@ WHAT: dict[str, tuple[Callable[[argparse.Namespace], Measured], str, str]] = {
         "how much noise harms, and how much of that denoising undoes",
         "denoising tells people apart better in noise, and no worse without",
     ),
+    "features": (
+        measure_features,
+        "how much pitch, pauses and the like vary in one person",
+        f"measuring them takes {features.LONGEST_MS:g} ms of CPU at most",
+    ),
 }
-SHORT = [name for name in WHAT if name not in ("scale", "budget", "noise")]
+SHORT = [name for name in WHAT if name not in ("scale", "budget", "noise", "features")]
 
 
 def main() -> int:

@@ -20,9 +20,10 @@ COPIED = """
         returning id, patient_id, "timestamp"
     ),
     judged as (
-        insert into public.judgements (signal, model, patient_id, call_log_id, occurred_at, score, severity, rule, policy_id)
-        select 'voice', template.encoder, copied.patient_id, copied.id, copied."timestamp", 0.1, 'low', 'calibrated', (
-            select policy_id from public.judgements limit 1)
+        insert into public.judgements (
+            signal, model, patient_id, call_log_id, occurred_at, score, severity, rule, policy_id)
+        select 'voice', template.encoder, copied.patient_id, copied.id, copied."timestamp", 0.1, 'low', 'calibrated',
+            (select policy_id from public.judgements limit 1)
         from copied cross join (select encoder from public.voice_anomaly_logs limit 1) as template
         returning id, call_log_id, patient_id, occurred_at
     ),

@@ -1,4 +1,4 @@
-"""Judge years of simulated patients by the real SQL, and print how often healthy ones alarm and when changes are found."""
+"""Judge years of simulated patients by the real SQL: how often healthy ones alarm, and when changes are found."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from retrocare.calibration.document import shipped
 
 from fixtures.databases import Server, short_folder
-from retrocare.calibration.document import shipped
 from retrocare.database.embedded import embedded
 from years.judging import BUDGETS, LEVELS, Judged, judge, prepared
 from years.patients import CHANGES, HEALTHY, Scenario
@@ -26,7 +26,9 @@ PESSIMISTIC = {"emergency": 0.1, "critical": 0.02}
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/years", description=__doc__)
-    parser.add_argument("--patients", type=int, default=20, metavar="N", help="of each healthy row; changes have as many")
+    parser.add_argument(
+        "--patients", type=int, default=20, metavar="N", help="of each healthy row; changes have as many"
+    )
     parser.add_argument("--encoder", default="ge2e-v2", help="whose calibration")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--postgres", type=int, default=18, choices=[16, 18])
@@ -65,14 +67,21 @@ def run(document: dict[str, Any], patients: int, postgres: int, seed: int) -> li
 def shown(found: Sequence[Judged]) -> str:
     healthy = {scenario.name.strip(", ") for scenario in HEALTHY}
     budgets = "".join(f"{f'budget {budget}':>24}" for budget in BUDGETS)
-    lines = ["healthy: episodes a year that reach warning / emergency / critical; patients without any", f"{'':<34}{budgets}{'none':>8}"]
+    lines = [
+        "healthy: episodes a year that reach warning / emergency / critical; patients without any",
+        f"{'':<34}{budgets}{'none':>8}",
+    ]
     for one in found:
         if one.scenario in healthy:
             rates = "".join(
                 f"{' / '.join(f'{one.episodes[budget][level]:.3f}' for level in LEVELS):>24}" for budget in BUDGETS
             )
             lines.append(f"{one.scenario:<34}{rates}{1 - one.warned:>8.0%}")
-    lines += ["", "changed: the call at which half are found (shares found by call 1 / 2 / 7 / 30), budget 1", f"{'':<34}{'warning':>34}{'emergency':>34}{'asks':>8}"]
+    lines += [
+        "",
+        "changed: the call at which half are found (shares found by call 1 / 2 / 7 / 30), budget 1",
+        f"{'':<34}{'warning':>34}{'emergency':>34}{'asks':>8}",
+    ]
     for one in found:
         if one.scenario not in healthy:
             cells = "".join(f"{_delay(one.found[level]):>34}" for level in LEVELS[:2])

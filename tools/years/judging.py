@@ -20,7 +20,8 @@ BUDGETS = (1, 4, 12)
 LEVELS = ("warning", "emergency", "critical")
 STORE = """
     with call as (
-        insert into public.call_logs (patient_id, "timestamp", source) values (%(patient)s, %(at)s, 'provider') returning id
+        insert into public.call_logs (patient_id, "timestamp", source) values (%(patient)s, %(at)s, 'provider')
+        returning id
     )
     insert into voice.embeddings (patient_id, call_log_id, encoder, embedding, audio_sha256, speech_seconds, snr_db)
     select %(patient)s, call.id, %(encoder)s, %(voice)s, sha256(call.id::text::bytea), %(speech)s, %(snr)s from call
@@ -33,8 +34,8 @@ declare
     n integer := 0;
 begin
     perform voice.build_baseline(patient, encoder, array(
-        select embeddings.id from voice.embeddings where patient_id = patient order by embeddings.id limit samples), null);
-    for stored in select * from voice.embeddings where patient_id = patient order by embeddings.id offset samples loop
+        select e.id from voice.embeddings as e where patient_id = patient order by e.id limit samples), null);
+    for stored in select * from voice.embeddings as e where patient_id = patient order by e.id offset samples loop
         select * into call from public.call_logs where id = stored.call_log_id;
         perform voice.score_call(
             (select patients from public.patients where patients.id = patient), call, stored,
@@ -91,11 +92,16 @@ def judge(records: Records, scenario: Scenario, document: dict[str, Any], patien
         """select patient_id, min("timestamp") as at from public.voice_anomaly_logs
            where patient_id = any(%s) and severity > 'low' group by 1""", ids
     )  # fmt: skip
+    severities = zip(LEVELS, ("medium", "high", "critical"), strict=True)
     return Judged(
-        scenario.name.strip(", "), patients, years, len(alarmed) / patients, rates,
-        {level: _delays(records, ids, severity) for level, severity in zip(LEVELS, ("medium", "high", "critical"), strict=True)},
-        _asked(records, ids),
-    )  # fmt: skip
+        scenario=scenario.name.strip(", "),
+        patients=patients,
+        years=years,
+        warned=len(alarmed) / patients,
+        episodes=rates,
+        found={level: _delays(records, ids, severity) for level, severity in severities},
+        steps=_asked(records, ids),
+    )
 
 
 def _store(connection: psycopg.Connection[Any], patient_id: Any, calls: Calls) -> None:

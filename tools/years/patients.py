@@ -32,7 +32,7 @@ def none(days: Array) -> Array:
 
 def step(radii: float) -> Shift:
     """Shift by so much from the day of the change on."""
-    return lambda days: radii * (days >= CHANGES_ON)
+    return lambda days: np.where(days >= CHANGES_ON, radii, 0.0)
 
 
 def ramp(radii: float, length: float) -> Shift:
@@ -96,7 +96,9 @@ def simulate(scenario: Scenario, document: dict[str, Any], random: np.random.Gen
     stranger = np.sqrt(1 - apart) * common + np.sqrt(apart) * _unit(random.normal(size=DIMENSION))
 
     bins = np.clip(np.searchsorted([one["snr_from"] for one in raw], snr_db, "right") - 1, 0, None)
-    variance = np.array([raw[n]["call_variance"] + raw[n]["speech_variance"] / s for n, s in zip(bins, speech, strict=True)])
+    variance = np.array(
+        [raw[n]["call_variance"] + raw[n]["speech_variance"] / s for n, s in zip(bins, speech, strict=True)]
+    )
     variance *= np.exp(random.normal(0, LEARNED_SPREAD))
     noise = _drawn(random, (count, DIRECTIONS), scenario.heavy_tails) * np.sqrt(variance / DIRECTIONS)[:, None]
     whole_days = np.floor(day).astype(int) + scenario.samples

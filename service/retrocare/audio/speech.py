@@ -9,6 +9,7 @@ import soxr
 
 from retrocare.audio.decode import PIECE_SECONDS, Audio, Piece, Samples
 from retrocare.audio.denoise import denoise
+from retrocare.audio.features import Features, measure_features
 from retrocare.audio.vad import Stretches, find_stretches
 from retrocare.errors import NotAssessable
 
@@ -41,6 +42,7 @@ class Speech:
     speech_seconds: float
     snr_db: float | None
     clipped_share: float
+    features: Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,8 @@ class AnalysedPiece:
     stretches: Stretches
 
     @property
-    def speech(self) -> list[Samples]:
-        return [self.piece.samples[start:end] for start, end in self.stretches]
+    def speech(self) -> list[Piece]:
+        return [Piece(self.piece.start + start, self.piece.samples[start:end]) for start, end in self.stretches]
 
 
 def find_speech(
@@ -66,7 +68,7 @@ def find_speech(
     """
     pieces = _find_pieces(audio, max(kept_seconds, limits.minimum_speech_seconds) * audio.sample_rate)
     speech = [stretch for one in pieces for stretch in one.speech]
-    speech_seconds = sum(map(len, speech)) / audio.sample_rate
+    speech_seconds = sum(len(one.samples) for one in speech) / audio.sample_rate
     snr_db = _snr_db(pieces, audio.sample_rate)
     clipped_share = _clipped_share(pieces, audio)
     reason = (
@@ -82,12 +84,13 @@ def find_speech(
     )
     if reason:
         raise NotAssessable(reason, speech_seconds=speech_seconds, snr_db=snr_db, clipped_share=clipped_share)
-    kept = _spread(np.concatenate(speech), kept_seconds, audio.sample_rate)
+    kept = _spread(np.concatenate([one.samples for one in speech]), kept_seconds, audio.sample_rate)
     if denoised:
         kept = denoise(kept, audio.sample_rate)
     if audio.sample_rate != SPEECH_RATE:
         kept = soxr.resample(kept, audio.sample_rate, SPEECH_RATE)
-    return Speech(kept, speech_seconds, snr_db, clipped_share)
+    features = measure_features(speech, audio.sample_rate, snr_db)
+    return Speech(kept, speech_seconds, snr_db, clipped_share, features)
 
 
 def _find_pieces(audio: Audio, wanted: float) -> list[AnalysedPiece]:

@@ -71,6 +71,12 @@ def shipped(encoder: str) -> Document | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
+def shipped_ids() -> list[str]:
+    """Return the ids of the encoders whose calibration came with the package."""
+    folder = files("retrocare.calibration") / "parameters"
+    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
+
+
 def text_of(document: Document) -> str:
     """Write a document with one line a parameter, and one a row of the projection."""
     projection, short = document["projection"], {**document, "projection": None}

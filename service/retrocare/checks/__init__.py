@@ -6,5 +6,5 @@ what has become due, `backfill` embeds again what is kept. `service` holds what 
 `retry` is how they try again, and
 `explanations` says why a recording was not judged.
 
-May use: audio, database, encoders, errors, observability, recordings, settings.
+May use: audio, calibration, database, encoders, errors, observability, recordings, settings.
 """

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from retrocare.audio.vad import load_networks
+from retrocare.calibration.document import shipped, shipped_ids
 from retrocare.checks.budget import RequestBudget
 from retrocare.checks.explanations import explain
 from retrocare.checks.inference import Inference
@@ -130,11 +131,13 @@ def opened_service(settings: Settings, say: Say = silently) -> Iterator[Service]
             ecapa_dir=settings.ecapa_dir,
             active=database.active_encoder(),
             threads=settings.inference_threads,
+            calibrated=shipped_ids(),
             say=say,
         )
         say(choice.why)
         encoder = choice.encoder
         database.register_encoder(encoder.id, encoder.dimension, encoder.window_seconds)
+        calibrate_as_shipped(database, encoder.id, say)
         inference = Inference(encoder)
         try:
             service = Service(settings, database, inference, choice.why)
@@ -144,6 +147,17 @@ def opened_service(settings: Settings, say: Say = silently) -> Iterator[Service]
                 service.release_open_checks()
         finally:
             inference.stop()
+
+
+def calibrate_as_shipped(database: Database, encoder: str, say: Say) -> None:
+    """Give an encoder the calibration that comes with it; say so loudly where there is none."""
+    if document := shipped(encoder):
+        database.ship_calibration(encoder, document)
+    elif database.policy(encoder)["calibration_id"] is None:
+        say(
+            f"WARNING: {encoder} has no calibration. Its scores are by the fixed rule, whose thresholds were not made "
+            "for it: expect false alerts and missed changes. `retrocare calibrate` makes one from public speech."
+        )
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from retrocare.audio.decode import Channel, NamedChannel, decode
+from retrocare.audio.features import Features
 from retrocare.audio.speech import RecordingLimits, find_speech
 from retrocare.audio.stereo import Intervals
 from retrocare.encoders.embedding import embed
@@ -32,6 +33,7 @@ class Voiceprint:
     clipped_share: float
     channel: NamedChannel
     audio_sha256: bytes
+    features: Features
     channel_margin_db: float | None = None  # between the channels, where one had to be chosen
 
     @property
@@ -50,6 +52,7 @@ class Voiceprint:
             "clipped_share": self.clipped_share,
             "channel": self.channel,
             "channel_margin_db": self.channel_margin_db,
+            "features": asdict(self.features),
         }
 
 
@@ -82,5 +85,6 @@ def make_voiceprint(
         clipped_share=speech.clipped_share,
         channel=audio.channel,
         audio_sha256=hashlib.sha256(recording).digest(),
+        features=speech.features,
         channel_margin_db=audio.channel_margin_db,
     )

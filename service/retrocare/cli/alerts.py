@@ -56,8 +56,8 @@ def resolve(
 ) -> None:
     """Close an alert; what was found has consequences.
 
-    ill: a health flag is set, which ends by itself. not_ill: the change is forgotten. other_person, wrong_recording: the
-    calls count no longer. new_line: there is a new telephone or room, and the baseline is built from the calls since.
+    ill: a health flag is set, which ends by itself. not_ill: the change is forgotten. other_person, wrong_recording:
+    the calls count no longer. new_line: there is a new telephone or room; the baseline is built from the calls since.
     """
     if outcome not in OUTCOMES:
         raise typer.BadParameter(f"--outcome is one of {', '.join(OUTCOMES)}, not {outcome}")

@@ -13,6 +13,7 @@ import httpx
 
 from retrocare import __version__
 from retrocare.audio.vad import load_networks
+from retrocare.calibration.document import shipped_ids
 from retrocare.database.client import Row
 from retrocare.database.connection import connected
 from retrocare.encoders.loading import load_encoder
@@ -52,6 +53,7 @@ class Doctor:
             ecapa_dir=self.settings.ecapa_dir,
             active=active,
             fetch_seconds=self.seconds_left(),
+            calibrated=shipped_ids(),
         )
         if active not in (None, found.encoder.id):
             hint = f"RETROCARE_ENCODER={active}, or `retrocare backfill --encoder {found.encoder.id} --activate`."
@@ -69,6 +71,14 @@ class Doctor:
         if not self.setup.get("active_encoder"):
             raise RetrocareError("No encoder is active", "One becomes so when the service first starts.")
         return str(self.setup["active_encoder"])
+
+    def calibration(self) -> str:
+        active = self.active_encoder()
+        if self.setup.get("calibration_id") is None:
+            raise RetrocareError(
+                f"{active} has none: its scores are by the fixed rule", "`retrocare calibrate` makes one."
+            )
+        return f"{self.setup['calibration_id']} of {active}; calls are judged by the {self.setup['rule']} rule"
 
     def fetching(self) -> str:
         named = [*self.settings.recording_hosts, *self.settings.private_recording_hosts]
@@ -128,6 +138,7 @@ def diagnose(settings: Settings, say: Callable[[str], object] = lambda line: Non
         ("m4a, webm", doctor.containers, False),
         ("database", doctor.database, True),
         ("active encoder", doctor.active_encoder, False),
+        ("calibration", doctor.calibration, False),
         ("speech detection", doctor.speech_detection, True),
         ("encoder", doctor.encoder, True),
         ("fetching", doctor.fetching, False),

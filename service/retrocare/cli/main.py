@@ -76,7 +76,8 @@ ChannelName = Annotated[
 DONE = ("scored", "enrolled")
 CHECKED = ("state", "reason", "verdict", "anomaly_score", "severity", "alert_type", "snr", "added_to_baseline")
 LOGGED = (
-    "timestamp", "rule", "verdict", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr", "baseline_version", "notes",
+    "timestamp", "rule", "verdict", "anomaly_score", "raw_similarity", "severity", "alert_type", "snr",
+    "baseline_version", "notes",
 )  # fmt: skip
 
 

@@ -80,7 +80,9 @@ def replay_policy(
     say(f"{found['calls']} calls of {found['patients']} patients, {found['patient_years']} patient-years.")
     if not found["calls"]:
         raise NotFound(
-            "No stored call can be judged again", "Only calls that were measured with a calibration can.", "nothing_to_replay"
+            "No stored call can be judged again",
+            "Only calls that were measured with a calibration can.",
+            "nothing_to_replay",
         )
     return print_rows(
         [
@@ -88,7 +90,10 @@ def replay_policy(
             for what, key in (("messages", "alerts_per_year"), ("episodes", "episodes_per_year"))
             for level in ("warning", "emergency", "critical")
         ]
-        + [{"a year and patient": shown, **{whose: found[whose][key] for whose in REPLAYED}} for key, shown in LEADS.items()]
+        + [
+            {"a year and patient": shown, **{whose: found[whose][key] for whose in REPLAYED}}
+            for key, shown in LEADS.items()
+        ]
     )
 
 

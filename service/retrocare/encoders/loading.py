@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,14 @@ def load_encoder(
     active: str | None = None,
     fetch_seconds: float | None = None,
     threads: int | None = None,
+    calibrated: Collection[str] = (),
     say: Say = silently,
 ) -> EncoderChoice:
     """Load an encoder, and compare it with what it must say.
 
     ``name`` is an id (``ge2e-v2``), a family (``ge2e``: in the version that the database uses, else the newest), or
-    ``auto``: the first family whose weights are available or come in time. Where the database already uses an encoder
+    ``auto``: the first family whose weights are available or come in time, those with a calibration (ids, in
+    ``calibrated``) before the others. Where the database already uses an encoder
     (``active``), ``auto`` takes that one and no other, since vectors of two encoders cannot be compared.
     ``fetch_seconds`` is how long weights may take to come over the network (20 s for ``auto``, 15 minutes for a name);
     ``threads`` are as many as there are cores where nothing else is said; ``say`` hears of what takes a while.
@@ -61,7 +64,7 @@ def load_encoder(
     if family is not None:
         weights = FAMILIES[family].find_weights(folders, fetch_seconds or NAMED_FETCH_SECONDS, say)
     else:
-        weights, why = _first_available(folders, fetch_seconds or AUTO_FETCH_SECONDS, say)
+        weights, why = _first_available(folders, fetch_seconds or AUTO_FETCH_SECONDS, calibrated, say)
     ids = list(weights.ids)
     id = exact or (active if active in ids else ids[-1])
     if id not in ids:
@@ -93,13 +96,17 @@ def _names_hint() -> str:
     return f"RETROCARE_ENCODER is auto, {', '.join(sorted(FAMILIES))}, or an id such as ge2e-v2."
 
 
-def _first_available(folders: Folders, fetch_seconds: float, say: Say) -> tuple[Weights, str]:
+def _first_available(
+    folders: Folders, fetch_seconds: float, calibrated: Collection[str], say: Say
+) -> tuple[Weights, str]:
+    families = {family_of(id) for id in calibrated}
     absent: list[str] = []
-    for name, family in FAMILIES.items():
+    for name in sorted(FAMILIES, key=lambda name: name not in families):
         try:
-            weights = family.find_weights(folders, fetch_seconds, say)
+            weights = FAMILIES[name].find_weights(folders, fetch_seconds, say)
         except ConfigurationError as error:
             absent.append(f"{name.upper()} is not available ({error})")
         else:
-            return weights, "; ".join(absent) or "its weights are available"
+            found = "a calibration comes with it" if name in families else "its weights are available"
+            return weights, "; ".join(absent) or found
     raise ConfigurationError("No encoder is available: " + "; ".join(absent))
