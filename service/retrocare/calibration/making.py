@@ -44,7 +44,7 @@ Progress = Callable[[int, int], object]  # how many recordings are done, and of 
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Hold what the service hears of the people in some folders; ``further`` are the same people at other speeds and over other telephones."""
+    """Hold what is heard of people in some folders; ``further``: at other speeds, over other telephones."""
 
     corpora: Sequence[Corpus]
     further: Sequence[Corpus]
