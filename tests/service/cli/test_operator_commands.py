@@ -34,6 +34,8 @@ COMMANDS = [
     "logs",
     "migrate",
     "url",
+    "calibrate",
+    "evaluate",
     "doctor",
 ]
 PATIENT_COMMANDS = ["add", "set", "list", "flag", "unflag", "consent", "baseline", "withdraw-sample", "erase", "export"]
