@@ -24,10 +24,10 @@ from retrocare.calibration.evaluation import equal_error_rate
 from retrocare.calibration.telephone import (
     ANYTHING,
     RATE,
+    STANDARD,
     Noise,
     at_rate,
     babble,
-    banded,
     called,
     coloured,
     hum,
@@ -41,7 +41,7 @@ from retrocare.errors import NotAssessable
 
 def telephoned(file: Path) -> Samples:
     """Read a recording as a telephone passes it on, before it is coded."""
-    return banded(_read(file))
+    return STANDARD.pass_on(_read(file))
 
 
 def _read(file: Path) -> Samples:

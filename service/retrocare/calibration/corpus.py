@@ -22,6 +22,7 @@ from retrocare.encoders.protocol import Encoder, Vectors
 from retrocare.errors import BadRequest, NotAssessable
 
 TEXTS = {".csv", ".html", ".json", ".md", ".pdf", ".tsv", ".txt"}  # what lies beside recordings
+STANDARD, OWN, ANY = "standard", "own", "any"  # telephones: one for all, one a person, another for each call
 MOST_RECORDINGS = 20  # of one person that are read
 HEARD = RecordingLimits(2, -100, 1, telephone.LONGEST_SECONDS)  # what a calibration listens to, however noisy
 
@@ -79,6 +80,7 @@ class Call:
     windows: Vectors
     speech_seconds: float
     snr_db: float | None  # as measured, as a judgement sees it
+    telephone: str = STANDARD
 
     def vector(self, windows: slice = slice(None)) -> npt.NDArray[np.float32]:
         """Return the voice in some of the windows."""
@@ -161,13 +163,14 @@ def telephone_calls(
     people: People,
     encoder: Encoder,
     mixing: Mixing,
-    done: Callable[[], object] = lambda: None,
+    telephones: Sequence[str],
     speeds: Sequence[float] = (1.0,),
+    done: Callable[[], object] = lambda: None,
 ) -> Corpus:
-    """Let everybody say each recording over a telephone, as recorded and with noise; ``done`` is called after each.
+    """Let everybody say each recording over telephones, as recorded and with noise; ``done`` is called after each.
 
-    Somebody at another speed is somebody else: pitch and timbre move with it. A recording that cannot be used at its
-    own speed is counted.
+    At another speed everybody is somebody else: pitch and timbre move with it. A recording that cannot be used is
+    counted.
     """
     calls: list[Call] = []
     refused: Counter[str] = Counter()
@@ -178,25 +181,33 @@ def telephone_calls(
                 for speed in speeds:
                     played = voice if speed == 1 else soxr.resample(voice, telephone.RATE * speed, telephone.RATE)
                     speaker = f"{name}/{person}" + ("" if speed == 1 else f" at {speed:g}")
-                    recording = f"{name}/{person}/{n} {file.name}"
-                    calls += _over_lines(speaker, recording, telephone.banded(played), encoder, mixing)
+                    for used in telephones:
+                        recording = f"{name}/{person}/{n} {file.name}"
+                        calls += _over_lines(speaker, recording, played, encoder, mixing, used)
             except NotAssessable as reason:
                 refused[reason.reason] += 1
             done()
     return Corpus(name, calls, refused)
 
 
-def _over_lines(person: str, recording: str, voice: Samples, encoder: Encoder, mixing: Mixing) -> Iterator[Call]:
-    for line in mixing.lines(seed(person, recording)):
+def _over_lines(
+    person: str, recording: str, voice: Samples, encoder: Encoder, mixing: Mixing, used: str
+) -> Iterator[Call]:
+    for line in mixing.lines(seed(person, recording, used)):
         random = seed(recording, line.noise)  # the same noise at every level
         noise = mixing.noises[line.noise](random, len(voice)) if line.noise is not None else None
+        if used == STANDARD:
+            passing = telephone.STANDARD
+        else:
+            passing = telephone.any_telephone(seed(person) if used == OWN else seed(person, recording, line))
         try:
-            windows, seconds, snr_db = hear(telephone.called(voice, noise, line.snr_db or 0), encoder, HEARD)
+            audio = telephone.called(voice, noise, line.snr_db or 0, passing)
+            windows, seconds, snr_db = hear(audio, encoder, HEARD)
         except NotAssessable:
             if line == AS_RECORDED:
                 raise
             continue  # too loud a noise to hear anybody
-        yield Call(person, recording, line, windows, seconds, snr_db)
+        yield Call(person, recording, line, windows, seconds, snr_db, used)
 
 
 @dataclass(frozen=True, eq=False)

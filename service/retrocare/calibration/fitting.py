@@ -5,6 +5,7 @@ Whitened distances are taken among people whom the projection that whitens them 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -53,6 +54,7 @@ class Pieces:
     recording: npt.NDArray[np.str_]
     speech_seconds: Numbers
     snr_db: Numbers  # NaN where it is unknown
+    telephone: npt.NDArray[np.str_]
     is_recorded: Mask  # without noise of ours
     is_whole: Mask
     share: Numbers
@@ -78,20 +80,22 @@ class Pieces:
 def pieces_of(calls: Sequence[Call], window_seconds: float) -> Pieces:
     """Cut calls into pieces; as recorded and at each level of noise, a recording counts the same."""
     rows: list[tuple[Any, ...]] = []
-    counts: dict[tuple[str, int | None], int] = {}
+    counts: dict[tuple[str, str, int | None], int] = {}
     for call in calls:
-        key = (call.recording, call.line.snr_db)
+        key = (call.recording, call.telephone, call.line.snr_db)
         for part, is_whole in _parts(len(call.windows)):
             seconds = call.speech_seconds if is_whole else (part.stop - part.start) * window_seconds
             snr_db = np.nan if call.snr_db is None else call.snr_db
-            known = (call.person, call.recording, seconds, snr_db, call.line == AS_RECORDED, is_whole, key)
+            named = (call.person, call.recording, call.telephone)
+            known = (*named, seconds, snr_db, call.line == AS_RECORDED, is_whole, key)
             rows.append((call.vector(part), *known))
             counts[key] = counts.get(key, 0) + 1
-    vectors, person, recording, seconds_, snr, is_recorded, whole, keys = zip(*rows, strict=True)
+    vectors, person, recording, telephone, seconds_, snr, is_recorded, whole, keys = zip(*rows, strict=True)
     return Pieces(
         vectors=np.array(vectors),
         person=np.array(person),
         recording=np.array(recording),
+        telephone=np.array(telephone),
         speech_seconds=np.array(seconds_, np.float64),
         snr_db=np.array(snr, np.float64),
         is_recorded=np.array(is_recorded, bool),
@@ -128,10 +132,11 @@ def fit(
             "too_few_people",
         )
     strata = _strata(corpora, repeated)
-    raw, own = fit_bins([known], strata)
+    raw, own = fit_bins(_by_telephone(known), strata)
     whitened = projection = None
     if len(np.unique(known.person)) >= LEAST_SPEAKERS:
-        whitened, _ = fit_bins(list(_whitened_unseen(known, further)), strata)
+        unseen = [one for fold in _whitened_unseen(known, further) for one in _by_telephone(fold)]
+        whitened, _ = fit_bins(unseen, strata)
         projection = fit_projection(known, further)
     return Calibration(encoder, provenance, raw, fit_prior(own), whitened, projection)
 
@@ -142,8 +147,10 @@ def joined(parts: Sequence[Pieces]) -> Pieces:
 
 def repeated_people(pieces: Pieces) -> list[str]:
     """List the people with more recordings than an enrolment takes."""
-    people, counts = np.unique(pieces.person[pieces.can_enrol], return_counts=True)
-    return list(people[counts > SAMPLES])
+    known = pieces.where(pieces.can_enrol)
+    recordings = set(zip(known.person.tolist(), known.recording.tolist(), strict=True))
+    counts = Counter(person for person, _ in recordings)
+    return sorted(person for person, count in counts.items() if count > SAMPLES)
 
 
 def _strata(corpora: Sequence[Pieces], repeated: Sequence[str]) -> dict[str, int]:
@@ -153,6 +160,11 @@ def _strata(corpora: Sequence[Pieces], repeated: Sequence[str]) -> dict[str, int
         return {person: n % 2 for n, person in enumerate(repeated)}
     of_large = {person: stratum for stratum, people in enumerate(large) for person in people}
     return {person: of_large.get(person, 0) for person in repeated}
+
+
+def _by_telephone(pieces: Pieces) -> list[Pieces]:
+    """Separate calls over different telephones: nobody is compared with somebody over another."""
+    return [pieces.where(pieces.telephone == used) for used in np.unique(pieces.telephone)]
 
 
 def _whitened_unseen(known: Pieces, further: Pieces | None) -> Iterator[Pieces]:

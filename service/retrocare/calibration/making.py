@@ -14,7 +14,10 @@ import numpy as np
 from retrocare.audio.decode import Samples
 from retrocare.calibration import telephone
 from retrocare.calibration.corpus import (
+    ANY,
     MOST_RECORDINGS,
+    OWN,
+    STANDARD,
     Call,
     Corpus,
     Heard,
@@ -32,10 +35,10 @@ from retrocare.encoders.protocol import Encoder
 from retrocare.errors import NotAssessable
 
 LEVELS_DB = (20, 15, 10)
-NOISES_AT_A_LEVEL = 6
-OTHER_SPEEDS = (0.8, 0.88, 1.13, 1.25)  # at which a person is further people, for the projection
+NOISES_AT_A_LEVEL = 3
+SPEEDS = (0.8, 0.88, 1.0, 1.13, 1.25)  # at which a person is further people, for the projection
 OTHER_LEVELS_DB = (20, 10)
-OTHER_NOISES_AT_A_LEVEL = 2
+OTHER_NOISES_AT_A_LEVEL = 1
 BABBLING = 30  # people whose voices are the babble
 HALVES = 2
 
@@ -44,7 +47,7 @@ Progress = Callable[[int, int], object]  # how many recordings are done, and of 
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Hold what the service hears of the people in some folders; ``further`` are the same people at other speeds."""
+    """Hold what is heard of people in some folders; ``further``: at other speeds, over other telephones."""
 
     corpora: Sequence[Corpus]
     further: Sequence[Corpus]
@@ -87,8 +90,10 @@ def listen(
         progress(done, total)
 
     own, others = Mixing(noises, LEVELS_DB, NOISES_AT_A_LEVEL), Mixing(noises, OTHER_LEVELS_DB, OTHER_NOISES_AT_A_LEVEL)
-    corpora = [telephone_calls(name, known, encoder, own, tell) for name, known in people.items()]
-    further = [telephone_calls(name, known, encoder, others, tell, OTHER_SPEEDS) for name, known in people.items()]
+    corpora = [telephone_calls(name, known, encoder, own, (STANDARD, OWN), done=tell) for name, known in people.items()]
+    further = [
+        telephone_calls(name, known, encoder, others, (STANDARD, ANY), SPEEDS, tell) for name, known in people.items()
+    ]
     return Spoken(corpora, further, list(noises))
 
 
@@ -130,7 +135,7 @@ class Tested:
 def cross_check(spoken: Spoken, encoder: Encoder, fixed: FixedRule, false_rate: float, splits: int) -> list[Tested]:
     """Test each half of the people with what was fitted to the other half, and each corpus with a fit that lacks it.
 
-    Whoever said one thing only is fitted, and never tested.
+    Everybody is tested over the standard telephone. Whoever said one thing only is fitted, and never tested.
     """
     corpora, further = _pieces(spoken, encoder)
     repeated = {
@@ -146,7 +151,8 @@ def cross_check(spoken: Spoken, encoder: Encoder, fixed: FixedRule, false_rate: 
         return fit(encoder.id, [one for one in kept if len(one.person)], others, {}, least_repeated=HALVES * 2)
 
     def test(calibration: Calibration, people: Sequence[str]) -> list[AtLevel]:
-        levels = _levels([call for call in spoken.calls if call.person in people], encoder.dimension)
+        calls = [call for call in spoken.calls if call.person in people and call.telephone == STANDARD]
+        levels = _levels(calls, encoder.dimension)
         return evaluate(levels, calibration, fixed, false_rate=false_rate, splits=splits)
 
     halves = [[person for people in tested.values() for person in people[half::HALVES]] for half in range(HALVES)]

@@ -1,4 +1,4 @@
-"""A recording is passed on as a telephone would: 300 to 3400 Hz, mu-law at 8 kHz, with noise at a chosen level.
+"""A recording is passed on as a telephone would: in its band, as mu-law at 8 kHz, with noise at a chosen level.
 
 The level of noise is relative to the speech without its pauses. Noises are generated, or are recordings of noise.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from retrocare.audio.speech import RecordingLimits, find_speech
 from retrocare.errors import NotAssessable
 
 RATE = 8_000
-BAND = (300, 3400)  # Hz
+MIDDLE_HERTZ = 1000
 LEVEL = 0.05  # root mean square of speech on the line
 BABBLING = 6  # voices
 LONGEST_SECONDS = 3600.0
@@ -34,22 +35,40 @@ def at_rate(recording: bytes, rate: int) -> Samples:
     return samples if audio.sample_rate == rate else soxr.resample(samples, audio.sample_rate, rate)
 
 
-def banded(samples: npt.NDArray[np.floating]) -> Samples:
-    """Take away all that is outside the telephone's band."""
-    spectrum = np.fft.rfft(samples)
-    hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
-    spectrum[(hertz < BAND[0]) | (hertz > BAND[1])] = 0
-    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+@dataclass(frozen=True)
+class Telephone:
+    """Hold what a telephone passes on: a band, in which the level rises or falls with frequency."""
+
+    lowest_hertz: float = 300
+    highest_hertz: float = 3400
+    tilt_db: float = 0  # an octave
+
+    def pass_on(self, samples: npt.NDArray[np.floating]) -> Samples:
+        """Take away all that is outside the band, and tilt the rest."""
+        spectrum = np.fft.rfft(samples)
+        hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
+        spectrum *= 10 ** (self.tilt_db * np.log2(np.maximum(hertz, 1) / MIDDLE_HERTZ) / 20)
+        spectrum[(hertz < self.lowest_hertz) | (hertz > self.highest_hertz)] = 0
+        return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
 
 
-def called(voice: Samples, noise: Samples | None = None, snr_db: float = 0) -> Audio:
+STANDARD = Telephone()
+
+
+def any_telephone(random: np.random.Generator) -> Telephone:
+    """Choose a telephone: those of today pass on more or less than the standard, and none is like another."""
+    return Telephone(random.uniform(50, 400), random.uniform(3000, 4000), random.uniform(-3, 3))
+
+
+def called(voice: Samples, noise: Samples | None = None, snr_db: float = 0, telephone: Telephone = STANDARD) -> Audio:
     """Place a call: a voice, with as much noise as asked for, coded as mu-law and decoded as the service does.
 
     Raises: NotAssessable where nobody is heard in the voice.
     """
+    voice = telephone.pass_on(voice)
     voice = voice * np.float32(LEVEL / speech_level(voice, RATE))
     if noise is not None:
-        voice = voice + at_level(banded(noise), LEVEL, snr_db)
+        voice = voice + at_level(telephone.pass_on(noise), LEVEL, snr_db)
     voice = voice * np.float32(min(1, 0.9 / np.abs(voice).max()))
     return decode(written(voice, RATE, "ULAW"), None, LONGEST_SECONDS)
 

@@ -56,7 +56,7 @@ class Trial:
     def as_json(self) -> dict[str, Any]:
         return {
             "people": self.people,
-            "by_snr": [_row(level) for level in self.levels],
+            "by_snr": [described(level) for level in self.levels],
             "encoder": self.encoder,
             "false_rate": self.false_rate,
             "limit": self.limit,
@@ -78,7 +78,8 @@ class Trial:
         }
 
 
-def _row(level: AtLevel) -> dict[str, Any]:
+def described(level: AtLevel) -> dict[str, Any]:
+    """Describe a level for JSON; rates are null where there is no call."""
     rates = {
         "false_alert_rate": level.false_alerts,
         "flagged_rate": level.flagged,

@@ -14,11 +14,11 @@ from retrocare.calibration import making
 from retrocare.calibration.document import Calibration, read_calibration, shipped, text_of
 from retrocare.calibration.evaluation import AtLevel, FixedRule, Rate
 from retrocare.calibration.report import report_page
-from retrocare.calibration.trial import Trial, try_out
+from retrocare.calibration.trial import Trial, described, try_out
 from retrocare.checks.service import Service, opened_service
-from retrocare.cli.console import Json, messages, print_json, print_rows, reported, results, say
+from retrocare.cli.console import Json, messages, print_json, print_rows, put, reported, say
 from retrocare.database.client import Row
-from retrocare.errors import BadRequest, ConfigurationError
+from retrocare.errors import ConfigurationError
 from retrocare.settings import read_settings
 
 FALSE_RATE = 0.0027  # of own calls, one in a year of calls
@@ -42,21 +42,28 @@ def calibrate(
     use: Annotated[
         bool, typer.Option("--use/--no-use", help="Store it, and judge by it from the next call on.")
     ] = True,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Make it of the stored history: 40 patients with 20 calls are needed.")
+    ] = False,
     encoder: EncoderName = None,
     as_json: Json = False,
 ) -> None:
     """Measure what an encoder's distances mean, on public speech that is passed through a telephone with noise."""
+    if archive == bool(folders):
+        raise typer.BadParameter("Name folders of speech, or --archive for the stored history")
+    tested: list[making.Tested] = []
     with reported(), opened(encoder) as service:
-        if not folders:
-            raise BadRequest("No folder is named", "Name one with a folder a person.", "no_folder")
         used = service.inference.encoder
-        with shown("Listening") as progress:
-            spoken = making.listen([*folders, *(population or [])], noise, used, progress)
-        tell_refused(spoken.refused)
-        say("Fitting, and testing each fit on people who are not in it ...")
-        calibration = making.make(spoken, used, {"made_by": command(folders, noise, population)})
-        tested = making.cross_check(spoken, used, fixed_rule(service), FALSE_RATE, SPLITS)
-        document = calibration.document()
+        if archive:
+            document = service.database.calibrate_archive(used.id)
+        else:
+            with shown("Listening") as progress:
+                spoken = making.listen([*(folders or []), *(population or [])], noise, used, progress)
+            tell_refused(spoken.refused)
+            say("Fitting, and testing each fit on people who are not in it ...")
+            provenance = {"made_by": command(folders or [], noise, population)}
+            document = making.make(spoken, used, provenance).document()
+            tested = making.cross_check(spoken, used, fixed_rule(service), FALSE_RATE, SPLITS)
         if out:
             out.write_text(text_of(document))
             say(f"Written to {out}.")
@@ -65,17 +72,23 @@ def calibrate(
             service.database.use_calibration(used.id, stored)
     if as_json:
         checks = [
-            {"corpus": one.corpus, "fitted": one.fitted, "by_snr": list(map(row_of, one.levels))} for one in tested
+            {
+                "corpus": one.corpus,
+                "fitted": one.fitted,
+                "people": one.people,
+                "by_snr": list(map(described, one.levels)),
+            }
+            for one in tested
         ]
         return print_json({**document, "id": stored, "tested": checks})
-    show_calibration(calibration)
+    show_calibration(read_calibration(document))
     for one in tested:
-        results.print(f"\n{one.corpus}: {one.people} people, fitted to {one.fitted}", highlight=False)
+        put(f"\n{one.corpus}: {one.people} people, fitted to {one.fitted}")
         show_levels(one.levels)
     if stored is None:
         say("Not stored (--no-use).")
     else:
-        say(f"Calls under {calibration.encoder} are judged by it from now on; it is calibration {stored}.")
+        say(f"Calls under {document['encoder']} are judged by it from now on; it is calibration {stored}.")
     return None
 
 
@@ -89,13 +102,16 @@ def evaluate(
     ] = FALSE_RATE,
     splits: Annotated[int, typer.Option(min=1, max=100, help="How many ways to enrol each person.")] = SPLITS,
     report: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
+    history: Annotated[bool, typer.Option("--history", help="Say what the stored history supports.")] = False,
     encoder: EncoderName = None,
     as_json: Json = False,
 ) -> None:
     """Show how well voices are told apart: in recordings of yours, as they are and with noise."""
+    if history == (folder is not None):
+        raise typer.BadParameter("Name a folder of recordings, or --history for the stored calls")
     with reported(), opened(encoder) as service:
         if folder is None:
-            raise BadRequest("No folder is named", "Name one with a folder a person.", "no_folder")
+            return show_history(service.database.archive_coverage(service.encoder), as_json)
         database, used = service.database, service.inference.encoder
         calibration = calibration_of(service)
         with shown("Listening") as progress:
@@ -119,6 +135,18 @@ def evaluate(
     if as_json:
         return print_json(trial.as_json())
     show_trial(trial)
+    return None
+
+
+def show_history(coverage: Row, as_json: bool) -> None:
+    """Say of how many stored calls a calibration can be made."""
+    if as_json:
+        return print_json(coverage)
+    print_rows([{name: value for name, value in coverage.items() if name != "missing"}])
+    for lack in coverage["missing"]:
+        say(f"Missing for a calibration of the stored history: {lack}.")
+    if not coverage["missing"]:
+        say("`retrocare calibrate --archive` makes a calibration of it.")
     return None
 
 
@@ -178,10 +206,7 @@ def show_calibration(calibration: Calibration) -> None:
         ]
     print_rows(rows)
     prior = calibration.prior
-    results.print(
-        f"prior: degrees {prior.degrees:.1f}, variance {prior.variance:.3f}, mean_variance {prior.mean_variance:.3f}",
-        highlight=False,
-    )
+    put(f"prior: degrees {prior.degrees:.1f}, variance {prior.variance:.3f}, mean_variance {prior.mean_variance:.3f}")
     if calibration.projection is None:
         say("There were too few people for a projection: noisy calls are judged by raw distances.")
 
@@ -213,21 +238,19 @@ def share(rate: Rate | None) -> str:
 
 
 def show_trial(trial: Trial) -> None:
-    results.print(
+    put(
         f"{trial.people} people, {trial.recordings} recordings, up to {trial.splits} enrolments of three;"
-        f" the limit is {trial.limit:.2f}, nominally {100 * trial.false_rate:g} % of own calls",
-        highlight=False,
+        f" the limit is {trial.limit:.2f}, nominally {100 * trial.false_rate:g} % of own calls"
     )
     show_levels(trial.levels)
     simulated = trial.simulated
-    results.print(
+    put(
         f"Simulated years of {simulated.patients} patients, at limits for one alert a year (days are simulated):"
-        f" {simulated.alerts_per_year:.2f} alerts a year, {100 * simulated.without_alert:.0f} % of patients have none",
-        highlight=False,
+        f" {simulated.alerts_per_year:.2f} alerts a year, {100 * simulated.without_alert:.0f} % of patients have none"
     )
     for delay in simulated.delays:
         within = ", ".join(f"{100 * found:.0f} % within {days}" for days, found in delay.found_within.items())
-        results.print(f"  a lasting change of {delay.shift:g} radii is found: {within} days", highlight=False)
+        put(f"  a lasting change of {delay.shift:g} radii is found: {within} days")
 
 
 @contextmanager

@@ -107,6 +107,14 @@ class Database:
         """Store the calibration that comes with an encoder, and use it unless the encoder has one."""
         return int(self._value("voice.ship_calibration", encoder=encoder, parameters=Jsonb(document)))
 
+    def archive_coverage(self, encoder: str) -> Row:
+        """Return of how many stored calls a calibration can be made, and what is missing for one."""
+        return dict(self._value("voice.archive_coverage", encoder=encoder))
+
+    def calibrate_archive(self, encoder: str) -> Row:
+        """Return a calibration that is estimated from stored calls. Raises: Conflict where there are too few."""
+        return dict(self._value("voice.calibrate_archive", encoder=encoder))
+
     def calibration(self, encoder: str) -> Row | None:
         """Return the calibration in use, as a document with its id and limits; None: the encoder has none."""
         document: Row | None = self._value("voice.calibration_document", encoder=encoder)

@@ -37,6 +37,8 @@ COMMANDS = [
     "logs",
     "migrate",
     "url",
+    "calibrate",
+    "evaluate",
     "doctor",
 ]
 PATIENT_COMMANDS = ["add", "set", "list", "flag", "unflag", "consent", "baseline", "withdraw-sample", "erase", "export"]
