@@ -849,11 +849,11 @@ export type Database = {
           "expected_distance"?: number | null;
           "id": string;
           "is_clean"?: boolean | null;
-          "is_disowned": boolean;
-          "is_late": boolean;
-          "is_learned": boolean;
+          "is_disowned"?: boolean;
+          "is_late"?: boolean;
+          "is_learned"?: boolean;
           "is_provisional": boolean;
-          "is_step": boolean;
+          "is_step"?: boolean;
           "local_day"?: string | null;
           "local_hour"?: number | null;
           "log_likelihood_ratio"?: number | null;
@@ -866,7 +866,7 @@ export type Database = {
           "population_deviation"?: number | null;
           "raw_similarity": number;
           "reference_version"?: number | null;
-          "rule": Database["public"]["Enums"]["scoring_rule"];
+          "rule"?: Database["public"]["Enums"]["scoring_rule"];
           "severity": Database["public"]["Enums"]["anomaly_severity"];
           "snr"?: number | null;
           "speech_seconds"?: number | null;
@@ -1084,6 +1084,7 @@ export type Database = {
           "last_changed_by": string | null;
           "last_raised_at": string;
           "level": Database["public"]["Enums"]["alert_level"];
+          "likely_speaker": string | null;
           "notes": string | null;
           "opened_at": string;
           "opening_call_log_id": string | null;
@@ -1422,6 +1423,7 @@ export type Database = {
           "explanation": string | null;
           "is_provisional": boolean | null;
           "is_urgent": boolean | null;
+          "likely_speaker": string | null;
           "local_time": string | null;
           "log_id": string | null;
           "notes": string | null;

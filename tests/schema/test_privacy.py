@@ -76,7 +76,8 @@ def test_an_erased_voice_is_nowhere(records: Records, patient_id: UUID) -> None:
     assert all(scan(records.database, vector) for vector in vectors)
     counts = erase(records, patient_id)
     assert counts == {
-        "checks": 6, "charts": 0, "baselines": 5, "embeddings": 6, "usual_features": 1, "recordings": 1,
+        "checks": 6, "charts": 0,
+        "chart_corrections": 0, "baselines": 5, "embeddings": 6, "usual_features": 1, "recordings": 1,
     }  # fmt: skip
     assert [vector for vector in vectors if scan(records.database, vector)] == []
     for table in ("voice.embeddings", "voice.baselines", "voice.baseline_samples", "care.recordings", "care.checks"):
