@@ -14,7 +14,6 @@ import numpy as np
 from retrocare.audio.decode import Samples
 from retrocare.calibration import telephone
 from retrocare.calibration.corpus import (
-    ANY,
     MOST_RECORDINGS,
     OWN,
     STANDARD,
@@ -36,9 +35,9 @@ from retrocare.errors import NotAssessable
 
 LEVELS_DB = (20, 15, 10)
 NOISES_AT_A_LEVEL = 3
-SPEEDS = (0.8, 0.88, 1.0, 1.13, 1.25)  # at which a person is further people, for the projection
+OTHER_SPEEDS = (0.8, 0.88, 1.13, 1.25)  # at which a person is further people, for the projection
 OTHER_LEVELS_DB = (20, 10)
-OTHER_NOISES_AT_A_LEVEL = 1
+OTHER_NOISES_AT_A_LEVEL = 2
 BABBLING = 30  # people whose voices are the babble
 HALVES = 2
 
@@ -47,7 +46,7 @@ Progress = Callable[[int, int], object]  # how many recordings are done, and of 
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Hold what is heard of people in some folders; ``further``: at other speeds, over other telephones."""
+    """Hold what is heard of people in some folders; ``further``: the same at other speeds."""
 
     corpora: Sequence[Corpus]
     further: Sequence[Corpus]
@@ -92,7 +91,7 @@ def listen(
     own, others = Mixing(noises, LEVELS_DB, NOISES_AT_A_LEVEL), Mixing(noises, OTHER_LEVELS_DB, OTHER_NOISES_AT_A_LEVEL)
     corpora = [telephone_calls(name, known, encoder, own, (STANDARD, OWN), done=tell) for name, known in people.items()]
     further = [
-        telephone_calls(name, known, encoder, others, (STANDARD, ANY), SPEEDS, tell) for name, known in people.items()
+        telephone_calls(name, known, encoder, others, (STANDARD,), OTHER_SPEEDS, tell) for name, known in people.items()
     ]
     return Spoken(corpora, further, list(noises))
 
