@@ -32,9 +32,9 @@ create table care.warning_budgets (
 );
 alter table care.warning_budgets enable row level security;
 insert into care.warning_budgets values
-    (1, 'about one a year', 'A lasting change as large as two calls of the same day differ is found by the third call in half of the cases.'),
-    (4, 'about four a year', 'The same change is found by the second call in half of the cases.'),
-    (12, 'about one a month', 'The same change is found by the second call in most cases, and smaller ones in days instead of weeks.');
+    (1, 'about one a year', 'A large change is found by the first call; one of moderate size by the sixth, in half of the cases; a small one may not be found.'),
+    (4, 'about four a year', 'A change of moderate size is found by the fourth call, in half of the cases.'),
+    (12, 'about one a month', 'A change of moderate size is found by the third call, and half of the small ones within a month.');
 comment on table care.warning_budgets is
     'How many warnings by chance a family can choose to accept, in words, and what that means for how soon a change is found.';
 

@@ -48,8 +48,8 @@ Deno.test("scripts/local shows judged calls and the message, and judges the repo
     reader.releaseLock();
     assert.match(printed, /01-enrol-monday +enrolled\n/);
     assert.match(printed, /04-usual-thursday +scored, low, 0\.0\d\d\n/);
-    assert.match(printed, /10-another-voice +scored, high, emergency, 0\.\d{3}\n/);
-    assert.match(printed, /What Rui is told:\n\nemergency for Rui: .*Mum/);
+    assert.match(printed, /10-another-voice +scored, medium, warning, 0\.390\n/);
+    assert.match(printed, /What Rui is told:\n\nwarning for Rui: .*did not sound like Mum's/);
     const [, sample] = /(CALL=[^]*?'\$FILE'[^]*?\n)\n/.exec(printed)!;
     const posted = await new Deno.Command("bash", { args: ["-c", sample!] }).output();
     assert.equal(JSON.parse(new TextDecoder().decode(posted.stdout)).disposition, "judge");

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.budget import ANYTHING
-from bench.noise import Noise, babble, called, coloured, recorded, telephoned
+from bench.noise import spoken, telephoned
 from retrocare.audio.decode import Piece, Samples
 from retrocare.audio.features import Features, measure_features
 from retrocare.audio.speech import find_speech
+from retrocare.calibration.telephone import ANYTHING, Noise, babble, called, coloured, recorded
 
 CALL_SECONDS = 12.0
 SNRS_DB = (20, 15, 10, 5)
@@ -58,9 +58,9 @@ def bench_features(speech: Path, tell: Callable[[str], None]) -> Found:
     clean = {person: [features_of(call) for call in calls] for person, calls in people.items()}
     tell(f"   {len(people)} people with several calls, {len(cohort)} with one, measured without noise")
     noises = [
-        *(recorded(file) for file in sorted((speech / "noise").glob("*.flac"))),
+        *(recorded(spoken(file)) for file in sorted((speech / "noise").glob("*.flac"))),
         coloured(1),
-        babble(sorted((speech / "cohort").glob("*.flac"))[:12]),
+        babble([spoken(file) for file in sorted((speech / "cohort").glob("*.flac"))[:12]]),
     ]
     noisy = {snr_db: list(_with_noise(people, noises, snr_db)) for snr_db in SNRS_DB}
     variations = [_variation(name, clean, cohort, noisy) for name in NAMES]

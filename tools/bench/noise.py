@@ -41,10 +41,11 @@ from retrocare.errors import NotAssessable
 
 def telephoned(file: Path) -> Samples:
     """Read a recording as a telephone passes it on, before it is coded."""
-    return STANDARD.pass_on(_read(file))
+    return STANDARD.pass_on(spoken(file))
 
 
-def _read(file: Path) -> Samples:
+def spoken(file: Path) -> Samples:
+    """Read a recording at the telephone's rate."""
     return at_rate(file.read_bytes(), RATE)
 
 
@@ -64,11 +65,11 @@ def fitting(speech_dir: Path) -> Voices:
         people={file.stem: np.array_split(telephoned(file), 2) for file in cohort[30:]},
         enrolled=1,
         noises={
-            "noise1": recorded(_read(speech_dir / "noise" / "noise1.flac")),
-            "noise4": recorded(_read(speech_dir / "noise" / "noise4.flac")),
+            "noise1": recorded(spoken(speech_dir / "noise" / "noise1.flac")),
+            "noise4": recorded(spoken(speech_dir / "noise" / "noise4.flac")),
             "white": coloured(0),
             "pink": coloured(1),
-            "babble": babble([_read(file) for file in cohort[:15]]),
+            "babble": babble([spoken(file) for file in cohort[:15]]),
         },
     )
 
@@ -80,13 +81,13 @@ def testing(speech_dir: Path, corpus: str) -> Voices:
         people={folder.name: [telephoned(file) for file in sorted(folder.glob("*.flac"))] for folder in folders},
         enrolled=3,
         noises={
-            "noise2": recorded(_read(speech_dir / "noise" / "noise2.flac")),
-            "noise3": recorded(_read(speech_dir / "noise" / "noise3.flac")),
-            "noise5": recorded(_read(speech_dir / "noise" / "noise5.flac")),
+            "noise2": recorded(spoken(speech_dir / "noise" / "noise2.flac")),
+            "noise3": recorded(spoken(speech_dir / "noise" / "noise3.flac")),
+            "noise5": recorded(spoken(speech_dir / "noise" / "noise5.flac")),
             "brown": coloured(2),
             "hum": hum,
             "street": street,
-            "babble": babble([_read(file) for file in sorted((speech_dir / "cohort").glob("*.flac"))[15:30]]),
+            "babble": babble([spoken(file) for file in sorted((speech_dir / "cohort").glob("*.flac"))[15:30]]),
         },
     )
 

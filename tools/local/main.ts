@@ -24,7 +24,7 @@ const FUNCTIONS: Record<string, (request: Request, environment: Map<string, stri
 };
 const RECORDINGS = new URL("service/retrocare/cli/demo_recordings/", ROOT).pathname;
 /** The calls that are made at the start, by the names of their recordings. */
-const CALLS = ["01-enrol-monday", "04-usual-thursday", "10-another-voice"];
+const CALLS = ["01-enrol-monday", "02-enrol-tuesday", "03-enrol-wednesday", "04-usual-thursday", "10-another-voice"];
 const READY_SECONDS = 300;
 const JUDGED_SECONDS = 60;
 
@@ -222,7 +222,7 @@ async function arrange(stack: Stack): Promise<string> {
 /** A report to post: of the first file in the folder of one's own recordings, or of one of the demo's. */
 function sample(stack: Stack): string {
   const own = stack.options.recordings === RECORDINGS ? [] : servedFiles(stack.options.recordings);
-  const [file = "02-enrol-tuesday.flac"] = own;
+  const [file = "05-usual-friday.flac"] = own;
   return `CALL=my-call FILE=${file}
 curl -s ${stack.functionsUrl}/call-webhook/vapi -H 'authorization: Bearer ${SECRET}' -d '{"message": {"type": "end-of-call-report",
   "endedReason": "customer-ended-call", "call": {"id": "'$CALL'"}, "customer": {"number": "${PHONE}"},
@@ -285,7 +285,7 @@ the database     psql "host=${host} dbname=${database} user=postgres"
 the patient      ${patient}: Ana, ${PHONE}
 the log          ${stack.log}
 
-Report a call of your own. FILE is a file of --recordings DIR, or one of the demo's (03-enrol-wednesday.flac ... 12-silence.flac);
+Report a call of your own. FILE is a file of --recordings DIR, or one of the demo's (05-usual-friday.flac ... 12-silence.flac);
 each call has a CALL of its own:
 
 ${sample(stack)}

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from retrocare.calibration.document import shipped
 
 from fixtures.databases import Server, short_folder
+from retrocare.calibration.document import shipped
 from retrocare.database.embedded import embedded
 from years.judging import BUDGETS, LEVELS, Judged, judge, prepared
 from years.patients import CHANGES, HEALTHY, Scenario
@@ -86,6 +86,14 @@ def shown(found: Sequence[Judged]) -> str:
         if one.scenario not in healthy:
             cells = "".join(f"{_delay(one.found[level]):>34}" for level in LEVELS[:2])
             lines.append(f"{one.scenario:<34}{cells}{one.steps:>8.0%}")
+    lines += [
+        "",
+        "the call at which half are warned about, by budget",
+        f"{'':<34}" + "".join(f"{f'budget {b}':>34}" for b in BUDGETS),
+    ]
+    for one in found:
+        if one.scenario not in healthy:
+            lines.append(f"{one.scenario:<34}{''.join(f'{_delay(one.warned_by_budget[b]):>34}' for b in BUDGETS)}")
     return "\n".join(lines)
 
 

@@ -58,6 +58,7 @@ class Judged:
     warned: float  # share of patients with any warning
     episodes: dict[int, dict[str, float]]  # budget -> level -> episodes a year that reach it
     found: dict[str, list[float]]  # level -> days from the change until it was reached; infinite: never
+    warned_by_budget: dict[int, list[float]]  # budget -> calls from the change until the first warning
     steps: float  # share of first warnings after the change that ask for a new telephone or room
 
 
@@ -100,6 +101,7 @@ def judge(records: Records, scenario: Scenario, document: dict[str, Any], patien
         warned=len(alarmed) / patients,
         episodes=rates,
         found={level: _delays(records, ids, severity) for level, severity in severities},
+        warned_by_budget={budget: _warned(records, ids, budget) for budget in BUDGETS},
         steps=_asked(records, ids),
     )
 
@@ -146,6 +148,21 @@ def _delays(records: Records, ids: list[Any], severity: str) -> list[float]:
                where patient_id = one.id and "timestamp" >= %s) as calls on true
            group by one.id""",
         severity, ids, BEGIN + timedelta(days=CHANGES_ON),
+    )  # fmt: skip
+    return [row["n"] or np.inf for row in rows]
+
+
+def _warned(records: Records, ids: list[Any], budget: int) -> list[float]:
+    """Return for each patient the call after the change that this budget would first have warned about."""
+    rows = records.rows(
+        """select one.id, min(calls.n) filter (where calls.severity > 'low') as n
+           from unnest(%s::uuid[]) as one (id)
+           left join lateral (
+               select severity, row_number() over (order by occurred_at) as n
+               from voice.replay(one.id, null, jsonb_build_object('warnings_per_year', %s::float8))
+               where occurred_at >= %s) as calls on true
+           group by one.id""",
+        ids, budget, BEGIN + timedelta(days=CHANGES_ON),
     )  # fmt: skip
     return [row["n"] or np.inf for row in rows]
 

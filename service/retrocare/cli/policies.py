@@ -75,15 +75,15 @@ def replay_policy(
         whose = find(database, patient) if patient else None
         say("Judging the stored calls once more; a million take about a minute.")
         found = database.replay_policy(whose, organisation, given)
+        if not found["calls"]:
+            raise NotFound(
+                "No stored call can be judged again",
+                "Only calls that were measured with a calibration can.",
+                "nothing_to_replay",
+            )
     if as_json:
         return print_json(found)
     say(f"{found['calls']} calls of {found['patients']} patients, {found['patient_years']} patient-years.")
-    if not found["calls"]:
-        raise NotFound(
-            "No stored call can be judged again",
-            "Only calls that were measured with a calibration can.",
-            "nothing_to_replay",
-        )
     return print_rows(
         [
             {"a year and patient": f"{what}, {level}", **{whose: found[whose][key][level] for whose in REPLAYED}}

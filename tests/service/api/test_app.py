@@ -155,10 +155,11 @@ def test_a_patient_is_enrolled_then_judged_then_alerted(app: Running, patient_id
     usual = check(app, patient_id, USUAL)
     assert (usual["success"], usual["outcome"], usual["alertType"]) == (True, "scored", None)
     other = check(app, patient_id, OTHER)
-    assert (other["severity"], other["alertType"]) == ("high", "emergency")
+    assert (other["rule"], other["verdict"], other["alertType"]) == ("calibrated", "another_voice", "warning")
+    assert "did not sound like Ana" in str(other["explanation"])
     log = app.records.row("select * from public.voice_anomaly_logs where id = %s", UUID(str(other["logId"])))
     assert log["anomaly_score"] == other["anomalyScore"] == other["normalizedScore"]
-    assert app.records.one("select level from public.caregiver_alerts where patient_id = %s", patient_id) == "emergency"
+    assert app.records.one("select level from public.caregiver_alerts where patient_id = %s", patient_id) == "warning"
 
 
 def test_a_recording_without_speech_is_a_success_without_a_score(app: Running, patient_id: UUID) -> None:

@@ -38,7 +38,7 @@ def test_a_call_goes_all_the_way_as_far_as_one_machine_can(database: Database) -
         app.records.do(
             "insert into public.patient_caregivers (patient_id, user_id) values (%s, %s)", patient_id, user_id
         )
-        for name in ("01-enrol-monday", "10-another-voice"):
+        for name in ("01-enrol-monday", "02-enrol-tuesday", "03-enrol-wednesday", "10-another-voice"):
             url = app.host.offer(name, RECORDINGS / f"{name}.flac")
             with database.as_role("service_role") as integrator:
                 call = integrator.execute(
@@ -51,9 +51,12 @@ def test_a_call_goes_all_the_way_as_far_as_one_machine_can(database: Database) -
             body = {"patientId": str(patient_id), "callLogId": str(call[0]), "audioUrl": url}
             assert app.client.post("/api/anomaly-check", json=body).json()["success"]
         with database.as_role("authenticated", str(user_id)) as caregiver:
-            assert caregiver.execute("select level, state from caregiver_alerts").fetchall() == [("emergency", "open")]
+            alerts = caregiver.execute("select level, state, cause from caregiver_alerts").fetchall()
+            assert alerts == [("warning", "open", "another_voice")]
             assert caregiver.execute("select check_state from call_logs order by created_at").fetchall() == [
                 ("enrolled",),
                 ("scored",),
+                ("scored",),
+                ("scored",),
             ]
-            assert caregiver.execute("select sample_count from patient_voice_baseline").fetchall() == [(1,)]
+            assert caregiver.execute("select sample_count from patient_voice_baseline").fetchall() == [(3,)]
