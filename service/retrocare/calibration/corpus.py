@@ -22,7 +22,7 @@ from retrocare.encoders.protocol import Encoder, Vectors
 from retrocare.errors import BadRequest, NotAssessable
 
 TEXTS = {".csv", ".html", ".json", ".md", ".pdf", ".tsv", ".txt"}  # what lies beside recordings
-STANDARD, OWN = "standard", "own"  # the telephone of all, and one for each person
+STANDARD, OWN, ANY = "standard", "own", "any"  # telephones: one for all, one a person, another for each call
 MOST_RECORDINGS = 20  # of one person that are read
 HEARD = RecordingLimits(2, -100, 1, telephone.LONGEST_SECONDS)  # what a calibration listens to, however noisy
 
@@ -193,10 +193,13 @@ def telephone_calls(
 def _over_lines(
     person: str, recording: str, voice: Samples, encoder: Encoder, mixing: Mixing, used: str
 ) -> Iterator[Call]:
-    passing = telephone.STANDARD if used == STANDARD else telephone.any_telephone(seed(person))
     for line in mixing.lines(seed(person, recording, used)):
         random = seed(recording, line.noise)  # the same noise at every level
         noise = mixing.noises[line.noise](random, len(voice)) if line.noise is not None else None
+        if used == STANDARD:
+            passing = telephone.STANDARD
+        else:
+            passing = telephone.any_telephone(seed(person) if used == OWN else seed(person, recording, line))
         try:
             audio = telephone.called(voice, noise, line.snr_db or 0, passing)
             windows, seconds, snr_db = hear(audio, encoder, HEARD)

@@ -14,6 +14,7 @@ import numpy as np
 from retrocare.audio.decode import Samples
 from retrocare.calibration import telephone
 from retrocare.calibration.corpus import (
+    ANY,
     MOST_RECORDINGS,
     OWN,
     STANDARD,
@@ -46,7 +47,7 @@ Progress = Callable[[int, int], object]  # how many recordings are done, and of 
 
 @dataclass(frozen=True, eq=False)
 class Spoken:
-    """Hold what is heard of people in some folders; ``further``: the same at other speeds."""
+    """Hold what is heard of people in some folders; ``further``: the same at other speeds, and telephones."""
 
     corpora: Sequence[Corpus]
     further: Sequence[Corpus]
@@ -80,7 +81,7 @@ def listen(
     """
     people = {folder.resolve().name: people_of(folder) for folder in folders}
     noises = noises_of(noise, _voices([file for known in people.values() for file in _first_files(known)]))
-    total = 2 * sum(min(len(files), MOST_RECORDINGS) for known in people.values() for files in known.values())
+    total = 3 * sum(min(len(files), MOST_RECORDINGS) for known in people.values() for files in known.values())
     done = 0
 
     def tell() -> None:
@@ -91,7 +92,9 @@ def listen(
     own, others = Mixing(noises, LEVELS_DB, NOISES_AT_A_LEVEL), Mixing(noises, OTHER_LEVELS_DB, OTHER_NOISES_AT_A_LEVEL)
     corpora = [telephone_calls(name, known, encoder, own, (STANDARD, OWN), done=tell) for name, known in people.items()]
     further = [
-        telephone_calls(name, known, encoder, others, (STANDARD,), OTHER_SPEEDS, tell) for name, known in people.items()
+        telephone_calls(name, known, encoder, others, used, speeds, tell)
+        for name, known in people.items()
+        for used, speeds in (((STANDARD,), OTHER_SPEEDS), ((ANY,), (1.0,)))
     ]
     return Spoken(corpora, further, list(noises))
 
