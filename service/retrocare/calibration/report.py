@@ -82,7 +82,7 @@ def _cell(rate: Rate | None) -> str:
     )
 
 
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _written(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{one}</th>" for one in heads)
     body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -103,7 +103,7 @@ def _table(levels: Sequence[AtLevel]) -> str:
         )
         for level in levels
     ]
-    return _rows((*heads, "equal error"), rows)
+    return _written((*heads, "equal error"), rows)
 
 
 def _fixed_table(levels: Sequence[AtLevel]) -> str:
@@ -116,7 +116,7 @@ def _fixed_table(levels: Sequence[AtLevel]) -> str:
         )
         for level in levels
     ]
-    return _rows(("Calls", "false alerts", "flagged", "flagged at as many false alerts as above"), rows)
+    return _written(("Calls", "false alerts", "flagged", "flagged at as many false alerts as above"), rows)
 
 
 def _histogram(level: AtLevel) -> str:
@@ -207,6 +207,6 @@ def _simulated(found: Simulated) -> str:
         f"<p>No recording shows how days differ: the years of {found.patients} patients are simulated, with random days"
         f" added to these recordings. At limits for one alert a year there are {found.alerts_per_year:.2f} a year;"
         f" {100 * found.without_alert:.0f} % of patients have none.</p>"
-        + _rows(("A change that lasts", "median days", *(f"found within {day}" for day in days)), rows)
+        + _written(("A change that lasts", "median days", *(f"found within {day}" for day in days)), rows)
         + "<p><small>One radius is how far a clean call of ten seconds usually lies from its person's mean.</small></p>"
     )
