@@ -203,6 +203,23 @@ comment on function voice.observe is
     'Measures a call against a baseline: reference is what the raw distance is measured from, whitened_anchor (null without a projection) the whitened baseline; the sample variances are those of voice.expected_distance. Raises RV005 for vectors that cannot be compared.';
 revoke execute on function voice.observe from public;
 
+create function voice.normal_deviate(t double precision, degrees double precision)
+returns double precision
+language plpgsql
+immutable
+strict
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- 2 atanh(x / (2 + x)) is ln(1 + x), also where x is next to nothing.
+    return sign(t) * (8 * degrees + 1) / (8 * degrees + 3) * sqrt(degrees * 2 * atanh(t ^ 2 / (2 * degrees + t ^ 2)));
+end
+$$;
+comment on function voice.normal_deviate is
+    'Returns the normal deviate that is as rare as this value of Student''s distribution (Wallace 1959, error below 0.01 up to 4).';
+revoke execute on function voice.normal_deviate from public;
+
 create function voice.rarity_score(
     chance double precision, calls_per_year double precision, warnings_per_year double precision
 )
@@ -325,9 +342,7 @@ begin
         + learned * kappa / (learned + kappa) * state.learned_mean ^ 2) / decided.usual_degrees;
     scale := sqrt(decided.usual_variance * (1 + 1 / (learned + kappa)));
     student := (deviation - decided.usual_mean) / scale;
-    -- 2 atanh(x / (2 + x)) is ln(1 + x), also where x is next to nothing.
-    decided.deviation := sign(student) * (8 * decided.usual_degrees + 1) / (8 * decided.usual_degrees + 3)
-        * sqrt(decided.usual_degrees * 2 * atanh(student ^ 2 / (2 * decided.usual_degrees + student ^ 2)));
+    decided.deviation := voice.normal_deviate(student, decided.usual_degrees);
 
     -- 2 Is it this patient at all? On a clean line both spaces must say no; below, the whitened one tells voices apart better.
     is_named := case

@@ -107,21 +107,6 @@ comment on function voice.expected_feature is
     'Returns what a patient''s next call is expected to measure. Without usual values (null), it is what anybody''s would.';
 revoke execute on function voice.expected_feature from public;
 
-create function voice.normal_deviate(t double precision, degrees double precision)
-returns double precision
-language sql
-immutable
-strict
-parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-    select sign(normal_deviate.t) * (8 * normal_deviate.degrees + 1) / (8 * normal_deviate.degrees + 3)
-        * sqrt(normal_deviate.degrees * ln(1 + normal_deviate.t ^ 2 / normal_deviate.degrees))
-$$;
-comment on function voice.normal_deviate is
-    'Returns the normal deviate that is as rare as this value of Student''s distribution (Wallace 1959, error below 0.01 up to 4).';
-revoke execute on function voice.normal_deviate from public;
-
 create function voice.measured_features(quality jsonb)
 returns table (feature voice.features, value double precision)
 language sql

@@ -345,8 +345,7 @@ begin
         logged.reference_version := case when is_calibrated then chart.reference_version end;
         logged.warnings_per_year := care.warnings_per_year(patient.id);
     end if;
-    logged.is_late := is_calibrated and call."timestamp" < chart.last_call_at;
-    logged.is_late := coalesce(logged.is_late, false);
+    logged.is_late := coalesce(is_calibrated and call."timestamp" < chart.last_call_at, false);
     logged.local_hour := care.local_hour(call."timestamp", patient.timezone);
     logged.local_day := care.local_date(call."timestamp", patient.timezone);
 

@@ -254,7 +254,7 @@ def test_the_baseline_grows_to_ten_samples_and_then_the_reference_follows(patien
     baseline = patient.records.baseline(patient.id)
     assert baseline is not None
     assert baseline["sample_count"] == 10
-    assert patient.records.baseline(patient.id)["id"] == patient.chart["anchor_id"]  # type: ignore[index]
+    assert baseline["id"] == patient.chart["anchor_id"]
     versions = [log["reference_version"] for log in logs[7:]]
     assert versions == list(range(versions[0], versions[0] + 5))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -35,12 +36,7 @@ def set_policy(
     as_json: Json = False,
 ) -> None:
     """Change thresholds or limits from the next call on; all of one command change together."""
-    given = {}
-    for change in changes:
-        name, separator, value = change.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{change!r} is not NAME=VALUE")
-        given[name] = parsed(name, value)
+    given = named_values(changes)
     with opened() as database:
         whose = chosen(database, encoder)
         before = database.policy(whose)
@@ -65,12 +61,7 @@ def replay_policy(
     as_json: Json = False,
 ) -> None:
     """Say what another policy would have done with the stored calls, beside what happened; nothing is stored."""
-    given = {}
-    for change in changes or []:
-        name, separator, value = change.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{change!r} is not NAME=VALUE")
-        given[name] = parsed(name, value)
+    given = named_values(changes or [])
     with opened() as database:
         whose = find(database, patient) if patient else None
         say("Judging the stored calls once more; a million take about a minute.")
@@ -117,6 +108,17 @@ def warnings(
             database.set_warnings_per_year(whose, per_year)
         choices = database.warning_budgets(whose)
     show(choices, as_json)
+
+
+def named_values(changes: Sequence[str]) -> dict[str, int | float | str]:
+    """Read NAME=VALUE words."""
+    given = {}
+    for change in changes:
+        name, separator, value = change.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{change!r} is not NAME=VALUE")
+        given[name] = parsed(name, value)
+    return given
 
 
 def parsed(name: str, value: str) -> int | float | str:
