@@ -11705,15 +11705,19 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    was_judged boolean;
 begin
     if care.lock_patient_or_refuse(old.patient_id) then
         -- The charts are computed again without it, and a reference that followed it returns to the baseline.
         delete from public.judgements where judgements.call_log_id = old.id;
-        if found then
+        was_judged := found;
+        if voice.remove_samples(
+            old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id)) = 0
+            and was_judged
+        then
             perform voice.replay_charts(old.patient_id);
         end if;
-        perform voice.remove_samples(
-            old.patient_id, array(select embeddings.id from voice.embeddings where embeddings.call_log_id = old.id));
         -- A baseline version that was built from this call cannot be separated from it, so it is deleted.
         delete from voice.baselines
         where baselines.patient_id = old.patient_id

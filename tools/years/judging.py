@@ -100,8 +100,8 @@ def judge(records: Records, scenario: Scenario, document: dict[str, Any], patien
         years=years,
         warned=len(alarmed) / patients,
         episodes=rates,
-        found={level: _delays(records, ids, severity) for level, severity in severities},
-        warned_by_budget={budget: _warned(records, ids, budget) for budget in BUDGETS},
+        found={level: _calls_until(records, ids, severity, BUDGETS[0]) for level, severity in severities},
+        warned_by_budget={budget: _calls_until(records, ids, "medium", budget) for budget in BUDGETS},
         steps=_asked(records, ids),
     )
 
@@ -138,31 +138,17 @@ def _episodes(records: Records, ids: list[Any], budget: int) -> list[int]:
     return [row["level"] - 1 for row in found]
 
 
-def _delays(records: Records, ids: list[Any], severity: str) -> list[float]:
-    """Return for each patient the call after the change that first had this severity, counted from 1."""
+def _calls_until(records: Records, ids: list[Any], severity: str, budget: int) -> list[float]:
+    """Return for each patient which call after the change would first have this severity with this budget."""
     rows = records.rows(
         """select one.id, min(calls.n) filter (where calls.severity >= %s::public.anomaly_severity) as n
-           from unnest(%s::uuid[]) as one (id)
-           left join lateral (
-               select severity, row_number() over (order by "timestamp") as n from public.voice_anomaly_logs
-               where patient_id = one.id and "timestamp" >= %s) as calls on true
-           group by one.id""",
-        severity, ids, BEGIN + timedelta(days=CHANGES_ON),
-    )  # fmt: skip
-    return [row["n"] or np.inf for row in rows]
-
-
-def _warned(records: Records, ids: list[Any], budget: int) -> list[float]:
-    """Return for each patient the call after the change that this budget would first have warned about."""
-    rows = records.rows(
-        """select one.id, min(calls.n) filter (where calls.severity > 'low') as n
            from unnest(%s::uuid[]) as one (id)
            left join lateral (
                select severity, row_number() over (order by occurred_at) as n
                from voice.replay(one.id, null, jsonb_build_object('warnings_per_year', %s::float8))
                where occurred_at >= %s) as calls on true
            group by one.id""",
-        ids, budget, BEGIN + timedelta(days=CHANGES_ON),
+        severity, ids, budget, BEGIN + timedelta(days=CHANGES_ON),
     )  # fmt: skip
     return [row["n"] or np.inf for row in rows]
 
